@@ -1,0 +1,283 @@
+"""One typed configuration tree: YAML in, `section.key=value` overrides on top, unknown keys refused with the nearest known name.
+
+A config file states only what differs from the defaults below. Each stage sees its own section (and `seed`), so that changing one
+section redoes only the stages that depend on it.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rayrec.tables import did_you_mean
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used; the message names the file, the key and what to change."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+# --- datasets -------------------------------------------------------------------------------------------------------------------
+
+
+class WorldData(Section):
+    """The synthetic world of `datasets/world.py`: real mp4 files and a log of simulated people."""
+
+    kind: Literal["world"] = "world"
+    videos: Count = 480
+    users: Count = 600
+    topics: Count = 24
+    days: Annotated[int, Field(ge=2)] = 7
+    requests: Count = 7200  # pages of ten impressions
+    picture: Annotated[int, Field(ge=64, multiple_of=16)] = 128  # side of the square picture, pixels
+    fps: Count = 12
+
+
+class MovieLensData(Section):
+    """MovieLens 100K as its authors publish it: the folder with u.data, u.item and u.user."""
+
+    kind: Literal["movielens"]
+    path: str
+    click_at_least: float = 4  # ratings from here on count as clicks
+
+
+class FilesData(Section):
+    """Any catalog and log in Parquet or CSV. See the README's "Bring your own data"."""
+
+    kind: Literal["files"]
+    catalog: str
+    interactions: str
+    users: str | None = None
+    # our column -> theirs, for columns that are named otherwise
+    catalog_columns: dict[str, str] = {}
+    interactions_columns: dict[str, str] = {}
+    users_columns: dict[str, str] = {}
+    media_root: str | None = None  # what relative `uri`s start from; the catalog's own folder when not given
+    list_separator: str = "|"  # splits `tags` where they are plain text
+    time_unit: Literal["s", "ms", "us"] = "ms"  # of times given as integers; dates and timestamps need no unit
+    click_at_least: float | None = None  # when `clicked` is a number such as a rating or seconds watched
+
+
+DATASETS: dict[str, type[Section]] = {"world": WorldData, "movielens": MovieLensData, "files": FilesData}
+
+
+# --- features -------------------------------------------------------------------------------------------------------------------
+
+
+class ImageFeatures(Section):
+    """A torchvision image classifier on sampled frames and on the cover."""
+
+    model: str = "resnet152"
+    weights: str = "DEFAULT"  # DEFAULT (torchvision's own), none (random, from the seed) or the path of a state dict
+    frames: Count = 8  # sampled evenly over the video
+    size: Annotated[int, Field(ge=32)] = 224  # side of the square input, pixels
+
+
+class MotionFeatures(Section):
+    """A torchvision video classifier on one clip from the middle of the video."""
+
+    model: str = "r3d_18"
+    weights: str = "DEFAULT"
+    frames: Count = 16
+    size: Annotated[int, Field(ge=32)] = 112
+
+
+class AudioFeatures(Section):
+    """pyAudioAnalysis' 34 short-term features, averaged over the windows."""
+
+    sample_rate: Count = 22_050
+    window_s: Annotated[float, Field(gt=0)] = 0.05
+    step_s: Annotated[float, Field(gt=0)] = 0.025
+
+
+class Features(Section):
+    """What `extract` computes; a modality set to null is left out."""
+
+    image: ImageFeatures | None = ImageFeatures()
+    motion: MotionFeatures | None = MotionFeatures()
+    audio: AudioFeatures | None = AudioFeatures()
+    decoders: Count = 2  # videos decoded at once, one CPU each
+    models: Count = 1  # copies of the networks
+    gpus_per_model: Annotated[float, Field(ge=0)] = 0
+    batch_videos: Count = 8
+
+
+# --- topics ---------------------------------------------------------------------------------------------------------------------
+
+
+class Topics(Section):
+    """SOURCES C.1-C.3. The paper's scale is clusters=6000."""
+
+    clusters: Count = 64
+    threshold: Share = 0.6  # tau3: a video gets every topic whose centre is at least this similar (cosine)
+    most_topics: Count = 8
+    experts: Count = 12
+    expert_size: Count = 64
+    encoder_size: Count = 64  # of each of the cover's and the title's encodings
+    epochs: Count = 30
+    batch_size: Count = 300
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    least_tag_videos: Count = 1  # rarer tags are not predicted
+    tag_size: Count = 64
+    walk_length: Annotated[int, Field(ge=2)] = 100
+    walks_per_tag: Count = 10
+    window: Count = 5
+    skip_gram_epochs: Count = 5
+
+
+# --- ranking --------------------------------------------------------------------------------------------------------------------
+
+
+class Split(Section):
+    """Shares of the log, by time: the oldest impressions train, the next validate, the newest test."""
+
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Ranker(Section):
+    """Which network ranks, and what it is built from."""
+
+    model: str = "wide_deep"
+    embedding_size: Count = 16
+    topic_size: Count = 8  # SOURCES C.5
+    hidden: list[Count] = [128, 64]
+    dropout: Share = 0.1
+    history_length: Count = 50
+    id_dropout: Share = 0.1  # share of video ids hidden in training, so that unseen videos are scored from their content
+    item_fields: list[str] = ["author_id", "primary_class", "secondary_class"]  # of the catalog; `tags` may be named too
+    topics: bool = True
+    modalities: list[Literal["image", "cover", "motion", "audio"]] = []  # feature vectors given to the ranker itself
+
+
+class Training(Section):
+    """How it is trained. `workers: 0` trains in the calling process; more go through Ray Train's workers."""
+
+    epochs: Count = 10
+    patience: Count = 2  # epochs without a better validation AUC before it stops
+    batch_size: Count = 1024
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    workers: Annotated[int, Field(ge=0)] = 0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    without_topics: bool = True  # also train the same ranker without topics, so that `evaluate` can say what topics add
+
+
+class Evaluation(Section):
+    k: Count = 10  # of Recall@k and NDCG@k
+
+
+# --- serving --------------------------------------------------------------------------------------------------------------------
+
+
+class Recall(Section):
+    """SOURCES C.4."""
+
+    clicks: Count = 128  # N1: how many of the latest clicks speak for a user
+    topics: Count = 4  # N2: how many of their topics are searched
+    candidates: Count = 600  # N3
+    least_exposures: Annotated[int, Field(ge=0)] = 10  # a video with fewer is fresh
+    least_ctr: Share = 0.07  # an established video below this leaves its queue
+    fresh_share: Share = 0.1
+
+
+class Serving(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    recall_replicas: Count = 1
+    ranker_replicas: Count = 1
+    gpus_per_ranker: Annotated[float, Field(ge=0)] = 0
+    most_k: Count = 100  # the largest page a caller may ask for
+    refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often queues are rebuilt from the counters
+
+
+class Config(Section):
+    """The whole tree."""
+
+    workspace: str = "workspace"  # a local folder, or any URI that pyarrow or fsspec opens
+    seed: int = 7
+    most_rejects: Share = 0.1  # a stage fails when a larger share of its rows is bad
+    dataset: Annotated[WorldData | MovieLensData | FilesData, Field(discriminator="kind")] = WorldData()
+    features: Features = Features()
+    topics: Topics = Topics()
+    split: Split = Split()
+    ranker: Ranker = Ranker()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    recall: Recall = Recall()
+    serving: Serving = Serving()
+
+
+def load(path: str | Path | None, overrides: list[str] | None = None) -> Config:
+    """The config of a YAML file (all defaults when None) with `section.key=value` overrides; values are read as YAML.
+
+    Raises `ConfigError` for a missing file, broken YAML, an unknown key or a value of the wrong kind.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text()) or {}
+        except OSError as error:
+            raise ConfigError(f"{path}: the config file can't be read ({error.strerror})") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path}: a config is a mapping of sections, not {type(tree).__name__}")
+    for override in overrides or []:
+        _apply(tree, override)
+    return _checked(tree, str(path or "config"))
+
+
+def dump(config: BaseModel) -> dict[str, Any]:
+    """The config as plain JSON values, all defaults included."""
+    return json.loads(config.model_dump_json())
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} should read section.key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} holds a value, not a section")
+    tree[last] = yaml.safe_load(value)
+
+
+def _checked(tree: dict[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_sentence(dict(problem)) for problem in error.errors()]
+    raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(part for part in path if part not in DATASETS)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{did_you_mean(path[-1], list(_section_at(path[:-1]).model_fields))}"
+    return f"{key}: {problem['msg']} (got {str(problem['input'])[:80]!r})"
+
+
+def _section_at(path: list[str]) -> type[Section]:
+    """The class of the section at a pydantic error location, in which a dataset's kind is one more step."""
+    section: type[Section] = Config
+    for part in path:
+        if part in DATASETS:
+            section = DATASETS[part]
+            continue
+        annotation = section.model_fields[part].annotation
+        choices = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
+        section = choices[0]
+    return section

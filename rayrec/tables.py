@@ -1,0 +1,272 @@
+"""The Arrow schema of every table that stages hand on, and its validation.
+
+A table is known by its name alone: `TABLES[name]` says its columns, its key, the stage that writes it and what its values must
+obey. All ids are strings, all times are UTC milliseconds, all vectors are lists of float32. A column marked `nullable=False` must
+be there and hold a value in every row; any other column may be missing and is then filled with nulls.
+
+`validate` refuses a table at its first fault; `screen` splits one into the good rows and a `rejects` table. Both use the same rules.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TEXT, TIME, SECONDS = pa.string(), pa.int64(), pa.float32()
+VECTOR, IDS = pa.list_(pa.float32()), pa.list_(pa.int32())
+
+
+class TableError(ValueError):
+    """A table does not obey its schema; the message names the table, the column and the row."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What a table holds. `at_least` maps a numeric column to its smallest allowed value."""
+
+    schema: pa.Schema
+    stage: str
+    key: tuple[str, ...] = ()
+    at_least: tuple[tuple[str, float], ...] = ()
+    extra_columns: bool = False  # side columns of the user's own are kept
+
+
+def _schema(required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None) -> pa.Schema:
+    fields = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
+    return pa.schema(fields + [pa.field(name, kind) for name, kind in (optional or {}).items()])
+
+
+TABLES: dict[str, TableSpec] = {
+    "catalog": TableSpec(
+        _schema(
+            {"video_id": TEXT},
+            {
+                "uri": TEXT,
+                "title": TEXT,
+                "tags": pa.list_(TEXT),
+                "primary_class": TEXT,
+                "secondary_class": TEXT,
+                "author_id": TEXT,
+                "published_at": TIME,
+                "duration_s": SECONDS,
+            },
+        ),
+        stage="ingest",
+        key=("video_id",),
+        at_least=(("published_at", 0), ("duration_s", 0)),
+    ),
+    # An impression: a video that was shown. One that was shown and not clicked is a row too.
+    "interactions": TableSpec(
+        _schema({"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_()}, {"watch_s": SECONDS, "request_id": TEXT}),
+        stage="ingest",
+        at_least=(("shown_at", 0), ("watch_s", 0)),
+    ),
+    "users": TableSpec(_schema({"user_id": TEXT}), stage="ingest", key=("user_id",), extra_columns=True),
+    # The synthetic world's own knowledge. Only `evaluate` may read it, to say how good anyone could be.
+    "truth_topics": TableSpec(
+        _schema({"video_id": TEXT, "topic": pa.int32()}), stage="ingest", key=("video_id",)
+    ),
+    "truth_clicks": TableSpec(
+        _schema({"request_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()}),
+        stage="ingest",
+        key=("request_id", "video_id"),
+        at_least=(("click_probability", 0),),
+    ),
+    # The probability that a user clicks a video shown first in a page on the log's last day, for every pair.
+    "truth_preferences": TableSpec(
+        _schema({"user_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()}),
+        stage="ingest",
+        key=("user_id", "video_id"),
+        at_least=(("click_probability", 0),),
+    ),
+    "features": TableSpec(
+        _schema(
+            {"video_id": TEXT, "status": TEXT},  # "ok", or "partial": some modality could not be had and `error` says why
+            {
+                "error": TEXT,
+                "image": VECTOR,
+                "cover": VECTOR,
+                "motion": VECTOR,
+                "audio": VECTOR,
+                "cover_jpeg": pa.binary(),
+                "duration_s": SECONDS,
+                "frames": pa.int32(),
+                "fps": pa.float32(),
+                "width": pa.int32(),
+                "height": pa.int32(),
+                "sample_rate": pa.int32(),
+            },
+        ),
+        stage="extract",
+        key=("video_id",),
+        at_least=(("duration_s", 0), ("frames", 0)),
+    ),
+    "topics": TableSpec(
+        _schema({"video_id": TEXT, "topics": IDS, "similarity": VECTOR}), stage="topics", key=("video_id",)
+    ),
+    "topic_centres": TableSpec(
+        _schema({"topic": pa.int32(), "centre": VECTOR, "videos": pa.int32()}, {"tags": pa.list_(TEXT)}),
+        stage="topics",
+        key=("topic",),
+    ),
+    "tag_vectors": TableSpec(
+        _schema({"tag": TEXT, "vector": VECTOR, "videos": pa.int32()}), stage="topics", key=("tag",)
+    ),
+    # The joint representation `a` of SOURCES C.3, L2-normalised: what topics were clustered on.
+    "embeddings": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="topics", key=("video_id",)),
+    "predictions": TableSpec(
+        _schema(
+            {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "model": TEXT, "probability": pa.float32()},
+            {"request_id": TEXT},
+        ),
+        stage="evaluate",
+    ),
+    "events": TableSpec(
+        _schema(
+            {"event_id": TEXT, "user_id": TEXT, "video_id": TEXT, "kind": TEXT, "at": TIME},
+            {"request_id": TEXT, "watch_s": SECONDS},
+        ),
+        stage="serve",
+        key=("event_id",),
+        at_least=(("at", 0), ("watch_s", 0)),
+    ),
+}
+
+# What could not be read, and why. Every stage may write one, so it belongs to none. `source` is the file (or the table, when the
+# row came from one); `row` counts from 0 in that source.
+REJECTS = TableSpec(_schema({"stage": TEXT, "source": TEXT, "reason": TEXT}, {"row": pa.int64(), "id": TEXT}), stage="")
+
+
+def spec_of(name: str) -> TableSpec:
+    """The spec of a table by name; `TableError` names the nearest known one when there is none."""
+    if name == "rejects":
+        return REJECTS
+    if name not in TABLES:
+        raise TableError(f"there is no table {name!r}{did_you_mean(name, TABLES)}")
+    return TABLES[name]
+
+
+def did_you_mean(word: str, known: "dict[str, object] | list[str]") -> str:
+    """The end of a sentence that names the nearest known word, or lists them all when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+
+
+def empty(name: str) -> pa.Table:
+    return spec_of(name).schema.empty_table()
+
+
+def from_columns(name: str, columns: dict[str, object]) -> pa.Table:
+    """A validated table from plain Python or NumPy columns; missing nullable columns become nulls."""
+    return validate(name, pa.table({key: pa.array(value) for key, value in columns.items()}))
+
+
+def conform(name: str, table: pa.Table) -> pa.Table:
+    """The table with the spec's columns in the spec's order and types; nullable columns that are missing become nulls.
+
+    Raises `TableError` for a missing required column, an unknown column, or a column whose type can't be cast.
+    """
+    spec = spec_of(name)
+    unknown = [column for column in table.column_names if column not in spec.schema.names]
+    if unknown and not spec.extra_columns:
+        raise TableError(f"table {name}: unknown column {unknown[0]!r}{did_you_mean(unknown[0], spec.schema.names)}")
+    columns: dict[str, pa.ChunkedArray | pa.Array] = {}
+    for field in spec.schema:
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise TableError(f"table {name}: column {field.name!r} is missing; it has {', '.join(table.column_names)}")
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
+            continue
+        try:
+            columns[field.name] = table[field.name].cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise TableError(f"table {name}: column {field.name!r} should be {field.type}: {error}") from error
+    columns |= {column: table[column] for column in unknown}
+    # The nullable flags are rules for `faults`, not part of the stored type: a table with a fault must still be buildable.
+    return pa.table(columns)
+
+
+def faults(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Every broken rule of a conformed table, as (column, reason, mask over rows)."""
+    spec = spec_of(name)
+    for field in spec.schema:
+        column = table[field.name].combine_chunks()
+        if not field.nullable:
+            yield field.name, "has no value", _mask(pc.is_null(column))
+            if pa.types.is_string(field.type):
+                yield field.name, "is empty", _mask(pc.equal(column, ""))
+        if pa.types.is_floating(field.type):
+            yield field.name, "is not a finite number", _mask(pc.invert(pc.is_finite(column)))
+        elif pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
+            bad = np.zeros(len(column), dtype=bool)
+            values = pc.list_flatten(column)
+            broken = _mask(pc.invert(pc.is_finite(values))) | _mask(pc.is_null(values))
+            bad[pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[broken]] = True
+            yield field.name, "holds a number that is not finite", bad
+    for column_name, floor in spec.at_least:
+        yield column_name, f"is below {floor:g}", _mask(pc.less(table[column_name], floor))
+    if spec.key:
+        yield spec.key[-1], f"repeats the key ({', '.join(spec.key)}) of an earlier row", _repeats(table.select(list(spec.key)))
+
+
+def validate(name: str, table: pa.Table) -> pa.Table:
+    """The conformed table, or a `TableError` that names the first faulty column and row."""
+    table = conform(name, table)
+    for column, reason, mask in faults(name, table):
+        if mask.any():
+            row = int(mask.argmax())
+            raise TableError(
+                f"table {name}, column {column!r}, row {row}: {table[column][row].as_py()!r} {reason} ({int(mask.sum())} such rows)"
+            )
+    return table
+
+
+def screen(name: str, table: pa.Table, source: str, stage: str) -> tuple[pa.Table, pa.Table]:
+    """Split a table into its good rows (conformed) and a `rejects` table with one row for each bad one.
+
+    `source` is the file that the rows came from. Raises `TableError` only for what no row survives: missing or unknown columns.
+    """
+    table = conform(name, table)
+    reasons = np.full(table.num_rows, None, dtype=object)
+    for column, reason, mask in faults(name, table):
+        for row in np.flatnonzero(mask):
+            if reasons[row] is None:
+                reasons[row] = f"{column}: {str(table[column][int(row)].as_py())[:80]!r} {reason}"
+    bad = np.array([reason is not None for reason in reasons], dtype=bool)
+    return table.filter(pa.array(~bad)), rejects(stage, source, table, bad, list(reasons[bad]), id_column=spec_of(name).schema.names[0])
+
+
+def rejects(stage: str, source: str, table: pa.Table, bad: np.ndarray, reason: str | list[str], id_column: str) -> pa.Table:
+    """A `rejects` table for the rows of `table` where `bad` (a mask over its rows) holds."""
+    rows = np.flatnonzero(bad)
+    return conform(
+        "rejects",
+        pa.table(
+            {
+                "stage": pa.array([stage] * len(rows), TEXT),
+                "source": pa.array([source] * len(rows), TEXT),
+                "reason": pa.array([reason] * len(rows) if isinstance(reason, str) else reason, TEXT),
+                "row": pa.array(rows, pa.int64()),
+                "id": table[id_column].take(pa.array(rows)).cast(TEXT),
+            }
+        ),
+    )
+
+
+def _mask(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A boolean Arrow array as a NumPy mask; null counts as False."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    return array.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+
+
+def _repeats(keys: pa.Table) -> np.ndarray:
+    """True for every row whose key stood in an earlier row."""
+    numbered = keys.append_column("row", pa.array(np.arange(keys.num_rows)))
+    first = numbered.group_by(keys.column_names).aggregate([("row", "min")])["row_min"].to_numpy()
+    mask = np.ones(keys.num_rows, dtype=bool)
+    mask[first] = False
+    return mask
