@@ -1,0 +1,25 @@
+"""The batch contract: a ranker scores N candidates for each of B requests.
+
+Training on single impressions is N=1, serving is N=600 with B=1..k; a model has one `forward` for both. Users and items are row
+numbers of the model's own tables, in which row 0 stands for "unknown user" and for "no item" (padding).
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B requests with N candidates each and the H latest clicks before each request (oldest first, 0-padded on the left)."""
+
+    user: torch.Tensor  # int64 [B]
+    at: torch.Tensor  # int64 [B], UTC ms
+    history: torch.Tensor  # int64 [B, H]
+    history_at: torch.Tensor  # int64 [B, H], UTC ms, 0 where padded
+    candidates: torch.Tensor  # int64 [B, N]
+    labels: torch.Tensor | None = None  # float32 [B, N], 1 = clicked
+
+    def to(self, device: torch.device) -> "Batch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: value if value is None else value.to(device) for name, value in values.items()})

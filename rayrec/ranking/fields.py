@@ -1,0 +1,134 @@
+"""What a ranker knows of users and items: their columns as integers and numbers, one row each, ready to sit on a device.
+
+`FieldEncoder.fit` learns vocabularies and scales from the rows that training saw; `encode` then turns any table into a `FieldTable`.
+The encoder is saved with the model, so that training and serving can't differ. Row 0 of a table is "unknown", and so is value 0 of
+every vocabulary: an unseen author, tag or video id needs no special case.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+MOST_VALUES = 16  # of a multi-valued field kept for one row
+
+
+@dataclass
+class FieldTable:
+    """n rows and, in front, row 0 for "unknown"; all tensors share that first dimension, n + 1."""
+
+    ids: list[str]
+    categorical: dict[str, torch.Tensor] = field(default_factory=dict)  # int64 [n + 1]
+    multivalued: dict[str, torch.Tensor] = field(default_factory=dict)  # int64 [n + 1, values], 0-padded
+    numeric: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1], standardised
+    vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1, size], standardised
+
+    def __post_init__(self) -> None:
+        self.index = {name: number for number, name in enumerate(self.ids) if number}
+
+    def rows_of(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """The row of each id, 0 where it is unknown: int64 [ids]."""
+        found = pc.index_in(ids, value_set=pa.array(self.ids, pa.string()))
+        return found.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors, each under `kind.field`, in an order that does not depend on how the table came to be."""
+        kinds = ("categorical", "multivalued", "numeric", "vectors")
+        return {f"{kind}.{name}": getattr(self, kind)[name] for kind in kinds for name in sorted(getattr(self, kind))}
+
+    @classmethod
+    def from_tensors(cls, ids: list[str], tensors: dict[str, torch.Tensor]) -> "FieldTable":
+        table = cls(ids)
+        for key, tensor in tensors.items():
+            kind, name = key.split(".", 1)
+            getattr(table, kind)[name] = tensor
+        return table
+
+
+@dataclass
+class FieldEncoder:
+    """Learned from training rows: vocabularies (value -> number from 1) and scales (mean, deviation)."""
+
+    id_column: str
+    vocabularies: dict[str, list[str]] = field(default_factory=dict)
+    multivalued: list[str] = field(default_factory=list)
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)
+    vector_scales: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, table: pa.Table, id_column: str, columns: list[str], seen: np.ndarray) -> "FieldEncoder":
+        """Learn from the rows that `seen` (a mask) marks. A column's Arrow type says what kind of field it is."""
+        encoder = cls(id_column)
+        rows = table.filter(pa.array(seen))
+        for name in columns:
+            kind, column = table.schema.field(name).type, rows[name].drop_null()
+            if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+                if len(column):
+                    values = np.stack(column.to_numpy())
+                    encoder.vector_scales[name] = (values.mean(0).tolist(), (values.std(0) + 1e-6).tolist())
+            elif pa.types.is_list(kind):
+                encoder.multivalued.append(name)
+                encoder.vocabularies[name] = _frequent(pc.list_flatten(column).cast(pa.string()))
+            elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
+                values = column.to_numpy().astype(np.float64)
+                encoder.scales[name] = (float(values.mean()), float(values.std() + 1e-6)) if len(values) else (0.0, 1.0)
+            else:
+                encoder.vocabularies[name] = _frequent(column.cast(pa.string()))
+        return encoder
+
+    def encode(self, table: pa.Table) -> FieldTable:
+        """The table's rows as a `FieldTable`, in the table's order, behind row 0."""
+        encoded = FieldTable([""] + table[self.id_column].to_pylist())
+        for name, words in self.vocabularies.items():
+            values = pa.array(words, pa.string())
+            if name in self.multivalued:
+                encoded.multivalued[name] = _pad_lists(table[name], values)
+            else:
+                numbers = pc.index_in(table[name].cast(pa.string()), value_set=values).to_numpy(zero_copy_only=False)
+                encoded.categorical[name] = _behind_zero(np.nan_to_num(numbers.astype(np.float64), nan=-1).astype(np.int64) + 1)
+        for name, (mean, deviation) in self.scales.items():
+            numbers = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            encoded.numeric[name] = _behind_zero(np.nan_to_num((numbers - mean) / deviation).astype(np.float32))
+        for name, (means, deviations) in self.vector_scales.items():
+            rows = np.zeros((table.num_rows, len(means)), dtype=np.float32)
+            present = np.flatnonzero(table[name].is_valid().to_numpy())
+            if len(present):
+                rows[present] = (np.stack(table[name].drop_null().to_numpy()) - means) / deviations
+            encoded.vectors[name] = _behind_zero(rows)
+        return encoded
+
+    def sizes(self) -> dict[str, int]:
+        """The number of values of each vocabulary, the unknown one included."""
+        return {name: len(words) + 1 for name, words in self.vocabularies.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _frequent(values: pa.ChunkedArray | pa.Array) -> list[str]:
+    """Distinct values, the most frequent first, ties by name."""
+    return [value for value, _ in sorted(Counter(values.to_pylist()).items(), key=lambda entry: (-entry[1], entry[0])) if value is not None]
+
+
+def _behind_zero(rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros((1, *rows.shape[1:]), rows.dtype), rows]))
+
+
+def _pad_lists(column: pa.ChunkedArray, values: pa.Array) -> torch.Tensor:
+    """Lists of words as numbers [n + 1, most values], unknown words left out, 0-padded."""
+    column = column.combine_chunks()
+    numbers = pc.index_in(pc.list_flatten(column).cast(pa.string()), value_set=values)
+    owners = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+    known = numbers.is_valid().to_numpy(zero_copy_only=False)
+    owners, found = owners[known], numbers.drop_null().to_numpy(zero_copy_only=False).astype(np.int64) + 1
+    starts = np.searchsorted(owners, np.arange(len(column)))
+    places = np.arange(len(owners)) - starts[owners]
+    width = int(min(MOST_VALUES, places.max(initial=0) + 1))
+    padded = np.zeros((len(column), width), dtype=np.int64)
+    kept = places < width
+    padded[owners[kept], places[kept]] = found[kept]
+    return _behind_zero(padded)

@@ -1,0 +1,117 @@
+"""A trained ranker with all it needs to score: weights, encoders and the encoded tables of users and items.
+
+The same object scores in evaluation and in serving. On disk it is a folder: `weights.safetensors`, `users.safetensors` and
+`items.safetensors` (the encoded tables), their ids as Parquet, and `ranker.json` (settings, encoders). No pickle.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from rayrec.config import Ranker, dump
+from rayrec.ranking import models
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.fields import FieldEncoder, FieldTable
+
+
+@dataclass
+class Scorer:
+    settings: Ranker
+    user_encoder: FieldEncoder
+    item_encoder: FieldEncoder
+    users: FieldTable
+    items: FieldTable
+    model: nn.Module
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def build(cls, settings: Ranker, user_encoder: FieldEncoder, item_encoder: FieldEncoder, users: FieldTable, items: FieldTable) -> "Scorer":
+        """With an untrained model."""
+        model = models.build(settings, users, items, user_encoder.sizes() | item_encoder.sizes())
+        return cls(settings, user_encoder, item_encoder, users, items, model)
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The video of each item index; index 0 is "no item"."""
+        return self.items.ids
+
+    def index_of(self, video_id: str) -> int:
+        """The item index of a video, 0 when it is unknown."""
+        return self.items.index.get(video_id, 0)
+
+    def to(self, device: torch.device) -> "Scorer":
+        self.model.to(device)
+        self.device = device
+        return self
+
+    @torch.inference_mode()
+    def score(self, user_ids: list[str], histories: list[np.ndarray], at: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Click probabilities float32 [B, N].
+
+        `histories` are B arrays of item indices, oldest first, of any length; `at` is int64 [B] (UTC ms); `candidates` is an integer
+        array [B, N], in which 0 is padding and scores 0.
+        """
+        self.model.eval()
+        users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)
+        batch = Batch(
+            user=torch.from_numpy(users),
+            at=torch.from_numpy(np.asarray(at, dtype=np.int64)),
+            history=torch.from_numpy(self._padded(histories)),
+            history_at=torch.zeros(len(users), self.settings.history_length, dtype=torch.int64),
+            candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
+        ).to(self.device)
+        probabilities = torch.sigmoid(self.model(batch)).masked_fill(batch.candidates == 0, 0.0)
+        return cast(np.ndarray, probabilities.float().cpu().numpy())
+
+    def save(self, fs: pafs.FileSystem, folder: str) -> None:
+        fs.create_dir(folder, recursive=True)
+        facts = {"settings": dump(self.settings), "users": self.user_encoder.to_json(), "items": self.item_encoder.to_json()}
+        _write(fs, f"{folder}/ranker.json", json.dumps(facts).encode())
+        _write(fs, f"{folder}/weights.safetensors", save_tensors(dict(self.model.state_dict())))
+        for name, table in (("users", self.users), ("items", self.items)):
+            _write(fs, f"{folder}/{name}.safetensors", save_tensors(table.tensors()))
+            pq.write_table(pa.table({"id": table.ids}), f"{folder}/{name}.parquet", filesystem=fs, compression="zstd")
+
+    @classmethod
+    def load(cls, fs: pafs.FileSystem, folder: str) -> "Scorer":
+        facts = json.loads(_read(fs, f"{folder}/ranker.json"))
+        tables = [
+            FieldTable.from_tensors(
+                pq.read_table(f"{folder}/{name}.parquet", filesystem=fs)["id"].to_pylist(),
+                load_tensors(_read(fs, f"{folder}/{name}.safetensors")),
+            )
+            for name in ("users", "items")
+        ]
+        encoders = [FieldEncoder(**facts[name]) for name in ("users", "items")]
+        scorer = cls.build(Ranker(**facts["settings"]), *encoders, *tables)
+        scorer.model.load_state_dict(load_tensors(_read(fs, f"{folder}/weights.safetensors")))
+        return scorer
+
+    def _padded(self, histories: list[np.ndarray]) -> np.ndarray:
+        """The latest clicks [B, H], oldest first, 0-padded on the left, as `HistoryGather` makes them."""
+        length = self.settings.history_length
+        padded = np.zeros((len(histories), length), dtype=np.int64)
+        for row, history in enumerate(histories):
+            latest = history[-length:]
+            if len(latest):
+                padded[row, -len(latest) :] = latest
+        return padded
+
+
+def _write(fs: pafs.FileSystem, path: str, data: bytes) -> None:
+    with fs.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def _read(fs: pafs.FileSystem, path: str) -> bytes:
+    with fs.open_input_file(path) as stream:
+        return cast(bytes, stream.read())
