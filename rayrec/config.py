@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rayrec.tables import did_you_mean
 
@@ -33,13 +33,19 @@ class WorldData(Section):
     """The synthetic world of `datasets/world.py`: real mp4 files and a log of simulated people."""
 
     kind: Literal["world"] = "world"
-    videos: Count = 480
+    videos: Annotated[int, Field(ge=12)] = 480
     users: Count = 600
-    topics: Count = 24
+    topics: Annotated[int, Field(ge=2, le=24)] = 24  # `datasets/world_words.py` has words for 24
     days: Annotated[int, Field(ge=2)] = 7
     requests: Count = 7200  # pages of ten impressions
     picture: Annotated[int, Field(ge=64, multiple_of=16)] = 128  # side of the square picture, pixels
     fps: Count = 12
+
+    @model_validator(mode="after")
+    def _enough_requests(self) -> "WorldData":
+        if self.requests < 2 * self.users:
+            raise ValueError(f"requests={self.requests} are too few for users={self.users}: give each user two on average")
+        return self
 
 
 class MovieLensData(Section):
@@ -78,6 +84,7 @@ class ImageFeatures(Section):
 
     model: str = "resnet152"
     weights: str = "DEFAULT"  # DEFAULT (torchvision's own), none (random, from the seed) or the path of a state dict
+    output: Literal["logits", "pooled"] = "logits"  # logits are the sources' choice; pooled is what the last layer sees
     frames: Count = 8  # sampled evenly over the video
     size: Annotated[int, Field(ge=32)] = 224  # side of the square input, pixels
 
@@ -87,6 +94,7 @@ class MotionFeatures(Section):
 
     model: str = "r3d_18"
     weights: str = "DEFAULT"
+    output: Literal["logits", "pooled"] = "logits"
     frames: Count = 16
     size: Annotated[int, Field(ge=32)] = 112
 
@@ -198,6 +206,7 @@ class Serving(Section):
     gpus_per_ranker: Annotated[float, Field(ge=0)] = 0
     most_k: Count = 100  # the largest page a caller may ask for
     refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often queues are rebuilt from the counters
+    state: str | None = None  # the SQLite file of the events; <workspace>/state/events.db when not given
 
 
 class Config(Section):

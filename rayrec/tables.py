@@ -156,7 +156,8 @@ def did_you_mean(word: str, known: "dict[str, object] | list[str]") -> str:
 
 
 def empty(name: str) -> pa.Table:
-    return spec_of(name).schema.empty_table()
+    """The table without rows, of the very schema that `conform` gives."""
+    return pa.table({field.name: pa.array([], field.type) for field in spec_of(name).schema})
 
 
 def from_columns(name: str, columns: dict[str, object]) -> pa.Table:

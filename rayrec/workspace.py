@@ -91,8 +91,8 @@ class Workspace:
     """Reads what finished stages left, and opens new runs."""
 
     def __init__(self, uri: str | Path) -> None:
-        self.uri = str(uri)
         self.fs, self.root = open_filesystem(uri)
+        self.uri = str(uri) if "://" in str(uri) else self.root  # absolute: worker processes have other working folders
 
     # --- reading ---
 

@@ -46,6 +46,7 @@ class RankingData:
     train: Examples
     validation: Examples
     test: Examples
+    test_log: pa.Table  # the interactions of the test split, row for row
 
     def sizes(self) -> dict[str, int]:
         return self.user_encoder.sizes() | self.item_encoder.sizes()
@@ -86,7 +87,7 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     clicks = ClickHistory.of(user[clicked], item[clicked], shown_at[clicked], len(user_table.ids))
     examples = Examples(user.astype(np.int32), item.astype(np.int32), clicked, shown_at, clicks.ends(user, shown_at))
     parts = [examples.take(slice(*bounds)) for bounds in ((0, ends[0]), (ends[0], ends[1]), (ends[1], None))]
-    return RankingData(user_table, item_table, user_encoder, item_encoder, clicks, *parts)
+    return RankingData(user_table, item_table, user_encoder, item_encoder, clicks, *parts, interactions.slice(ends[1]))
 
 
 def join_items(catalog: pa.Table, topics: pa.Table | None, features: pa.Table | None, modalities: list[str]) -> pa.Table:

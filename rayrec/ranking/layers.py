@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from rayrec.ranking.fields import FieldTable
 
@@ -45,17 +46,55 @@ class FieldEmbedding(nn.Module):
         """Rows [...] to their fields' embeddings side by side [..., size]."""
         return torch.cat([self._embed(key, row) for key in self.names], dim=-1)
 
+    def mean(self, rows_BH: torch.Tensor) -> torch.Tensor:
+        """The mean over each line's rows [B, size], row 0 left out; zeros for a line that holds nothing else.
+
+        Equals the masked mean of `forward`, but sums inside the lookup: [B, H, D] is never made.
+        """
+        there_BH = (rows_BH > 0).to(self.dtype)
+        weight_BH = there_BH / there_BH.sum(-1, keepdim=True).clamp(min=1)
+        return torch.cat([self._mean(key, rows_BH, weight_BH) for key in self.names], dim=-1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     def _embed(self, key: str, row: torch.Tensor) -> torch.Tensor:
-        kind, name = key.split(".", 1)
         value, embedding = self.values(key, row), self.embeddings[_attribute(key)]
-        if kind == "multivalued":
-            count = (value > 0).sum(-1, keepdim=True).clamp(min=1)
-            return embedding(value).sum(-2) / count
-        if kind == "categorical":
-            if name == self.hidden_ids and self.training and self.id_dropout:
-                value = value.masked_fill(torch.rand(value.shape, device=value.device) < self.id_dropout, 0)
-            return embedding(value)
-        return embedding(value if kind == "vectors" else value.unsqueeze(-1))
+        match key.split(".", 1):
+            case "multivalued", _:
+                shape, weight = value.shape, self._value_weights(value)
+                bags = F.embedding_bag(value.flatten(0, -2), embedding.weight, per_sample_weights=weight.flatten(0, -2), mode="sum")
+                return bags.unflatten(0, shape[:-1])
+            case "categorical", name:
+                return embedding(self._hide(name, value))
+            case "vectors", _:
+                return embedding(value)
+            case _:
+                return embedding(value.unsqueeze(-1))
+
+    def _mean(self, key: str, rows_BH: torch.Tensor, weight_BH: torch.Tensor) -> torch.Tensor:
+        value, embedding = self.values(key, rows_BH), self.embeddings[_attribute(key)]
+        match key.split(".", 1):
+            case "multivalued", _:
+                weight = self._value_weights(value) * weight_BH.unsqueeze(-1)
+                return F.embedding_bag(value.flatten(1), embedding.weight, per_sample_weights=weight.flatten(1), mode="sum")
+            case "categorical", name:
+                return F.embedding_bag(self._hide(name, value), embedding.weight, per_sample_weights=weight_BH, mode="sum")
+            case "vectors", _:
+                return embedding(torch.einsum("bh,bhd->bd", weight_BH, value))
+            case _:
+                return embedding((weight_BH * value).sum(-1, keepdim=True))
+
+    def _value_weights(self, value: torch.Tensor) -> torch.Tensor:
+        """What each value counts in the mean of its row: 0 for padding."""
+        there = (value > 0).to(self.dtype)
+        return there / there.sum(-1, keepdim=True).clamp(min=1)
+
+    def _hide(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        if name == self.hidden_ids and self.training and self.id_dropout:
+            return value.masked_fill(torch.rand(value.shape, device=value.device) < self.id_dropout, 0)
+        return value
 
 
 class RequestMLP(nn.Module):
@@ -79,12 +118,6 @@ class RequestMLP(nn.Module):
     def forward(self, request_BR: torch.Tensor, candidate_BNC: torch.Tensor) -> torch.Tensor:
         """To logits [B, N]."""
         return self.rest(self.request(request_BR)[:, None] + self.candidate(candidate_BNC)).squeeze(-1)
-
-
-def mean_over_history(embedded_BHD: torch.Tensor, history_BH: torch.Tensor) -> torch.Tensor:
-    """The mean over the clicks that are there [B, D]; zeros for a user without any."""
-    there_BH1 = (history_BH > 0).unsqueeze(-1).to(embedded_BHD.dtype)
-    return (embedded_BHD * there_BH1).sum(1) / there_BH1.sum(1).clamp(min=1)
 
 
 def value_counts(values_BX: torch.Tensor, size: int) -> torch.Tensor:

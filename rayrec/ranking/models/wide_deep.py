@@ -13,7 +13,7 @@ from torch import nn
 from rayrec.config import Ranker
 from rayrec.ranking.batch import Batch
 from rayrec.ranking.fields import FieldTable
-from rayrec.ranking.layers import FieldEmbedding, RequestMLP, mean_over_history, value_counts
+from rayrec.ranking.layers import FieldEmbedding, RequestMLP, value_counts
 
 TOPICS = "multivalued.topics"
 
@@ -35,7 +35,7 @@ class WideDeep(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Click logits [B, N]."""
-        clicked_BC = mean_over_history(self.items(batch.history), batch.history)
+        clicked_BC = self.items.mean(batch.history)
         request_BR = torch.cat([self.users(batch.user), clicked_BC], dim=-1)
         logits_BN = self.mlp(request_BR, self.items(batch.candidates))
         logits_BN = logits_BN + self.user_weights(batch.user).sum(-1, keepdim=True) + self.item_weights(batch.candidates).sum(-1)

@@ -1,0 +1,1 @@
+"""How good the recommendations are, measured offline on the newest part of the log."""

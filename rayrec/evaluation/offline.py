@@ -1,0 +1,153 @@
+"""The stage `evaluate`: click metrics and the whole road on the test split, beside popularity and the best that anyone could reach."""
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+
+from matplotlib.figure import Figure
+import numpy as np
+import pyarrow as pa
+import torch
+
+from rayrec.evaluation.road import Counters, Visitor, page_metrics, popularity, ranked_pages, topic_pages, visitors
+from rayrec.ranking.examples import RankingData
+from rayrec.ranking.history import HistoryGather
+from rayrec.ranking.scorer import Scorer
+from rayrec.recall.queues import ItemTopics
+from rayrec.training.data import RANKER, RANKER_WITHOUT_TOPICS, ranking_data
+from rayrec.training.loop import predict
+from rayrec.training.metrics import click_metrics
+from rayrec.workspace import StageRun
+
+WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics", "popularity", "best possible"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` found, by model. `clicks`: AUC, GAUC, log loss, accuracy. `pages`: Recall@k and NDCG@k of the served page and,
+    where the truth is known, `expected_ctr`, the mean true click probability of the page's videos."""
+
+    k: int
+    impressions: int
+    visitors: int
+    candidate_recall: float  # share of the relevant videos that topic recall put among the candidates
+    clicks: dict[str, dict[str, float]] = field(default_factory=dict)
+    pages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def evaluate(run: StageRun) -> None:
+    """The work of the stage: writes `predictions`, report.json and report.png."""
+    config, k = run.config, run.config.evaluation.k
+    arms = _arms(run)
+    data, scorer = arms[0].data, arms[0].scorer
+    counters = Counters.of(data)
+    people = visitors(data, _published_at(data.items.ids, run.read("catalog")))
+
+    probabilities = {arm.name: _test_probabilities(arm) for arm in arms}
+    probabilities[POPULARITY] = popularity(counters)[data.test.item]
+    pages, candidate_recall = {}, float("nan")
+    for arm in arms:
+        pages[arm.name], found = topic_pages(people, arm.scorer, arm.topics, counters, config.recall, k, config.seed)
+        candidate_recall = found if arm is arms[0] else candidate_recall
+    pages[POPULARITY] = ranked_pages(people, lambda person: popularity(counters), k)
+    preferences = _preferences(run, data)
+    if preferences is not None:
+        probabilities[BEST] = _true_probabilities(run.read("truth_clicks"), data.test_log)
+        pages[BEST] = ranked_pages(people, lambda person: np.nan_to_num(preferences[person.user]), k)
+
+    users, clicked = data.test.user, data.test.clicked
+    report = Report(
+        k=k,
+        impressions=len(data.test),
+        visitors=len(people),
+        candidate_recall=candidate_recall,
+        clicks={name: click_metrics(users, clicked, probability) for name, probability in probabilities.items()},
+        pages={name: page_metrics(people, page, k) | _expected_ctr(people, page, preferences) for name, page in pages.items()},
+    )
+    run.write("predictions", pa.concat_tables([_prediction_rows(data.test_log, name, values) for name, values in probabilities.items()]))
+    run.write_file("report.json", json.dumps(asdict(report), indent=1).encode())
+    run.write_file("report.png", picture(report))
+    run.count(rows_in=len(data.test), rows_out=len(data.test))
+
+
+def picture(report: Report) -> bytes:
+    """A PNG with a bar for each model: AUC on the left, NDCG@k on the right."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, values, title in (
+        (left, {name: metrics["auc"] for name, metrics in report.clicks.items()}, "AUC of clicks"),
+        (right, {name: metrics["ndcg"] for name, metrics in report.pages.items()}, f"NDCG@{report.k} of the page"),
+    ):
+        bars = axes.barh(list(values), list(values.values()))
+        axes.bar_label(bars, fmt="%.4f", padding=3)
+        axes.invert_yaxis()
+        axes.margins(x=0.2)
+        axes.set_title(title)
+    left.axvline(0.5, color="grey", linewidth=1)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120)
+    return image.getvalue()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A trained ranker, the data as it sees them, and the topics that its recall may use."""
+
+    name: str
+    scorer: Scorer
+    data: RankingData
+    topics: ItemTopics
+
+
+def _arms(run: StageRun) -> list[Arm]:
+    """The ranker that is served first, then the one without topics where `train` made it."""
+    folder, arms = run.input_folder("train"), []
+    for name in (RANKER, RANKER_WITHOUT_TOPICS):
+        if not run.fs.get_file_info(f"{folder}/{name}/ranker.json").is_file:
+            continue
+        scorer = Scorer.load(run.fs, f"{folder}/{name}")
+        data = ranking_data(run.read, run.read_if_there, scorer.settings, run.config.split)
+        topics = run.read_if_there("topics") if scorer.settings.topics else None
+        has_topics = topics is not None and topics.num_rows > 0
+        arms.append(Arm(WITH_TOPICS if has_topics else WITHOUT_TOPICS, scorer, data, ItemTopics.of(scorer.item_ids, topics)))
+    return arms
+
+
+def _test_probabilities(arm: Arm) -> np.ndarray:
+    device = torch.device("cpu")
+    gather = HistoryGather(arm.data.clicks, arm.scorer.settings.history_length, device)
+    return predict(arm.scorer.model, arm.data.test, gather, device)
+
+
+def _published_at(item_ids: list[str], catalog: pa.Table) -> np.ndarray:
+    rows = pa.compute.index_in(pa.array(item_ids, pa.string()), value_set=catalog["video_id"].combine_chunks())
+    return catalog["published_at"].combine_chunks().take(rows).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _true_probabilities(truth: pa.Table, log: pa.Table) -> np.ndarray:
+    """The probability that made each impression of the log: float32 [impressions]."""
+    keys = ["request_id", "video_id"]
+    numbered = log.select(keys).append_column("row", pa.array(np.arange(log.num_rows)))
+    joined = numbered.join(truth, keys=keys).sort_by("row")
+    return joined["click_probability"].to_numpy()
+
+
+def _preferences(run: StageRun, data: RankingData) -> np.ndarray | None:
+    """The true click probability of every user and item: float32 [U, I], NaN where the truth says nothing; None without a truth."""
+    truth = run.read_if_there("truth_preferences")
+    if truth is None:
+        return None
+    matrix = np.full((len(data.users.ids), len(data.items.ids)), np.nan, dtype=np.float32)
+    matrix[data.users.rows_of(truth["user_id"]), data.items.rows_of(truth["video_id"])] = truth["click_probability"].to_numpy()
+    return matrix
+
+
+def _expected_ctr(people: list[Visitor], pages: list[np.ndarray], preferences: np.ndarray | None) -> dict[str, float]:
+    if preferences is None or not people:
+        return {}
+    return {"expected_ctr": float(np.nanmean([preferences[person.user][page].mean() for person, page in zip(people, pages, strict=True)]))}
+
+
+def _prediction_rows(log: pa.Table, model: str, probability: np.ndarray) -> pa.Table:
+    kept = log.select(["user_id", "video_id", "shown_at", "clicked", "request_id"])
+    return kept.append_column("model", pa.array([model] * log.num_rows)).append_column("probability", pa.array(probability, pa.float32()))

@@ -1,0 +1,120 @@
+"""The whole road offline: for each user of the test period the page that recall and ranking would have served, and its worth.
+
+A user's page is made at the time of their first test impression, from what was known when the test period began. A page never holds
+what the user has seen before, nor what was not published yet. Relevant are the videos that the user clicked in the test period and
+had not been shown before it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayrec.config import Recall
+from rayrec.ranking.examples import RankingData
+from rayrec.ranking.scorer import Scorer
+from rayrec.recall import steps
+from rayrec.recall.queues import ItemTopics, TopicQueues
+from rayrec.training.metrics import ndcg_at_k, recall_at_k
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A user of the test period."""
+
+    user: int
+    at: int  # UTC ms, of their first test impression
+    history: np.ndarray  # int32, clicked items before the test period, oldest first
+    banned: np.ndarray  # int32, items seen before or not yet published
+    relevant: np.ndarray  # int32, never empty
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Exposures and clicks of each item before the test period: int64 [I], item 0 included."""
+
+    exposures: np.ndarray
+    clicks: np.ndarray
+
+    @classmethod
+    def of(cls, data: RankingData) -> "Counters":
+        items, clicked = (np.concatenate([getattr(part, name) for part in (data.train, data.validation)]) for name in ("item", "clicked"))
+        count = len(data.items.ids)
+        return cls(np.bincount(items, minlength=count), np.bincount(items[clicked], minlength=count))
+
+
+def visitors(data: RankingData, published_at: np.ndarray) -> list[Visitor]:
+    """Everyone with a relevant video in the test period. `published_at` is int64 [I] (UTC ms), 0 where unknown."""
+    before = [data.train, data.validation]
+    seen_user, seen_item = (np.concatenate([getattr(part, name) for part in before]) for name in ("user", "item"))
+    seen_by = _grouped(seen_user, seen_item)
+    tested = _grouped(data.test.user, np.arange(len(data.test)))
+    begin = int(data.test.at[0])
+    found = []
+    for user, rows in tested.items():
+        seen = seen_by.get(user, np.empty(0, dtype=np.int32))
+        clicked = np.unique(data.test.item[rows][data.test.clicked[rows]])
+        relevant = np.setdiff1d(clicked, seen)
+        if user and len(relevant):
+            at = int(data.test.at[rows].min())
+            history = data.clicks.of_user(user)[: int(data.clicks.ends(np.array([user]), np.array([begin]))[0] - data.clicks.offsets[user])]
+            unpublished = np.flatnonzero(published_at > at)
+            found.append(Visitor(user, at, history, np.union1d(seen, unpublished).astype(np.int32), relevant))
+    return found
+
+
+def topic_pages(
+    people: list[Visitor],
+    scorer: Scorer,
+    item_topics: ItemTopics,
+    counters: Counters,
+    settings: Recall,
+    k: int,
+    seed: int,
+) -> tuple[list[np.ndarray], float]:
+    """The page of each visitor from topic recall and `scorer`, and the share of relevant videos among the candidates."""
+    available = np.ones(len(scorer.item_ids), dtype=bool)
+    rng = np.random.default_rng(seed)
+    queues = TopicQueues.build(item_topics, counters.exposures, counters.clicks, available, settings, rng)
+    pages, found = [], []
+    for person in people:
+        candidates = steps.drop(steps.source(person.history, item_topics, queues, settings), person.banned)
+        candidates = steps.backfill(candidates, queues, person.banned, settings.candidates, settings.fresh_share)
+        scores = scorer.score([scorer.users.ids[person.user]], [person.history], np.array([person.at]), candidates.items[None])[0]
+        pages.append(candidates.items[steps.select(candidates, scores, k)])
+        found.append(recall_at_k(candidates.items, person.relevant))
+    return pages, float(np.mean(found)) if found else float("nan")
+
+
+def ranked_pages(people: list[Visitor], scores: Callable[[Visitor], np.ndarray], k: int) -> list[np.ndarray]:
+    """The page of each visitor by a score for every item: float [I] each, item 0 included."""
+    pages = []
+    for person in people:
+        score = scores(person).astype(np.float64)
+        score[np.append(person.banned, 0)] = -np.inf
+        pages.append(np.argsort(-score, kind="stable")[:k])
+    return pages
+
+
+def page_metrics(people: list[Visitor], pages: list[np.ndarray], k: int) -> dict[str, float]:
+    """Recall@k and NDCG@k, averaged over the visitors; NaN without any."""
+    if not people:
+        return {"recall": float("nan"), "ndcg": float("nan")}
+    pairs = list(zip(people, pages, strict=True))
+    return {
+        "recall": float(np.mean([recall_at_k(page[:k], person.relevant) for person, page in pairs])),
+        "ndcg": float(np.mean([ndcg_at_k(page, person.relevant, k) for person, page in pairs])),
+    }
+
+
+def popularity(counters: Counters) -> np.ndarray:
+    """Each item's CTR before the test period, smoothed towards the mean of all with the weight of ten exposures: float [I]."""
+    mean = counters.clicks.sum() / max(counters.exposures.sum(), 1)
+    return (counters.clicks + 10 * mean) / (counters.exposures + 10)
+
+
+def _grouped(keys: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
+    """The values of each key, in their order."""
+    order = np.argsort(keys, kind="stable")
+    names, starts = np.unique(keys[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(values[order], starts[1:]), strict=True))

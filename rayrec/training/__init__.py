@@ -1,0 +1,1 @@
+"""Training rankers: the loop and the metrics in pure torch, Ray Train around them."""

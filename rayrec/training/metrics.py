@@ -1,0 +1,68 @@
+"""Offline metrics of click predictions and of ranked lists. All are exact: computed from all predictions at once."""
+
+import numpy as np
+from sklearn.metrics import log_loss as sklearn_log_loss
+from sklearn.metrics import roc_auc_score
+
+
+def auc(clicked: np.ndarray, probability: np.ndarray) -> float:
+    """Area under the ROC curve; NaN when all labels are the same."""
+    if clicked.all() or not clicked.any():
+        return float("nan")
+    return float(roc_auc_score(clicked, probability))
+
+
+def gauc(user: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> float:
+    """The mean of the users' own AUCs weighted by their impressions; users whose labels are all the same are left out.
+
+    (Zhu et al., "Optimized Cost per Click in Taobao Display Advertising", 2017.) All users in one pass: the AUC of a user is a
+    rank-sum, with ties at their mean rank.
+    """
+    order = np.lexsort((probability, user))
+    _, user = np.unique(user[order], return_inverse=True)
+    clicked, probability = clicked[order].astype(np.float64), probability[order]
+    start = np.searchsorted(user, user)
+    new_value = np.r_[True, (user[1:] != user[:-1]) | (probability[1:] != probability[:-1])]
+    tie = np.cumsum(new_value) - 1
+    first = np.flatnonzero(new_value)
+    last = np.r_[first[1:], len(user)] - 1
+    rank = (first[tie] + last[tie]) / 2 - start + 1
+    impressions = np.bincount(user)
+    clicks = np.bincount(user, weights=clicked)
+    pairs = clicks * (impressions - clicks)
+    rank_sum = np.bincount(user, weights=rank * clicked)
+    some = pairs > 0
+    if not some.any():
+        return float("nan")
+    each = (rank_sum[some] - clicks[some] * (clicks[some] + 1) / 2) / pairs[some]
+    return float(np.average(each, weights=impressions[some]))
+
+
+def log_loss(clicked: np.ndarray, probability: np.ndarray) -> float:
+    return float(sklearn_log_loss(clicked, np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7), labels=[0, 1]))
+
+
+def accuracy(clicked: np.ndarray, probability: np.ndarray) -> float:
+    """The share of impressions that a threshold of 0.5 gets right."""
+    return float(np.mean((probability >= 0.5) == clicked.astype(bool)))
+
+
+def click_metrics(user: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    return {
+        "auc": auc(clicked, probability),
+        "gauc": gauc(user, clicked, probability),
+        "log_loss": log_loss(clicked, probability),
+        "accuracy": accuracy(clicked, probability),
+    }
+
+
+def recall_at_k(page: np.ndarray, relevant: np.ndarray) -> float:
+    """The share of the relevant items that stand in the page."""
+    return float(np.isin(relevant, page).mean())
+
+
+def ndcg_at_k(page: np.ndarray, relevant: np.ndarray, k: int) -> float:
+    """Binary NDCG of a page of at most k items, the best first."""
+    gains = np.isin(page[:k], relevant) / np.log2(np.arange(2, len(page[:k]) + 2))
+    best = (1 / np.log2(np.arange(2, min(k, len(relevant)) + 2))).sum()
+    return float(gains.sum() / best)
