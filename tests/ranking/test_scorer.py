@@ -1,0 +1,51 @@
+"""A saved scorer scores as before; training's path and serving's give the same numbers."""
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+import torch
+
+from rayrec.config import ConfigError
+from rayrec.ranking.examples import batches
+from rayrec.ranking.history import HistoryGather
+from rayrec.ranking.scorer import Scorer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def scorer(data, settings) -> Scorer:
+    torch.manual_seed(0)
+    return Scorer.build(settings, data.user_encoder, data.item_encoder, data.users, data.items)
+
+
+def test_save_and_load(scorer, data, tmp_path):
+    scorer.save(pafs.LocalFileSystem(), str(tmp_path / "ranker"))
+    loaded = Scorer.load(pafs.LocalFileSystem(), str(tmp_path / "ranker"))
+    arguments = (["u1", "nobody"], [data.clicks.of_user(2), np.empty(0, np.int32)], np.array([1, 2]), np.array([[1, 2, 0], [3, 4, 5]]))
+    np.testing.assert_array_equal(scorer.score(*arguments), loaded.score(*arguments))
+    assert loaded.item_ids == scorer.item_ids
+    assert {path.suffix for path in (tmp_path / "ranker").iterdir()} == {".safetensors", ".parquet", ".json"}
+
+
+def test_serving_scores_what_training_predicted(scorer, data, settings):
+    gather = HistoryGather(data.clicks, settings.history_length, CPU)
+    scorer.model.eval()
+    with torch.inference_mode():
+        offline = torch.cat([torch.sigmoid(scorer.model(batch)) for batch in batches(data.test, gather, 50, CPU)])[:, 0].numpy()
+    for row in range(0, len(data.test), 7):
+        user = int(data.test.user[row])
+        history = data.clicks.items[data.clicks.offsets[user] : data.test.end[row]]
+        served = scorer.score([data.users.ids[user]], [history], data.test.at[row : row + 1], data.test.item[row : row + 1][None])
+        assert served[0, 0] == pytest.approx(offline[row], abs=1e-6)
+
+
+def test_padding_scores_zero_and_unknown_videos_have_index_zero(scorer):
+    assert scorer.score(["u1"], [np.empty(0, np.int32)], np.array([0]), np.array([[0, 0]])).tolist() == [[0.0, 0.0]]
+    assert scorer.index_of("nowhere") == 0
+    assert scorer.item_ids[scorer.index_of("v7")] == "v7"
+
+
+def test_a_misspelt_model_is_named(data, settings):
+    with pytest.raises(ConfigError, match="no model 'wide_dep'; did you mean 'wide_deep'"):
+        Scorer.build(settings.model_copy(update={"model": "wide_dep"}), data.user_encoder, data.item_encoder, data.users, data.items)
