@@ -102,7 +102,7 @@ def version() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; the process's own arguments when none are given."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False, show_level=False)])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False, show_level=False, show_time=False)])
     logging.getLogger("rayrec").setLevel(logging.INFO)
     app(arguments)
 

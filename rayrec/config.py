@@ -60,8 +60,8 @@ class FilesData(Section):
     """Any catalog and log in Parquet or CSV. See the README's "Bring your own data"."""
 
     kind: Literal["files"]
-    catalog: str
-    interactions: str
+    catalog: str  # or a folder of videos, each of which is then a row
+    interactions: str | None = None  # needed from `train` on
     users: str | None = None
     # our column -> theirs, for columns that are named otherwise
     catalog_columns: dict[str, str] = {}
@@ -243,6 +243,8 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> Config:
             raise ConfigError(f"{path}: a config is a mapping of sections, not {type(tree).__name__}")
     for override in overrides or []:
         _apply(tree, override)
+    if isinstance(tree.get("dataset"), dict):
+        tree["dataset"].setdefault("kind", "world")
     return _checked(tree, str(path or "config"))
 
 

@@ -37,7 +37,7 @@ STAGES = {
             extraction.extract,
             reads=("catalog",),
             writes=("features",),
-            settings=lambda config: settings_of(config.features),
+            settings=extraction.settings,
             sources=extraction.sources,
         ),
         Stage(

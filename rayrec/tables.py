@@ -10,6 +10,7 @@ be there and hold a value in every row; any other column may be missing and is t
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -191,7 +192,7 @@ def conform(name: str, table: pa.Table) -> pa.Table:
 
 
 def faults(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Every broken rule of a conformed table, as (column, reason, mask over rows)."""
+    """Every broken rule about the values of a conformed table, as (column, reason, mask over rows)."""
     spec = spec_of(name)
     for field in spec.schema:
         column = table[field.name].combine_chunks()
@@ -209,14 +210,23 @@ def faults(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
             yield field.name, "holds a number that is not finite", bad
     for column_name, floor in spec.at_least:
         yield column_name, f"is below {floor:g}", _mask(pc.less(table[column_name], floor))
-    if spec.key:
-        yield spec.key[-1], f"repeats the key ({', '.join(spec.key)}) of an earlier row", _repeats(table.select(list(spec.key)))
+
+
+def repeats(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
+    """The rows whose key stood in an earlier row, in the form of `faults`; nothing for a table without a key."""
+    key = list(spec_of(name).key)
+    if key:
+        numbered = table.select(key).append_column("row", pa.array(np.arange(table.num_rows)))
+        first = numbered.group_by(key).aggregate([("row", "min")])["row_min"].to_numpy()
+        mask = np.ones(table.num_rows, dtype=bool)
+        mask[first] = False
+        yield key[-1], f"repeats the key ({', '.join(key)}) of an earlier row", mask
 
 
 def validate(name: str, table: pa.Table) -> pa.Table:
     """The conformed table, or a `TableError` that names the first faulty column and row."""
     table = conform(name, table)
-    for column, reason, mask in faults(name, table):
+    for column, reason, mask in chain(faults(name, table), repeats(name, table)):
         if mask.any():
             row = int(mask.argmax())
             raise TableError(
@@ -233,11 +243,20 @@ def screen(name: str, table: pa.Table, source: str, stage: str) -> tuple[pa.Tabl
     table = conform(name, table)
     reasons = np.full(table.num_rows, None, dtype=object)
     for column, reason, mask in faults(name, table):
-        for row in np.flatnonzero(mask):
-            if reasons[row] is None:
-                reasons[row] = f"{column}: {str(table[column][int(row)].as_py())[:80]!r} {reason}"
+        _note(reasons, np.flatnonzero(mask), table, column, reason)
+    # A bad row takes no key: a good one with the same key, further down, stays.
+    sound = np.flatnonzero([reason is None for reason in reasons])
+    for column, reason, mask in repeats(name, table.take(pa.array(sound))):
+        _note(reasons, sound[mask], table, column, reason)
     bad = np.array([reason is not None for reason in reasons], dtype=bool)
     return table.filter(pa.array(~bad)), rejects(stage, source, table, bad, list(reasons[bad]), id_column=spec_of(name).schema.names[0])
+
+
+def _note(reasons: np.ndarray, rows: np.ndarray, table: pa.Table, column: str, reason: str) -> None:
+    """Write the reason down for those of the rows that have none yet."""
+    for row in rows:
+        if reasons[row] is None:
+            reasons[row] = f"{column}: {str(table[column][int(row)].as_py())[:80]!r} {reason}"
 
 
 def rejects(stage: str, source: str, table: pa.Table, bad: np.ndarray, reason: str | list[str], id_column: str) -> pa.Table:
@@ -263,11 +282,3 @@ def _mask(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
         array = array.combine_chunks()
     return array.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
 
-
-def _repeats(keys: pa.Table) -> np.ndarray:
-    """True for every row whose key stood in an earlier row."""
-    numbered = keys.append_column("row", pa.array(np.arange(keys.num_rows)))
-    first = numbered.group_by(keys.column_names).aggregate([("row", "min")])["row_min"].to_numpy()
-    mask = np.ones(keys.num_rows, dtype=bool)
-    mask[first] = False
-    return mask

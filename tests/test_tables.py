@@ -86,6 +86,13 @@ def test_screen_keeps_every_good_row_and_gives_each_bad_one_a_reason():
     assert [reason.split(":")[0] for reason in bad["reason"].to_pylist()] == ["user_id", "watch_s", "video_id"]
 
 
+def test_a_bad_row_takes_no_key():
+    rows = pa.table({"video_id": ["a", "a", "a"], "duration_s": [float("nan"), 1.0, 2.0]})
+    good, bad = screen("catalog", rows, source="c.csv", stage="ingest")
+    assert good["duration_s"].to_pylist() == [1.0]
+    assert bad["row"].to_pylist() == [0, 2]
+
+
 def test_a_column_of_the_wrong_type_is_named():
     with pytest.raises(TableError, match="column 'shown_at' should be int64"):
         conform("interactions", pa.table({"user_id": ["a"], "video_id": ["v"], "shown_at": ["soon"], "clicked": [True]}))

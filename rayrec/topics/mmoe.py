@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from rayrec.config import Topics
 from rayrec.topics.text import BUCKETS
 
+# Against learning a small catalog by heart: without them z tells its videos apart by whatever is peculiar to each.
+TITLE_DROPOUT, WEIGHT_DECAY = 0.3, 0.1
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -37,7 +40,7 @@ class TitleEncoder(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.bag = nn.EmbeddingBag(BUCKETS, size, mode="mean")
-        self.out = nn.Sequential(nn.ReLU(), nn.Linear(size, size))
+        self.out = nn.Sequential(nn.Dropout(TITLE_DROPOUT), nn.Linear(size, size))
 
     def forward(self, tokens: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         return self.out(self.bag(tokens, starts))
@@ -105,12 +108,13 @@ def learn_representation(contents: Contents, labels: Labels, settings: Topics, s
         model = MMoE(contents, labels, settings)
         count = len(contents.cover if contents.cover is not None else contents.title_starts)  # type: ignore[arg-type]
         if labels.classes or labels.tags is not None:
-            optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
             for _ in range(settings.epochs):
                 for rows in torch.randperm(count).split(settings.batch_size):
                     optimizer.zero_grad()
                     task_loss(model(contents, rows), labels, rows).backward()
                     optimizer.step()
+        model.eval()
         with torch.inference_mode():
             return torch.cat([model.encode(contents, rows) for rows in torch.arange(count).split(4096)]).numpy()
 

@@ -87,8 +87,8 @@ def _work(task: dict[str, Any]) -> None:
     def report(epoch: Epoch) -> None:
         if worker.rank == 0:
             log.info(
-                "%s: epoch %d, loss %.4f, validation AUC %.4f, %.0f examples/s",
-                *(task["arm"], epoch.epoch, epoch.loss, epoch.validation_auc, epoch.examples_per_s),
+                "%s: epoch %d, loss %.4f, validation AUC %.4f, %.0f/s",
+                *(task["arm"].replace("_", " "), epoch.epoch, epoch.loss, epoch.validation_auc, epoch.examples_per_s),
             )
 
     epochs = fit(model, data, ranker.history_length, config.training, config.seed, device, report, worker)

@@ -26,7 +26,7 @@ def test_any_script_has_tokens_and_no_title_is_too_long():
 
 def test_titles_of_a_batch_are_cut_out_right():
     contents = contents_of(["red cat", None, "a", "blue dog 猫", ""])
-    model = MMoE(contents, Labels({}, None), SETTINGS)
+    model = MMoE(contents, Labels({}, None), SETTINGS).eval()
     rows = torch.tensor([3, 1, 0, 4, 2])
     together = model.encode(contents, rows)
     for place, row in enumerate(rows.tolist()):
@@ -38,7 +38,7 @@ def test_forward_is_the_gated_mixture():
     contents = contents_of(["one", "two words"], torch.randn(2, 5))
     labels = Labels({"primary_class": torch.tensor([0, 3])}, torch.zeros(2, 6))
     torch.manual_seed(0)
-    model = MMoE(contents, labels, SETTINGS)
+    model = MMoE(contents, labels, SETTINGS).eval()
     rows = torch.arange(2)
     z = model.encode(contents, rows)
     logits = model(contents, rows)

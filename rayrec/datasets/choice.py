@@ -1,0 +1,91 @@
+"""How the people of the synthetic world choose: their tastes, and the probability that one clicks a video.
+
+Every user likes a few topics and is moved by picture, sound and words to different degrees. With
+
+    I(u,d,t)  the interest of user u in topic t on day d
+    w(u,m)    how much modality m (picture, sound, words) moves user u; sums to 1 over m
+    t(v,m)    the topic that modality m of video v shows: the video's own, or another in a misleading modality
+    q(v)      the video's quality
+    p         the position in the page, from 0
+
+the choice model is
+
+    affinity  a(u,d,v)  = sum over m of w(u,m) * I(u,d,t(v,m))
+    click     P(u,d,v,p) = sigmoid(BIAS + SLOPE * a(u,d,v) + q(v) - DISCOUNT * p)
+    watched share of a clicked video = sigmoid(0.4 + 1.2 * a + 0.6 * noise - 0.15 * (seconds - 4.5)),  noise ~ N(0, 1)
+
+so that a click depends on a person's day, not only on a video's fame, and no single modality tells all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MODALITIES = ("picture", "sound", "words")
+BIAS, SLOPE, DISCOUNT = -2.2, 3.0, 0.05
+QUALITY_SD = 0.4
+MODALITY_CONCENTRATION = (1.4, 1.0, 1.4)  # of the Dirichlet that w(u,.) comes from: most users lean to one or two modalities
+STRONG_TOPICS = (2, 3, 4)  # how many topics a user likes on any day
+DRIFT_SD = 0.15  # of a strong interest's daily step
+SWAP_SHARE = 0.08  # of users who on a day drop one strong topic for another
+SIBLING = 0.2  # share of an interest that spills over to the other topic of its secondary class
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """`interest` is [users, days, topics] and about 1 for a topic that is liked; `weight` is [users, modalities]."""
+
+    interest: np.ndarray
+    weight: np.ndarray
+
+    def affinity(self, user: np.ndarray | int, day: int, shown: np.ndarray) -> np.ndarray:
+        """a(u,d,v) as [..., videos] for one user or an array of them; `shown` is t(v,m), [videos, modalities]."""
+        return np.einsum("...vm,...m->...v", self.interest[user, day][..., shown], self.weight[user])
+
+
+def click_probability(affinity: np.ndarray, quality: np.ndarray, position: np.ndarray | int) -> np.ndarray:
+    return sigmoid(BIAS + SLOPE * affinity + quality - DISCOUNT * position)
+
+
+def watch_seconds(affinity: np.ndarray, duration_s: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Of clicked videos. Longer ones are left earlier."""
+    return duration_s * sigmoid(0.4 + 1.2 * affinity + 0.6 * noise - 0.15 * (duration_s - 4.5))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def make_tastes(topic_appeal: np.ndarray, days: int, rng: np.random.Generator) -> Tastes:
+    """Tastes that drift by day. `topic_appeal` [users, topics] is how likely a user takes to a topic; rows sum to 1."""
+    users, topics = topic_appeal.shape
+    # The largest keys log(p) + Gumbel noise draw topics in proportion to p, without repetition.
+    liking = np.log(topic_appeal) + rng.gumbel(size=(users, topics))
+    rank = (-liking).argsort(axis=1).argsort(axis=1)
+    strength = np.where(rank < rng.choice(STRONG_TOPICS, users)[:, None], rng.uniform(0.7, 1.3, (users, topics)), 0)
+    whim = rng.normal(0, 0.1, (users, topics))  # mild likes and dislikes that last
+    by_day = []
+    for _ in range(days):
+        by_day.append(whim + strength + SIBLING * _sibling(strength))
+        strength = _next_day(strength, topic_appeal, rng)
+    return Tastes(np.stack(by_day, axis=1), rng.dirichlet(MODALITY_CONCENTRATION, users))
+
+
+def _next_day(strength: np.ndarray, topic_appeal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One step of the random walk, and for some users the swap of a strong topic for a new one."""
+    strong = strength > 0
+    strength = np.where(strong, np.clip(strength + rng.normal(0, DRIFT_SD, strength.shape), 0.4, 1.6), 0)
+    old = np.where(strong, rng.uniform(size=strength.shape), -1).argmax(axis=1)
+    new = np.where(strong, -np.inf, np.log(topic_appeal) + rng.gumbel(size=strength.shape)).argmax(axis=1)
+    swaps = np.flatnonzero((rng.uniform(size=len(strength)) < SWAP_SHARE) & ~strong.all(axis=1))
+    strength[swaps, old[swaps]] = 0
+    strength[swaps, new[swaps]] = 1
+    return strength
+
+
+def _sibling(strength: np.ndarray) -> np.ndarray:
+    """The strength of each topic's sibling: topics 2i and 2i+1 share a secondary class; a last odd one has none."""
+    swapped = np.zeros_like(strength)
+    pairs = strength.shape[1] // 2 * 2
+    swapped[:, 0:pairs:2], swapped[:, 1:pairs:2] = strength[:, 1:pairs:2], strength[:, 0:pairs:2]
+    return swapped

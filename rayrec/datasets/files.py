@@ -1,0 +1,50 @@
+"""Any catalog and log in Parquet or CSV: the user's columns mapped to ours. A folder of videos is a catalog too.
+
+Our columns are found under their own names or under those that the `..._columns` mappings of the config give. An optional column
+that isn't there is normal. Columns that we don't know are the user's own business; those of the users' table are kept.
+"""
+
+from rayrec import tables
+from rayrec.config import FilesData
+from rayrec.datasets.conversion import Conventions, convert_rows
+from rayrec.datasets.reading import list_videos, read_rows
+from rayrec.datasets.screening import Incoming
+from rayrec.tables import TableError, did_you_mean
+
+
+def read_table(name: str, settings: FilesData) -> Incoming:
+    """The `catalog`, `interactions` or `users` of the config; without rows for a file that the config does not name.
+
+    Raises `TableError` when the file can't be read or lacks a column, or a mapping names one that isn't there.
+    """
+    path = getattr(settings, name)
+    if path is None:
+        return Incoming.whole(f"no {name}", tables.empty(name))
+    if name == "catalog" and (listed := list_videos(path)):
+        return listed
+    raw = read_rows(path)
+    columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
+    return convert_rows(name, raw, columns, Conventions(settings.list_separator, settings.time_unit, settings.click_at_least))
+
+
+def _columns(name: str, raw: Incoming, mapping: dict[str, str]) -> dict[str, str]:
+    """Our column -> the file's column, for those that are there."""
+    spec, there, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
+    for ours, theirs in mapping.items():
+        if ours not in spec.schema.names and not spec.extra_columns:
+            raise TableError(f"{option}: table {name} has no column {ours!r}{did_you_mean(ours, spec.schema.names)}")
+        if theirs not in there:
+            near = did_you_mean(theirs, there)
+            raise TableError(f"{raw.source}: {option} says that {ours!r} is in column {theirs!r}, which isn't there{near}")
+    found = {field.name: mapping.get(field.name, field.name) for field in spec.schema}
+    for field in spec.schema:
+        if found[field.name] not in there and not field.nullable:
+            near = did_you_mean(field.name, there)
+            raise TableError(
+                f"{raw.source}: there is no column {field.name!r}{near}; name yours with `{option}: {{{field.name}: ...}}`"
+            )
+    columns = {ours: theirs for ours, theirs in found.items() if theirs in there}
+    if spec.extra_columns:
+        renamed = {theirs: ours for ours, theirs in mapping.items()}
+        columns = {renamed.get(theirs, theirs): theirs for theirs in there if theirs not in columns.values()} | columns
+    return columns

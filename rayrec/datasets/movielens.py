@@ -1,0 +1,95 @@
+"""MovieLens 100K as GroupLens publishes it: u.data (ratings), u.item (films) and u.user (people); see the README in its archive.
+
+A rating is an impression, and from `click_at_least` on a click. Nobody knows which films were shown and not rated, so the log has
+no requests, and its click share is far above a feed's. A film has up to six genres that no order ranks: they are tags, and both
+classes stay empty rather than hold a genre picked by chance. Films have no media.
+"""
+
+import re
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from rayrec.config import MovieLensData
+from rayrec.datasets.conversion import Conventions, convert_rows
+from rayrec.datasets.reading import read_csv
+from rayrec.datasets.screening import Incoming, join_uri
+from rayrec.tables import TEXT, TIME
+
+FILES = {"catalog": "u.item", "interactions": "u.data", "users": "u.user"}
+# In the order of u.item's last 19 columns. The first says that no genre is known.
+GENRES = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
+FILM_COLUMNS = ["movie_id", "title", "release_date", "video_release_date", "imdb_url", *GENRES]
+RATING_COLUMNS = ["user_id", "movie_id", "rating", "timestamp"]
+PERSON_COLUMNS = ["user_id", "age", "gender", "occupation", "zip_code"]
+
+
+def read_table(name: str, settings: MovieLensData) -> Incoming:
+    """The `catalog`, `interactions` or `users` of the folder. Raises `TableError` when a file can't be read."""
+    path = join_uri(settings.path, FILES[name])
+    if name == "catalog":
+        return _films(read_csv(path, FILM_COLUMNS, "|", encoding="latin1", quotes=False))
+    if name == "interactions":
+        ours = {"user_id": "user_id", "video_id": "movie_id", "shown_at": "timestamp", "clicked": "rating"}
+        conventions = Conventions(time_unit="s", click_at_least=settings.click_at_least)
+        return convert_rows(name, read_csv(path, RATING_COLUMNS, "\t", quotes=False), ours, conventions)
+    # 795 zip codes among 943 people name rather than describe.
+    kept = {column: column for column in PERSON_COLUMNS if column != "zip_code"}
+    return convert_rows(name, read_csv(path, PERSON_COLUMNS, "|", encoding="latin1", quotes=False), kept, Conventions())
+
+
+def _films(raw: Incoming) -> Incoming:
+    films = raw.table.cast(pa.schema([(name, TEXT) for name in FILM_COLUMNS])).to_pylist()
+    reasons: dict[int, str] = {}
+    published: list[int | None] = []
+    for row, film in enumerate(films):
+        try:
+            published.append(_published_at(film["release_date"]))
+        except ValueError:
+            reasons[row] = f"release_date: {film['release_date']!r} is not a date such as 01-Jan-1995"
+            published.append(None)
+    columns = {
+        "video_id": pa.array([film["movie_id"] for film in films], TEXT),
+        "title": pa.array([_title(film["title"]) for film in films], TEXT),
+        "tags": pa.array([[genre for genre in GENRES[1:] if film[genre] == "1"] for film in films], pa.list_(TEXT)),
+        "published_at": pa.array(published, TIME),
+    }
+    catalog = Incoming(raw.source, pa.table(columns), raw.rows, raw.rejected)
+    catalog.reject(reasons, "video_id")
+    return catalog
+
+
+def _title(title: str | None) -> str | None:
+    """`Usual Suspects, The (1995)` -> `The Usual Suspects`: the year is in the release date, the article where it is spoken."""
+    if title is None:
+        return None
+    words = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
+    return re.sub(r"^(.*), (The|A|An)$", r"\2 \1", words)
+
+
+def _published_at(date: str | None) -> int | None:
+    """UTC ms of a date such as 01-Jan-1995; None when there is none or when it lies before 1970, where our times begin."""
+    if date is None:
+        return None
+    moment = datetime.strptime(date, "%d-%b-%Y").replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000) if moment.year >= 1970 else None

@@ -1,0 +1,112 @@
+"""Rows of a CSV or Parquet file as Arrow columns, before anything is known of their meaning.
+
+CSV cells stay bytes: whether one can be read as text, time or number is for `conversion.py` to say, cell by cell, so that one bad
+cell costs its row and not the file.
+"""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from rayrec import tables
+from rayrec.datasets.screening import STAGE, Incoming
+from rayrec.tables import TableError
+from rayrec.workspace import open_filesystem
+
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+LONGEST_ROW = 16 << 20  # bytes; the CSV reader works in blocks of this size and a row must fit into one
+
+
+def read_rows(path: str) -> Incoming:
+    """The rows of a `.parquet` or `.csv` file, by its ending. Raises `TableError` that says what is wrong with the file."""
+    readers: dict[str, Callable[[str], Incoming]] = {".parquet": read_parquet, ".csv": read_csv}
+    ending = PurePosixPath(path.partition("?")[0] if "://" in path else path).suffix.lower()
+    if ending not in readers:
+        raise TableError(f"{path}: tables are read from .parquet or .csv files, not {ending or 'a file without an ending'}")
+    return readers[ending](path)
+
+
+def list_videos(folder: str) -> Incoming | None:
+    """The video files of a folder and of the folders in it, by name, as a catalog; None when `folder` is not a folder."""
+    filesystem, inside = open_filesystem(folder)
+    if filesystem.get_file_info(inside).type != pafs.FileType.Directory:
+        return None
+    found = filesystem.get_file_info(pafs.FileSelector(inside, recursive=True))
+    names = sorted(item.path[len(inside) :].lstrip("/") for item in found if item.is_file)
+    videos = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEO_ENDINGS]
+    if not videos:
+        raise TableError(f"{folder}: the folder holds no video ({', '.join(VIDEO_ENDINGS)})")
+    ids = [str(PurePosixPath(name).with_suffix("")) for name in videos]
+    return Incoming.whole(folder, pa.table({"video_id": ids, "uri": videos}))
+
+
+def read_parquet(path: str) -> Incoming:
+    with _opened(path) as stream:
+        try:
+            table = pq.ParquetFile(stream).read()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TableError(f"{path}: not a readable Parquet file: {error}") from error
+    _check_names(path, table.column_names)
+    return Incoming.whole(path, table)
+
+
+def read_csv(
+    path: str, columns: list[str] | None = None, delimiter: str = ",", encoding: str = "utf8", quotes: bool = True
+) -> Incoming:
+    """The rows of a delimited text file as columns of bytes; an empty cell is null.
+
+    `columns` names the columns of a file that has no header. A row with too few or too many cells goes to the rejects.
+    """
+    broken: list[csv.InvalidRow] = []
+
+    def skip(row: csv.InvalidRow) -> str:
+        broken.append(row)
+        return "skip"
+
+    # Threads would leave a broken row without its number.
+    reading = csv.ReadOptions(use_threads=False, block_size=LONGEST_ROW, column_names=columns, encoding=encoding)
+    parsing = csv.ParseOptions(
+        delimiter=delimiter, quote_char='"' if quotes else False, newlines_in_values=quotes, invalid_row_handler=skip
+    )
+    try:
+        with _opened(path) as stream:
+            names = csv.open_csv(stream, reading, parsing).schema.names
+        _check_names(path, names)
+        broken.clear()
+        as_bytes = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), null_values=[""], strings_can_be_null=True)
+        with _opened(path) as stream:
+            table = csv.read_csv(stream, reading, parsing, as_bytes)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: not a readable CSV file: {error}") from error
+    return _without_broken(path, table, broken, first=1 if columns else 2)
+
+
+def _without_broken(path: str, table: pa.Table, broken: list[csv.InvalidRow], first: int) -> Incoming:
+    """`first` is the number that the CSV reader gives to the first row of data: it counts from 1 and counts the header."""
+    skipped = np.array([row.number - first for row in broken], dtype=np.int64)
+    rows = np.setdiff1d(np.arange(table.num_rows + len(broken)), skipped)
+    reasons = [f"has {row.actual_columns} cells, the table {row.expected_columns} columns: {row.text[:80]!r}" for row in broken]
+    nobody = pa.table({"id": pa.nulls(table.num_rows + len(broken), pa.string())})
+    bad = np.isin(np.arange(nobody.num_rows), skipped)
+    return Incoming(path, table, rows, [tables.rejects(STAGE, path, nobody, bad, reasons, "id")])
+
+
+def _check_names(path: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise TableError(f"{path}: {names.count(name)} columns are named {name!r}; rename all but one")
+
+
+def _opened(path: str) -> pa.NativeFile:
+    try:
+        filesystem, inside = open_filesystem(path)
+        return filesystem.open_input_file(inside)
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise TableError(f"{path}: can't be read: {error}") from error

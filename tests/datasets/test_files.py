@@ -1,0 +1,154 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rayrec.config import FilesData, load
+from rayrec.datasets.files import read_table
+from rayrec.datasets.ingestion import ingest
+from rayrec.tables import TableError
+from rayrec.workspace import Stage, Workspace
+
+Ingest = Callable[..., Workspace]
+Written = Callable[[str, str | bytes], str]
+CATALOG = "video_id,title,tags\nv1,One,a|b\nv2,Two,b\n"
+LOG = "user_id,video_id,shown_at,clicked\nu1,v1,1000,1\nu1,v2,2000,0\nu2,v1,3000,0\n"
+
+
+def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: Written, tmp_path: Path) -> None:
+    items = {
+        "item": [1, 2],
+        "name": ["One, two", 'a "b"\nc'],
+        "labels": ["x;y", None],
+        "added": ["2024-01-01", None],
+        "colour": ["r", "g"],
+    }
+    log = {"who": ["ann", "bob"], "item": [1, 2], "when": [1_700_000_000, 1_700_000_001], "stars": [5, 3], "seconds": [2.5, None]}
+    people = {"who": ["ann", "bob"], "years": [31, 27]}
+    read = []
+    for ending in ("csv", "parquet"):
+        for name, columns in (("items", items), ("log", log), ("people", people)):
+            frame = pd.DataFrame(columns)
+            frame.to_csv(tmp_path / f"{name}.csv", index=False) if ending == "csv" else frame.to_parquet(
+                tmp_path / f"{name}.parquet"
+            )
+        dataset = FilesData(
+            kind="files",
+            catalog=str(tmp_path / f"items.{ending}"),
+            interactions=str(tmp_path / f"log.{ending}"),
+            users=str(tmp_path / f"people.{ending}"),
+            catalog_columns={"video_id": "item", "title": "name", "tags": "labels", "published_at": "added"},
+            interactions_columns={
+                "user_id": "who",
+                "video_id": "item",
+                "shown_at": "when",
+                "clicked": "stars",
+                "watch_s": "seconds",
+            },
+            users_columns={"user_id": "who", "age": "years"},
+            list_separator=";",
+            time_unit="s",
+            click_at_least=4,
+        )
+        workspace = ingested(dataset)
+        assert workspace.rejects("ingest").num_rows == 0
+        read.append([workspace.read(name).to_pylist() for name in ("catalog", "interactions", "users")])
+    catalog, interactions, users = read[0]
+    assert catalog[0] | {"video_id": "1", "title": "One, two", "tags": ["x", "y"], "published_at": 1_704_067_200_000} == catalog[0]
+    assert catalog[1]["title"] == 'a "b"\nc'
+    assert (catalog[1]["tags"], catalog[1]["uri"], "colour" in catalog[1]) == (None, None, False)
+    expected = {
+        "user_id": "ann",
+        "video_id": "1",
+        "shown_at": 1_700_000_000_000,
+        "clicked": True,
+        "watch_s": 2.5,
+        "request_id": None,
+    }
+    assert interactions[0] == expected
+    assert (interactions[1]["clicked"], interactions[1]["watch_s"]) == (False, None)
+    assert users == [{"user_id": "ann", "age": 31}, {"user_id": "bob", "age": 27}]
+    assert read[0] == read[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"catalog": "catalog.xlsx"}, r"catalog.xlsx: tables are read from .parquet or .csv files, not .xlsx"),
+        ({"catalog": "nowhere.csv"}, r"nowhere.csv: there is no such file"),
+        ({"catalog": "empty.csv"}, r"empty.csv: not a readable CSV file: Empty"),
+        ({"catalog": "text.parquet"}, r"text.parquet: not a readable Parquet file"),
+        ({"catalog": "twice.csv"}, r"2 columns are named 'title'"),
+        (
+            {"catalog": "log.csv", "catalog_columns": {"video_id": "vido_id"}},
+            r"'vido_id', which isn't there; did you mean 'video_id'",
+        ),
+        (
+            {"catalog_columns": {"titel": "title"}},
+            r"dataset.catalog_columns: table catalog has no column 'titel'; did you mean 'title'",
+        ),
+        (
+            {"catalog": "other.csv"},
+            r"no column 'video_id'; did you mean 'video'\?; name yours with `dataset.catalog_columns: {video_id:",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(written: Written, settings: dict, sentence: str) -> None:
+    contents = {
+        "empty.csv": "",
+        "text.parquet": "no",
+        "twice.csv": "video_id,title,title\n",
+        "log.csv": LOG,
+        "other.csv": "video,x\n1,2\n",
+    }
+    paths = {name: written(name, text) for name, text in ({"catalog.csv": CATALOG, "catalog.xlsx": "?"} | contents).items()}
+    catalog = settings.get("catalog", "catalog.csv")
+    dataset = FilesData.model_validate(
+        {"kind": "files", "interactions": paths["log.csv"]} | settings | {"catalog": paths.get(catalog, catalog)}
+    )
+    with pytest.raises(TableError, match=sentence):
+        read_table("catalog", dataset)
+
+
+def test_a_column_of_the_user_never_shadows_a_mapped_one(written: Written) -> None:
+    users = written("users.csv", "user_id,uid,age\n1,ann,30\n")
+    log = written("log.csv", LOG)
+    dataset = FilesData(kind="files", catalog=log, interactions=log, users=users, users_columns={"user_id": "uid"})
+    assert read_table("users", dataset).table.to_pylist() == [{"user_id": "ann", "age": 30}]
+
+
+def test_a_table_of_embeddings_and_categories_is_no_obstacle(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "video_id": pa.array(["a", "b", "a"]).dictionary_encode(),
+            "title": pa.array(["x", None, "y"], pa.large_string()),
+            "tags": pa.array([["p"], None, []], pa.large_list(pa.string())),
+            "vector": pa.array([[1.0], [2.0], None]),
+        }
+    )
+    pq.write_table(table, tmp_path / "catalog.parquet")
+    dataset = FilesData(kind="files", catalog=str(tmp_path / "catalog.parquet"), interactions="none.csv")
+    rows = read_table("catalog", dataset).table.to_pylist()
+    assert rows[0] == {"video_id": "a", "title": "x", "tags": ["p"]}
+
+
+def test_a_folder_of_videos_is_a_catalog(tmp_path: Path) -> None:
+    for name in ("b.mp4", "a.MOV", "deep/c.webm", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"-")
+    config = load(None, ["dataset.kind=files", f"dataset.catalog={tmp_path}", f"workspace={tmp_path / 'space'}"])
+    workspace = Workspace(config.workspace)
+    workspace.run(Stage("ingest", ingest, writes=("catalog", "interactions", "users")), config)
+    catalog = workspace.read("catalog")
+    assert catalog["video_id"].to_pylist() == ["a", "b", "deep/c"]
+    assert catalog["uri"].to_pylist() == [str(tmp_path / name) for name in ("a.MOV", "b.mp4", "deep/c.webm")]
+    assert workspace.read("interactions").num_rows == 0
+
+
+def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    with pytest.raises(TableError, match="media: the folder holds no video"):
+        read_table("catalog", load(None, ["dataset.kind=files", f"dataset.catalog={tmp_path / 'media'}"]).dataset)
