@@ -20,7 +20,9 @@ from rayrec.pipeline import STAGES, run_stages
 from rayrec.serving import cluster
 from rayrec.workspace import Manifest, Workspace
 
-app = typer.Typer(help="Recommendations for short videos, from raw videos to HTTP, on Ray.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Recommendations for short videos, from raw videos to HTTP, on Ray.", no_args_is_help=True, pretty_exceptions_enable=False
+)
 console = Console()
 
 ConfigPath = Annotated[Path, typer.Argument(help="A YAML config, such as configs/demo.yaml.", metavar="CONFIG")]
@@ -83,7 +85,9 @@ def status(config: ConfigPath, overrides: Overrides = None) -> None:
     """What is in the workspace: each stage's current version, its tables and its rejects."""
     with sentences():
         workspace = Workspace(load(config, overrides).workspace)
-        table = Table("stage", "version", "finished (UTC)", "tables", "rejects", title=f"workspace {workspace.uri}", title_justify="left")
+        table = Table(
+            "stage", "version", "finished (UTC)", "tables", "rejects", title=f"workspace {workspace.uri}", title_justify="left"
+        )
         for name in STAGES:
             manifest = workspace.manifest(name)
             if manifest is None:
@@ -102,7 +106,11 @@ def version() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; the process's own arguments when none are given."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False, show_level=False, show_time=False)])
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, show_level=False, show_time=False)],
+    )
     logging.getLogger("rayrec").setLevel(logging.INFO)
     app(arguments)
 
@@ -134,7 +142,9 @@ def stages(names: list[str], config: Config, force: bool) -> None:
 
 def add_row(table: Table, manifest: Manifest, done: bool) -> None:
     note = "" if done else "unchanged, kept"
-    table.add_row(manifest.stage, f"{manifest.seconds:.1f}", f"{manifest.rows_in:,}", f"{manifest.rows_out:,}", f"{manifest.rejects:,}", note)
+    table.add_row(
+        manifest.stage, f"{manifest.seconds:.1f}", f"{manifest.rows_in:,}", f"{manifest.rows_out:,}", f"{manifest.rejects:,}", note
+    )
 
 
 def show_metrics(config: Config) -> None:

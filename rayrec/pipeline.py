@@ -80,7 +80,10 @@ log = logging.getLogger(__name__)
 
 
 def run_stages(
-    names: Iterable[str], config: Config, force: bool = False, on_done: Callable[[Manifest, bool], None] = lambda manifest, done: None
+    names: Iterable[str],
+    config: Config,
+    force: bool = False,
+    on_done: Callable[[Manifest, bool], None] = lambda manifest, done: None,
 ) -> None:
     """Run the named stages in order; `on_done` gets each one's manifest and whether anything had to be done."""
     workspace = Workspace(config.workspace)

@@ -4,11 +4,11 @@ A table is known by its name alone: `TABLES[name]` says its columns, its key, th
 obey. All ids are strings, all times are UTC milliseconds, all vectors are lists of float32. A column marked `nullable=False` must
 be there and hold a value in every row; any other column may be missing and is then filled with nulls.
 
-`validate` refuses a table at its first fault; `screen` splits one into the good rows and a `rejects` table. Both use the same rules.
+`validate` refuses a table at its first fault; `screen` splits one into its good rows and its `rejects`. Both use the same rules.
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -61,15 +61,15 @@ TABLES: dict[str, TableSpec] = {
     ),
     # An impression: a video that was shown. One that was shown and not clicked is a row too.
     "interactions": TableSpec(
-        _schema({"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_()}, {"watch_s": SECONDS, "request_id": TEXT}),
+        _schema(
+            {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_()}, {"watch_s": SECONDS, "request_id": TEXT}
+        ),
         stage="ingest",
         at_least=(("shown_at", 0), ("watch_s", 0)),
     ),
     "users": TableSpec(_schema({"user_id": TEXT}), stage="ingest", key=("user_id",), extra_columns=True),
     # The synthetic world's own knowledge. Only `evaluate` may read it, to say how good anyone could be.
-    "truth_topics": TableSpec(
-        _schema({"video_id": TEXT, "topic": pa.int32()}), stage="ingest", key=("video_id",)
-    ),
+    "truth_topics": TableSpec(_schema({"video_id": TEXT, "topic": pa.int32()}), stage="ingest", key=("video_id",)),
     "truth_clicks": TableSpec(
         _schema({"request_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()}),
         stage="ingest",
@@ -105,22 +105,25 @@ TABLES: dict[str, TableSpec] = {
         key=("video_id",),
         at_least=(("duration_s", 0), ("frames", 0)),
     ),
-    "topics": TableSpec(
-        _schema({"video_id": TEXT, "topics": IDS, "similarity": VECTOR}), stage="topics", key=("video_id",)
-    ),
+    "topics": TableSpec(_schema({"video_id": TEXT, "topics": IDS, "similarity": VECTOR}), stage="topics", key=("video_id",)),
     "topic_centres": TableSpec(
         _schema({"topic": pa.int32(), "centre": VECTOR, "videos": pa.int32()}, {"tags": pa.list_(TEXT)}),
         stage="topics",
         key=("topic",),
     ),
-    "tag_vectors": TableSpec(
-        _schema({"tag": TEXT, "vector": VECTOR, "videos": pa.int32()}), stage="topics", key=("tag",)
-    ),
+    "tag_vectors": TableSpec(_schema({"tag": TEXT, "vector": VECTOR, "videos": pa.int32()}), stage="topics", key=("tag",)),
     # The joint representation `a` of SOURCES C.3, L2-normalised: what topics were clustered on.
     "embeddings": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="topics", key=("video_id",)),
     "predictions": TableSpec(
         _schema(
-            {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "model": TEXT, "probability": pa.float32()},
+            {
+                "user_id": TEXT,
+                "video_id": TEXT,
+                "shown_at": TIME,
+                "clicked": pa.bool_(),
+                "model": TEXT,
+                "probability": pa.float32(),
+            },
             {"request_id": TEXT},
         ),
         stage="evaluate",
@@ -150,7 +153,7 @@ def spec_of(name: str) -> TableSpec:
     return TABLES[name]
 
 
-def did_you_mean(word: str, known: "dict[str, object] | list[str]") -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence that names the nearest known word, or lists them all when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
@@ -249,7 +252,9 @@ def screen(name: str, table: pa.Table, source: str, stage: str) -> tuple[pa.Tabl
     for column, reason, mask in repeats(name, table.take(pa.array(sound))):
         _note(reasons, sound[mask], table, column, reason)
     bad = np.array([reason is not None for reason in reasons], dtype=bool)
-    return table.filter(pa.array(~bad)), rejects(stage, source, table, bad, list(reasons[bad]), id_column=spec_of(name).schema.names[0])
+    return table.filter(pa.array(~bad)), rejects(
+        stage, source, table, bad, list(reasons[bad]), id_column=spec_of(name).schema.names[0]
+    )
 
 
 def _note(reasons: np.ndarray, rows: np.ndarray, table: pa.Table, column: str, reason: str) -> None:
@@ -281,4 +286,3 @@ def _mask(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     return array.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
-

@@ -61,8 +61,8 @@ class Manifest:
 class Stage:
     """One step of the road: the tables it reads and writes, the settings it depends on, and its work.
 
-    `reads` must be there; `may_read` is read when it is there. `sources` gives the facts about files outside the workspace (size and
-    time of change) whose change must redo the stage.
+    `reads` must be there; `may_read` is read when it is there. `sources` gives the facts about files outside the workspace (size
+    and time of change) whose change must redo the stage.
     """
 
     name: str
@@ -255,7 +255,7 @@ class StageRun:
 
     def write(self, name: str, table: pa.Table) -> None:
         """Validate a table and write it as one Parquet file."""
-        self._check_declared(name, self.stage.writes + ("rejects",))
+        self._check_declared(name, (*self.stage.writes, "rejects"))
         table = tables.validate(name, table)
         self.fs.create_dir(f"{self.folder}/{name}", recursive=True)
         pq.write_table(table, f"{self.folder}/{name}/part-0.parquet", filesystem=self.fs, compression="zstd")
@@ -263,7 +263,7 @@ class StageRun:
 
     def written_in_parts(self, name: str) -> pa.Table:
         """Read back and validate a table that the stage's work wrote as part files, and count it as written."""
-        self._check_declared(name, self.stage.writes + ("rejects",))
+        self._check_declared(name, (*self.stage.writes, "rejects"))
         table = tables.validate(name, read_parts(self.fs, f"{self.folder}/{name}", name))
         self.written[name] = table.num_rows
         return table

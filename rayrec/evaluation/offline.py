@@ -1,13 +1,13 @@
-"""The stage `evaluate`: click metrics and the whole road on the test split, beside popularity and the best that anyone could reach."""
+"""The stage `evaluate`: clicks and the whole road on the test split, beside popularity and the best that anyone could reach."""
 
 import io
 import json
 from dataclasses import asdict, dataclass, field
 
-from matplotlib.figure import Figure
 import numpy as np
 import pyarrow as pa
 import torch
+from matplotlib.figure import Figure
 
 from rayrec.evaluation.road import Counters, Visitor, page_metrics, popularity, ranked_pages, topic_pages, visitors
 from rayrec.ranking.examples import RankingData
@@ -24,8 +24,11 @@ WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics",
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate` found, by model. `clicks`: AUC, GAUC, log loss, accuracy. `pages`: Recall@k and NDCG@k of the served page and,
-    where the truth is known, `expected_ctr`, the mean true click probability of the page's videos."""
+    """What `evaluate` found, by model.
+
+    `clicks`: AUC, GAUC, log loss, accuracy. `pages`: Recall@k and NDCG@k of the served page and, where the truth is known,
+    `expected_ctr`, the mean true click probability of the page's videos.
+    """
 
     k: int
     impressions: int
@@ -39,7 +42,7 @@ def evaluate(run: StageRun) -> None:
     """The work of the stage: writes `predictions`, report.json and report.png."""
     config, k = run.config, run.config.evaluation.k
     arms = _arms(run)
-    data, scorer = arms[0].data, arms[0].scorer
+    data = arms[0].data
     counters = Counters.of(data)
     people = visitors(data, _published_at(data.items.ids, run.read("catalog")))
 
@@ -64,7 +67,9 @@ def evaluate(run: StageRun) -> None:
         clicks={name: click_metrics(users, clicked, probability) for name, probability in probabilities.items()},
         pages={name: page_metrics(people, page, k) | _expected_ctr(people, page, preferences) for name, page in pages.items()},
     )
-    run.write("predictions", pa.concat_tables([_prediction_rows(data.test_log, name, values) for name, values in probabilities.items()]))
+    run.write(
+        "predictions", pa.concat_tables([_prediction_rows(data.test_log, name, values) for name, values in probabilities.items()])
+    )
     run.write_file("report.json", json.dumps(asdict(report), indent=1).encode())
     run.write_file("report.png", picture(report))
     run.count(rows_in=len(data.test), rows_out=len(data.test))
@@ -145,9 +150,15 @@ def _preferences(run: StageRun, data: RankingData) -> np.ndarray | None:
 def _expected_ctr(people: list[Visitor], pages: list[np.ndarray], preferences: np.ndarray | None) -> dict[str, float]:
     if preferences is None or not people:
         return {}
-    return {"expected_ctr": float(np.nanmean([preferences[person.user][page].mean() for person, page in zip(people, pages, strict=True)]))}
+    return {
+        "expected_ctr": float(
+            np.nanmean([preferences[person.user][page].mean() for person, page in zip(people, pages, strict=True)])
+        )
+    }
 
 
 def _prediction_rows(log: pa.Table, model: str, probability: np.ndarray) -> pa.Table:
     kept = log.select(["user_id", "video_id", "shown_at", "clicked", "request_id"])
-    return kept.append_column("model", pa.array([model] * log.num_rows)).append_column("probability", pa.array(probability, pa.float32()))
+    return kept.append_column("model", pa.array([model] * log.num_rows)).append_column(
+        "probability", pa.array(probability, pa.float32())
+    )

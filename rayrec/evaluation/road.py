@@ -38,7 +38,9 @@ class Counters:
 
     @classmethod
     def of(cls, data: RankingData) -> "Counters":
-        items, clicked = (np.concatenate([getattr(part, name) for part in (data.train, data.validation)]) for name in ("item", "clicked"))
+        items, clicked = (
+            np.concatenate([getattr(part, name) for part in (data.train, data.validation)]) for name in ("item", "clicked")
+        )
         count = len(data.items.ids)
         return cls(np.bincount(items, minlength=count), np.bincount(items[clicked], minlength=count))
 
@@ -57,7 +59,9 @@ def visitors(data: RankingData, published_at: np.ndarray) -> list[Visitor]:
         relevant = np.setdiff1d(clicked, seen)
         if user and len(relevant):
             at = int(data.test.at[rows].min())
-            history = data.clicks.of_user(user)[: int(data.clicks.ends(np.array([user]), np.array([begin]))[0] - data.clicks.offsets[user])]
+            history = data.clicks.of_user(user)[
+                : int(data.clicks.ends(np.array([user]), np.array([begin]))[0] - data.clicks.offsets[user])
+            ]
             unpublished = np.flatnonzero(published_at > at)
             found.append(Visitor(user, at, history, np.union1d(seen, unpublished).astype(np.int32), relevant))
     return found

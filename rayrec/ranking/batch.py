@@ -4,7 +4,7 @@ Training on single impressions is N=1, serving is N=600 with B=1..k; a model has
 numbers of the model's own tables, in which row 0 stands for "unknown user" and for "no item" (padding).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -21,5 +21,7 @@ class Batch:
     labels: torch.Tensor | None = None  # float32 [B, N], 1 = clicked
 
     def to(self, device: torch.device) -> "Batch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: value if value is None else value.to(device) for name, value in values.items()})
+        """The same batch on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        inputs = (self.user, self.at, self.history, self.history_at, self.candidates)
+        return Batch(*(tensor.to(device) for tensor in inputs), labels=labels)

@@ -76,18 +76,31 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     validation_at, test_at = split_times(shown_at, split) if len(shown_at) else (0, 0)
     ends = np.searchsorted(shown_at, [validation_at, test_at])
     if not 0 < ends[0] < ends[1] < len(shown_at):
-        raise ValueError(f"interactions: {len(shown_at)} rows can't be split by time into train, validation and test; give more, or set `split`")
+        raise ValueError(
+            f"interactions: {len(shown_at)} rows can't be split by time into train, validation and test; give more, or set `split`"
+        )
     trained = interactions.slice(0, ends[0])
     users = _everyone(users, interactions)
     user_encoder = FieldEncoder.fit(users, "user_id", users.column_names, _stands_in(users["user_id"], trained["user_id"]))
-    item_encoder = FieldEncoder.fit(items, "video_id", item_columns(settings, items), _stands_in(items["video_id"], trained["video_id"]))
+    item_encoder = FieldEncoder.fit(
+        items, "video_id", item_columns(settings, items), _stands_in(items["video_id"], trained["video_id"])
+    )
     user_table, item_table = user_encoder.encode(users), item_encoder.encode(items)
     user, item = user_table.rows_of(interactions["user_id"]), item_table.rows_of(interactions["video_id"])
     clicked = interactions["clicked"].to_numpy(zero_copy_only=False).astype(bool)
     clicks = ClickHistory.of(user[clicked], item[clicked], shown_at[clicked], len(user_table.ids))
     examples = Examples(user.astype(np.int32), item.astype(np.int32), clicked, shown_at, clicks.ends(user, shown_at))
-    parts = [examples.take(slice(*bounds)) for bounds in ((0, ends[0]), (ends[0], ends[1]), (ends[1], None))]
-    return RankingData(user_table, item_table, user_encoder, item_encoder, clicks, *parts, interactions.slice(ends[1]))
+    return RankingData(
+        user_table,
+        item_table,
+        user_encoder,
+        item_encoder,
+        clicks,
+        train=examples.take(slice(0, ends[0])),
+        validation=examples.take(slice(ends[0], ends[1])),
+        test=examples.take(slice(ends[1], None)),
+        test_log=interactions.slice(ends[1]),
+    )
 
 
 def join_items(catalog: pa.Table, topics: pa.Table | None, features: pa.Table | None, modalities: list[str]) -> pa.Table:
@@ -104,7 +117,9 @@ def batches(
     examples: Examples, gather: HistoryGather, batch_size: int, device: torch.device, order: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """Batches with one candidate each (N=1), in the given order of examples, or in time order."""
-    user, item, at, end = (torch.from_numpy(column).to(device) for column in (examples.user, examples.item, examples.at, examples.end))
+    user, item, at, end = (
+        torch.from_numpy(column).to(device) for column in (examples.user, examples.item, examples.at, examples.end)
+    )
     label = torch.from_numpy(examples.clicked).to(device, torch.float32)
     rows = torch.arange(len(examples), device=device) if order is None else torch.from_numpy(order).to(device)
     for chunk in rows.split(batch_size):

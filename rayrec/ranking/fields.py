@@ -1,7 +1,7 @@
 """What a ranker knows of users and items: their columns as integers and numbers, one row each, ready to sit on a device.
 
-`FieldEncoder.fit` learns vocabularies and scales from the rows that training saw; `encode` then turns any table into a `FieldTable`.
-The encoder is saved with the model, so that training and serving can't differ. Row 0 of a table is "unknown", and so is value 0 of
+`FieldEncoder.fit` learns vocabularies and scales from what training saw; `encode` then turns any table into a `FieldTable`. The
+encoder is saved with the model, so that training and serving can't differ. Row 0 of a table is "unknown", and so is value 0 of
 every vocabulary: an unseen author, tag or video id needs no special case.
 """
 
@@ -82,7 +82,7 @@ class FieldEncoder:
 
     def encode(self, table: pa.Table) -> FieldTable:
         """The table's rows as a `FieldTable`, in the table's order, behind row 0."""
-        encoded = FieldTable([""] + table[self.id_column].to_pylist())
+        encoded = FieldTable(["", *table[self.id_column].to_pylist()])
         for name, words in self.vocabularies.items():
             values = pa.array(words, pa.string())
             if name in self.multivalued:
@@ -111,7 +111,11 @@ class FieldEncoder:
 
 def _frequent(values: pa.ChunkedArray | pa.Array) -> list[str]:
     """Distinct values, the most frequent first, ties by name."""
-    return [value for value, _ in sorted(Counter(values.to_pylist()).items(), key=lambda entry: (-entry[1], entry[0])) if value is not None]
+    return [
+        value
+        for value, _ in sorted(Counter(values.to_pylist()).items(), key=lambda entry: (-entry[1], entry[0]))
+        if value is not None
+    ]
 
 
 def _behind_zero(rows: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Everybody's clicks as one CSR array, and the slices of it that were known at a given time.
 
-Examples don't carry copies of histories: an example knows where in its user's clicks its own time falls (`ends`), and a batch gathers
-the H clicks before that place in one vectorised step. A click at the very time of an impression is not before it.
+Examples don't carry copies of histories: an example knows where in its user's clicks its own time falls (`ends`), and a batch
+gathers the H clicks before that place in one vectorised step. A click at the very time of an impression is not before it.
 """
 
 from dataclasses import dataclass

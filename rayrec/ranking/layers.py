@@ -1,8 +1,10 @@
 """What the models are composed of. Shapes: B requests, N candidates, H history, V values of a multi-valued field, D embedding."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import embedding_bag
 
 from rayrec.ranking.fields import FieldTable
 
@@ -21,14 +23,16 @@ class FieldEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden_ids, self.id_dropout = hidden_ids, id_dropout
-        self.names = [key for key in table.tensors()]
+        self.names = list(table.tensors())
         for key, tensor in table.tensors().items():
             self.register_buffer(_attribute(key), tensor, persistent=False)
         self.embeddings = nn.ModuleDict()
         for key, tensor in table.tensors().items():
             kind, name = key.split(".", 1)
             if kind in ("categorical", "multivalued"):
-                self.embeddings[_attribute(key)] = nn.Embedding(sizes[name], dims[name], padding_idx=0 if kind == "multivalued" else None)
+                self.embeddings[_attribute(key)] = nn.Embedding(
+                    sizes[name], dims[name], padding_idx=0 if kind == "multivalued" else None
+                )
             else:
                 self.embeddings[_attribute(key)] = nn.Linear(tensor.shape[1] if tensor.ndim == 2 else 1, dims[name], bias=False)
         for module in self.embeddings.values():
@@ -64,7 +68,7 @@ class FieldEmbedding(nn.Module):
         match key.split(".", 1):
             case "multivalued", _:
                 shape, weight = value.shape, self._value_weights(value)
-                bags = F.embedding_bag(value.flatten(0, -2), embedding.weight, per_sample_weights=weight.flatten(0, -2), mode="sum")
+                bags = embedding_bag(value.flatten(0, -2), self._vectors(key), per_sample_weights=weight.flatten(0, -2), mode="sum")
                 return bags.unflatten(0, shape[:-1])
             case "categorical", name:
                 return embedding(self._hide(name, value))
@@ -78,13 +82,17 @@ class FieldEmbedding(nn.Module):
         match key.split(".", 1):
             case "multivalued", _:
                 weight = self._value_weights(value) * weight_BH.unsqueeze(-1)
-                return F.embedding_bag(value.flatten(1), embedding.weight, per_sample_weights=weight.flatten(1), mode="sum")
+                return embedding_bag(value.flatten(1), self._vectors(key), per_sample_weights=weight.flatten(1), mode="sum")
             case "categorical", name:
-                return F.embedding_bag(self._hide(name, value), embedding.weight, per_sample_weights=weight_BH, mode="sum")
+                return embedding_bag(self._hide(name, value), self._vectors(key), per_sample_weights=weight_BH, mode="sum")
             case "vectors", _:
                 return embedding(torch.einsum("bh,bhd->bd", weight_BH, value))
             case _:
                 return embedding((weight_BH * value).sum(-1, keepdim=True))
+
+    def _vectors(self, key: str) -> torch.Tensor:
+        """The vector of each value of a field with a vocabulary."""
+        return self.embeddings[_attribute(key)].get_parameter("weight")
 
     def _value_weights(self, value: torch.Tensor) -> torch.Tensor:
         """What each value counts in the mean of its row: 0 for padding."""
@@ -105,11 +113,7 @@ class RequestMLP(nn.Module):
         self.request = nn.Linear(request_size, hidden[0])
         self.candidate = nn.Linear(candidate_size, hidden[0], bias=False)
         self.rest = nn.Sequential(
-            *[
-                layer
-                for before, after in zip(hidden, hidden[1:], strict=False)
-                for layer in (nn.ReLU(), nn.Dropout(dropout), nn.Linear(before, after))
-            ],
+            *[layer for before, after in pairwise(hidden) for layer in (nn.ReLU(), nn.Dropout(dropout), nn.Linear(before, after))],
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(hidden[-1], 1),

@@ -22,6 +22,8 @@ from rayrec.ranking import models
 from rayrec.ranking.batch import Batch
 from rayrec.ranking.fields import FieldEncoder, FieldTable
 
+CPU = torch.device("cpu")
+
 
 @dataclass
 class Scorer:
@@ -31,10 +33,12 @@ class Scorer:
     users: FieldTable
     items: FieldTable
     model: nn.Module
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @classmethod
-    def build(cls, settings: Ranker, user_encoder: FieldEncoder, item_encoder: FieldEncoder, users: FieldTable, items: FieldTable) -> "Scorer":
+    def build(
+        cls, settings: Ranker, user_encoder: FieldEncoder, item_encoder: FieldEncoder, users: FieldTable, items: FieldTable
+    ) -> "Scorer":
         """With an untrained model."""
         model = models.build(settings, users, items, user_encoder.sizes() | item_encoder.sizes())
         return cls(settings, user_encoder, item_encoder, users, items, model)
@@ -57,8 +61,8 @@ class Scorer:
     def score(self, user_ids: list[str], histories: list[np.ndarray], at: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """Click probabilities float32 [B, N].
 
-        `histories` are B arrays of item indices, oldest first, of any length; `at` is int64 [B] (UTC ms); `candidates` is an integer
-        array [B, N], in which 0 is padding and scores 0.
+        `histories` are B arrays of item indices, oldest first, of any length; `at` is int64 [B] (UTC ms); `candidates` is an
+        integer array [B, N], in which 0 is padding and scores 0.
         """
         self.model.eval()
         users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)
@@ -70,7 +74,7 @@ class Scorer:
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
         probabilities = torch.sigmoid(self.model(batch)).masked_fill(batch.candidates == 0, 0.0)
-        return cast(np.ndarray, probabilities.float().cpu().numpy())
+        return probabilities.float().cpu().numpy()
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
         fs.create_dir(folder, recursive=True)
@@ -84,15 +88,15 @@ class Scorer:
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str) -> "Scorer":
         facts = json.loads(_read(fs, f"{folder}/ranker.json"))
-        tables = [
+        users, items = (
             FieldTable.from_tensors(
                 pq.read_table(f"{folder}/{name}.parquet", filesystem=fs)["id"].to_pylist(),
                 load_tensors(_read(fs, f"{folder}/{name}.safetensors")),
             )
             for name in ("users", "items")
-        ]
-        encoders = [FieldEncoder(**facts[name]) for name in ("users", "items")]
-        scorer = cls.build(Ranker(**facts["settings"]), *encoders, *tables)
+        )
+        encoders = FieldEncoder(**facts["users"]), FieldEncoder(**facts["items"])
+        scorer = cls.build(Ranker(**facts["settings"]), *encoders, users, items)
         scorer.model.load_state_dict(load_tensors(_read(fs, f"{folder}/weights.safetensors")))
         return scorer
 

@@ -36,7 +36,7 @@ def top_topics(history: np.ndarray, item_topics: ItemTopics, settings: Recall) -
 
 
 def source(history: np.ndarray, item_topics: ItemTopics, queues: TopicQueues, settings: Recall) -> Candidates:
-    """Up to N3 candidates from the queues of the user's top topics, which share N3 by their weight; none for a user without clicks."""
+    """Up to N3 candidates from the queues of the user's top topics, shared by weight; none for a user without clicks."""
     topics, weights = top_topics(history, item_topics, settings)
     quotas = np.floor(settings.candidates * weights / max(weights.sum(), 1)).astype(int)
     quotas[:1] += settings.candidates - quotas.sum()

@@ -6,7 +6,7 @@ from sklearn.preprocessing import normalize
 
 
 def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """L2-normalised centres [topics, size] of K-means over the vectors; fewer than `clusters` when there are fewer distinct vectors."""
+    """L2-normalised K-means centres [topics, size]; fewer than `clusters` when there are fewer distinct vectors."""
     clusters = min(clusters, len(np.unique(vectors, axis=0)))
     return normalize(KMeans(clusters, n_init=4, random_state=seed).fit(vectors).cluster_centers_).astype(np.float32)
 

@@ -105,10 +105,14 @@ def typical_tags(topics: list[np.ndarray], videos_tags: sp.csr_matrix, names: li
     return [[names[tag] for tag in row if weights[topic, tag] > 0] for topic, row in enumerate(best)]
 
 
-def _write(run: StageRun, ids: pa.ChunkedArray, joint: np.ndarray, centres: np.ndarray, videos_tags: sp.csr_matrix, names: list[str]) -> None:
+def _write(
+    run: StageRun, ids: pa.ChunkedArray, joint: np.ndarray, centres: np.ndarray, videos_tags: sp.csr_matrix, names: list[str]
+) -> None:
     settings = run.config.topics
     topics, similarities = clustering.assign(joint, centres, settings.threshold, settings.most_topics) if len(joint) else ([], [])
-    alone = sum(len(found) == 1 and similarity[0] < settings.threshold for found, similarity in zip(topics, similarities, strict=True))
+    alone = sum(
+        len(found) == 1 and similarity[0] < settings.threshold for found, similarity in zip(topics, similarities, strict=True)
+    )
     log.info("topics: %d of %d videos are near no centre and take the nearest", alone, len(topics))
     run.write("embeddings", pa.table({"video_id": ids, "vector": pa.array(list(joint), tables.VECTOR)}))
     run.write(

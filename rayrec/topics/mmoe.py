@@ -1,4 +1,4 @@
-"""The joint representation z: encoders of cover and title trained through a multi-gate mixture of experts (SOURCES C.1; MMoE, Ma 2018).
+"""The joint representation z: cover and title encoders trained through a multi-gate mixture of experts (SOURCES C.1; Ma, 2018).
 
 z = concat(f_C(cover), f_T(title)). E experts read z; for each task a softmax gate mixes them and a tower predicts the label. The
 tasks are the primary class, the secondary class and the tags; a task without labels is left out, and a video without a label adds
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from rayrec.config import Topics
 from rayrec.topics.text import BUCKETS
@@ -52,7 +52,11 @@ class MMoE(nn.Module):
     def __init__(self, contents: Contents, labels: Labels, settings: Topics) -> None:
         super().__init__()
         size = settings.encoder_size
-        self.cover = nn.Sequential(nn.Linear(contents.cover.shape[1], size), nn.ReLU(), nn.Linear(size, size)) if contents.cover is not None else None
+        self.cover = (
+            nn.Sequential(nn.Linear(contents.cover.shape[1], size), nn.ReLU(), nn.Linear(size, size))
+            if contents.cover is not None
+            else None
+        )
         self.title = TitleEncoder(size) if contents.title_starts is not None else None
         z_size = size * ((self.cover is not None) + (self.title is not None))
         tasks = {name: int(numbers.max()) + 1 for name, numbers in labels.classes.items()}
@@ -63,7 +67,9 @@ class MMoE(nn.Module):
         self.gates = nn.ModuleDict({name: nn.Linear(z_size, settings.experts) for name in tasks})
         self.towers = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(settings.expert_size, settings.expert_size), nn.ReLU(), nn.Linear(settings.expert_size, outputs))
+                name: nn.Sequential(
+                    nn.Linear(settings.expert_size, settings.expert_size), nn.ReLU(), nn.Linear(settings.expert_size, outputs)
+                )
                 for name, outputs in tasks.items()
             }
         )
@@ -81,7 +87,7 @@ class MMoE(nn.Module):
     def forward(self, contents: Contents, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """The logits of each task [B, outputs]."""
         z_BZ = self.encode(contents, rows)
-        experts_BEX = F.relu(self.experts(z_BZ)).unflatten(-1, self.expert_shape)
+        experts_BEX = torch.relu(self.experts(z_BZ)).unflatten(-1, self.expert_shape)
         logits = {}
         for name, gate in self.gates.items():
             weight_BE = gate(z_BZ).softmax(-1)
@@ -95,9 +101,9 @@ def task_loss(logits: dict[str, torch.Tensor], labels: Labels, rows: torch.Tenso
     for name, numbers in labels.classes.items():
         known = numbers[rows] >= 0
         if known.any():
-            total = total + F.cross_entropy(logits[name][known], numbers[rows][known])
+            total = total + cross_entropy(logits[name][known], numbers[rows][known])
     if labels.tags is not None:
-        total = total + F.binary_cross_entropy_with_logits(logits["tags"], labels.tags[rows], reduction="none").sum(-1).mean()
+        total = total + binary_cross_entropy_with_logits(logits["tags"], labels.tags[rows], reduction="none").sum(-1).mean()
     return total
 
 
@@ -122,9 +128,14 @@ def learn_representation(contents: Contents, labels: Labels, settings: Topics, s
 def _titles_of(contents: Contents, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The tokens and starts of some videos' titles, cut out of those of all."""
     tokens, starts = contents.title_tokens, contents.title_starts
-    assert tokens is not None and starts is not None
+    assert tokens is not None
+    assert starts is not None
     ends = torch.cat([starts[1:], torch.tensor([len(tokens)])])
     lengths = ends[rows] - starts[rows]
     new_starts = lengths.cumsum(0) - lengths
-    places = torch.arange(int(lengths.sum())) - torch.repeat_interleave(new_starts, lengths) + torch.repeat_interleave(starts[rows], lengths)
+    places = (
+        torch.arange(int(lengths.sum()))
+        - torch.repeat_interleave(new_starts, lengths)
+        + torch.repeat_interleave(starts[rows], lengths)
+    )
     return tokens[places], new_starts

@@ -11,8 +11,8 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-from matplotlib.figure import Figure
 import torch
+from matplotlib.figure import Figure
 from ray import train as ray_train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, prepare_model
@@ -59,7 +59,13 @@ def _train_on_ray(run: StageRun, arm: str, ranker: Ranker) -> None:
     training = run.config.training
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"workspace": run.workspace.uri, "folder": f"{run.folder}/{arm}", "arm": arm, "config": dump(run.config), "ranker": dump(ranker)},
+        train_loop_config={
+            "workspace": run.workspace.uri,
+            "folder": f"{run.folder}/{arm}",
+            "arm": arm,
+            "config": dump(run.config),
+            "ranker": dump(ranker),
+        },
         scaling_config=ScalingConfig(
             num_workers=training.workers,
             use_gpu=training.gpus_per_worker > 0,

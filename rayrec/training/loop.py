@@ -39,6 +39,9 @@ class Worker:
     count: int = 1
 
 
+ALONE = Worker()
+
+
 def fit(
     model: nn.Module,
     data: RankingData,
@@ -47,7 +50,7 @@ def fit(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None],
-    worker: Worker = Worker(),
+    worker: Worker = ALONE,
 ) -> list[Epoch]:
     """Train `model` in place and leave the weights of its best epoch in it.
 
@@ -86,7 +89,9 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, examples: Examples, gather: HistoryGather, device: torch.device, batch_size: int = 8192) -> np.ndarray:
+def predict(
+    model: nn.Module, examples: Examples, gather: HistoryGather, device: torch.device, batch_size: int = 8192
+) -> np.ndarray:
     """The click probability of each example: float32 [examples]."""
     model.eval()
     parts = [torch.sigmoid(model(batch))[:, 0].float().cpu().numpy() for batch in batches(examples, gather, batch_size, device)]
@@ -106,6 +111,7 @@ def _train_epoch(
     model.train()
     total, steps = torch.zeros((), device=device), 0
     for batch in batches(examples, gather, max(batch_size, 1), device, order):
+        assert batch.labels is not None
         optimizer.zero_grad()
         loss = binary_cross_entropy_with_logits(model(batch), batch.labels)
         loss.backward()

@@ -13,8 +13,9 @@ from rayrec.ranking.examples import prepare
 def data():
     """u1 saw a, b, c before the test period and a, d, e in it; u2 clicks nothing new; u3 is new."""
     rows = [
-        ("u1", "a", 1, True), ("u1", "b", 2, False), ("u2", "c", 3, True), ("u2", "d", 4, False), ("u1", "c", 5, True), ("u2", "a", 6, True),
-        ("u1", "a", 7, True), ("u1", "d", 8, True), ("u1", "e", 9, False), ("u2", "c", 10, True), ("u3", "e", 11, True), ("u3", "b", 12, True),
+        ("u1", "a", 1, True), ("u1", "b", 2, False), ("u2", "c", 3, True), ("u2", "d", 4, False),
+        ("u1", "c", 5, True), ("u2", "a", 6, True), ("u1", "a", 7, True), ("u1", "d", 8, True),
+        ("u1", "e", 9, False), ("u2", "c", 10, True), ("u3", "e", 11, True), ("u3", "b", 12, True),
     ]  # fmt: skip
     users, videos, at, clicked = zip(*rows, strict=True)
     log = pa.table({"user_id": users, "video_id": videos, "shown_at": at, "clicked": clicked})

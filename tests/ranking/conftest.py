@@ -15,8 +15,16 @@ def raw() -> dict[str, pa.Table]:
     rng = np.random.default_rng(1)
     ids = [f"v{i}" for i in range(VIDEOS)]
     return {
-        "catalog": pa.table({"video_id": ids, "author_id": [f"a{i % 5}" for i in range(VIDEOS)], "tags": [["x", f"t{i % 3}"] for i in range(VIDEOS)]}),
-        "topics": pa.table({"video_id": ids[::-1], "topics": pa.array([[i % 4, 4 + i % 3] for i in range(VIDEOS)], pa.list_(pa.int32()))}),
+        "catalog": pa.table(
+            {
+                "video_id": ids,
+                "author_id": [f"a{i % 5}" for i in range(VIDEOS)],
+                "tags": [["x", f"t{i % 3}"] for i in range(VIDEOS)],
+            }
+        ),
+        "topics": pa.table(
+            {"video_id": ids[::-1], "topics": pa.array([[i % 4, 4 + i % 3] for i in range(VIDEOS)], pa.list_(pa.int32()))}
+        ),
         "features": pa.table(
             {"video_id": ids[:30], "audio": pa.array(list(rng.normal(5, 2, (30, 3)).astype(np.float32)), pa.list_(pa.float32()))}
         ),
@@ -34,7 +42,9 @@ def raw() -> dict[str, pa.Table]:
 
 @pytest.fixture
 def settings() -> Ranker:
-    return Ranker(embedding_size=4, topic_size=3, hidden=[8, 6], history_length=5, item_fields=["author_id", "tags"], modalities=["audio"])
+    return Ranker(
+        embedding_size=4, topic_size=3, hidden=[8, 6], history_length=5, item_fields=["author_id", "tags"], modalities=["audio"]
+    )
 
 
 @pytest.fixture

@@ -28,7 +28,11 @@ def test_moments_are_never_split():
 
 def test_batches_carry_the_logs_rows(data, raw):
     gather = HistoryGather(data.clicks, 5, CPU)
-    seen = [(data.users.ids[u], data.items.ids[i], int(at), bool(label)) for b in batches(data.test, gather, 64, CPU) for u, i, at, label in _rows(b)]
+    seen = [
+        (data.users.ids[u], data.items.ids[i], int(at), bool(label))
+        for b in batches(data.test, gather, 64, CPU)
+        for u, i, at, label in _rows(b)
+    ]
     log = data.test_log
     expected = list(zip(*(log[name].to_pylist() for name in ("user_id", "video_id", "shown_at", "clicked")), strict=True))
     assert seen == expected

@@ -61,7 +61,10 @@ def test_request_mlp_is_an_mlp_over_the_concatenation():
     out = mlp(request, candidates)
     for b in range(2):
         for n in range(6):
-            first = torch.cat([mlp.request.weight, mlp.candidate.weight], 1) @ torch.cat([request[b], candidates[b, n]]) + mlp.request.bias
+            first = (
+                torch.cat([mlp.request.weight, mlp.candidate.weight], 1) @ torch.cat([request[b], candidates[b, n]])
+                + mlp.request.bias
+            )
             torch.testing.assert_close(out[b, n], mlp.rest(first)[0])
 
 

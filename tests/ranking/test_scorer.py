@@ -22,7 +22,12 @@ def scorer(data, settings) -> Scorer:
 def test_save_and_load(scorer, data, tmp_path):
     scorer.save(pafs.LocalFileSystem(), str(tmp_path / "ranker"))
     loaded = Scorer.load(pafs.LocalFileSystem(), str(tmp_path / "ranker"))
-    arguments = (["u1", "nobody"], [data.clicks.of_user(2), np.empty(0, np.int32)], np.array([1, 2]), np.array([[1, 2, 0], [3, 4, 5]]))
+    arguments = (
+        ["u1", "nobody"],
+        [data.clicks.of_user(2), np.empty(0, np.int32)],
+        np.array([1, 2]),
+        np.array([[1, 2, 0], [3, 4, 5]]),
+    )
     np.testing.assert_array_equal(scorer.score(*arguments), loaded.score(*arguments))
     assert loaded.item_ids == scorer.item_ids
     assert {path.suffix for path in (tmp_path / "ranker").iterdir()} == {".safetensors", ".parquet", ".json"}
@@ -48,4 +53,6 @@ def test_padding_scores_zero_and_unknown_videos_have_index_zero(scorer):
 
 def test_a_misspelt_model_is_named(data, settings):
     with pytest.raises(ConfigError, match="no model 'wide_dep'; did you mean 'wide_deep'"):
-        Scorer.build(settings.model_copy(update={"model": "wide_dep"}), data.user_encoder, data.item_encoder, data.users, data.items)
+        Scorer.build(
+            settings.model_copy(update={"model": "wide_dep"}), data.user_encoder, data.item_encoder, data.users, data.items
+        )

@@ -41,7 +41,7 @@ def test_queues_hold_what_the_source_says(world):
 
 
 def test_fresh_items_are_drawn_anew_and_stand_between_the_others(world):
-    ids, table, lists, exposures, clicks, available = world
+    ids, table, _, exposures, clicks, available = world
     topics = ItemTopics.of(ids, table)
     draws = [TopicQueues.build(topics, exposures, clicks, available, Recall(), np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert all(np.array_equal(draws[0].queue(t), draws[1].queue(t)) for t in range(TOPICS))
@@ -54,7 +54,9 @@ def test_fresh_items_are_drawn_anew_and_stand_between_the_others(world):
 def test_a_topic_of_fresh_items_alone_keeps_them_all():
     table = pa.table({"video_id": ["a", "b"], "topics": pa.array([[0], [0]], pa.list_(pa.int32()))})
     zeros = np.zeros(3, dtype=np.int64)
-    queues = TopicQueues.build(ItemTopics.of(["", "a", "b"], table), zeros, zeros, np.ones(3, bool), Recall(), np.random.default_rng(0))
+    queues = TopicQueues.build(
+        ItemTopics.of(["", "a", "b"], table), zeros, zeros, np.ones(3, bool), Recall(), np.random.default_rng(0)
+    )
     assert sorted(queues.queue(0).tolist()) == [1, 2]
     assert sorted(queues.fresh.tolist()) == [1, 2]
     assert queues.popular.tolist() == queues.queue(5).tolist() == queues.queue(-1).tolist() == []

@@ -10,7 +10,9 @@ from rayrec.recall.steps import FRESH, POPULAR, Candidates, backfill, drop, sele
 
 # Items 1-20: item i has topic i % 4; items 16-20 are fresh. CTR falls with the number.
 IDS = ["", *(f"v{i}" for i in range(1, 21))]
-TOPICS = ItemTopics.of(IDS, pa.table({"video_id": IDS[1:], "topics": pa.array([[i % 4] for i in range(1, 21)], pa.list_(pa.int32()))}))
+TOPICS = ItemTopics.of(
+    IDS, pa.table({"video_id": IDS[1:], "topics": pa.array([[i % 4] for i in range(1, 21)], pa.list_(pa.int32()))})
+)
 NONE = np.empty(0, dtype=np.int32)
 
 

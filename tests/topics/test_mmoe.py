@@ -21,7 +21,7 @@ def test_any_script_has_tokens_and_no_title_is_too_long():
     assert tokens("Cats 猫") == ["cats", "<ca", "cat", "ats", "ts>", "猫", "<猫>"]
     assert tokens("") == []
     assert len(tokens("🎬مرحبا" * 5000)) <= MOST_TOKENS
-    assert tokens("ＣＡＴ") == tokens("cat")
+    assert tokens("\uff23\uff21\uff34") == tokens("cat")
 
 
 def test_titles_of_a_batch_are_cut_out_right():

@@ -9,7 +9,7 @@ from rayrec.config import Ranker, Split, Training
 from rayrec.ranking.examples import join_items, prepare
 from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
-from rayrec.training.loop import DivergedError, Epoch, Worker, fit, predict
+from rayrec.training.loop import ALONE, DivergedError, Epoch, Worker, fit, predict
 from rayrec.training.metrics import auc
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def data():
     return prepare(log, join_items(pa.table({"video_id": ids}), topics, None, []), None, RANKER, Split(validation=0.1, test=0.2))
 
 
-def trained(data, worker=Worker(), **training):
+def trained(data, worker=ALONE, **training):
     torch.manual_seed(0)
     scorer = Scorer.build(RANKER, data.user_encoder, data.item_encoder, data.users, data.items)
     seen: list[Epoch] = []
@@ -44,7 +44,10 @@ def trained(data, worker=Worker(), **training):
 def test_it_learns_whom_to_show_what(data):
     model, epochs = trained(data)
     found = auc(data.test.clicked, predict(model, data.test, HistoryGather(data.clicks, RANKER.history_length, CPU), CPU))
-    matches = [int(data.items.ids[i][1:]) % 4 == int(data.users.ids[u][1:]) % 4 for u, i in zip(data.test.user, data.test.item, strict=True)]
+    matches = [
+        int(data.items.ids[i][1:]) % 4 == int(data.users.ids[u][1:]) % 4
+        for u, i in zip(data.test.user, data.test.item, strict=True)
+    ]
     best = auc(data.test.clicked, np.where(matches, 0.9, 0.1))
     assert best - 0.05 < found <= best + 0.01
     assert epochs[-1].loss < epochs[0].loss
