@@ -22,6 +22,11 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        inputs = (self.user, self.at, self.history, self.history_at, self.candidates)
-        return Batch(*(tensor.to(device) for tensor in inputs), labels=labels)
+        return Batch(
+            self.user.to(device),
+            self.at.to(device),
+            self.history.to(device),
+            self.history_at.to(device),
+            self.candidates.to(device),
+            None if self.labels is None else self.labels.to(device),
+        )

@@ -1,0 +1,101 @@
+"""The stage `publish`: the tables and the trained ranker become a bundle.
+
+Items are put in the ranker's order, so that recall and ranking speak of the same numbers. What a data set lacks (topics, covers,
+titles) is empty in the bundle.
+"""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.ranking.scorer import Scorer
+from rayrec.serving import bundle
+from rayrec.serving.recommendation import MOST_SEEN
+from rayrec.training.data import RANKER
+from rayrec.workspace import StageRun
+
+
+def publish(run: StageRun) -> None:
+    """Reads catalog and interactions and, where they are there, topics, topic_centres and features; and the files of `train`."""
+    ranker = f"{run.input_folder('train')}/{RANKER}"
+    scorer = Scorer.load(run.fs, ranker)
+    log = run.read("interactions")
+    item = scorer.items.rows_of(log["video_id"].combine_chunks())
+    items = item_table(run, scorer.item_ids[1:], item, log["clicked"].to_numpy())
+    most_clicks = max(run.config.recall.clicks, run.config.ranker.history_length)
+    tables = {"items": items, "topics": topic_table(run), "users": user_table(log, item, most_clicks)}
+    # A log with times to come must not hide the events of today.
+    log_until = min(pc.max(log["shown_at"]).as_py() or 0, int(time.time() * 1000))
+    folder = f"{run.folder}/{bundle.FOLDER}"
+    run.fs.create_dir(folder, recursive=True)
+    run.fs.delete_dir_contents(folder)  # of a run that was killed
+    bundle.write(run.fs, folder, bundle.Facts(log_until, most_clicks), tables, ranker)
+    run.count(rows_in=log.num_rows, rows_out=items.num_rows)
+
+
+def item_table(run: StageRun, ids: list[str], item: np.ndarray, clicked: np.ndarray) -> pa.Table:
+    """`bundle.ITEMS` for videos in this order; `item` and `clicked` are the log's rows."""
+    catalog = _aligned(run.read("catalog"), ids)
+    columns = {name: catalog[name] for name in bundle.ITEMS.names if name in catalog.column_names}
+    for table, names in (("topics", ("topics", "similarity")), ("features", ("cover_jpeg",))):
+        found = run.read_if_there(table)
+        aligned = _aligned(found, ids) if found is not None else None
+        columns |= {
+            name: aligned[name] if aligned is not None else pa.nulls(len(ids), bundle.ITEMS.field(name).type) for name in names
+        }
+    columns["exposures"] = np.bincount(item, minlength=len(ids) + 1)[1:]
+    columns["clicks"] = np.bincount(item[clicked], minlength=len(ids) + 1)[1:]
+    return pa.table(columns)
+
+
+def topic_table(run: StageRun) -> pa.Table:
+    centres = run.read_if_there("topic_centres")
+    if centres is None:
+        return bundle.TOPICS.empty_table()
+    return pa.table({"topic": centres["topic"], "words": centres["tags"], "videos": centres["videos"]})
+
+
+def user_table(log: pa.Table, item: np.ndarray, most_clicks: int) -> pa.Table:
+    """`bundle.USERS`: the last clicks of each user and the last distinct videos that they were shown; `item` is the log's rows."""
+    users = log["user_id"].combine_chunks().dictionary_encode()
+    user, at = users.indices.to_numpy(), log["shown_at"].to_numpy()
+    clicked = log["clicked"].to_numpy() & (item > 0)
+    clicks = _Latest(user[clicked], at[clicked], most_clicks)
+    clicked_items, clicked_at = item[clicked][clicks.rows], at[clicked][clicks.rows]
+    # The last time that each pair was shown.
+    order = np.lexsort((at, item, user))
+    last = order[np.append((np.diff(user[order]) != 0) | (np.diff(item[order]) != 0), True)] if len(order) else order
+    last = last[item[last] > 0]
+    seen = _Latest(user[last], at[last], MOST_SEEN)
+    count = len(users.dictionary)
+    return pa.table(
+        {
+            "user_id": users.dictionary,
+            "clicked": clicks.lists(clicked_items.astype(np.int32), count),
+            "clicked_at": clicks.lists(clicked_at, count),
+            "seen": seen.lists(item[last][seen.rows].astype(np.int32), count),
+        }
+    )
+
+
+class _Latest:
+    """Which rows are the `most` latest of each user: by user, oldest first."""
+
+    def __init__(self, user: np.ndarray, at: np.ndarray, most: int) -> None:
+        order = np.lexsort((at, user))
+        user = user[order]
+        from_end = np.searchsorted(user, user, side="right") - np.arange(len(user))
+        self.rows = order[from_end <= most]
+        self.user = user[from_end <= most]
+
+    def lists(self, values: np.ndarray, count: int) -> pa.ListArray:
+        """The values of these rows as one list for each of `count` users."""
+        return pa.ListArray.from_arrays(np.searchsorted(self.user, np.arange(count + 1)).astype(np.int32), pa.array(values))
+
+
+def _aligned(table: pa.Table, ids: list[str]) -> pa.Table:
+    """The rows of the videos in the order of `ids`; nulls for those that the table lacks."""
+    rows = pc.index_in(pa.array(ids, pa.string()), value_set=table["video_id"].combine_chunks())
+    return table.take(rows).set_column(table.column_names.index("video_id"), "video_id", pa.array(ids, pa.string()))

@@ -1,0 +1,61 @@
+"""A published small world, once for all tests of serving, and a recommender over it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from rayrec.config import Config
+from rayrec.serving.bundle import Bundle, locate
+from rayrec.serving.recommendation import Recommender
+from rayrec.serving.store import SqliteStore
+from rayrec.workspace import Workspace
+from tests.serving.small_world import build_workspace, rank_by_number
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The config of a workspace with a bundle. Tests must not change it."""
+    return build_workspace(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
+def bundle(published: Config) -> Bundle:
+    workspace = Workspace(published.workspace)
+    version, folder = locate(workspace, None)
+    return Bundle.load(workspace.fs, folder, version)
+
+
+@pytest.fixture
+def recommender(bundle: Bundle, published: Config, tmp_path: Path) -> Iterator[Recommender]:
+    store = SqliteStore(tmp_path / "events.db")
+    yield Recommender(bundle, store, rank_by_number, published.recall, seed=0)
+    store.close()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[FastAPI], httpx.Client]]:
+    """Serve an application on a free port of the loopback until the test ends; gives a client for it."""
+    servers: list[tuple[uvicorn.Server, threading.Thread, httpx.Client]] = []
+
+    def start(api: FastAPI) -> httpx.Client:
+        server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="critical", ws="none"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}")
+        servers.append((server, thread, client))
+        return client
+
+    yield start
+    for server, thread, client in servers:
+        client.close()
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,113 @@
+"""The bundle: what publish wrote is what serving reads, and what was tampered with is refused."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+
+from rayrec.config import Config
+from rayrec.serving.bundle import Bundle, BundleError, load_scorer, locate
+from rayrec.workspace import Workspace, WorkspaceError
+from tests.serving.small_world import JPEG, LOG_STARTS, build_workspace, interactions, topic_of, video
+
+FS = pafs.LocalFileSystem()
+
+
+@pytest.fixture
+def copy(published: Config, tmp_path: Path) -> Path:
+    """The published bundle in a folder that a test may spoil."""
+    return Path(shutil.copytree(locate(Workspace(published.workspace), None)[1], tmp_path / "bundle"))
+
+
+def test_items_stand_in_the_rankers_order_with_what_the_tables_say(bundle: Bundle, published: Config) -> None:
+    workspace = Workspace(published.workspace)
+    scorer = load_scorer(workspace.fs, locate(workspace, None)[1])
+    assert bundle.item_ids == scorer.item_ids
+    item = bundle.item_of["v6"]
+    facts = bundle.facts_of(np.array([item]))[0]
+    assert (facts["title"], facts["tags"], facts["topics"]) == ("<b>Clip</b> 6 of guitars", ["guitar", "song"], [2])
+    assert bundle.cover(item) == JPEG
+    assert bundle.cover(bundle.item_of["v7"]) is None
+    assert bundle.words[2] == ["guitar", "song"]
+    assert bundle.item_topics.first(item) == 2
+    assert bundle.published_at()[item] == LOG_STARTS
+
+
+def test_counters_are_those_of_the_log(bundle: Bundle) -> None:
+    exposures, clicks = bundle.counters()
+    shown = interactions().to_pylist()
+    for n in (0, 5, 15, 39):
+        rows = [row for row in shown if row["video_id"] == video(n)]
+        assert exposures[bundle.item_of[video(n)]] == len(rows)
+        assert clicks[bundle.item_of[video(n)]] == sum(row["clicked"] for row in rows)
+    assert exposures[0] == clicks[0] == 0
+
+
+def test_a_users_log_is_in_time_order(bundle: Bundle) -> None:
+    rows = [row for row in interactions().to_pylist() if row["user_id"] == "u3"]
+    log = bundle.user("u3")
+    assert [bundle.item_ids[item] for item in log.clicked] == [row["video_id"] for row in rows if row["clicked"]]
+    assert log.clicked_at.tolist() == [row["shown_at"] for row in rows if row["clicked"]]
+    last_shown = {row["video_id"]: row["shown_at"] for row in rows}
+    assert [bundle.item_ids[item] for item in log.seen] == sorted(last_shown, key=last_shown.__getitem__)
+    assert all(topic_of(item - 1) == 3 for item in log.clicked)
+    assert len(bundle.user("nobody").clicked) == 0
+
+
+def test_histories_keep_the_latest_clicks(tmp_path: Path) -> None:
+    config = build_workspace(tmp_path, **{"recall.clicks": 2, "ranker.history_length": 3})
+    workspace = Workspace(config.workspace)
+    version, folder = locate(workspace, None)
+    short, rows = Bundle.load(workspace.fs, folder, version), interactions().to_pylist()
+    clicked = [row["video_id"] for row in rows if row["user_id"] == "u3" and row["clicked"]]
+    assert [short.item_ids[item] for item in short.user("u3").clicked] == clicked[-3:]  # the longer of the two
+
+
+def test_the_ingress_half_needs_no_torch(copy: Path) -> None:
+    code = f"""
+import sys, pyarrow.fs
+import rayrec.serving.deployments
+from rayrec.serving.bundle import Bundle
+Bundle.load(pyarrow.fs.LocalFileSystem(), {str(copy)!r}, "v").user("u1")
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["items.arrow", "topics.arrow", "users.arrow", "bundle.json", "checksums.json", "ranker/ranker.json"]
+)
+def test_a_bundle_without_one_of_its_files_is_refused(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name}: the bundle lacks this file; run `rayrec publish`"):
+        Bundle.load(FS, str(copy), "v")
+
+
+@pytest.mark.parametrize("name", ["items.arrow", "users.arrow", "bundle.json", "ranker/weights.safetensors"])
+def test_a_changed_file_is_refused(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name} is not the file that was published"):
+        Bundle.load(FS, str(copy), "v")
+
+
+def test_a_truncated_file_is_refused(copy: Path) -> None:
+    for name in ("ranker/weights.safetensors", "checksums.json"):
+        whole = (copy / name).read_bytes()
+        (copy / name).write_bytes(whole[:-20])
+        with pytest.raises(BundleError):
+            load_scorer(FS, str(copy))
+        (copy / name).write_bytes(whole)
+    load_scorer(FS, str(copy))
+
+
+def test_a_version_that_was_not_published_is_refused(published: Config, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="holds no bundle 'x'"):
+        locate(Workspace(published.workspace), "x")
+    with pytest.raises(WorkspaceError, match="rayrec publish"):
+        locate(Workspace(tmp_path), None)
