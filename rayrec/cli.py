@@ -18,6 +18,7 @@ from rayrec import __version__
 from rayrec.config import Config, load
 from rayrec.pipeline import STAGES, run_stages
 from rayrec.serving import cluster
+from rayrec.serving.guard import api_keys
 from rayrec.workspace import Manifest, Workspace
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ def run(
     with sentences():
         settings = load(config, overrides)
         if serve:
-            cluster.start(settings)
+            console.print(f"Ray runs at {cluster.start(settings).dashboard}")
         stages(list(STAGES), settings, force)
         show_metrics(settings)
         if serve:
@@ -68,7 +69,7 @@ def serve(config: ConfigPath, overrides: Overrides = None) -> None:
     """Serve the published bundle on a local Ray cluster that stays up until `rayrec stop`."""
     with sentences():
         settings = load(config, overrides)
-        cluster.start(settings)
+        console.print(f"Ray runs at {cluster.start(settings).dashboard}")
         console.print(f"The service is up at {cluster.serve(settings)}")
 
 
@@ -174,8 +175,9 @@ def sample_users(config: Config, count: int) -> list[str]:
 
 
 def show_answers(url: str, users: list[str]) -> None:
+    headers = {"Authorization": f"Bearer {key}"} if (key := next(iter(api_keys()), None)) else {}
     for user in users:
-        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": user, "k": 5}, timeout=30)
+        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": user, "k": 5}, headers=headers, timeout=30)
         answer.raise_for_status()
         table = Table("video", "title", "score", "why", title=f"POST /v1/recommend for user {user}", title_justify="left")
         for video in answer.json()["videos"]:

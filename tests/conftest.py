@@ -16,6 +16,6 @@ def ray_cluster() -> Iterator[str]:
     """One small local Ray for the whole test run; its address, for subprocesses that join it."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

@@ -1,6 +1,6 @@
 """The stage `extract`: media files to feature vectors, as one Ray Data pipeline.
 
-Decoding runs in CPU tasks, the networks in an actor pool; the two overlap. Batches for the networks mix the frames of many videos.
+Decoders and networks are two pools of actors, and work at the same time. Batches for the networks mix the frames of many videos.
 Finished rows come back to the driver in the catalog's order and are written as part files of about 32 videos, each under a
 temporary name first. A run that is killed goes on after its last part: no video is done twice, none is lost. Videos that failed are
 kept in no part, so a run that goes on tries them again. `ray.init` is the caller's.
@@ -117,6 +117,16 @@ class Parts:
 # --- the pipeline ---------------------------------------------------------------------------------------------------------------
 
 
+class Decoder:
+    """The actor that decodes. Not a task: those wander between processes, and each takes 7 s of CPU to import what it needs."""
+
+    def __init__(self, settings: Features) -> None:
+        self.settings = settings
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return decode_rows(rows, self.settings)
+
+
 class Networks:
     """The actor that holds the networks. They come from the driver, so that every copy is the same and weights are loaded once."""
 
@@ -168,18 +178,20 @@ def _pipeline(pending: pa.Table, config: Config) -> "ray.data.Dataset":
     if features.gpus_per_model > resources.get("GPU", 0):
         log.warning("features.gpus_per_model=%g, and the cluster has no such GPU now: waiting for one", features.gpus_per_model)
     # A model on a GPU needs no CPU of its own. Nor does one get any where that would leave none to decode.
-    model_cpus = 0 if features.gpus_per_model or resources.get("CPU", 0) <= features.models else 1
+    cpus = int(resources.get("CPU", 0))
+    model_cpus = 0 if features.gpus_per_model or cpus <= features.models else 1
+    decoders = max(1, min(features.decoders, cpus - model_cpus * features.models))
     block = max(1, min(PART_VIDEOS, math.ceil(pending.num_rows / (2 * features.decoders))))
     blocks = [pending.select(["video_id", "uri"]).slice(start, block) for start in range(0, pending.num_rows, block)]
     with ray.data.DataContext.current(_quiet_context()):
         return (
             ray.data.from_arrow(blocks)
             .map_batches(
-                decode_rows,
-                fn_kwargs={"settings": features},
+                Decoder,
+                fn_constructor_args=(features,),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.TaskPoolStrategy(size=features.decoders),
+                compute=ray.data.ActorPoolStrategy(min_size=decoders, max_size=features.decoders),
                 num_cpus=1,
             )
             .map_batches(

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 import torch
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
 
 from rayrec import tables
 from rayrec.config import Topics
@@ -24,6 +25,7 @@ from rayrec.topics.mmoe import Contents, Labels, learn_representation
 from rayrec.topics.text import hashed_titles
 from rayrec.workspace import StageRun
 
+COVER_SIZE = 80  # SOURCES A's for a picture; the encoder would learn a small catalog by heart from all of its numbers
 TYPICAL_TAGS = 5  # kept for each topic
 
 log = logging.getLogger(__name__)
@@ -70,9 +72,10 @@ def read_contents(catalog: pa.Table, features: pa.Table | None) -> Contents:
         rows = pc.index_in(catalog["video_id"].combine_chunks(), value_set=features["video_id"].combine_chunks())
         found = features["cover"].combine_chunks().take(rows)
         there = found.is_valid().to_numpy(zero_copy_only=False)
-        scaled = StandardScaler().fit_transform(np.stack(found.drop_null().to_numpy(zero_copy_only=False)))
-        rows_of_all = np.zeros((len(found), scaled.shape[1]), dtype=np.float32)
-        rows_of_all[there] = scaled
+        vectors = np.stack(found.drop_null().to_numpy(zero_copy_only=False))
+        reduced = PCA(min(COVER_SIZE, *vectors.shape)).fit_transform(vectors)
+        rows_of_all = np.zeros((len(found), reduced.shape[1]), dtype=np.float32)
+        rows_of_all[there] = reduced / max(reduced.std(), 1e-6)  # one scale for all: the small components stay small
         cover = torch.from_numpy(rows_of_all)
     if catalog["title"].null_count < catalog.num_rows:
         tokens, starts = (torch.from_numpy(part) for part in hashed_titles(catalog["title"].to_pylist()))

@@ -23,7 +23,7 @@ TITLE_DROPOUT, WEIGHT_DECAY = 0.3, 0.1
 class Contents:
     """What the encoders read, for all videos. A modality that no video has is None."""
 
-    cover: torch.Tensor | None  # float32 [videos, size], standardised, zeros where a video has none
+    cover: torch.Tensor | None  # float32 [videos, size], centred, zeros where a video has none
     title_tokens: torch.Tensor | None  # int64, of all titles one after the other
     title_starts: torch.Tensor | None  # int64 [videos]
 
