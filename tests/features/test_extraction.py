@@ -114,7 +114,8 @@ def test_killed_and_run_again(tmp_path: Path, catalog_of: CatalogOf, ray_cluster
     clip = write_clip(tmp_path / "clip.mp4", sound=tone(440, 2.0))
     uris = {f"video{number:03d}": str(clip) for number in range(48)} | {"bad": str(tmp_path / "missing.mp4")}
     workspace, config = catalog_of(uris)
-    quick = config.features.model_copy(update={"image": None, "motion": None})  # no networks: torchvision need not be imported
+    # Few processes and no networks: each takes seconds to start.
+    quick = config.features.model_copy(update={"image": None, "motion": None, "decoders": 1})
     config = config.model_copy(update={"features": quick})
     command = [sys.executable, "-c", CHILD, ray_cluster, config.model_dump_json()]
     child = subprocess.Popen(

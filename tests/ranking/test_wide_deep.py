@@ -18,6 +18,7 @@ def test_logits_equal_the_formula(data, settings):
     batch = next(iter(batches(data.test, HistoryGather(data.clicks, 5, CPU), 20, CPU)))
     logits = model(batch)
     topics = data.items.multivalued["topics"]
+    topic_count = len(data.item_encoder.vocabularies["topics"])
     for row in range(len(logits)):
         user, item = batch.user[row : row + 1], batch.candidates[row]
         clicked = [int(i) for i in batch.history[row] if i]
@@ -25,9 +26,12 @@ def test_logits_equal_the_formula(data, settings):
         deep = model.mlp(torch.cat([model.users(user)[0], mean])[None], model.items(item)[None])[0, 0]
         wide = model.user_weights(user).sum() + model.item_weights(item).sum()
         cross = 0.0
-        for topic in (int(t) for t in topics[item[0]] if t):
+        of_item = [int(t) for t in topics[item[0]] if t]
+        all_clicks = sum(int((topics[i] > 0).sum()) for i in clicked)
+        for topic in of_item:
             clicks = sum(int(topic in topics[i].tolist()) for i in clicked)
-            cross += model.topic_cross.weight[topic, 0].item() * math.log1p(clicks)
+            liking = math.log((clicks + 0.5) / (all_clicks / topic_count + 0.5))
+            cross += model.topic_cross.weight[topic, 0].item() * liking / len(of_item)
         torch.testing.assert_close(logits[row, 0], deep + wide + cross, rtol=1e-4, atol=1e-5)
 
 

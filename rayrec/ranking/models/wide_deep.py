@@ -2,7 +2,9 @@
 
 logit = wide + deep. Deep: an MLP over the user's fields, the mean embedding of the clicked videos and the candidate's fields, where
 topics are one more multi-valued field of dimension 8. Wide: one weight for each value of each field, and the cross product of the
-user's clicked topics with the candidate's topics, w_t * log(1 + clicks on t) summed over the candidate's topics t.
+user's clicked topics with the candidate's: the mean over the candidate's topics t of w_t * log((c_t + 1/2) / (c / K + 1/2)), where c_t
+of the user's c topic clicks are on t. That logarithm is how much more than others the user clicks on t (smoothed; 0 for a user
+without clicks), which a naive Bayes classifier would add to the logit as it is: so the weights w_t begin at 1.
 
 Shapes: B requests, N candidates, H history, T topics of a video, K topics in all, R / C sizes of a request / a candidate.
 """
@@ -31,7 +33,7 @@ class WideDeep(nn.Module):
         self.item_weights = FieldEmbedding(items, sizes, ones, "video_id", settings.id_dropout)
         self.topic_cross = nn.Embedding(sizes["topics"], 1, padding_idx=0) if TOPICS in items.tensors() else None
         if self.topic_cross is not None:
-            nn.init.zeros_(self.topic_cross.weight)
+            nn.init.ones_(self.topic_cross.weight)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Click logits [B, N]."""
@@ -45,7 +47,11 @@ class WideDeep(nn.Module):
         """The clicked topics times the candidate's topics [B, N]."""
         assert self.topic_cross is not None
         clicked_BX = self.items.values(TOPICS, batch.history).flatten(1)
-        clicks_BK = value_counts(clicked_BX, self.topic_cross.num_embeddings).log1p()
+        clicks_BK = value_counts(clicked_BX, self.topic_cross.num_embeddings)
+        mean_B1 = clicks_BK.sum(1, keepdim=True) / (self.topic_cross.num_embeddings - 1)
+        liking_BK = torch.log((clicks_BK + 0.5) / (mean_B1 + 0.5))
         topics_BNT = self.items.values(TOPICS, batch.candidates)
-        clicks_BNT = clicks_BK.gather(1, topics_BNT.flatten(1)).view_as(topics_BNT)
-        return (self.topic_cross(topics_BNT).squeeze(-1) * clicks_BNT).sum(-1)
+        there_BNT = (topics_BNT > 0).to(liking_BK.dtype)
+        liking_BNT = liking_BK.gather(1, topics_BNT.flatten(1)).view_as(topics_BNT)
+        weighted_BNT = self.topic_cross(topics_BNT).squeeze(-1) * liking_BNT * there_BNT
+        return weighted_BNT.sum(-1) / there_BNT.sum(-1).clamp(min=1)
