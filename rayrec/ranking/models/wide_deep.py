@@ -2,8 +2,8 @@
 
 logit = wide + deep. Deep: an MLP over the user's fields, the mean embedding of the clicked videos and the candidate's fields, where
 topics are one more multi-valued field of dimension 8. Wide: one weight for each value of each field, and the cross product of the
-user's clicked topics with the candidate's: the mean over the candidate's topics t of w_t * log((c_t + 1/2) / (c / K + 1/2)), where c_t
-of the user's c topic clicks are on t. That logarithm is how much more than others the user clicks on t (smoothed; 0 for a user
+user's clicked topics with the candidate's: the mean over the candidate's topics t of w_t * log((c_t + 1/2) / (c / K + 1/2)), where
+c_t of the user's c topic clicks are on t. That logarithm is how much more than others the user clicks on t (smoothed; 0 for a user
 without clicks), which a naive Bayes classifier would add to the logit as it is: so the weights w_t begin at 1.
 
 Shapes: B requests, N candidates, H history, T topics of a video, K topics in all, R / C sizes of a request / a candidate.
