@@ -22,7 +22,6 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pydantic import BaseModel
@@ -313,8 +312,3 @@ def file_facts(fs: pafs.FileSystem, paths: list[str]) -> list[tuple[str, int, in
     """(path, bytes, time of change in ns) of each file; (path, -1, -1) for one that is missing."""
     found = fs.get_file_info(paths)
     return [(item.path, item.size, item.mtime_ns) if item.is_file else (item.path, -1, -1) for item in found]
-
-
-def unique_values(column: pa.ChunkedArray) -> list[Any]:
-    """The distinct values of a column without null, sorted."""
-    return sorted(pc.unique(column.drop_null()).to_pylist())

@@ -48,9 +48,6 @@ class RankingData:
     test: Examples
     test_log: pa.Table  # the interactions of the test split, row for row
 
-    def sizes(self) -> dict[str, int]:
-        return self.user_encoder.sizes() | self.item_encoder.sizes()
-
 
 def split_times(shown_at: np.ndarray, split: Split) -> tuple[int, int]:
     """The times (UTC ms) at which validation and test begin. Impressions of one moment stay together."""

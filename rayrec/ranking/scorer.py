@@ -62,7 +62,8 @@ class Scorer:
         """Click probabilities float32 [B, N].
 
         `histories` are B arrays of item indices, oldest first, of any length; `at` is int64 [B] (UTC ms); `candidates` is an
-        integer array [B, N], in which 0 is padding and scores 0.
+        integer array [B, N], in which 0 is padding and scores 0. The times of the clicks are not passed on: `history_at` is 0
+        here, while training has it. A model that reads it (sessions) must first give this function the times.
         """
         self.model.eval()
         users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)

@@ -35,10 +35,6 @@ class ItemTopics:
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return self.topics[np.repeat(starts, lengths) + within]
 
-    def first(self, item: int) -> int:
-        """The topic that an item is most similar to, -1 when it has none."""
-        return int(self.topics[self.offsets[item]]) if self.offsets[item] < self.offsets[item + 1] else -1
-
 
 @dataclass(frozen=True)
 class TopicQueues:

@@ -68,7 +68,6 @@ def test_without_topics_there_are_only_popular_and_fresh(world):
     queues = TopicQueues.build(topics, exposures, clicks, available, Recall(), np.random.default_rng(0))
     assert len(queues.items) == 0
     assert set(queues.popular.tolist()) == {i for i in range(1, ITEMS) if available[i] and exposures[i] >= 10}
-    assert topics.first(5) == -1
 
 
 def test_item_topics_follow_the_item_order(world):
@@ -76,4 +75,3 @@ def test_item_topics_follow_the_item_order(world):
     topics = ItemTopics.of(ids, table)
     picked = np.array([7, 0, 3, 7])
     assert topics.of_items(picked).tolist() == [t for i in picked for t in lists[i]]
-    assert [topics.first(i) for i in range(ITEMS)] == [lists[i][0] if lists[i] else -1 for i in range(ITEMS)]

@@ -33,7 +33,7 @@ def test_items_stand_in_the_rankers_order_with_what_the_tables_say(bundle: Bundl
     assert bundle.cover(item) == JPEG
     assert bundle.cover(bundle.item_of["v7"]) is None
     assert bundle.words[2] == ["guitar", "song"]
-    assert bundle.item_topics.first(item) == 2
+    assert bundle.item_topics.of_items(np.array([item]))[0] == 2
     assert bundle.published_at()[item] == LOG_STARTS
 
 
