@@ -6,20 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
+import numpy as np
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from typer.core import TyperGroup
 
 from rayrec import __version__
 from rayrec.config import Config, load
-from rayrec.pipeline import STAGES, run_stages
+from rayrec.evaluation.topic_report import REPORT, SCORES
+from rayrec.pipeline import ASSIGN_TOPICS, STAGES, TOPIC_REPORT, road, run_stages
 from rayrec.serving import cluster
 from rayrec.serving.guard import api_keys
-from rayrec.workspace import Manifest, Workspace
+from rayrec.topics.describing import Description, describe
+from rayrec.workspace import Manifest, Stage, Workspace
 
 app = typer.Typer(
     help="Recommendations for short videos, from raw videos to HTTP, on Ray.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -43,7 +47,7 @@ def run(
         settings = load(config, overrides)
         if serve:
             console.print(f"Ray runs at {cluster.start(settings).dashboard}")
-        stages(list(STAGES), settings, force)
+        stages(road(settings), settings, force)
         show_metrics(settings)
         if serve:
             url = cluster.serve(settings)
@@ -54,14 +58,68 @@ def run(
 def _stage_command(name: str) -> Callable[[Path, list[str] | None, bool], None]:
     def command(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
         with sentences():
-            stages([name], load(config, overrides), force)
+            stages([STAGES[name]], load(config, overrides), force)
 
     command.__doc__ = f"Run the stage `{name}` alone."
     return command
 
 
 for _name in STAGES:
-    app.command(_name)(_stage_command(_name))
+    if _name != "topics":
+        app.command(_name)(_stage_command(_name))
+
+
+class LearnByDefault(TyperGroup):
+    """`rayrec topics CONFIG` is `rayrec topics learn CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["learn", *args]
+        return super().parse_args(ctx, args)
+
+
+topics_app = typer.Typer(cls=LearnByDefault, no_args_is_help=True, help="Learn topics, give them to new videos, look at them.")
+app.add_typer(topics_app, name="topics")
+topics_app.command("learn")(_stage_command("topics"))
+
+
+@topics_app.command()
+def assign(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Give the videos of a catalog that has grown their topics, without training anything anew."""
+    with sentences():
+        stages([ASSIGN_TOPICS], load(config, overrides), force=False)
+
+
+@topics_app.command()
+def report(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+    """Write the topics as a page to look at: words, covers, a map, and how well they know the classes."""
+    with sentences():
+        settings = load(config, overrides)
+        stages([TOPIC_REPORT], settings, force)
+        workspace = Workspace(settings.workspace)
+        folder = workspace.folder(TOPIC_REPORT.name)
+        show_representations(json.loads(workspace.read_file(f"{folder}/{SCORES}")))
+        console.print(f"the page: {folder}/{REPORT}")
+
+
+@topics_app.command()
+def show(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    topic: Annotated[int | None, typer.Option(help="Only this one, with its most typical videos.")] = None,
+) -> None:
+    """What each topic is about."""
+    with sentences():
+        workspace = Workspace(load(config, overrides).workspace)
+        catalog = workspace.read("catalog")
+        centres = workspace.read("topic_centres")["centre"].to_numpy()
+        described = describe(catalog, workspace.read("topics"), np.stack(centres)) if len(centres) else []
+        if topic is not None and not 0 <= topic < len(described):
+            raise ValueError(f"there is no topic {topic}; there are {len(described)}, from 0 on")
+        if topic is None:
+            show_topics(described)
+        else:
+            show_topic(described[topic], dict(zip(catalog["video_id"].to_pylist(), catalog["title"].to_pylist(), strict=True)))
 
 
 @app.command()
@@ -85,17 +143,20 @@ def stop(config: ConfigPath, overrides: Overrides = None) -> None:
 def status(config: ConfigPath, overrides: Overrides = None) -> None:
     """What is in the workspace: each stage's current version, its tables and its rejects."""
     with sentences():
-        workspace = Workspace(load(config, overrides).workspace)
+        settings = load(config, overrides)
+        workspace = Workspace(settings.workspace)
         table = Table(
             "stage", "version", "finished (UTC)", "tables", "rejects", title=f"workspace {workspace.uri}", title_justify="left"
         )
-        for name in STAGES:
-            manifest = workspace.manifest(name)
+        for stage in road(settings):
+            manifest = workspace.manifest(stage.name)
             if manifest is None:
-                table.add_row(name, "-", "-", "-", "-")
+                table.add_row(stage.name, "-", "-", "-", "-")
                 continue
             rows = ", ".join(f"{table} {rows:,}" for table, rows in manifest.tables.items() if table != "rejects")
-            table.add_row(name, manifest.version, _moment(manifest.finished_at), rows or "files only", f"{manifest.rejects:,}")
+            table.add_row(
+                stage.name, manifest.version, _moment(manifest.finished_at), rows or "files only", f"{manifest.rejects:,}"
+            )
         console.print(table)
 
 
@@ -126,19 +187,21 @@ def sentences() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def stages(names: list[str], config: Config, force: bool) -> None:
+def stages(wanted: list[Stage], config: Config, force: bool) -> None:
     """Run stages on Ray and print a row for each."""
     cluster.connect(config)
     table = Table("stage", "seconds", "rows in", "rows out", "rejects", "", title="stages", title_justify="left")
     try:
-        run_stages(names, config, force, lambda manifest, done: add_row(table, manifest, done))
+        run_stages(wanted, config, force, lambda manifest, done: add_row(table, manifest, done))
     finally:
         console.print(table)
     workspace = Workspace(config.workspace)
-    for name in names:
-        manifest = workspace.manifest(name)
+    for stage in wanted:
+        manifest = workspace.manifest(stage.name)
         if manifest and manifest.rejects:
-            console.print(f"{name}: {manifest.rejects} rejects, listed with their reasons in {workspace.folder(name)}/rejects")
+            console.print(
+                f"{stage.name}: {manifest.rejects} rejects, listed with their reasons in {workspace.folder(stage.name)}/rejects"
+            )
 
 
 def add_row(table: Table, manifest: Manifest, done: bool) -> None:
@@ -151,8 +214,7 @@ def add_row(table: Table, manifest: Manifest, done: bool) -> None:
 def show_metrics(config: Config) -> None:
     workspace = Workspace(config.workspace)
     folder = workspace.folder("evaluate")
-    with workspace.fs.open_input_file(f"{folder}/report.json") as stream:
-        report = json.loads(stream.read())
+    report = json.loads(workspace.read_file(f"{folder}/report.json"))
     k = report["k"]
     columns = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "accuracy": "accuracy"}
     table = Table("clicks", *columns.values(), title=f"test split: {report['impressions']:,} impressions", title_justify="left")
@@ -165,6 +227,31 @@ def show_metrics(config: Config) -> None:
         table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in columns))
     console.print(table)
     console.print(f"pictures: {folder}/report.png, {workspace.folder('train')}/learning_curves.png")
+
+
+def show_representations(scores: dict[str, dict[str, dict[str, float]]]) -> None:
+    kinds = list(next(iter(scores.values()), {}))
+    columns = [f"{kind} {figure}" for kind in kinds for figure in ("ARI", "NMI", "ratio")]
+    table = Table("representation", *columns, title="learned on 90 %, scored on the other 10 %", title_justify="left")
+    for name, found in scores.items():
+        table.add_row(name, *(f"{value:.3f}" for kind in kinds for value in found[kind].values()))
+    console.print(table)
+
+
+def show_topics(described: list[Description]) -> None:
+    table = Table("topic", "videos", "words", "tags", "nearest", title="topics", title_justify="left")
+    for one in described:
+        nearest = ", ".join(f"{other} ({likeness:.2f})" for other, likeness in one.nearest)
+        table.add_row(str(one.topic), f"{one.videos:,}", ", ".join(one.words[:5]), ", ".join(one.tags[:5]), nearest)
+    console.print(table)
+
+
+def show_topic(one: Description, titles: dict[str, str | None]) -> None:
+    show_topics([one])
+    table = Table("video", "title", title="its most typical videos", title_justify="left")
+    for video in one.typical_videos:
+        table.add_row(video, titles[video] or "")
+    console.print(table)
 
 
 def sample_users(config: Config, count: int) -> list[str]:

@@ -56,6 +56,13 @@ class MovieLensData(Section):
     click_at_least: float = 4  # ratings from here on count as clicks
 
 
+class YouTubeData(Section):
+    """Kaggle's trending YouTube videos of 2017: titles, tags and categories, without media and without a log."""
+
+    kind: Literal["youtube"]
+    path: str  # of USvideos.csv
+
+
 class FilesData(Section):
     """Any catalog and log in Parquet or CSV. See the README's "Bring your own data"."""
 
@@ -73,7 +80,10 @@ class FilesData(Section):
     click_at_least: float | None = None  # when `clicked` is a number such as a rating or seconds watched
 
 
-DATASETS: dict[str, type[Section]] = {"world": WorldData, "movielens": MovieLensData, "files": FilesData}
+DATASETS: dict[str, type[Section]] = {"world": WorldData, "movielens": MovieLensData, "files": FilesData, "youtube": YouTubeData}
+
+
+Modality = Literal["image", "cover", "motion", "audio", "text", "private_public"]
 
 
 # --- features -------------------------------------------------------------------------------------------------------------------
@@ -86,17 +96,21 @@ class ImageFeatures(Section):
     weights: str = "DEFAULT"  # DEFAULT (torchvision's own), none (random, from the seed) or the path of a state dict
     output: Literal["logits", "pooled"] = "logits"  # logits are the sources' choice; pooled is what the last layer sees
     frames: Count = 8  # sampled evenly over the video
-    size: Annotated[int, Field(ge=32)] = 224  # side of the square input, pixels
+    fps: Annotated[float, Field(gt=0)] | None = None  # so many frames a second instead, `frames` at the most
+    size: Annotated[int, Field(ge=32)] | None = None  # side of the square input, pixels; the model's own when not given
+    resize: Annotated[int, Field(ge=32)] | None = None  # the short side before the square is cut out; in the model's own proportion
 
 
 class MotionFeatures(Section):
-    """A torchvision video classifier on one clip from the middle of the video."""
+    """`c3d`, or a torchvision video classifier, on clips of consecutive frames."""
 
     model: str = "r3d_18"
     weights: str = "DEFAULT"
-    output: Literal["logits", "pooled"] = "logits"
-    frames: Count = 16
-    size: Annotated[int, Field(ge=32)] = 112
+    output: Literal["logits", "pooled"] = "pooled"  # what the last layer sees: of c3d it is fc7, the sources' choice
+    frames: Count = 16  # of a clip
+    clips: Count = 2  # spread evenly over the video; the features are their mean
+    size: Annotated[int, Field(ge=32)] | None = None
+    resize: Annotated[int, Field(ge=32)] | None = None
 
 
 class AudioFeatures(Section):
@@ -105,6 +119,14 @@ class AudioFeatures(Section):
     sample_rate: Count = 22_050
     window_s: Annotated[float, Field(gt=0)] = 0.05
     step_s: Annotated[float, Field(gt=0)] = 0.025
+    statistics: Literal["mean", "mean_std"] = "mean"  # mean_std: 68 numbers
+
+
+class TextFeatures(Section):
+    """A Hugging Face transformer on the title; needs `pip install rayrec[text]`."""
+
+    model: str = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"  # a name, or the path of a folder
+    most_tokens: Count = 64
 
 
 class Features(Section):
@@ -113,19 +135,71 @@ class Features(Section):
     image: ImageFeatures | None = ImageFeatures()
     motion: MotionFeatures | None = MotionFeatures()
     audio: AudioFeatures | None = AudioFeatures()
+    text: TextFeatures | None = None
     decoders: Count = 2  # videos decoded at once, one CPU each
     models: Count = 1  # copies of the networks
     gpus_per_model: Annotated[float, Field(ge=0)] = 0
     batch_videos: Count = 8
 
 
+class Reduction(Section):
+    """How `reduce` makes the extracted vectors small and comparable (SOURCES A). Fitted on the videos that training saw."""
+
+    normalise: Literal["zscore", "minmax"] = "zscore"  # each number, before PCA
+    sizes: dict[Modality, Count] = {"image": 80, "cover": 80, "motion": 160}  # by PCA; what is not named keeps its size
+
+
+class PrivatePublic(Section):
+    """The private/public network (SOURCES B), trained on primary classes. The source's size is 224, its body an I3D."""
+
+    body: Literal["small", "s3d"] = "small"  # a small 3D CNN of our own, or torchvision's s3d
+    weights: str = "none"  # of s3d, as in features.motion; the small body starts at random
+    frames: Count = 32  # spread evenly over the video; also the slices of its sound
+    size: Annotated[int, Field(ge=32)] = 112  # side of the square frames, pixels
+    bands: Annotated[int, Field(ge=8)] = 64  # of the log-mel spectrograms
+    width: Count = 16  # columns of the spectrogram of a slice
+    branch_size: Count = 64  # numbers of each of the four branches
+    similarity: Annotated[float, Field(ge=0)] = 0.1  # a: how much the public vectors draw each other
+    difference: Annotated[float, Field(ge=0)] = 0.1  # b: how much private and public push each other away
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the videos with a class that stops the training
+    epochs: Count = 30
+    patience: Count = 5
+    batch_size: Count = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    decoders: Count = 2
+    workers: Annotated[int, Field(ge=0)] = 0  # 0 trains in the calling process
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _body_fits(self) -> "PrivatePublic":
+        if self.body == "small" and self.weights != "none":
+            raise ValueError(f"weights={self.weights!r} are for body: s3d; the small body has none (weights: none)")
+        if self.body == "s3d" and (self.frames < 8 or min(self.bands, self.width) < 32):
+            raise ValueError(f"s3d needs frames >= 8, bands >= 32, width >= 32, not {self.frames}, {self.bands}, {self.width}")
+        return self
+
+
 # --- topics ---------------------------------------------------------------------------------------------------------------------
 
 
+class CoverNetwork(Section):
+    """A torchvision image classifier that reads the cover's pixels and is trained on with the topics' tasks."""
+
+    model: str = "resnet18"
+    weights: str = "DEFAULT"
+    size: Annotated[int, Field(ge=32)] = 224  # side of the square that is cut from the cover, pixels
+
+
 class Topics(Section):
-    """SOURCES C.1-C.3. The paper's scale is clusters=6000."""
+    """SOURCES C.1-C.3. The paper's scale is in configs/kuaibao.yaml."""
+
+    modalities: list[Modality] = ["cover", "motion", "audio"]  # the reduced vectors that f_C reads (the source's: the cover)
+    cover_network: CoverNetwork | None = None  # reads the cover's pixels in their place
+    title_encoder: str = "bag"  # or `transformer` (small, trained from nothing), or a Hugging Face name or folder
 
     clusters: Count = 64
+    clustering: Literal["local", "ray"] = "local"  # ray: K-means as Ray jobs, for more vectors than one machine's memory holds
     threshold: Share = 0.6  # tau3: a video gets every topic whose centre is at least this similar (cosine)
     most_topics: Count = 8
     experts: Count = 12
@@ -134,7 +208,11 @@ class Topics(Section):
     epochs: Count = 30
     batch_size: Count = 300
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    least_tag_videos: Count = 1  # rarer tags are not predicted
+    fine_tuning_rate: Annotated[float, Field(gt=0)] = 3e-5  # of the layers that come with trained weights
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that train z together (DDP); 0 trains in the calling one
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    least_tag_videos: Count = 1  # rarer tags are neither predicted nor walked to
+    most_tags: Count = 12_000  # the most frequent ones; the others are left out
     tag_size: Count = 64
     walk_length: Annotated[int, Field(ge=2)] = 100
     walks_per_tag: Count = 10
@@ -164,7 +242,7 @@ class Ranker(Section):
     id_dropout: Share = 0.1  # share of video ids hidden in training, so that unseen videos are scored from their content
     item_fields: list[str] = ["author_id", "primary_class", "secondary_class"]  # of the catalog; `tags` may be named too
     topics: bool = True
-    modalities: list[Literal["image", "cover", "motion", "audio"]] = []  # feature vectors given to the ranker itself
+    modalities: list[Modality] = []  # reduced vectors given to the ranker itself
 
 
 class Training(Section):
@@ -215,8 +293,10 @@ class Config(Section):
     workspace: str = "workspace"  # a local folder, or any URI that pyarrow or fsspec opens
     seed: int = 7
     most_rejects: Share = 0.1  # a stage fails when a larger share of its rows is bad
-    dataset: Annotated[WorldData | MovieLensData | FilesData, Field(discriminator="kind")] = WorldData()
+    dataset: Annotated[WorldData | MovieLensData | FilesData | YouTubeData, Field(discriminator="kind")] = WorldData()
     features: Features = Features()
+    private_public: PrivatePublic | None = None  # left out unless the section is there
+    reduction: Reduction = Reduction()
     topics: Topics = Topics()
     split: Split = Split()
     ranker: Ranker = Ranker()

@@ -1,7 +1,7 @@
 """The road from raw videos to a bundle, stage by stage: what each reads, writes and depends on.
 
-    ingest -> extract -> topics -> train -> evaluate
-                                         -> publish -> (serve)
+    ingest -> extract -> [private_public] -> reduce -> topics -> train -> evaluate
+                                                                       -> publish -> (serve)
 
 A stage is redone when one of its settings, one of the versions it reads, or one of its source files has changed. Each is a function
 from a `StageRun`; `rayrec NAME CONFIG`, `rayrec run CONFIG` and the scripts under `jobs/` all come through `run_stages`.
@@ -9,18 +9,39 @@ from a `StageRun`; `rayrec NAME CONFIG`, `rayrec run CONFIG` and the scripts und
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from rayrec.config import Config
 from rayrec.datasets import ingestion
+from rayrec.evaluation import topic_report
 from rayrec.evaluation.offline import evaluate
-from rayrec.features import extraction
+from rayrec.features import extraction, private_public_training, reducing
 from rayrec.serving.publishing import publish
-from rayrec.topics.learning import learn_topics
+from rayrec.topics import learning
 from rayrec.training import data
 from rayrec.training.distributed import train
 from rayrec.workspace import Manifest, Stage, Workspace, settings_of
 
 TRUTH = ("truth_topics", "truth_clicks", "truth_preferences")
+
+TOPICS = Stage(
+    "topics",
+    learning.learn_topics,
+    reads=("catalog",),
+    may_read=("vectors", "features"),
+    writes=("topics", "topic_centres", "tag_vectors", "embeddings"),
+    settings=learning.settings,
+    sources=learning.sources,
+)
+# New videos get topics from the model that is there: the same tables, made without training.
+ASSIGN_TOPICS = replace(TOPICS, work=learning.assign_topics)
+TOPIC_REPORT = Stage(
+    "topic_report",
+    topic_report.report,
+    reads=("catalog", "topics", "topic_centres", "embeddings"),
+    may_read=("features", "vectors", "truth_topics"),
+    settings=learning.settings,
+)
 
 STAGES = {
     stage.name: stage
@@ -41,13 +62,24 @@ STAGES = {
             sources=extraction.sources,
         ),
         Stage(
-            "topics",
-            learn_topics,
+            "private_public",
+            private_public_training.learn_private_public,
             reads=("catalog",),
-            may_read=("features",),
-            writes=("topics", "topic_centres", "tag_vectors", "embeddings"),
-            settings=lambda config: settings_of(config.topics),
+            writes=("private_public",),
+            settings=private_public_training.settings,
+            sources=extraction.sources,
+            wanted=lambda config: config.private_public is not None,
         ),
+        Stage(
+            "reduce",
+            reducing.reduce,
+            reads=("features",),
+            may_read=("interactions", "private_public"),
+            after=("extract",),
+            writes=("vectors",),
+            settings=reducing.settings,
+        ),
+        TOPICS,
         Stage(
             "train",
             train,
@@ -69,7 +101,7 @@ STAGES = {
             "publish",
             publish,
             reads=data.READS,
-            may_read=(*data.MAY_READ, "topic_centres"),
+            may_read=(*data.MAY_READ, "features", "topic_centres"),
             after=("train",),
             settings=lambda config: settings_of(config.recall),
         ),
@@ -79,14 +111,22 @@ STAGES = {
 log = logging.getLogger(__name__)
 
 
+def road(config: Config) -> list[Stage]:
+    """The stages that this config wants, in order."""
+    return [stage for stage in STAGES.values() if stage.wanted(config)]
+
+
 def run_stages(
-    names: Iterable[str],
+    stages: Iterable[Stage],
     config: Config,
     force: bool = False,
     on_done: Callable[[Manifest, bool], None] = lambda manifest, done: None,
 ) -> None:
-    """Run the named stages in order; `on_done` gets each one's manifest and whether anything had to be done."""
+    """Run the stages that the config wants; `on_done` gets each one's manifest and whether anything was done."""
     workspace = Workspace(config.workspace)
-    for name in names:
-        log.info("%s ...", name)
-        on_done(*workspace.run(STAGES[name], config, force))
+    for stage in stages:
+        if not stage.wanted(config):
+            log.info("%s: left out, the config has no such section", stage.name)
+            continue
+        log.info("%s ...", stage.name)
+        on_done(*workspace.run(stage, config, force))

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 TEXT, TIME, SECONDS = pa.string(), pa.int64(), pa.float32()
 VECTOR, IDS = pa.list_(pa.float32()), pa.list_(pa.int32())
+MODALITIES = ("image", "cover", "motion", "audio", "text", "private_public")
 
 
 class TableError(ValueError):
@@ -92,6 +93,7 @@ TABLES: dict[str, TableSpec] = {
                 "cover": VECTOR,
                 "motion": VECTOR,
                 "audio": VECTOR,
+                "text": VECTOR,
                 "cover_jpeg": pa.binary(),
                 "duration_s": SECONDS,
                 "frames": pa.int32(),
@@ -99,12 +101,17 @@ TABLES: dict[str, TableSpec] = {
                 "width": pa.int32(),
                 "height": pa.int32(),
                 "sample_rate": pa.int32(),
+                "file_version": TEXT,  # size and time of change of the file that was read: another one is read again
             },
         ),
         stage="extract",
         key=("video_id",),
         at_least=(("duration_s", 0), ("frames", 0)),
     ),
+    # The global feature of the private/public network (SOURCES B).
+    "private_public": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="private_public", key=("video_id",)),
+    # The modalities, normalised and reduced: what topics and rankers read.
+    "vectors": TableSpec(_schema({"video_id": TEXT}, dict.fromkeys(MODALITIES, VECTOR)), stage="reduce", key=("video_id",)),
     "topics": TableSpec(_schema({"video_id": TEXT, "topics": IDS, "similarity": VECTOR}), stage="topics", key=("video_id",)),
     "topic_centres": TableSpec(
         _schema({"topic": pa.int32(), "centre": VECTOR, "videos": pa.int32()}, {"tags": pa.list_(TEXT)}),
@@ -229,13 +236,18 @@ def repeats(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]
 def validate(name: str, table: pa.Table) -> pa.Table:
     """The conformed table, or a `TableError` that names the first faulty column and row."""
     table = conform(name, table)
-    for column, reason, mask in chain(faults(name, table), repeats(name, table)):
+    refuse(name, table, chain(faults(name, table), repeats(name, table)))
+    return table
+
+
+def refuse(name: str, table: pa.Table, broken: Iterable[tuple[str, str, np.ndarray]]) -> None:
+    """Raise the `TableError` of the first rule (in the form of `faults`) that some row breaks."""
+    for column, reason, mask in broken:
         if mask.any():
             row = int(mask.argmax())
             raise TableError(
                 f"table {name}, column {column!r}, row {row}: {table[column][row].as_py()!r} {reason} ({int(mask.sum())} such rows)"
             )
-    return table
 
 
 def screen(name: str, table: pa.Table, source: str, stage: str) -> tuple[pa.Table, pa.Table]:

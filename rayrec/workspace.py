@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Stage:
     """One step of the road: the tables it reads and writes, the settings it depends on, and its work.
 
     `reads` must be there; `may_read` is read when it is there. `sources` gives the facts about files outside the workspace (size
-    and time of change) whose change must redo the stage.
+    and time of change) whose change must redo the stage. A stage that the config does not want is no part of the road.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Stage:
     after: tuple[str, ...] = ()  # stages whose files, not tables, are read
     settings: Callable[[Config], dict[str, Any]] = lambda config: {}
     sources: "Callable[[Workspace, Config], list[Any]]" = lambda workspace, config: []
+    wanted: Callable[[Config], bool] = lambda config: True
 
 
 def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
@@ -119,6 +120,10 @@ class Workspace:
             raise WorkspaceError(f"workspace {self.uri}: stage {stage!r} wrote no table {table!r}")
         return read_parts(self.fs, f"{folder}/{table}", table)
 
+    def read_file(self, path: str) -> bytes:
+        """A file by its path inside `fs`, such as one in a stage's `folder`."""
+        return read_whole(self.fs, path)
+
     def rejects(self, stage: str) -> pa.Table:
         manifest = self.manifest(stage)
         if manifest is None or "rejects" not in manifest.tables:
@@ -139,7 +144,7 @@ class Workspace:
         current = self.manifest(stage.name)
         if current and current.fingerprint == fingerprint and not force:
             return current, False
-        run = StageRun(self, stage, config, self._open_version(stage.name, fingerprint))
+        run = StageRun(self, stage, config, self._open_version(stage.name, fingerprint), settings, None if force else current)
         started = time.monotonic()
         stage.work(run)
         manifest = Manifest(
@@ -172,11 +177,7 @@ class Workspace:
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file (path relative to the workspace) beside its place and move it in."""
-        target = f"{self.root}/{path}"
-        self.fs.create_dir(target.rsplit("/", 1)[0], recursive=True)
-        with self.fs.open_output_stream(target + ".new") as stream:
-            stream.write(data)
-        self.fs.move(target + ".new", target)
+        write_whole(self.fs, f"{self.root}/{path}", data)
 
     # --- inside ---
 
@@ -225,6 +226,8 @@ class StageRun:
     stage: Stage
     config: Config
     version: str
+    settings: dict[str, Any]
+    previous: Manifest | None  # the version that this one will replace; None where everything is to be made anew (`force`)
     rows_in: int = 0
     rows_out: int = 0
     written: dict[str, int] = field(default_factory=dict)
@@ -237,6 +240,11 @@ class StageRun:
     def folder(self) -> str:
         """The path (inside `fs`) of the version being made."""
         return f"{self.workspace.root}/{self.stage.name}/{self.version}"
+
+    @property
+    def previous_folder(self) -> str | None:
+        """The path of the version that this one will replace: what it holds may be kept instead of made again."""
+        return f"{self.workspace.root}/{self.stage.name}/{self.previous.version}" if self.previous else None
 
     def read(self, table: str) -> pa.Table:
         self._check_declared(table, self.stage.reads + self.stage.may_read)
@@ -260,12 +268,15 @@ class StageRun:
         pq.write_table(table, f"{self.folder}/{name}/part-0.parquet", filesystem=self.fs, compression="zstd")
         self.written[name] = table.num_rows
 
-    def written_in_parts(self, name: str) -> pa.Table:
-        """Read back and validate a table that the stage's work wrote as part files, and count it as written."""
+    def written_in_parts(self, name: str) -> int:
+        """Validate a table that the stage's work wrote as part files, one at a time; counts it as written, returns its rows."""
         self._check_declared(name, (*self.stage.writes, "rejects"))
-        table = tables.validate(name, read_parts(self.fs, f"{self.folder}/{name}", name))
-        self.written[name] = table.num_rows
-        return table
+        key = list(tables.spec_of(name).key)
+        parts = (tables.validate(name, part) for part in stream_parts(self.fs, f"{self.folder}/{name}", name))
+        keys = pa.concat_tables([tables.empty(name).select(key), *(part.select(key) for part in parts)])
+        tables.refuse(name, keys, tables.repeats(name, keys))
+        self.written[name] = keys.num_rows
+        return keys.num_rows
 
     def write_file(self, name: str, data: bytes) -> None:
         path = f"{self.folder}/{name}"
@@ -297,10 +308,31 @@ class StageRun:
 
 def read_parts(fs: pafs.FileSystem, folder: str, name: str) -> pa.Table:
     """All Parquet part files of a table, in the order of their names; an absent folder is an empty table."""
-    selector = pafs.FileSelector(folder, allow_not_found=True)
-    paths = sorted(item.path for item in fs.get_file_info(selector) if item.path.endswith(".parquet"))
-    parts = [tables.conform(name, pq.read_table(path, filesystem=fs)) for path in paths]
+    parts = list(stream_parts(fs, folder, name))
     return pa.concat_tables(parts).combine_chunks() if parts else tables.empty(name)
+
+
+def stream_parts(fs: pafs.FileSystem, folder: str, name: str) -> Iterator[pa.Table]:
+    """The same, one part after another."""
+    return (tables.conform(name, pq.read_table(path, filesystem=fs)) for path in part_paths(fs, folder))
+
+
+def part_paths(fs: pafs.FileSystem, folder: str) -> list[str]:
+    selector = pafs.FileSelector(folder, allow_not_found=True)
+    return sorted(item.path for item in fs.get_file_info(selector) if item.path.endswith(".parquet"))
+
+
+def read_whole(fs: pafs.FileSystem, path: str) -> bytes:
+    with fs.open_input_file(path) as file:
+        return file.read()
+
+
+def write_whole(fs: pafs.FileSystem, path: str, data: bytes) -> None:
+    """Write a file beside its place and move it in."""
+    fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    with fs.open_output_stream(path + ".new") as stream:
+        stream.write(data)
+    fs.move(path + ".new", path)
 
 
 def settings_of(*sections: BaseModel) -> dict[str, Any]:

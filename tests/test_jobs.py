@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from rayrec.config import load
-from rayrec.pipeline import run_stages
+from rayrec.pipeline import STAGES, run_stages
 from rayrec.serving import cluster
 from rayrec.workspace import Workspace
 
@@ -33,7 +33,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     config = load(ROOT / "configs" / "demo.yaml", [f"workspace={tmp_path / 'workspace'}", *SMALL])
-    run_stages(["ingest"], config)
+    run_stages([STAGES["ingest"]], config)
     try:
         yield cluster.start(config).dashboard, config.workspace
     finally:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from rayrec.cli import app
 from rayrec.config import Config, load
-from rayrec.pipeline import STAGES, run_stages
+from rayrec.pipeline import STAGES, road, run_stages
 from rayrec.workspace import Manifest, Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def config_path(tmp_path_factory) -> Path:
 def config(config_path, ray_cluster) -> Config:
     """The tiny world, run from end to end."""
     config = load(config_path)
-    run_stages(STAGES, config)
+    run_stages(road(config), config)
     return config
 
 
@@ -47,16 +47,16 @@ def run(config: Config) -> dict[str, bool]:
     def note(manifest: Manifest, worked: bool) -> None:
         done[manifest.stage] = worked
 
-    run_stages(STAGES, config, on_done=note)
+    run_stages(road(config), config, on_done=note)
     return done
 
 
 def test_every_stage_left_its_tables_and_counts(config):
     workspace = Workspace(config.workspace)
-    for name, stage in STAGES.items():
+    for name in (stage.name for stage in road(config)):
         manifest = workspace.manifest(name)
         assert manifest is not None
-        assert set(stage.writes) <= set(manifest.tables)
+        assert set(STAGES[name].writes) <= set(manifest.tables)
         assert manifest.rejects == 0
     assert workspace.read("features").num_rows == workspace.read("topics").num_rows == 24
     assert workspace.read("features")["image"].null_count == 0
@@ -78,16 +78,16 @@ def test_the_report_compares_with_popularity_and_with_the_best_possible(config):
 
 
 def test_nothing_is_redone_until_something_changes(config):
-    assert run(config) == dict.fromkeys(STAGES, False)
+    assert run(config) == dict.fromkeys((stage.name for stage in road(config)), False)
     changed = config.model_copy(update={"recall": config.recall.model_copy(update={"candidates": 10})})
-    assert run(changed) == {name: name in ("evaluate", "publish") for name in STAGES}
+    assert run(changed) == {name: name in ("evaluate", "publish") for name in run(config)}
 
 
 def test_training_with_two_workers_of_ray_train(config, tmp_path):
     settings = config.model_copy(
         update={"training": config.training.model_copy(update={"workers": 2, "epochs": 1, "without_topics": False})}
     )
-    run_stages(["train"], settings)
+    run_stages([STAGES["train"]], settings)
     epochs = json.loads((Path(Workspace(config.workspace).folder("train")) / "ranker" / "epochs.json").read_text())
     assert len(epochs) == 1
     assert 0 < epochs[0]["loss"] < 2
@@ -101,6 +101,12 @@ def test_status_and_errors_on_the_command_line(config, config_path):
     assert wrong.exit_code == 1
     assert "did you mean 'training'" in wrong.stderr
     assert "Traceback" not in wrong.output
+
+
+def test_the_road_has_the_private_public_network_only_where_the_config_does():
+    demo = load(ROOT / "configs" / "demo.yaml")
+    assert [stage.name for stage in road(demo)] == [name for name in STAGES if name != "private_public"]
+    assert road(load(ROOT / "configs" / "demo.yaml", ["private_public={}"])) == list(STAGES.values())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)

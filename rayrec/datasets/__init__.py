@@ -1,1 +1,1 @@
-"""Where catalogs and logs come from: the synthetic world, MovieLens, and any Parquet or CSV. `ingestion.ingest` is the way in."""
+"""Where catalogs and logs come from: a synthetic world, MovieLens, YouTube, any Parquet or CSV; all through `ingestion.ingest`."""

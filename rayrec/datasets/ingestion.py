@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rayrec.config import Config, MovieLensData, WorldData
-from rayrec.datasets import files, movielens, world
+from rayrec.config import Config, MovieLensData, WorldData, YouTubeData
+from rayrec.datasets import files, movielens, world, youtube
 from rayrec.datasets.screening import Incoming, in_time_order, join_uri, place_media, reject_unknown_videos
 from rayrec.datasets.world_media import write_clips
 from rayrec.tables import TableError
@@ -63,6 +63,8 @@ def sources(workspace: Workspace, config: Config) -> list[Any]:
         return []
     if isinstance(data, MovieLensData):
         paths = [join_uri(data.path, name) for name in movielens.FILES.values()]
+    elif isinstance(data, YouTubeData):
+        paths = [data.path]
     else:
         paths = [path for path in (data.catalog, data.interactions, data.users) if path]
     return [fact for path in paths for fact in _facts(path)]
@@ -83,6 +85,8 @@ def _read(run: StageRun) -> Raw:
     if isinstance(data, MovieLensData):
         catalog, interactions, users = (movielens.read_table(name, data) for name in ("catalog", "interactions", "users"))
         return Raw(catalog, interactions, users)
+    if isinstance(data, YouTubeData):
+        return Raw(youtube.read_table("catalog", data), youtube.read_table("interactions", data), None)
     return Raw(
         files.read_table("catalog", data),
         files.read_table("interactions", data),

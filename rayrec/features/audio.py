@@ -1,8 +1,8 @@
-"""pyAudioAnalysis' 34 short-term features of a waveform, averaged over its windows.
+"""Sound to numbers: pyAudioAnalysis' 34 short-term features, averaged over the windows, and log-mel spectrograms.
 
-In order: zero-crossing rate, energy, entropy of energy, spectral centroid, spread, entropy, flux and roll-off, 13 MFCCs, 12 chroma
-and their standard deviation. The library removes the mean and scales the peak to 1, so loudness does not count; digital silence
-gives zeros, but for the first MFCC (about -99, the logarithm of nothing).
+The 34 are, in order: zero-crossing rate, energy, entropy of energy, spectral centroid, spread, entropy, flux and roll-off, 13
+MFCCs, 12 chroma and their standard deviation. The library removes the mean and scales the peak to 1, so loudness does not count;
+digital silence gives zeros, but for the first MFCC (about -99, the logarithm of nothing).
 """
 
 import functools
@@ -13,18 +13,49 @@ import numpy as np
 
 from rayrec.config import AudioFeatures, ConfigError
 
-SIZE = 34
+SIZE = 34  # of each statistic
+LOG_FLOOR = 1e-6  # added to an energy before its logarithm: digital silence gives -13.8
 
 
 def audio_features(waveform: np.ndarray, settings: AudioFeatures) -> np.ndarray | None:
-    """float32 [34] of a mono waveform in -1..1 at `settings.sample_rate`; None when it is shorter than one window."""
+    """float32 [34], or with `mean_std` [68], of a mono waveform in -1..1 at `settings.sample_rate`.
+
+    None when it is shorter than one window.
+    """
     window, step = int(settings.window_s * settings.sample_rate), int(settings.step_s * settings.sample_rate)
     if len(waveform) < window:
         return None
     # The library reads 16-bit files and divides by 2**15; rounding as they do keeps a codec's inaudible noise from being scaled up.
     samples = np.round(waveform * 32768.0)
     windows, _ = _library().feature_extraction(samples, settings.sample_rate, window, step, deltas=False)
-    return windows.mean(axis=1).astype(np.float32)
+    statistics = [windows.mean(axis=1), *([windows.std(axis=1)] if settings.statistics == "mean_std" else [])]
+    return np.concatenate(statistics).astype(np.float32)
+
+
+def log_mel(waveform: np.ndarray, sample_rate: int, bands: int = 64, window_s: float = 0.025, step_s: float = 0.010) -> np.ndarray:
+    """float32 [bands, frames]: the logarithm of the energy in each mel band of each window, of a mono waveform.
+
+    Hann windows, the next power of two for the FFT, triangular bands from 0 Hz to half the sample rate that are evenly spaced on
+    HTK's mel scale and one high at their peak. A waveform shorter than one window is filled up with silence.
+    """
+    window, step = round(window_s * sample_rate), max(1, round(step_s * sample_rate))
+    padded = np.pad(waveform.astype(np.float32), (0, max(0, window - len(waveform))))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)[::step]
+    points = 1 << (window - 1).bit_length()
+    hann = np.hanning(window + 1)[:-1].astype(np.float32)
+    energies = np.abs(np.fft.rfft(windows * hann, points)) ** 2
+    return np.log(_mel_bands(sample_rate, points, bands) @ energies.T + LOG_FLOOR).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def _mel_bands(sample_rate: int, points: int, bands: int) -> np.ndarray:
+    """float64 [bands, points / 2 + 1]: how much of each frequency of the spectrum falls into each band."""
+    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
+    frequencies = np.fft.rfftfreq(points, 1 / sample_rate)
+    below, peak, above = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - below) / (peak - below), (above - frequencies) / (above - peak)
+    return np.maximum(0, np.minimum(rising, falling))
 
 
 @functools.cache
@@ -40,7 +71,7 @@ def _library() -> ModuleType:
 
 def check(settings: AudioFeatures) -> None:
     """Raises `ConfigError` for a window or sample rate that the library can't work with."""
-    if settings == AudioFeatures():
+    if settings.model_copy(update={"statistics": "mean"}) == AudioFeatures():
         return  # known to work: the library need not be imported
     if int(settings.step_s * settings.sample_rate) < 1:
         raise ConfigError(f"features.audio: step_s={settings.step_s} is less than one sample at sample_rate={settings.sample_rate}")

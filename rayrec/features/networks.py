@@ -1,4 +1,4 @@
-"""Any torchvision classifier by its name, as a network from pixels to one vector of features.
+"""Any torchvision classifier by its name, and `c3d`, as a network from pixels to one vector of features.
 
 Weights are torchvision's own (`DEFAULT`), a state dict on disk or in a store (a path), or random (`none`). Random networks are
 the same everywhere: drawn from the seed, then with the statistics of their batch norms measured on one batch of seeded noise.
@@ -7,24 +7,33 @@ between 1 and a few tens (resnet18: 2.6, resnet152: 21), and still differ from o
 """
 
 import io
+import math
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlparse
 
+import numpy as np
 import pyarrow as pa
 import safetensors.torch
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from rayrec.config import ConfigError, ImageFeatures, MotionFeatures
+from rayrec.features import c3d
 from rayrec.tables import did_you_mean
 from rayrec.workspace import open_filesystem
 
 CALIBRATION_CLIPS = 8
+FRAMES_AT_ONCE = 256  # what goes through a network in one call
+
+Arrays = Sequence[np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,34 @@ class Family:
     input_shape: tuple[int, ...]  # uint8, colours last
 
 
+@dataclass(frozen=True)
+class Transform:
+    """What a model wants its pictures to be: the short side resized, a square cut from the centre, colours normalised."""
+
+    size: int
+    resize: int
+    mean: list[float]
+    std: list[float]
+
+
+def own_transform(model: str) -> Transform:
+    """The one that the model's weights were trained with; it is the same for random weights.
+
+    Some video models squeeze every video to one shape, such as 128 x 171; here pictures keep their proportions.
+    """
+    if model == "c3d":
+        return Transform(c3d.SIZE, c3d.RESIZE, c3d.MEAN, c3d.STD)
+    preset = get_model_weights(model).DEFAULT.transforms()
+    return Transform(preset.crop_size[0], min(preset.resize_size), preset.mean, preset.std)
+
+
 class FeatureNetwork(nn.Module):
     """Pixels in, one vector each out; normalisation is inside. Works on pictures and on clips alike."""
 
     mean: Tensor
     std: Tensor
+    size: int  # what the pictures should be cut to, see `Transform`
+    resize: int
 
     def __init__(self, body: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
@@ -58,40 +90,99 @@ class FeatureNetwork(nn.Module):
         return next(self.parameters()).device
 
 
+def sized_network(setting: str, models: ModuleType, settings: ImageFeatures | MotionFeatures, seed: int) -> FeatureNetwork:
+    """`build` at the size that the settings give, or else at the model's own; `size` and `resize` of the network say which."""
+    _check_known(setting, models, settings.model)
+    own = own_transform(settings.model)
+    size = settings.size or own.size
+    resize = settings.resize or round(size * own.resize / own.size)
+    if resize < size:
+        raise ConfigError(f"{setting}.resize={resize} is less than size={size}: no such square can be cut out")
+    time = (settings.frames,) if isinstance(settings, MotionFeatures) else ()
+    network = build(Family(setting, models, (*time, size, size, 3)), settings, seed)
+    network.size, network.resize = size, resize
+    return network
+
+
 def build(family: Family, settings: ImageFeatures | MotionFeatures, seed: int) -> FeatureNetwork:
     """The network, in evaluation mode, on the CPU. Raises `ConfigError` for a model or weights that can't be had or don't fit."""
-    known = list_models(module=family.models)
-    if settings.model not in known:
-        near = did_you_mean(settings.model, known)
-        raise ConfigError(f"{family.setting}.model: torchvision has no such model as {settings.model!r}{near}")
+    _check_known(family.setting, family.models, settings.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body, classifier = _body(family, settings)
-        if settings.output == "pooled":
-            body.set_submodule(classifier, nn.Identity())
-        # Every torchvision weights entry carries the normalisation that its family was trained with.
-        transform = get_model_weights(settings.model).DEFAULT.transforms()
-        network = _colours_last(FeatureNetwork(body, transform.mean, transform.std).eval())
+        transform = own_transform(settings.model)
+        network = _colours_last(FeatureNetwork(_body(family, settings), transform.mean, transform.std).eval())
         _try(network, family, settings)
     return network
 
 
-def _body(family: Family, settings: ImageFeatures | MotionFeatures) -> tuple[nn.Module, str]:
-    """The torchvision model with its weights, and the name of its last layer."""
-    if settings.weights == "DEFAULT":
-        body = _pretrained(family, settings)
-        return body, _classifier(body)
-    # These two draw their first weights through SciPy, slowly, unless told not to; other models don't know the option.
-    slow = {"init_weights": False} if settings.model in ("googlenet", "inception_v3") else {}
-    body = get_model(settings.model, weights=None, **slow)
+def means(network: FeatureNetwork, stacks: Arrays) -> list[np.ndarray | None]:
+    """float32 [D] of each stack of inputs (uint8 [n, ...]): the mean of their n vectors. None stays None.
+
+    The inputs of all stacks go through the network together, in even pieces of at most `FRAMES_AT_ONCE` frames: memory stays
+    bounded, and a GPU, which works in bfloat16, is never handed a lone picture while it has others to do.
+    """
+    there = [stack for stack in stacks if stack is not None]
+    if not there:
+        return [None] * len(stacks)
+    inputs = [one for stack in there for one in stack]
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=network.device.type == "cuda"):
+        vectors = torch.cat([network(_on_device(piece, network.device)) for piece in pieces(inputs)]).cpu().numpy()
+    parts = iter(np.split(vectors, np.cumsum([len(stack) for stack in there])[:-1]))
+    return [None if stack is None else next(parts).mean(axis=0) for stack in stacks]
+
+
+def pieces(inputs: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """Pictures or clips in as few pieces of at most `FRAMES_AT_ONCE` frames as will do, of sizes that differ by one at most."""
+    frames = len(inputs[0]) if inputs[0].ndim == 4 else 1
+    count = math.ceil(len(inputs) / max(1, FRAMES_AT_ONCE // frames))
+    ends = [len(inputs) * place // count for place in range(count + 1)]
+    return [inputs[start:end] for start, end in pairwise(ends)]
+
+
+def _on_device(piece: list[np.ndarray], device: torch.device) -> Tensor:
+    """Stacked, as bytes; to a GPU the copy goes on while it computes, for which the memory must be pinned."""
+    on_gpu = device.type == "cuda"
+    batch = torch.empty((len(piece), *piece[0].shape), dtype=torch.uint8, pin_memory=on_gpu)
+    np.stack(piece, out=batch.numpy())
+    return batch.to(device, non_blocking=on_gpu)
+
+
+def _check_known(setting: str, models: ModuleType, model: str) -> None:
+    known = [*list_models(module=models), *(["c3d"] if models is torchvision.models.video else [])]
+    if model not in known:
+        raise ConfigError(f"{setting}.model: there is no such model as {model!r}{did_you_mean(model, known)}")
+
+
+def _body(family: Family, settings: ImageFeatures | MotionFeatures) -> nn.Module:
+    """The model with its weights, without its last layer when the output of the one before is wanted."""
+    body = _pretrained(family, settings) if settings.weights == "DEFAULT" else _untrained(family, settings)
     classifier = _classifier(body)
     if settings.weights == "none":
-        last = body.get_submodule(classifier)
         # Some families start their last layer at zero or near it; then every video would get the same logits.
-        nn.init.kaiming_normal_(last.weight, nonlinearity="linear")
-    else:
-        _load(body, settings.weights, family)
-    return body, classifier
+        nn.init.kaiming_normal_(body.get_parameter(f"{classifier}.weight"), nonlinearity="linear")
+    if settings.output == "pooled":
+        body.set_submodule(classifier, nn.Identity())
+    if settings.weights not in ("DEFAULT", "none"):
+        _load(body, settings.weights, family, without=classifier if settings.output == "pooled" else None)
+    return body
+
+
+def _untrained(family: Family, settings: ImageFeatures | MotionFeatures) -> nn.Module:
+    if settings.model == "c3d":
+        return c3d.C3D()
+    side = family.input_shape[-2]
+    options: dict[str, object] = {}
+    if settings.model in ("googlenet", "inception_v3"):
+        options["init_weights"] = False  # they would be drawn through SciPy, slowly
+    # These are built for one size of input.
+    if settings.model.startswith("vit_"):
+        options["image_size"] = side
+    elif settings.model.startswith("maxvit"):
+        options["input_size"] = (side, side)
+    try:
+        return get_model(settings.model, weights=None, **options)
+    except (ValueError, AssertionError) as error:
+        raise _misfit(family, settings, error) from error
 
 
 def _classifier(body: nn.Module) -> str:
@@ -100,6 +191,12 @@ def _classifier(body: nn.Module) -> str:
 
 
 def _pretrained(family: Family, settings: ImageFeatures | MotionFeatures) -> nn.Module:
+    if settings.model == "c3d":
+        raise ConfigError(
+            f"{family.setting}.weights=DEFAULT: torchvision ships no weights of c3d. Set {family.setting}.weights to the path of a "
+            "state dict with the layers conv1, conv2, conv3a ... conv5b, fc6, fc7, fc8 (c3d-pytorch's Sports-1M weights are one), "
+            f"or to none for a random network; or set {family.setting}.model to r3d_18, which has weights"
+        )
     weights: WeightsEnum = get_model_weights(settings.model).DEFAULT
     try:
         return get_model(settings.model, weights=weights, progress=False)
@@ -111,8 +208,11 @@ def _pretrained(family: Family, settings: ImageFeatures | MotionFeatures) -> nn.
         ) from error
 
 
-def _load(body: nn.Module, path: str, family: Family) -> None:
-    """Load a state dict (`.safetensors`, or what `torch.save` wrote) into the model; nothing in the file is executed."""
+def _load(body: nn.Module, path: str, family: Family, without: str | None) -> None:
+    """Load a state dict (`.safetensors`, or what `torch.save` wrote) into the model; nothing in the file is executed.
+
+    The layer `without` is not loaded: then it does not matter how many classes the file's network told apart.
+    """
     try:
         filesystem, inside = open_filesystem(path)
         with filesystem.open_input_file(inside) as file:
@@ -127,7 +227,7 @@ def _load(body: nn.Module, path: str, family: Family) -> None:
             state = safetensors.torch.load(data)
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        body.load_state_dict(state)
+        body.load_state_dict({name: value for name, value in state.items() if name.rpartition(".")[0] != without})
     except Exception as error:  # torch.load answers a file of another kind with errors of every kind
         raise ConfigError(f"{family.setting}.weights: {path} is not a state dict of this model: {str(error)[:400]}") from error
 
@@ -140,10 +240,19 @@ def _try(network: FeatureNetwork, family: Family, settings: ImageFeatures | Moti
             if settings.weights == "none":
                 _calibrate(network, noise)
             output = network(noise[:1])
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{family.setting}: {settings.model} can't take inputs of {family.input_shape}: {error}") from error
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise _misfit(family, settings, error) from error
     if not output.isfinite().all():
         raise ConfigError(f"{family.setting}.weights={settings.weights}: {settings.model} puts out numbers that are not finite")
+
+
+def _misfit(family: Family, settings: ImageFeatures | MotionFeatures, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0].rstrip(".")
+    clips = " in clips of 16" if family.models is torchvision.models.video else ""
+    return ConfigError(
+        f"{family.setting}: {settings.model} can't take inputs of {family.input_shape}: {reason}. Its own are frames of "
+        f"{own_transform(settings.model).size} pixels{clips}"
+    )
 
 
 def _colours_last(network: FeatureNetwork) -> FeatureNetwork:
@@ -161,7 +270,8 @@ def _noise(shape: tuple[int, ...]) -> Tensor:
     They are noise of every scale, the finer the weaker, as in photographs.
     """
     *time, height, width, colours = shape
-    count = CALIBRATION_CLIPS if time else max(8, min(32, 32 * 112**2 // (height * width)))
+    least, most = (2, CALIBRATION_CLIPS) if time else (8, 32)
+    count = max(least, min(most, most * 112**2 // (height * width)))
     noise = torch.zeros(count, colours, height, width)
     side = 2
     while side <= min(height, width):

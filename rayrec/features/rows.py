@@ -5,6 +5,7 @@ torch: a process that only decodes starts without it.
 """
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +16,20 @@ from rayrec.config import Features
 from rayrec.features import audio, decode
 
 if TYPE_CHECKING:
+    import torch
+
     from rayrec.features.networks import FeatureNetwork
+    from rayrec.features.text import TextNetwork
 
 FACTS = ("duration_s", "frames", "fps", "width", "height", "sample_rate", "cover_jpeg")
-PIXELS = ("images", "cover_pixels", "clip")  # raw uint8; their shapes follow from the config
+PIXELS = ("images", "cover_pixels", "clips")  # raw uint8; their shapes follow from the config
+GIVEN = ("video_id", "title", "file_version")  # what a row brings with it, beside its `uri`
 FAILED = "failed"  # the status, between the steps, of a file that yielded nothing
 
 _FEATURES = tables.spec_of("features").schema
 DECODED = pa.schema(
-    [pa.field(name, _FEATURES.field(name).type) for name in ("video_id", "status", "error", "audio", *FACTS)]
+    [pa.field(name, pa.string()) for name in GIVEN]
+    + [pa.field(name, _FEATURES.field(name).type) for name in ("status", "error", "audio", *FACTS)]
     + [pa.field(name, pa.large_binary()) for name in PIXELS]
 )
 # What `extract` writes: `features`, still with the rows of status FAILED among them.
@@ -32,11 +38,53 @@ EXTRACTED = pa.schema([pa.field(field.name, field.type) for field in _FEATURES])
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Networks:
+    """The networks of one process; a modality that is left out has none."""
+
+    image: "FeatureNetwork | None" = None
+    motion: "FeatureNetwork | None" = None
+    text: "TextNetwork | None" = None
+
+    def to(self, device: "torch.device") -> "Networks":
+        return Networks(
+            image=self.image.to(device) if self.image is not None else None,
+            motion=self.motion.to(device) if self.motion is not None else None,
+            text=self.text.to(device) if self.text is not None else None,
+        )
+
+
+def load_networks(features: Features, seed: int) -> Networks:
+    """The networks, on the CPU. Raises `ConfigError` for whatever of the settings can't be used, those of the sound included."""
+    # Here, because torchvision takes 6 s to import.
+    from rayrec.features.image import image_network
+    from rayrec.features.motion import motion_network
+    from rayrec.features.text import text_network
+
+    if features.audio is not None:
+        audio.check(features.audio)
+    return Networks(
+        image=image_network(features.image, seed) if features.image is not None else None,
+        motion=motion_network(features.motion, seed) if features.motion is not None else None,
+        text=text_network(features.text) if features.text is not None else None,
+    )
+
+
+def resolved(features: Features, networks: Networks) -> Features:
+    """The settings with the sizes that the networks chose where none were given: what `decode_rows` and `network_rows` need."""
+    changes = {
+        name: getattr(features, name).model_copy(update={"size": network.size, "resize": network.resize})
+        for name, network in (("image", networks.image), ("motion", networks.motion))
+        if network is not None
+    }
+    return features.model_copy(update=changes)
+
+
 def decode_rows(rows: pa.Table, settings: Features) -> pa.Table:
-    """Decode the file of each row (`video_id`, `uri`). One that can't be read becomes a row of status FAILED with the reason."""
+    """Decode the file of each row (`uri` and `GIVEN`). One that can't be read becomes a row of status FAILED with the reason."""
     decoded = [_decoded_row(uri, settings) for uri in rows["uri"].to_pylist()]
-    columns = {name: pa.array([row.get(name) for row in decoded], DECODED.field(name).type) for name in DECODED.names[1:]}
-    return pa.table({"video_id": rows["video_id"]} | columns, schema=DECODED)
+    columns = {field.name: pa.array([row.get(field.name) for row in decoded], field.type) for field in DECODED}
+    return pa.table(columns | {name: rows[name] for name in GIVEN}, schema=DECODED)
 
 
 def _decoded_row(uri: str, settings: Features) -> dict[str, object]:
@@ -55,26 +103,30 @@ def _decoded_row(uri: str, settings: Features) -> dict[str, object]:
         **{name: getattr(media, name) for name in FACTS},
         "images": _packed(media.images),
         "cover_pixels": _packed(media.cover),
-        "clip": _packed(media.clip),
+        "clips": _packed(media.clips),
     }
 
 
-def network_rows(
-    decoded: pa.Table, settings: Features, image_network: "FeatureNetwork | None", motion_network: "FeatureNetwork | None"
-) -> pa.Table:
-    """Turn the pixels of decoded rows into vectors. A modality that is left out has no network."""
-    from rayrec.features import image, motion  # with torch, only where networks run
-
+def network_rows(decoded: pa.Table, settings: Features, networks: Networks) -> pa.Table:
+    """Turn the pixels and titles of decoded rows into vectors. `settings` are the resolved ones."""
     columns: dict[str, object] = {}
-    if image_network is not None and settings.image is not None:
-        side, count = settings.image.size, settings.image.frames
-        frames, covers = _pixels(decoded["images"], (count, side, side, 3)), _pixels(decoded["cover_pixels"], (side, side, 3))
-        columns["image"], columns["cover"] = image.image_features(image_network, frames, covers)
-    if motion_network is not None and settings.motion is not None:
-        side, count = settings.motion.size, settings.motion.frames
-        columns["motion"] = motion.motion_features(motion_network, _pixels(decoded["clip"], (count, side, side, 3)))
+    if networks.image is not None and settings.image is not None:
+        from rayrec.features.image import image_features
+
+        side = networks.image.size
+        frames, covers = _pixels(decoded["images"], (-1, side, side, 3)), _pixels(decoded["cover_pixels"], (side, side, 3))
+        columns["image"], columns["cover"] = image_features(networks.image, frames, covers)
+    if networks.motion is not None and settings.motion is not None:
+        from rayrec.features.motion import motion_features
+
+        side, count = networks.motion.size, settings.motion.frames
+        columns["motion"] = motion_features(networks.motion, _pixels(decoded["clips"], (-1, count, side, side, 3)))
+    if networks.text is not None:
+        from rayrec.features.text import text_features
+
+        columns["text"] = text_features(networks.text, decoded["title"].to_pylist())
     arrays = {name: pa.array(values, _FEATURES.field(name).type) for name, values in columns.items()}
-    arrays |= {name: decoded[name] for name in DECODED.names if name not in PIXELS}
+    arrays |= {name: decoded[name] for name in DECODED.names if name in EXTRACTED.names}
     absent = {field.name: pa.nulls(decoded.num_rows, field.type) for field in EXTRACTED if field.name not in arrays}
     return pa.table(arrays | absent, schema=EXTRACTED)
 

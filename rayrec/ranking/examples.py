@@ -15,6 +15,7 @@ from rayrec.config import Ranker, Split
 from rayrec.ranking.batch import Batch
 from rayrec.ranking.fields import FieldEncoder, FieldTable
 from rayrec.ranking.history import ClickHistory, HistoryGather
+from rayrec.split import split_times
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,6 @@ class RankingData:
     test_log: pa.Table  # the interactions of the test split, row for row
 
 
-def split_times(shown_at: np.ndarray, split: Split) -> tuple[int, int]:
-    """The times (UTC ms) at which validation and test begin. Impressions of one moment stay together."""
-    ordered = np.sort(shown_at)
-    places = [int(len(ordered) * (1 - split.test - split.validation)), int(len(ordered) * (1 - split.test))]
-    validation, test = (int(ordered[min(place, len(ordered) - 1)]) for place in places)
-    return validation, test
-
-
 def item_columns(settings: Ranker, items: pa.Table) -> list[str]:
     """The columns of the joined item table that the ranker uses as fields; one without any value is left out."""
     wanted = ["video_id", *settings.item_fields, *(["topics"] if settings.topics else []), *settings.modalities]
@@ -64,7 +57,7 @@ def item_columns(settings: Ranker, items: pa.Table) -> list[str]:
 
 
 def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, settings: Ranker, split: Split) -> RankingData:
-    """Encode and split. `items` is the catalog with its topics and features joined (`join_items`), `users` has the side columns.
+    """Encode and split. `items` is the catalog with its topics and vectors joined (`join_items`), `users` has the side columns.
 
     Raises `ValueError` when the log is too short to be split in three.
     """
@@ -100,13 +93,13 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     )
 
 
-def join_items(catalog: pa.Table, topics: pa.Table | None, features: pa.Table | None, modalities: list[str]) -> pa.Table:
-    """The catalog with its `topics` and the wanted feature vectors, in the catalog's order."""
+def join_items(catalog: pa.Table, topics: pa.Table | None, vectors: pa.Table | None, modalities: list[str]) -> pa.Table:
+    """The catalog with its `topics` and the wanted `vectors`, in the catalog's order."""
     items = catalog
     if topics is not None and topics.num_rows:
         items = _lookup(items, topics, ["topics"])
-    if features is not None and features.num_rows and modalities:
-        items = _lookup(items, features, list(modalities))
+    if vectors is not None and vectors.num_rows and modalities:
+        items = _lookup(items, vectors, list(modalities))
     return items
 
 

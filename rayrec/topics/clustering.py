@@ -1,14 +1,189 @@
-"""From vectors to topics: K-means, and every topic whose centre is near enough (SOURCES C.3)."""
+"""From vectors to topics: K-means, and every topic whose centre is near enough (SOURCES C.3).
+
+K-means (Lloyd's iterations, a k-means|| start) is written once, as passes over blocks of vectors. A pass is asked for through
+`each(work, *arguments)`, which yields `work(block, *arguments)` for every block, always in the same order: threads here, Ray tasks
+in `distributed`. What a block gives back is small. Shapes: N vectors of a block, D numbers each, K centres.
+"""
+
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.cluster import KMeans
+import scipy.sparse as sp
+from sklearn.cluster import kmeans_plusplus
 from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
+
+MOST_ITERATIONS = 50
+LEAST_GAIN = 1e-4  # the iterations stop when the inertia falls by a smaller share than this
+ROUNDS = 3  # of the start, each of which draws as many candidates as there will be centres
+START_VECTORS = 32  # for each centre; the start looks at about so many, evenly spread, instead of all
+FEW_VECTORS = 10_000  # so few are all candidates
+STARTS, CHEAP = 4, 10_000_000  # up to so many products of vectors and centres are made so many times, and the best centres kept
+CHUNK = 1 << 20  # products of vectors and centres made at a time: they stay in the processor's cache
+BLOCK = 1 << 14  # vectors summed at a time, and by one thread
+
+Each = Callable[..., Iterable[Any]]
 
 
-def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+class Partial(NamedTuple):
+    """What vectors add to an iteration, for each centre: the sum, number and squared distances of those nearest to it."""
+
+    sums: np.ndarray  # [K, D]
+    counts: np.ndarray  # [K]
+    inertia: np.ndarray  # [K]
+
+
+def cluster(vectors: np.ndarray, clusters: int, seed: int, most_iterations: int = MOST_ITERATIONS) -> np.ndarray:
     """L2-normalised K-means centres [topics, size]; fewer than `clusters` when there are fewer distinct vectors."""
-    clusters = min(clusters, len(np.unique(vectors, axis=0)))
-    return normalize(KMeans(clusters, n_init=4, random_state=seed).fit(vectors).cluster_centers_).astype(np.float32)
+    with in_threads(vectors) as each:
+        return k_means(each, clusters, seed, most_iterations)
+
+
+def k_means(each: Each, clusters: int, seed: int, most_iterations: int) -> np.ndarray:
+    """The best of one or several runs: L2-normalised centres, float32 [topics, D]."""
+    size = sum(each(len))
+    starts = STARTS if size * clusters <= CHEAP else 1
+    runs = [lloyd(each, start(each, size, clusters, [seed, run]), most_iterations) for run in range(starts)]
+    return normalize(min(runs, key=lambda run: run[1])[0]).astype(np.float32)
+
+
+@contextmanager
+def in_threads(vectors: np.ndarray) -> Iterator[Each]:
+    """Work on blocks of the vectors in as many threads as there are cores.
+
+    Each multiplies alone: the threads of a BLAS wait for one another after every chunk, which costs all the more on a busy machine.
+    """
+    blocks = [vectors[first : first + BLOCK] for first in range(0, len(vectors), BLOCK)]
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield lambda work, *arguments: pool.map(lambda block: work(block, *arguments), blocks)
+
+
+# --- iterations -----------------------------------------------------------------------------------------------------------------
+
+
+def lloyd(each: Each, centres: np.ndarray, most_iterations: int, least_gain: float = LEAST_GAIN) -> tuple[np.ndarray, float]:
+    """The centres after the last iteration, and the inertia (sum of squared distances) that it began with."""
+    before = np.inf
+    for _ in range(most_iterations):
+        merged = merge(each(partial, centres))
+        inertia = float(merged.inertia.sum())
+        centres = moved(merged)
+        if before - inertia <= least_gain * inertia and merged.counts.all():
+            break
+        before = inertia
+    return centres, inertia
+
+
+def nearest(vectors: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each vector's nearest centre, and the squared distance to it (0 where rounding can't tell them apart)."""
+    labels, products = np.empty(len(vectors), dtype=np.intp), np.empty(len(vectors), dtype=np.float32)
+    half_squares = np.einsum("kd,kd->k", centres, centres) / 2
+    rows = max(1, CHUNK // len(centres))
+    buffer = np.empty((min(rows, len(vectors)), len(centres)), dtype=np.float32)
+    for first in range(0, len(vectors), rows):
+        chunk = slice(first, min(first + rows, len(vectors)))
+        scores = np.matmul(vectors[chunk], centres.T, out=buffer[: chunk.stop - first])
+        scores -= half_squares
+        scores.argmax(axis=1, out=labels[chunk])
+        products[chunk] = np.take_along_axis(scores, labels[chunk, None], axis=1)[:, 0]
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    distances = squares - 2 * products
+    distances[distances < 1e-6 * squares] = 0
+    return labels, distances
+
+
+def partial(vectors: np.ndarray, centres: np.ndarray) -> Partial:
+    if len(vectors) > BLOCK:  # single precision is enough for the sums of so many only
+        return merge(partial(vectors[first : first + BLOCK], centres) for first in range(0, len(vectors), BLOCK))
+    labels, distances = nearest(vectors, centres)
+    size, count = len(vectors), len(centres)
+    membership = sp.csr_matrix((np.ones(size, dtype=np.float32), (labels, np.arange(size))), shape=(count, size))
+    return Partial(membership @ vectors, np.bincount(labels, minlength=count), np.bincount(labels, distances, minlength=count))
+
+
+def merge(partials: Iterable[Partial]) -> Partial:
+    """Their sum, in double precision; one is held at a time."""
+    parts = iter(partials)
+    sums, counts, inertia = next(parts)
+    sums = sums.astype(np.float64)
+    for part in parts:
+        sums += part.sums
+        counts = counts + part.counts
+        inertia = inertia + part.inertia
+    return Partial(sums, counts, inertia)
+
+
+def moved(merged: Partial) -> np.ndarray:
+    """The centres of the next iteration, float32.
+
+    An empty cluster takes half of one of those with the largest squared distances; where none is left to be split it goes.
+    """
+    centres = merged.sums / np.maximum(merged.counts, 1)[:, None]
+    empty = np.flatnonzero(merged.counts == 0)
+    widest = np.argsort(-merged.inertia, kind="stable")[: len(empty)]
+    widest = widest[merged.inertia[widest] > 0]
+    # A small step to either side of the old centre, along a direction that no number of the vector is likely to follow.
+    spread = np.sqrt(merged.inertia[widest] / merged.counts[widest] / centres.shape[1])
+    step = 0.01 * spread[:, None] * np.where(np.arange(centres.shape[1]) % 2, -1, 1)
+    centres[empty[: len(widest)]] = centres[widest] + step
+    centres[widest] -= step
+    return np.delete(centres, empty[len(widest) :], axis=0).astype(np.float32)
+
+
+# --- start ----------------------------------------------------------------------------------------------------------------------
+
+
+def start(each: Each, size: int, clusters: int, seed: list[int]) -> np.ndarray:
+    """Where the iterations begin: k-means|| (Bahmani, 2012), then k-means++ on its candidates.
+
+    Each round draws K vectors (the first one evenly, the others in proportion to their squared distance from what was drawn). Every
+    candidate then stands for the vectors it is nearest to. A small set of vectors is taken whole.
+    """
+    stride = max(1, size // (START_VECTORS * clusters))
+    if size <= max(FEW_VECTORS, ROUNDS * clusters):
+        candidates = _drawn(each(draw, None, 1, size, [*seed, 0]), size)
+    else:
+        candidates = _drawn(each(draw, None, stride, clusters, [*seed, 0]), clusters)
+        for turn in range(1, ROUNDS):
+            more = _drawn(each(draw, candidates, stride, clusters, [*seed, turn]), clusters)
+            candidates = np.concatenate([candidates, more])
+    candidates = np.unique(candidates, axis=0)
+    weights = sum(each(_stood_for, candidates, stride))
+    state = int(np.random.default_rng(seed).integers(2**31))
+    return kmeans_plusplus(candidates, min(clusters, len(candidates)), sample_weight=weights, random_state=state)[0]
+
+
+def draw(
+    vectors: np.ndarray, centres: np.ndarray | None, stride: int, count: int, seed: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` of every `stride`-th vector, without repeats, in proportion to the squared distance from the nearest centre.
+
+    With them come their keys: the smallest keys of all blocks are such a draw from all vectors (Efraimidis & Spirakis, 2006).
+    """
+    some = vectors[::stride]
+    weights = np.ones(len(some)) if centres is None else nearest(some, centres)[1].astype(np.float64)
+    block = zlib.crc32(some[:1].tobytes())  # blocks must not all draw the same numbers
+    keys = np.random.default_rng([*seed, block]).exponential(size=len(some)) / np.maximum(weights, 1e-300)
+    smallest = np.argsort(keys, kind="stable")[:count]
+    smallest = smallest[weights[smallest] > 0]
+    return keys[smallest], some[smallest]
+
+
+def _drawn(draws: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    keys, vectors = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+    return vectors[np.argsort(keys, kind="stable")[:count]]
+
+
+def _stood_for(vectors: np.ndarray, candidates: np.ndarray, stride: int) -> np.ndarray:
+    return np.bincount(nearest(vectors[::stride], candidates)[0], minlength=len(candidates))
+
+
+# --- assignment -----------------------------------------------------------------------------------------------------------------
 
 
 def assign(vectors: np.ndarray, centres: np.ndarray, threshold: float, most: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -16,12 +191,26 @@ def assign(vectors: np.ndarray, centres: np.ndarray, threshold: float, most: int
 
     Those are all centres with a similarity of at least `threshold`, `most` at the most, or else the nearest one alone.
     """
-    topics, similarities = [], []
-    for block in np.array_split(vectors, max(1, len(vectors) * len(centres) // 10_000_000)):
-        similarity = block @ centres.T
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
-        for row, best in zip(similarity, order, strict=True):
-            kept = best[row[best] >= threshold] if row[best[0]] >= threshold else best[:1]
-            topics.append(kept.astype(np.int32))
-            similarities.append(row[kept].astype(np.float32))
-    return topics, similarities
+    with in_threads(vectors) as each:
+        parts = list(each(_assigned, centres, threshold, min(most, len(centres))))
+    topics, similarities, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
+    ends = np.cumsum(counts)[:-1]
+    return np.split(topics, ends), np.split(similarities, ends)
+
+
+def _assigned(vectors: np.ndarray, centres: np.ndarray, threshold: float, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Topics and similarities of all vectors one after the other, and how many each has."""
+    topics, similarities, counts = [], [], []
+    rows = max(1, CHUNK // len(centres))
+    for first in range(0, len(vectors), rows):
+        similarity = vectors[first : first + rows] @ centres.T
+        best = np.sort(np.argpartition(similarity, -most, axis=1)[:, -most:], axis=1)  # of equals the first one leads
+        values = np.take_along_axis(similarity, best, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        best, values = np.take_along_axis(best, order, axis=1), np.take_along_axis(values, order, axis=1)
+        kept = values >= threshold
+        kept[:, 0] = True
+        topics.append(best[kept].astype(np.int32))
+        similarities.append(values[kept])
+        counts.append(kept.sum(axis=1))
+    return np.concatenate(topics), np.concatenate(similarities), np.concatenate(counts)

@@ -1,141 +1,197 @@
-"""The stage `topics`: catalog and features in, topics out.
+"""The stage `topics`: catalog and vectors in, topics out.
 
     cover, title --MMoE--> z --+
                                +--> a = concat(L2(z), L2(e)) --K-means--> centres --threshold--> topics of each video
     tags --graph, skip-gram--> e --+
 
 What a catalog lacks is left out: without covers z is the title's, without titles and covers `a` is the tags' alone, and a catalog
-that has nothing of the kind gets no topics at all (recall is then popular and fresh videos).
+that has nothing of the kind gets no topics at all (recall is then popular and fresh videos). `learn_topics` trains; `assign_topics`
+gives the videos of a catalog that has grown their topics from the model that is there.
 """
 
 import logging
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import scipy.sparse as sp
-import torch
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import normalize
+import ray.data
+from ray import train as ray_train
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, prepare_model
 
 from rayrec import tables
-from rayrec.config import Topics
-from rayrec.topics import clustering, tag_graph
-from rayrec.topics.mmoe import Contents, Labels, learn_representation
-from rayrec.topics.text import hashed_titles
-from rayrec.workspace import StageRun
+from rayrec.config import Config, dump
+from rayrec.topics import clustering, distributed, tag_graph
+from rayrec.topics.fitting import CPU, Checkpoint, Epoch, train_representation
+from rayrec.topics.matching import carried_centres, match
+from rayrec.topics.model import ENCODERS, TopicModel
+from rayrec.topics.representation import NothingToReadError, Representation
+from rayrec.topics.words import membership, typical
+from rayrec.workers import Worker
+from rayrec.workspace import StageRun, Workspace, file_facts, open_filesystem
 
-COVER_SIZE = 80  # SOURCES A's for a picture; the encoder would learn a small catalog by heart from all of its numbers
 TYPICAL_TAGS = 5  # kept for each topic
 
 log = logging.getLogger(__name__)
 
 
 def learn_topics(run: StageRun) -> None:
-    """The work of the stage: writes topics, topic_centres, tag_vectors and embeddings."""
-    catalog, features = run.read("catalog"), run.read_if_there("features")
-    settings, seed = run.config.topics, run.config.seed
-    videos_tags, names = tag_graph.incidence(catalog["tags"])
-    vectors = tag_graph.tag_vectors(videos_tags, names, settings, seed) if names else np.empty((0, settings.tag_size), np.float32)
-    contents = read_contents(catalog, features)
-    parts = []
-    if contents.cover is not None or contents.title_starts is not None:
-        parts.append(learn_representation(contents, read_labels(catalog, videos_tags, settings), settings, seed))
-    if names:
-        parts.append(tag_graph.mean_tag_vectors(videos_tags, vectors))
-    if not parts:
+    """The work of the stage: trains and writes topics, topic_centres, tag_vectors, embeddings and the model."""
+    catalog, settings = run.read("catalog"), run.config.topics
+    videos_tags, names = tag_graph.incidence(catalog["tags"], settings.most_tags, settings.least_tag_videos)
+    vectors = tag_graph.tag_vectors(videos_tags, names, settings, run.config.seed) if names else np.empty((0, settings.tag_size))
+    model = TopicModel(_train(run), names, vectors.astype(np.float32))
+    joint, described = model.fit_join(*_read(run))
+    if not described.any():
         log.warning("topics: no video has a cover, a title or tags, so there are no topics")
-        _write(run, catalog["video_id"].slice(0, 0), np.empty((0, 1), np.float32), np.empty((0, 1), np.float32), videos_tags, names)
     else:
-        joint = join(parts)
-        described = joint.any(axis=1)  # a video of which nothing is known belongs to no topic
-        joint, ids = joint[described], catalog["video_id"].filter(pa.array(described))
-        _write(run, ids, joint, clustering.cluster(joint, settings.clusters, seed), videos_tags[described], names)
-    run.write("tag_vectors", _tag_table(names, vectors, videos_tags))
-    run.count(rows_in=catalog.num_rows, rows_out=run.written["topics"])
+        model.centres = _numbered(run.workspace, catalog, _cluster(joint[described], run.config), joint)
+    _write(run, model, catalog, joint, described)
 
 
-def join(parts: list[np.ndarray]) -> np.ndarray:
-    """`a`: the parts L2-normalised, side by side, L2-normalised again, float32 [videos, size].
+def assign_topics(run: StageRun) -> None:
+    """The work of `rayrec topics assign`: the same tables for the catalog as it is now, from the model as it is, untrained.
 
-    Unlike the source we centre each part first. What all vectors of a part share would else make every cosine high: on the demo
-    world each video was then within 0.6 of every topic.
+    Raises `WorkspaceError` when there is no model yet.
     """
-    centred = [part - part[part.any(axis=1)].mean(axis=0) * part.any(axis=1, keepdims=True) for part in parts]
-    return normalize(np.concatenate([normalize(part) for part in centred], axis=1)).astype(np.float32)
+    model = TopicModel.load(run.fs, run.workspace.folder("topics"), run.workspace.read)
+    joint, described = model.join(*_read(run))
+    _write(run, model, run.read("catalog"), joint, described)
 
 
-def read_contents(catalog: pa.Table, features: pa.Table | None) -> Contents:
-    """Covers and titles as the encoders want them, in the catalog's order."""
-    cover = tokens = starts = None
-    if features is not None and features["cover"].null_count < features.num_rows:
-        rows = pc.index_in(catalog["video_id"].combine_chunks(), value_set=features["video_id"].combine_chunks())
-        found = features["cover"].combine_chunks().take(rows)
-        there = found.is_valid().to_numpy(zero_copy_only=False)
-        vectors = np.stack(found.drop_null().to_numpy(zero_copy_only=False))
-        reduced = PCA(min(COVER_SIZE, *vectors.shape)).fit_transform(vectors)
-        rows_of_all = np.zeros((len(found), reduced.shape[1]), dtype=np.float32)
-        rows_of_all[there] = reduced / max(reduced.std(), 1e-6)  # one scale for all: the small components stay small
-        cover = torch.from_numpy(rows_of_all)
-    if catalog["title"].null_count < catalog.num_rows:
-        tokens, starts = (torch.from_numpy(part) for part in hashed_titles(catalog["title"].to_pylist()))
-    return Contents(cover, tokens, starts)
+def _read(run: StageRun) -> tuple[pa.Table, pa.Table | None, pa.Table | None]:
+    return run.read("catalog"), run.read_if_there("vectors"), _features(run.workspace, run.config)
 
 
-def read_labels(catalog: pa.Table, videos_tags: sp.csr_matrix, settings: Topics) -> Labels:
-    """Classes and tags as the tasks want them; classes that no video has are left out."""
-    classes = {}
-    for name in ("primary_class", "secondary_class"):
-        numbers = catalog[name].combine_chunks().dictionary_encode()
-        if len(numbers.dictionary) > 1:
-            classes[name] = torch.from_numpy(numbers.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64))
-    frequent = np.asarray(videos_tags.sum(axis=0)).ravel() >= settings.least_tag_videos
-    tags = torch.from_numpy(videos_tags[:, frequent].toarray()) if frequent.any() else None
-    return Labels(classes, tags)
+def settings(config: Config) -> dict[str, Any]:
+    """What topics depend on; how many processes train them changes nothing but rounding."""
+    return {"Topics": config.topics.model_dump(mode="json", exclude={"workers", "gpus_per_worker", "clustering"})}
 
 
-def typical_tags(topics: list[np.ndarray], videos_tags: sp.csr_matrix, names: list[str], topic_count: int) -> list[list[str]]:
-    """The tags that mark each topic, by class-based tf-idf: frequent in the topic and rare in the others (BERTopic, 2022)."""
-    if not names:
-        return [[] for _ in range(topic_count)]
-    rows = np.concatenate(topics) if topics else np.empty(0, dtype=np.int64)
-    columns = np.repeat(np.arange(len(topics)), [len(found) for found in topics])
-    membership = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(topic_count, len(topics)))
-    counts = (membership @ videos_tags).toarray()
-    idf = np.log1p(counts.sum() / topic_count / np.maximum(counts.sum(axis=0), 1))
-    weights = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * idf
-    best = np.argsort(-weights, axis=1, kind="stable")[:, :TYPICAL_TAGS]
-    return [[names[tag] for tag in row if weights[topic, tag] > 0] for topic, row in enumerate(best)]
+def sources(workspace: Workspace, config: Config) -> list[tuple[str, int, int]]:
+    """Facts about the file of a cover network's weights: another file redoes the stage."""
+    network = config.topics.cover_network
+    if network is None or network.weights in ("DEFAULT", "none"):
+        return []
+    filesystem, path = open_filesystem(network.weights)
+    return file_facts(filesystem, [path])
 
 
-def _write(
-    run: StageRun, ids: pa.ChunkedArray, joint: np.ndarray, centres: np.ndarray, videos_tags: sp.csr_matrix, names: list[str]
-) -> None:
+def _features(workspace: Workspace, config: Config) -> pa.Table | None:
+    """The features, where covers are read as pixels."""
+    return workspace.read("features") if config.topics.cover_network is not None and workspace.has("features") else None
+
+
+# --- z, on Ray Train ------------------------------------------------------------------------------------------------------------
+
+
+def _train(run: StageRun) -> Representation | None:
+    """The trained representation; None when the catalog has neither covers nor titles."""
     settings = run.config.topics
-    topics, similarities = clustering.assign(joint, centres, settings.threshold, settings.most_topics) if len(joint) else ([], [])
-    alone = sum(
-        len(found) == 1 and similarity[0] < settings.threshold for found, similarity in zip(topics, similarities, strict=True)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"workspace": run.workspace.uri, "folder": run.folder, "config": dump(run.config)},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker={"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else None,
+        ),
+        run_config=RunConfig(name="topics", storage_path=f"{run.workspace.uri}/topics/{run.version}/ray"),
     )
+    trainer.fit()
+    try:
+        return Representation.load(run.fs, f"{run.folder}/{ENCODERS}")
+    except FileNotFoundError:
+        return None
+
+
+def _work(task: dict[str, Any]) -> None:
+    """What each worker does. A worker that starts again goes on from the last checkpoint; rank 0 saves the encoders."""
+    config, workspace, context = Config.model_validate(task["config"]), Workspace(task["workspace"]), ray_train.get_context()
+    worker = Worker(context.get_world_rank(), max(context.get_world_size(), 1))
+    settings = config.topics
+
+    def report(epoch: Epoch) -> None:
+        if worker.rank == 0:
+            log.info(
+                "topics: epoch %d of %d, loss %.3f, %.0f videos/s", epoch.epoch, settings.epochs, epoch.loss, epoch.videos_per_s
+            )
+
+    try:
+        trained = train_representation(
+            workspace.read("catalog"),
+            workspace.read("vectors") if workspace.has("vectors") else None,
+            _features(workspace, config),
+            settings,
+            config.seed,
+            ray_train.torch.get_device() if settings.gpus_per_worker else CPU,
+            report,
+            Checkpoint(workspace.fs, f"{task['folder']}/checkpoint.pt"),
+            worker,
+            (lambda model: prepare_model(model, move_to_device=False)) if worker.count > 1 else (lambda model: model),
+        )
+    except NothingToReadError:
+        return
+    if worker.rank == 0:
+        trained.save(workspace.fs, f"{task['folder']}/{ENCODERS}")
+
+
+# --- topics ---------------------------------------------------------------------------------------------------------------------
+
+
+def _cluster(joint: np.ndarray, config: Config) -> np.ndarray:
+    settings = config.topics
+    if settings.clustering == "local":
+        return clustering.cluster(joint, settings.clusters, config.seed)
+    vectors = pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(joint.ravel()), joint.shape[1])})
+    return distributed.cluster(ray.data.from_arrow(vectors), settings.clusters, config.seed)
+
+
+def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    """The centres in the order of their ids: those of the current version's topics, as far as they can be found again."""
+    old = workspace.read("topics") if workspace.has("topics") else tables.empty("topics")
+    rows = pc.index_in(old["video_id"], value_set=catalog["video_id"].combine_chunks())
+    old = old.filter(rows.is_valid())
+    if not old.num_rows:
+        return centres
+    count = workspace.read("topic_centres").num_rows
+    carried = carried_centres(membership(old["topics"].to_numpy(), count), joint[rows.drop_null().to_numpy()])
+    order, kept = match(centres, carried)
+    log.info("topics: %d of %d topics keep their ids from the version before", kept, count)
+    return centres[order]
+
+
+def _write(run: StageRun, model: TopicModel, catalog: pa.Table, joint: np.ndarray, described: np.ndarray) -> None:
+    """Every table of the stage. A video of which nothing is known belongs to no topic."""
+    settings = run.config.topics
+    joint, ids = joint[described], catalog["video_id"].filter(pa.array(described))
+    if len(joint):
+        topics, similarities = clustering.assign(joint, model.centres, settings.threshold, settings.most_topics)
+    else:
+        topics, similarities = [], []
+    alone = sum(found[0] < settings.threshold for found in similarities)
     log.info("topics: %d of %d videos are near no centre and take the nearest", alone, len(topics))
     run.write("embeddings", pa.table({"video_id": ids, "vector": pa.array(list(joint), tables.VECTOR)}))
     run.write(
         "topics",
         pa.table({"video_id": ids, "topics": pa.array(topics, tables.IDS), "similarity": pa.array(similarities, tables.VECTOR)}),
     )
-    sizes = np.bincount(np.concatenate(topics), minlength=len(centres)) if topics else np.zeros(0)
+    members = membership(topics, len(model.centres))
+    videos_tags = model.tags_of(catalog)
     run.write(
         "topic_centres",
         pa.table(
             {
-                "topic": np.arange(len(sizes)),
-                "centre": pa.array(list(centres[: len(sizes)]), tables.VECTOR),
-                "videos": sizes,
-                "tags": pa.array(typical_tags(topics, videos_tags, names, len(sizes)), pa.list_(pa.string())),
+                "topic": np.arange(len(model.centres)),
+                "centre": pa.array(list(model.centres), tables.VECTOR),
+                "videos": np.diff(members.indptr),
+                "tags": pa.array(typical(members, videos_tags[described], model.tags, TYPICAL_TAGS), pa.list_(pa.string())),
             }
         ),
     )
-
-
-def _tag_table(names: list[str], vectors: np.ndarray, videos_tags: sp.csr_matrix) -> pa.Table:
     counts = np.asarray(videos_tags.sum(axis=0)).ravel().astype(np.int64)
-    return pa.table({"tag": pa.array(names, pa.string()), "vector": pa.array(list(vectors), tables.VECTOR), "videos": counts})
+    vectors = pa.array(list(model.tag_vectors), tables.VECTOR)
+    run.write("tag_vectors", pa.table({"tag": pa.array(model.tags, pa.string()), "vector": vectors, "videos": counts}))
+    model.save(run.fs, run.folder)
+    run.count(rows_in=catalog.num_rows, rows_out=run.written["topics"])

@@ -1,7 +1,10 @@
 """Tags as vectors: random walks on the graph of tags that stand on the same videos, then skip-gram (SOURCES C.2; DeepWalk).
 
-The graph is a sparse matrix, and all walks take each step at once, so that 12,000 tags of millions of videos fit.
+The graph is a sparse matrix, all walks take each step at once, and skip-gram reads the walks from one array of numbers, so that
+12,000 tags of millions of videos fit.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,36 +14,54 @@ from gensim.models import Word2Vec
 
 from rayrec.config import Topics
 
+MOST_TAGS_OF_A_VIDEO = 200  # a video with more says nothing of which of them belong together, and has their number squared of pairs
 
-def incidence(tags: pa.ChunkedArray) -> tuple[sp.csr_matrix, list[str]]:
-    """Which video carries which tag, as a 0/1 matrix [videos, tags], and the tags in alphabetical order."""
+
+def incidence(tags: pa.ChunkedArray, most_tags: int, least_videos: int = 1) -> tuple[sp.csr_matrix, list[str]]:
+    """Which video carries which tag, as a 0/1 matrix [videos, tags], and the tags in alphabetical order.
+
+    Tags of fewer than `least_videos` videos are left out; of more than `most_tags` tags those on the most videos stay (of tags on
+    equally many the alphabetically first).
+    """
+    names = sorted(pc.unique(pc.list_flatten(tags).drop_null()).to_pylist())
+    matrix = incidence_of(tags, names)
+    videos = np.bincount(matrix.indices, minlength=len(names))
+    kept = np.sort(np.argsort(-videos, kind="stable")[:most_tags])
+    kept = kept[videos[kept] >= least_videos]
+    return (matrix, names) if len(kept) == len(names) else (matrix[:, kept], [names[tag] for tag in kept])
+
+
+def incidence_of(tags: pa.ChunkedArray, names: list[str]) -> sp.csr_matrix:
+    """Which video carries which of the named tags, as a 0/1 matrix [videos, tags]; others don't count."""
     lists = tags.combine_chunks()
-    values = pc.list_flatten(lists)
-    names = sorted(pc.unique(values.drop_null()).to_pylist())
-    numbers = pc.index_in(values, value_set=pa.array(names, pa.string()))
+    numbers = pc.index_in(pc.list_flatten(lists), value_set=pa.array(names, pa.string()))
     there = numbers.is_valid().to_numpy(zero_copy_only=False)
     rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)[there]
     columns = numbers.drop_null().to_numpy(zero_copy_only=False)
     matrix = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(lists), len(names)))
     matrix.data[:] = 1  # a tag that stands twice on a video counts once
-    return matrix, names
+    return matrix
 
 
 def tag_graph(videos_tags: sp.csr_matrix) -> sp.csr_matrix:
-    """Edge weights [tags, tags]: the number of videos that carry both; no edge from a tag to itself."""
-    graph = (videos_tags.T @ videos_tags).tocsr()
-    graph.setdiag(0)
+    """Edge weights [tags, tags]: the number of videos that carry both; no edge from a tag to itself.
+
+    Videos with more than `MOST_TAGS_OF_A_VIDEO` tags don't count.
+    """
+    sane = videos_tags[np.diff(videos_tags.indptr) <= MOST_TAGS_OF_A_VIDEO]
+    graph = (sane.T @ sane).tocsr()
+    graph.data[graph.indices == np.repeat(np.arange(graph.shape[0], dtype=graph.indices.dtype), np.diff(graph.indptr))] = 0
     graph.eliminate_zeros()
     return graph
 
 
 def random_walks(graph: sp.csr_matrix, starts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """One walk from each start [walks, length]; the next tag is drawn in proportion to the edge's weight.
+    """One walk from each start, int32 [walks, length]; the next tag is drawn in proportion to the edge's weight.
 
     -1 fills a walk up from where it could not go on (a tag without edges).
     """
     edges = np.concatenate([[0.0], np.cumsum(graph.data, dtype=np.float64)])
-    walks = np.full((len(starts), length), -1, dtype=np.int64)
+    walks = np.full((len(starts), length), -1, dtype=np.int32)
     walks[:, 0] = starts
     alive = np.flatnonzero(np.diff(graph.indptr)[starts])
     for step in range(1, length):
@@ -53,13 +74,22 @@ def random_walks(graph: sp.csr_matrix, starts: np.ndarray, length: int, rng: np.
     return walks
 
 
-def tag_vectors(videos_tags: sp.csr_matrix, names: list[str], settings: Topics, seed: int) -> np.ndarray:
-    """A vector for each tag, float32 [tags, tag_size]; the same for the same seed."""
-    starts = np.tile(np.arange(len(names)), settings.walks_per_tag)
-    walks = random_walks(tag_graph(videos_tags), starts, settings.walk_length, np.random.default_rng(seed))
-    sentences = [[str(tag) for tag in walk[walk >= 0]] for walk in walks]
-    skip_gram = Word2Vec(
-        sentences,
+class Sentences:
+    """Walks as gensim reads them, once an epoch: lists of words, made when they are asked for. A word is a tag's number."""
+
+    def __init__(self, walks: np.ndarray, tags: int) -> None:
+        self.walks = walks
+        self.words = np.array([str(tag) for tag in range(tags)], dtype=object)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for walk in self.walks:
+            yield self.words[walk[walk >= 0]].tolist()
+
+
+def skip_gram(walks: np.ndarray, tags: int, settings: Topics, seed: int) -> np.ndarray:
+    """A vector for each tag, float32 [tags, tag_size], near for tags that stand near one another in the walks."""
+    model = Word2Vec(
+        Sentences(walks, tags),
         vector_size=settings.tag_size,
         window=settings.window,
         sg=1,
@@ -68,7 +98,14 @@ def tag_vectors(videos_tags: sp.csr_matrix, names: list[str], settings: Topics, 
         epochs=settings.skip_gram_epochs,
         seed=seed,
     )
-    return np.stack([skip_gram.wv[str(tag)] for tag in range(len(names))]).astype(np.float32)
+    return model.wv.vectors[[model.wv.key_to_index[str(tag)] for tag in range(tags)]]
+
+
+def tag_vectors(videos_tags: sp.csr_matrix, names: list[str], settings: Topics, seed: int) -> np.ndarray:
+    """A vector for each tag, float32 [tags, tag_size]; the same for the same seed."""
+    starts = np.tile(np.arange(len(names)), settings.walks_per_tag)
+    walks = random_walks(tag_graph(videos_tags), starts, settings.walk_length, np.random.default_rng(seed))
+    return skip_gram(walks, len(names), settings, seed)
 
 
 def mean_tag_vectors(videos_tags: sp.csr_matrix, vectors: np.ndarray) -> np.ndarray:

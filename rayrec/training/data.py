@@ -11,7 +11,7 @@ from rayrec.ranking.examples import RankingData, join_items, prepare
 RANKER, RANKER_WITHOUT_TOPICS = "ranker", "ranker_without_topics"
 # The tables that a ranker is made from, for the stages that use it.
 READS = ("catalog", "interactions")
-MAY_READ = ("users", "topics", "features")
+MAY_READ = ("users", "topics", "vectors")
 
 
 def ranking_data(
@@ -19,6 +19,6 @@ def ranking_data(
 ) -> RankingData:
     """Joined, encoded and split by time. The readers are those of a `StageRun`."""
     topics = read_if_there("topics") if settings.topics else None
-    features = read_if_there("features") if settings.modalities else None
-    items = join_items(read("catalog"), topics, features, list(settings.modalities))
+    vectors = read_if_there("vectors") if settings.modalities else None
+    items = join_items(read("catalog"), topics, vectors, list(settings.modalities))
     return prepare(read("interactions"), items, read_if_there("users"), settings, split)

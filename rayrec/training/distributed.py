@@ -20,7 +20,8 @@ from ray.train.torch import TorchTrainer, prepare_model
 from rayrec.config import Config, Ranker, dump
 from rayrec.ranking.scorer import Scorer
 from rayrec.training.data import RANKER, RANKER_WITHOUT_TOPICS, ranking_data
-from rayrec.training.loop import Epoch, Worker, fit
+from rayrec.training.loop import Epoch, fit
+from rayrec.workers import Worker
 from rayrec.workspace import StageRun, Workspace
 
 log = logging.getLogger(__name__)

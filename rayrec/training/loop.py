@@ -14,6 +14,7 @@ from rayrec.config import Training
 from rayrec.ranking.examples import Examples, RankingData, batches
 from rayrec.ranking.history import HistoryGather
 from rayrec.training.metrics import auc, log_loss
+from rayrec.workers import ALONE, Worker
 
 
 class DivergedError(ValueError):
@@ -29,17 +30,6 @@ class Epoch:
     validation_auc: float
     validation_log_loss: float
     examples_per_s: float
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One of `count` processes that train together; each takes its share of every batch."""
-
-    rank: int = 0
-    count: int = 1
-
-
-ALONE = Worker()
 
 
 def fit(

@@ -25,15 +25,16 @@ def small() -> Features:
 
 
 @pytest.fixture
-def catalog_of(tmp_path: Path) -> Callable[[dict[str, str | None]], tuple[Workspace, Config]]:
-    """A function from {video_id: uri} to a workspace with that catalog and a small config for it."""
+def catalog_of(tmp_path: Path) -> Callable[..., tuple[Workspace, Config]]:
+    """A function from {video_id: uri} to a workspace with that catalog and a small config for it; all share one title."""
 
-    def make(uris: dict[str, str | None]) -> tuple[Workspace, Config]:
-        config = Config(workspace=str(tmp_path / "workspace"), features=SMALL, most_rejects=1.0)
+    def make(uris: dict[str, str | None], title: str | None = None, features: Features = SMALL) -> tuple[Workspace, Config]:
+        config = Config(workspace=str(tmp_path / "workspace"), features=features, most_rejects=1.0)
         workspace = Workspace(config.workspace)
 
         def ingest(run: StageRun) -> None:
-            run.write("catalog", pa.table({"video_id": pa.array(list(uris)), "uri": pa.array(list(uris.values()), pa.string())}))
+            columns = {"video_id": list(uris), "uri": list(uris.values()), "title": [title] * len(uris)}
+            run.write("catalog", pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}))
 
         workspace.run(Stage("ingest", ingest, writes=("catalog",)), config, force=True)
         return workspace, config

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from rayrec.config import Features, ImageFeatures, MotionFeatures
-from rayrec.features.decode import DecodeError, clip_positions, decode, even_positions, locate
+from rayrec.features.decode import DecodeError, decode, locate
+from rayrec.features.picture import clip_positions, even_positions
 from tests.features.clips import RATE, cut, numbered, tone, turned, write_clip
 
 
@@ -26,14 +27,15 @@ def test_facts_are_those_that_were_encoded(tmp_path: Path, small: Features) -> N
     assert media.waveform.dtype == np.float32
 
 
-def test_frames_are_sampled_evenly_and_the_clip_comes_from_the_middle(tmp_path: Path, small: Features) -> None:
+def test_frames_and_clips_are_spread_evenly(tmp_path: Path, small: Features) -> None:
     media = decode(str(write_clip(tmp_path / "a.mp4", frames=30)), small)
     assert media.images.shape == (3, 32, 32, 3)
-    assert media.clip.shape == (4, 32, 32, 3)
+    assert media.clips.shape == (2, 4, 32, 32, 3)
     assert media.cover.shape == (32, 32, 3)
     # The corner square is cropped away; what is left is the grey of the frame.
     assert media.images[:, 20, 20, 0] == pytest.approx([grey_of(at, 30) for at in (5, 15, 25)], abs=3)
-    assert media.clip[:, 20, 20, 0] == pytest.approx([grey_of(at, 30) for at in (13, 14, 15, 16)], abs=3)
+    for clip, start in zip(media.clips, (5, 20), strict=True):
+        assert clip[:, 20, 20, 0] == pytest.approx([grey_of(start + at, 30) for at in range(4)], abs=3)
 
 
 @pytest.mark.parametrize(
@@ -43,10 +45,24 @@ def test_even_positions(total: int, count: int, expected: list[int]) -> None:
     assert even_positions(total, count).tolist() == expected
 
 
-def test_a_short_video_repeats_its_last_frame() -> None:
-    assert clip_positions(3, 5).tolist() == [0, 1, 2, 2, 2]
-    assert clip_positions(1, 3).tolist() == [0, 0, 0]
-    assert clip_positions(10, 4).tolist() == [3, 4, 5, 6]
+def test_clips_sit_in_the_middles_of_equal_parts() -> None:
+    assert clip_positions(10, 4, 1).tolist() == [[3, 4, 5, 6]]
+    assert clip_positions(100, 16, 3)[:, 0].tolist() == [8, 42, 75]
+    assert clip_positions(20, 16, 3)[:, 0].tolist() == [0, 2, 4]  # they overlap where they must
+    assert clip_positions(17, 16, 4)[:, 0].tolist() == [0, 1]  # there are no more than two
+
+
+def test_a_video_shorter_than_a_clip_is_slowed_down() -> None:
+    assert clip_positions(4, 8, 3).tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
+    assert clip_positions(3, 5, 1).tolist() == [[0, 0, 1, 2, 2]]
+    assert clip_positions(1, 3, 2).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize(("fps", "most", "expected"), [(1, 8, 5), (0.4, 8, 2), (0.01, 8, 1), (2, 8, 8), (100, 999, 60)])
+def test_frames_by_rate(tmp_path: Path, fps: float, most: int, expected: int) -> None:
+    clip = write_clip(tmp_path / "a.mp4", frames=60)  # five seconds
+    settings = Features(image=ImageFeatures(frames=most, fps=fps, size=32), motion=None)
+    assert len(decode(str(clip), settings).images) == expected
 
 
 def test_colours_and_crop(tmp_path: Path) -> None:
@@ -57,9 +73,21 @@ def test_colours_and_crop(tmp_path: Path) -> None:
 
     settings = Features(image=ImageFeatures(frames=1, size=64), motion=None)
     media = decode(str(write_clip(tmp_path / "a.mp4", frames=3, paint=stripes)), settings)
-    assert media.clip is None
+    assert media.clips is None
     inner = media.images[0, 4:-4, 4:-4].reshape(-1, 3)
     assert np.abs(inner - np.array([0, 160, 80])).max() < 12  # only the middle stripe is inside the square
+
+
+def test_the_square_is_cut_from_a_larger_picture(tmp_path: Path) -> None:
+    """As torchvision's Resize and CenterCrop do it."""
+    path = write_clip(tmp_path / "a.mp4", frames=1, paint=lambda *_: np.kron(numbered(0, 1), np.ones((4, 4, 1), np.uint8)))
+    settings = Features(image=ImageFeatures(frames=1, size=64, resize=80), motion=None)
+    square = decode(str(path), settings).images[0]
+    assert square.shape == (64, 64, 3)
+    # The white square is a sixth of the width: of 120 x 80 pixels it takes 20 x 20, and the crop begins at (28, 8).
+    assert square[:, :, 0].mean() == pytest.approx(30, abs=2)
+    uncropped = decode(str(path), Features(image=ImageFeatures(frames=1, size=80), motion=None)).images[0]
+    assert np.abs(uncropped[8:72, 8:72].astype(int) - square).max() <= 1
 
 
 def test_the_cover_is_not_the_black_start(tmp_path: Path, small: Features) -> None:
@@ -106,15 +134,15 @@ def test_missing_parts_are_normal(tmp_path: Path, small: Features) -> None:
     assert silent.images is not None
     assert silent.faults == ()
     blind = decode(str(write_clip(tmp_path / "blind.mp4", frames=0, sound=tone(440, 1.0))), small)
-    assert blind.images is blind.cover is blind.cover_jpeg is blind.clip is blind.frames is None
+    assert blind.images is blind.cover is blind.cover_jpeg is blind.clips is blind.frames is None
     assert blind.waveform is not None
     assert blind.faults == ()
     single = decode(str(write_clip(tmp_path / "single.mp4", frames=1)), small)
     assert single.frames == 1
     assert single.images.shape[0] == 3
-    assert single.clip.shape[0] == 4
+    assert single.clips.shape[:2] == (1, 4)
     assert single.faults == ()
-    assert (single.clip == single.clip[:1]).all()
+    assert (single.clips == single.clips[:, :1]).all()
 
 
 def test_the_start_of_a_truncated_file_is_used(tmp_path: Path, small: Features) -> None:
@@ -165,7 +193,7 @@ def test_any_filesystem_will_do(tmp_path: Path, small: Features) -> None:
     local, remote, uri = (decode(where, small) for where in (str(path), "memory://clips/a.mp4", path.as_uri()))
     assert (local.images == remote.images).all()
     assert (local.waveform == remote.waveform).all()
-    assert (local.clip == uri.clip).all()
+    assert (local.clips == uri.clips).all()
     assert locate("memory://clips/a.mp4")[0] is locate("memory://clips/b.mp4")[0]
 
 

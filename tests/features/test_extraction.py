@@ -6,27 +6,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow.fs import FileSelector
 
-from rayrec.config import Config, ConfigError, Features
+from rayrec.config import Config, ConfigError, Features, TextFeatures
+from rayrec.features import extraction
 from rayrec.features.extraction import Parts, extract, settings, sources
-from rayrec.features.image import image_network
-from rayrec.features.motion import motion_network
-from rayrec.features.rows import decode_rows, network_rows
-from rayrec.workspace import Stage, Workspace, open_filesystem
+from rayrec.features.rows import decode_rows, load_networks, network_rows, resolved
+from rayrec.workspace import Stage, StageRun, Workspace, open_filesystem
 from tests.features.clips import cut, tone, write_clip
 
 # Ray Data warns of defaults of its own when its settings are first made.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 
 STAGE = Stage("extract", extract, reads=("catalog",), writes=("features",), settings=settings, sources=sources)
-CatalogOf = Callable[[dict[str, str | None]], tuple[Workspace, Config]]
+CatalogOf = Callable[..., tuple[Workspace, Config]]
 
 ROOT = Path(__file__).parents[2]
 # What the killed process runs: the same stage on the same workspace, in small parts, joined to the tests' Ray.
@@ -58,6 +58,13 @@ def make_media(folder: Path) -> dict[str, str | None]:
     clips["empty"].touch()
     clips["text"].write_text("this is no video\n" * 100)
     return {name: str(path) for name, path in clips.items()} | {"no_media": None}
+
+
+def rows_of(paths: list[Path]) -> pa.Table:
+    """What `decode_rows` takes."""
+    nothing = pa.nulls(len(paths), pa.string())
+    names, uris = [path.stem for path in paths], [str(path) for path in paths]
+    return pa.table({"video_id": names, "uri": uris, "title": nothing, "file_version": nothing})
 
 
 def test_good_rows_are_processed_and_bad_ones_rejected(tmp_path: Path, catalog_of: CatalogOf, ray_cluster: str) -> None:
@@ -100,10 +107,10 @@ def test_good_rows_are_processed_and_bad_ones_rejected(tmp_path: Path, catalog_o
     assert rejects["no_index"]["row"] == 7  # in the catalog
 
     # The same functions, called for one video at a time without Ray, give the same vectors.
-    networks = (image_network(config.features.image, config.seed), motion_network(config.features.motion, config.seed))
+    networks = load_networks(config.features, config.seed)
+    used = resolved(config.features, networks)
     for name in ("good1", "blind", "partial"):
-        uris = pa.table({"video_id": [name], "uri": [str(tmp_path / f"{name}.mp4")]})
-        alone = network_rows(decode_rows(uris, config.features), config.features, *networks).to_pylist()[0]
+        alone = network_rows(decode_rows(rows_of([tmp_path / f"{name}.mp4"]), used), used, networks).to_pylist()[0]
         for part in ("image", "cover", "motion", "audio"):
             assert features[name][part] == (alone[part] and pytest.approx(alone[part], abs=1e-3)), (name, part)
 
@@ -145,6 +152,58 @@ def test_killed_and_run_again(tmp_path: Path, catalog_of: CatalogOf, ray_cluster
     assert not list(parts[0].parent.glob("*.new"))
 
 
+def test_a_second_run_does_only_what_is_new_or_changed(
+    tmp_path: Path, catalog_of: CatalogOf, small: Features, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending: list[list[str]] = []
+    extracted = extraction._extracted
+
+    def note(rows: pa.Table, *arguments: Any) -> Iterator[pa.Table]:
+        pending.append(rows["video_id"].to_pylist())
+        return extracted(rows, *arguments)
+
+    monkeypatch.setattr(extraction, "_extracted", note)
+    monkeypatch.setattr(extraction, "PART_VIDEOS", 2)
+    clips = {f"v{number}": str(write_clip(tmp_path / f"v{number}.mp4", sound=tone(440, 1.0))) for number in range(5)}
+    quick = small.model_copy(update={"image": None, "motion": None, "decoders": 1})
+    workspace, config = catalog_of(clips, features=quick)
+    workspace.run(STAGE, config)
+    before = {row["video_id"]: row for row in workspace.read("features").to_pylist()}
+
+    # v1 is another file now, v2 has gone, v5 is new, and all titles have changed.
+    write_clip(tmp_path / "v1.mp4", frames=12)
+    del clips["v2"]
+    clips["v5"] = clips["v0"]
+    catalog_of(clips, title="another", features=quick)
+    manifest, _ = workspace.run(STAGE, config)
+    assert pending.pop() == ["v1", "v5"]
+    assert (manifest.rows_in, manifest.rows_out) == (5, 5)
+    after = {row["video_id"]: row for row in workspace.read("features").to_pylist()}
+    assert list(after) == ["v0", "v3", "v4", "v1", "v5"]  # what was kept comes first
+    assert all(after[name] == before[name] for name in ("v0", "v3", "v4"))
+    assert (before["v1"]["frames"], after["v1"]["frames"]) == (24, 12)
+
+    # Nothing is pending when only titles change; other settings, and force, keep nothing.
+    monkeypatch.setattr(extraction, "load_networks", lambda *_: pytest.fail("a network was loaded"))
+    catalog_of(clips, title="a third", features=quick)
+    assert workspace.run(STAGE, config)[1]
+    assert pending.pop() == []
+    monkeypatch.setattr(extraction, "_extracted", lambda rows, *_: pending.append(rows["video_id"].to_pylist()) or ())
+    workspace.run(STAGE, config.model_copy(update={"seed": 8}))
+    assert pending.pop() == list(clips)
+
+
+def test_a_title_is_part_of_the_version_where_titles_are_read(tmp_path: Path, catalog_of: CatalogOf, small: Features) -> None:
+    clip = str(write_clip(tmp_path / "a.mp4"))
+    versions = []
+    for text, title in ((None, "one"), (None, "two"), (TextFeatures(), "one"), (TextFeatures(), "two")):
+        workspace, config = catalog_of({"a": clip}, title=title, features=small.model_copy(update={"text": text}))
+        run = StageRun(workspace, STAGE, config, "0", {}, None)
+        versions.append(extraction._media(run)["file_version"][0].as_py())
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 3
+
+
 def finished_parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("workspace/extract/*/features/*.parquet"))
 
@@ -176,15 +235,12 @@ def test_a_changed_file_is_noticed(tmp_path: Path, catalog_of: CatalogOf) -> Non
     )
     before = sources(workspace, config)
     assert sources(workspace, config) == before
-    assert len(before) == 3
+    assert [uri for uri, _ in before] == [str(clip), clip.as_uri()]
     write_clip(clip, frames=12)
     assert sources(workspace, config) != before
-    weighted = config.features.image.model_copy(update={"weights": str(tmp_path / "weights.pt")})
-    changed = config.model_copy(update={"features": config.features.model_copy(update={"image": weighted})})
-    assert len(sources(workspace, changed)) == 4
 
 
-def test_only_what_changes_features_counts_as_a_setting(catalog_of: CatalogOf) -> None:
+def test_only_what_changes_features_counts_as_a_setting(tmp_path: Path, catalog_of: CatalogOf) -> None:
     _, config = catalog_of({"a": None})
     faster = config.model_copy(
         update={"features": config.features.model_copy(update={"decoders": 9, "models": 3, "batch_videos": 64})}
@@ -192,6 +248,13 @@ def test_only_what_changes_features_counts_as_a_setting(catalog_of: CatalogOf) -
     assert settings(config) == settings(faster)
     without = config.model_copy(update={"features": config.features.model_copy(update={"motion": None})})
     assert settings(config) != settings(without)
+    # A weights file is what is in it.
+    path = tmp_path / "weights.pt"
+    image = config.features.image.model_copy(update={"weights": str(path)})
+    weighted = config.model_copy(update={"features": config.features.model_copy(update={"image": image})})
+    absent = settings(weighted)
+    path.write_bytes(b"some")
+    assert absent != settings(weighted) != settings(config)
 
 
 @pytest.mark.parametrize("root", ["", "memory:/"])
@@ -213,9 +276,9 @@ def test_parts_keep_what_is_whole(tmp_path: Path, root: str, caplog: pytest.LogC
 
 
 def test_real_clips(real_videos: list[Path], small: Features) -> None:
-    uris = pa.table({"video_id": [path.stem for path in real_videos], "uri": [str(path) for path in real_videos]})
-    networks = image_network(small.image, 7), motion_network(small.motion, 7)
-    features = network_rows(decode_rows(uris, small), small, *networks).to_pandas()
+    networks = load_networks(small, 7)
+    used = resolved(small, networks)
+    features = network_rows(decode_rows(rows_of(real_videos), used), used, networks).to_pandas()
     assert (features["status"] == "ok").all()
     assert features["duration_s"].between(9.9, 18.3).all()
     assert features["frames"].between(300, 355).all()

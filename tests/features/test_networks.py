@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 from rayrec.config import ConfigError, ImageFeatures, MotionFeatures
+from rayrec.features import networks
 from rayrec.features.image import image_features, image_network
 from rayrec.features.motion import motion_features, motion_network
 
@@ -34,11 +35,42 @@ def test_frames_of_many_videos_and_covers_keep_their_places() -> None:
     assert image_features(network, [None], [None]) == ([None], [None])
 
 
-def test_a_clip_becomes_one_vector() -> None:
-    vectors = motion_features(motion_network(MOTION, seed=7), [CLIPS[0], None, CLIPS[1]])
-    assert vectors[0].shape == vectors[2].shape == (512,)
-    assert vectors[1] is None
-    assert motion_features(motion_network(MOTION, seed=7), [None]) == [None]
+def test_clips_of_a_video_become_their_mean() -> None:
+    network = motion_network(MOTION, seed=7)
+    first, none, both = motion_features(network, [CLIPS[:1], None, CLIPS])
+    assert first.shape == both.shape == (512,)
+    assert none is None
+    second = motion_features(network, [CLIPS[1:]])[0]
+    assert both == pytest.approx((first + second) / 2, abs=1e-4)
+    assert motion_features(network, [None]) == [None]
+
+
+def test_many_inputs_go_through_in_even_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames of one video may fall into two pieces, and those of two videos into one."""
+    network = image_network(IMAGE, seed=7)
+    stacks = [PICTURES[:3], None, PICTURES[3:5], PICTURES[5:], PICTURES[:1]]
+    whole, _ = image_features(network, stacks, [])
+    monkeypatch.setattr(networks, "FRAMES_AT_ONCE", 3)
+    cut, _ = image_features(network, stacks, [])
+    for one, other in zip(whole, cut, strict=True):
+        assert (one is None and other is None) or one == pytest.approx(other, abs=1e-4)
+    assert [len(piece) for piece in networks.pieces(list(PICTURES))] == [3, 3]
+    assert [len(piece) for piece in networks.pieces([*PICTURES, PICTURES[0]])] == [2, 2, 3]  # not 3, 3 and a lone one
+    assert [len(piece) for piece in networks.pieces(list(CLIPS))] == [1, 1]  # a clip of 4 frames can't be cut
+
+
+def test_sizes_are_the_models_own_unless_given() -> None:
+    def sizes(model: str, **given: int) -> tuple[int, int]:
+        network = image_network(ImageFeatures(model=model, weights="none", **given), seed=7)
+        return network.size, network.resize
+
+    assert sizes("resnet18") == (224, 256)
+    assert sizes("resnet18", size=112) == (112, 128)
+    assert sizes("squeezenet1_1", size=112, resize=112) == (112, 112)
+    with pytest.raises(ConfigError, match=r"features\.image\.resize=64 is less than size=96"):
+        sizes("resnet18", size=96, resize=64)
+    motion = motion_network(MOTION.model_copy(update={"size": None}), seed=7)
+    assert (motion.size, motion.resize) == (112, 128)
 
 
 @pytest.mark.parametrize("output", ["pooled", "logits"])
@@ -48,7 +80,7 @@ def test_random_networks_depend_on_the_seed_alone(output: str) -> None:
     def vectors(seed: int) -> tuple[np.ndarray, np.ndarray]:
         torch.rand(3)  # what was drawn before makes no difference
         frames, _ = image_features(image_network(image, seed), list(PICTURES[:, None]), [None])
-        return np.stack(frames), np.stack(motion_features(motion_network(motion, seed), list(CLIPS)))
+        return np.stack(frames), np.stack(motion_features(motion_network(motion, seed), list(CLIPS[:, None])))
 
     for first, again, other in zip(vectors(7), vectors(7), vectors(8), strict=True):
         assert (first == again).all()
@@ -92,6 +124,19 @@ def test_weights_from_a_path(tmp_path: Path, suffix: str) -> None:
     with torch.inference_mode():
         expected = model(normalise(pictures.permute(0, 3, 1, 2) / 255))
         assert torch.allclose(network(pictures), expected, atol=1e-5)
+
+
+def test_pooled_features_do_not_ask_how_many_classes_the_weights_tell_apart(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    model = torchvision.models.resnet18(num_classes=5).eval()
+    torch.save(model.state_dict(), tmp_path / "five.pt")
+    settings = IMAGE.model_copy(update={"weights": str(tmp_path / "five.pt")})
+    network = image_network(settings, seed=7)
+    with torch.inference_mode():
+        normalised = (torch.from_numpy(PICTURES) / 255 - network.mean) / network.std
+        assert torch.allclose(model.fc(network(torch.from_numpy(PICTURES))), model(normalised.movedim(-1, 1)), atol=1e-5)
+    with pytest.raises(ConfigError, match="size mismatch for fc"):
+        image_network(settings.model_copy(update={"output": "logits"}), seed=7)
 
 
 def test_default_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

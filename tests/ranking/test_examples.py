@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from rayrec.config import Ranker, Split
-from rayrec.ranking.examples import batches, join_items, prepare, split_times
+from rayrec.ranking.examples import batches, join_items, prepare
 from rayrec.ranking.history import HistoryGather
+from rayrec.split import split_times
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,9 @@ from rayrec.config import Ranker, Split, Training
 from rayrec.ranking.examples import join_items, prepare
 from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
-from rayrec.training.loop import ALONE, DivergedError, Epoch, Worker, fit, predict
+from rayrec.training.loop import DivergedError, Epoch, fit, predict
 from rayrec.training.metrics import auc
+from rayrec.workers import ALONE, Worker
 
 CPU = torch.device("cpu")
 RANKER = Ranker(embedding_size=8, hidden=[16], history_length=10, id_dropout=0.0, dropout=0.0)

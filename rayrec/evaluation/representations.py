@@ -1,0 +1,123 @@
+"""How well each representation of a video tells the classes apart (SOURCES C.6: Table I's ARI and NMI, Figure 3's distances).
+
+Everything is learned on one part of the catalog and scored on the held-out rest. Single modalities are as they go into MMoE: the
+reduced vectors, and the title as text analysis has it without any label (an extracted text vector, or else LSA: tf-idf and a
+truncated SVD). `MMoE` is z, `tags` the mean of the tags' vectors, `MMoE + tags` what topics are clustered on.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from sklearn.cluster import KMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.preprocessing import normalize
+
+from rayrec.config import Topics
+from rayrec.topics import tag_graph
+from rayrec.topics.contents import fit_scales, read_vectors
+from rayrec.topics.fitting import train_representation
+from rayrec.topics.model import TopicModel
+from rayrec.topics.representation import NothingToReadError, Representation
+
+HELD_OUT = 0.1
+REPEATS = 5  # K-means runs, over which scores are averaged
+LSA_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one representation against one kind of classes, on held-out videos."""
+
+    ari: float
+    nmi: float
+    distance_ratio: float
+
+
+def compare(
+    catalog: pa.Table,
+    vectors: pa.Table | None,
+    features: pa.Table | None,
+    classes: dict[str, np.ndarray],
+    settings: Topics,
+    seed: int,
+) -> dict[str, dict[str, Score]]:
+    """The scores of each representation by each kind of classes; `classes` are int64 [videos], -1 for none."""
+    order = np.random.default_rng(seed).permutation(catalog.num_rows)
+    held_count = max(2, round(HELD_OUT * catalog.num_rows))
+    held, fitted = np.sort(order[:held_count]), np.sort(order[held_count:])
+    found = representations(catalog, vectors, features, fitted, settings, seed)
+    return {
+        name: {kind: score(values[held], numbers[held], seed) for kind, numbers in classes.items()}
+        for name, values in found.items()
+    }
+
+
+def representations(
+    catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, fitted: np.ndarray, settings: Topics, seed: int
+) -> dict[str, np.ndarray]:
+    """Each representation of all videos, learned on the `fitted` ones: float32 [videos, its size], L2-normalised."""
+    learned_on = catalog.take(pa.array(fitted))
+    found = {}
+    for name, scale in fit_scales(learned_on, vectors, list(settings.modalities)).items():
+        values = read_vectors(catalog, vectors, {name: scale})
+        assert values is not None
+        found[str(name)] = normalize(values)
+    title = read_vectors(catalog, vectors, fit_scales(learned_on, vectors, ["text"]))
+    if title is None and catalog["title"].null_count < catalog.num_rows:
+        title = lsa(catalog["title"].to_pylist(), fitted, seed)
+    if title is not None:
+        found["title"] = normalize(title)
+    tags, names = tag_graph.incidence(learned_on["tags"], settings.most_tags, settings.least_tag_videos)
+    tag_vectors = tag_graph.tag_vectors(tags, names, settings, seed) if names else np.empty((0, settings.tag_size), np.float32)
+    representation: Representation | None = None
+    try:
+        representation = train_representation(learned_on, vectors, features, settings, seed)
+    except NothingToReadError:
+        return found
+    models = {"MMoE": TopicModel(representation, [], tag_vectors[:0])}
+    if names:
+        models["tags"] = TopicModel(None, names, tag_vectors)
+        models["MMoE + tags"] = TopicModel(representation, names, tag_vectors)
+    for name, model in models.items():
+        model.fit_join(learned_on, vectors, features)
+        found[name] = model.join(catalog, vectors, features)[0]
+    return found
+
+
+def lsa(titles: list[str | None], fitted: np.ndarray, seed: int) -> np.ndarray:
+    """Latent semantic analysis: float32 [titles, size]."""
+    words = TfidfVectorizer(sublinear_tf=True, min_df=2).fit([titles[row] or "" for row in fitted])
+    weights = words.transform([title or "" for title in titles])
+    size = min(LSA_SIZE, weights.shape[1] - 1)
+    return TruncatedSVD(size, random_state=seed).fit(weights[fitted]).transform(weights).astype(np.float32)
+
+
+def score(vectors: np.ndarray, classes: np.ndarray, seed: int) -> Score:
+    """K-means with as many clusters as there are classes, against the classes; videos without one don't count."""
+    vectors, classes = vectors[classes >= 0], classes[classes >= 0]
+    count = len(np.unique(classes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # videos with the same representation are no fault
+        runs = [KMeans(count, n_init=4, random_state=seed + run).fit_predict(vectors) for run in range(REPEATS)]
+    return Score(
+        float(np.mean([adjusted_rand_score(classes, run) for run in runs])),
+        float(np.mean([normalized_mutual_info_score(classes, run) for run in runs])),
+        distance_ratio(vectors, classes),
+    )
+
+
+def distance_ratio(vectors: np.ndarray, classes: np.ndarray) -> float:
+    """The mean distance between videos of different classes over that of videos of the same one (Euclidean).
+
+    Not a number where no class has two different videos.
+    """
+    squares = (vectors**2).sum(axis=1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * vectors @ vectors.T, 0))
+    same, others = classes[:, None] == classes[None, :], ~np.eye(len(classes), dtype=bool)
+    within = distances[same & others]
+    return float(distances[~same].mean() / within.mean()) if within.any() else float("nan")

@@ -1,0 +1,105 @@
+"""What is kept of a video's picture: squares of sampled frames and clips, and a cover."""
+
+import io
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from PIL import Image
+
+CONTRAST = 5.0  # standard deviation in grey levels (of 255) from which a frame is no longer nearly uniform
+THUMBNAIL_WIDTH = 256
+STRIP = 8  # a picture that is more than so many times as long as it is wide is squeezed, or else it would not fit into memory
+
+
+class Squares:
+    """Collects the frames at given positions as squares: the short side resized, then the centre cropped."""
+
+    def __init__(self, positions: np.ndarray, size: int | None, resize: int | None) -> None:
+        assert size is not None, "the sizes come from the networks: see rows.resolved"
+        self.positions, self.size, self.resize = positions, size, resize or size
+        self.wanted = set(positions.ravel().tolist())
+        self.taken: dict[int, np.ndarray] = {}
+        self.reformatter = VideoReformatter()
+
+    def take(self, position: int, frame: VideoFrame) -> None:
+        if position in self.wanted:
+            self.taken[position] = self.square(frame)
+
+    def square(self, frame: VideoFrame) -> np.ndarray:
+        """uint8 [size, size, 3], upright"""
+        short, size = min(frame.width, frame.height), self.size
+        width, height = (min(round(side * self.resize / short), STRIP * self.resize) for side in (frame.width, frame.height))
+        pixels = self.reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        left, top = (width - size) // 2, (height - size) // 2
+        return upright(pixels[top : top + size, left : left + size], frame)
+
+    def stack(self) -> np.ndarray | None:
+        """[*positions, size, size, 3]; a position that was not decoded repeats the last one before it (or else the first)."""
+        if not self.taken:
+            return None
+        known = np.array(sorted(self.taken))
+        nearest = known[np.maximum(np.searchsorted(known, self.positions.ravel(), side="right") - 1, 0)]
+        squares = np.stack([self.taken[position] for position in nearest.tolist()])
+        return squares.reshape(*self.positions.shape, self.size, self.size, 3)
+
+
+def even_positions(total: int, count: int) -> np.ndarray:
+    """The middle frames of `count` equal parts of a video of `total` frames; where there are fewer, each repeats as often."""
+    return ((np.arange(count) + 0.5) * total / count).astype(int)
+
+
+def clip_positions(total: int, frames: int, clips: int) -> np.ndarray:
+    """[clips, frames]: consecutive frames around the middles of `clips` equal parts of a video of `total` frames.
+
+    Clips that would be the same are taken once; a video that is shorter than a clip is one slow clip.
+    """
+    if total <= frames:
+        return even_positions(total, frames)[None]
+    middles = (np.arange(clips) + 0.5) * total / clips
+    starts = np.unique(np.clip(np.floor(middles - frames / 2), 0, total - frames).astype(int))
+    return starts[:, None] + np.arange(frames)
+
+
+class Cover:
+    """Chooses the first frame of the first two seconds that is not nearly uniform, four looks a second.
+
+    When all of those are (a fade from black), the other frames that are decoded anyway are tried, and the most contrasted one wins.
+    """
+
+    def __init__(self, total: int, fps: float) -> None:
+        self.early = set(range(0, max(1, min(total, round(2 * fps))), max(1, round(fps / 4))))
+        self.best: VideoFrame | None = None
+        self.contrast = -1.0
+        self.reformatter = VideoReformatter()
+
+    @property
+    def found(self) -> bool:
+        return self.contrast >= CONTRAST
+
+    def consider(self, frame: VideoFrame) -> None:
+        if self.found:
+            return
+        contrast = float(self.reformatter.reformat(frame, 32, 32, "gray", threads=1).to_ndarray().std())
+        if contrast > self.contrast:
+            self.best, self.contrast = frame, contrast
+
+
+def thumbnail(frame: VideoFrame) -> bytes:
+    """A JPEG of the whole frame, upright, at most `THUMBNAIL_WIDTH` wide as displayed."""
+    scale = min(1, THUMBNAIL_WIDTH / displayed(frame)[0])
+    width, height = (max(1, round(side * scale)) for side in (frame.width, frame.height))
+    pixels = upright(frame.reformat(width, height, "rgb24", threads=1).to_ndarray(), frame)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def displayed(frame: VideoFrame) -> tuple[int, int]:
+    """Width and height as displayed."""
+    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+
+
+def upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """Turned as the file says that it is to be shown: phones store portrait videos lying on their side."""
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

@@ -1,0 +1,97 @@
+"""Title features: a Hugging Face transformer's last hidden states, averaged over the title's tokens.
+
+Weights are read from safetensors only, and no code that comes with a model is run. The transformers library is the extra `text`.
+"""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from rayrec.config import ConfigError, TextFeatures
+
+TITLES_AT_ONCE = 256
+
+
+class TextNetwork(nn.Module):
+    """Titles in, one vector each out."""
+
+    def __init__(self, body: nn.Module, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.body, self.tokenizer = body, tokenizer
+
+    def forward(self, titles: list[str]) -> Tensor:
+        """float32 [N, D]"""
+        found = self.tokenizer.encode_batch(titles)
+        tokens_NT, mask_NT = (
+            torch.tensor(numbers, device=self.device)
+            for numbers in ([one.ids for one in found], [one.attention_mask for one in found])
+        )
+        hidden_NTD = self.body(input_ids=tokens_NT, attention_mask=mask_NT).last_hidden_state.float()
+        mask_NT1 = mask_NT.unsqueeze(-1)
+        return (hidden_NTD * mask_NT1).sum(1) / mask_NT1.sum(1).clamp(min=1)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def text_network(settings: TextFeatures) -> TextNetwork:
+    """In evaluation mode, on the CPU. Raises `ConfigError` for a model that can't be had or is not whole."""
+    body, subwords = load_transformer(settings.model, "features.text.model")
+    tokenizer = Tokenizer.from_str(subwords)
+    tokenizer.enable_truncation(settings.most_tokens)
+    tokenizer.enable_padding(pad_id=getattr(body.config, "pad_token_id", None) or 0)  # the mask hides it, whatever it is
+    return TextNetwork(body, tokenizer)
+
+
+def text_features(network: TextNetwork, titles: list[str | None]) -> list[np.ndarray | None]:
+    """float32 [D] of each title; None for a video without one."""
+    there = [title for title in titles if title and title.strip()]
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=network.device.type == "cuda"):
+        starts = range(0, len(there), TITLES_AT_ONCE)
+        vectors = iter([vector for start in starts for vector in network(there[start : start + TITLES_AT_ONCE]).cpu().numpy()])
+    return [next(vectors) if title and title.strip() else None for title in titles]
+
+
+def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
+    """A transformer in evaluation mode, by its name or the path of its folder, and its subwords as a `tokenizers` JSON.
+
+    Raises `ConfigError`, which names `setting`, for a model that can't be had or is not whole.
+    """
+    _need_transformers(setting)
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        body, report = AutoModel.from_pretrained(
+            model, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            f"{setting}: {model} can't be loaded ({str(error).strip().splitlines()[0][:300]}). Give a name that can be downloaded "
+            "or the path of a folder with the model's config.json, model.safetensors and tokenizer.json"
+        ) from error
+    # Tensors that the file lacks are drawn at random; only the pooler, which is not used here, may be.
+    absent = [name for name in report["missing_keys"] if "pooler" not in name]
+    if absent:
+        raise ConfigError(f"{setting}: the weights of {model} lack {len(absent)} tensors of the model, such as {sorted(absent)[0]}")
+    if not tokenizer.is_fast:
+        raise ConfigError(f"{setting}: {model} has no tokenizer.json; choose a model that has one")
+    return body.eval(), tokenizer.backend_tokenizer.to_str()
+
+
+def transformer_of(config: str) -> nn.Module:
+    """An untrained transformer of a model's config.json: one to load weights into."""
+    _need_transformers("a saved transformer")
+    from transformers import AutoConfig, AutoModel
+
+    return AutoModel.from_config(AutoConfig.for_model(**json.loads(config)))
+
+
+def _need_transformers(setting: str) -> None:
+    if find_spec("transformers") is None:
+        raise ConfigError(f"{setting} needs transformers, which is not installed: pip install 'rayrec[text]'")

@@ -1,0 +1,51 @@
+"""Topics for people to look at: what each is about, its most typical videos, and its neighbours."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.topics.tag_graph import incidence
+from rayrec.topics.words import membership, title_words, typical
+
+WORDS, VIDEOS, NEIGHBOURS = 8, 12, 3  # shown of a topic
+MOST_TAGS = 50_000
+
+
+@dataclass(frozen=True)
+class Description:
+    topic: int
+    videos: int
+    words: list[str]
+    tags: list[str]
+    typical_videos: list[str]  # ids, the nearest to the centre first
+    nearest: list[tuple[int, float]]  # other topics and the cosine similarity of their centres
+
+
+def describe(catalog: pa.Table, topics: pa.Table, centres: np.ndarray) -> list[Description]:
+    """One description a topic, in the order of the ids. `centres` are L2-normalised [topics, size]."""
+    rows = pc.index_in(topics["video_id"], value_set=catalog["video_id"].combine_chunks())
+    known = catalog.take(rows.combine_chunks())
+    members = membership(topics["topics"].to_numpy(), len(centres))
+    likeness_to_centre = membership(topics["topics"].to_numpy(), len(centres), topics["similarity"].to_numpy())
+    words = typical(members, *title_words(known["title"].to_pylist()), WORDS)
+    tags = typical(members, *incidence(known["tags"], MOST_TAGS), WORDS)
+    likeness = centres @ centres.T
+    np.fill_diagonal(likeness, -1)
+    described = []
+    for topic in range(len(centres)):
+        column = slice(likeness_to_centre.indptr[topic], likeness_to_centre.indptr[topic + 1])
+        best = likeness_to_centre.indices[column][np.argsort(-likeness_to_centre.data[column], kind="stable")[:VIDEOS]]
+        near = np.argsort(-likeness[topic], kind="stable")[: min(NEIGHBOURS, len(centres) - 1)]
+        described.append(
+            Description(
+                topic,
+                int(members.indptr[topic + 1] - members.indptr[topic]),
+                words[topic],
+                tags[topic],
+                topics["video_id"].take(pa.array(best)).to_pylist(),
+                [(int(other), float(likeness[topic, other])) for other in near],
+            )
+        )
+    return described

@@ -1,0 +1,112 @@
+"""f_C and f_T of SOURCES C.1: what a video shows and what its title says, each as a vector of `encoder_size` numbers.
+
+f_C reads extracted vectors through an MLP, or the cover's pixels through a torchvision network. f_T is a bag of hashed words and
+trigrams, a small transformer trained from nothing, or a pretrained one. All are trained end to end by the tasks of `mmoe.py`.
+Shapes: B videos, D = encoder_size, L subwords, W = a transformer's width, Z = the width of z.
+"""
+
+import torch
+from torch import nn
+
+from rayrec.config import Topics
+from rayrec.topics.contents import Batch
+from rayrec.topics.titles import MOST_SUBWORDS
+
+# Against learning a small catalog by heart: without them z tells its videos apart by whatever is peculiar to each.
+DROPOUT = 0.3
+WIDTH, LAYERS, HEADS = 128, 2, 4  # of the small transformer
+
+
+class TitleBag(nn.Module):
+    def __init__(self, vocabulary: int, size: int) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(vocabulary, size, mode="mean", padding_idx=0)
+        nn.init.normal_(self.bag.weight, std=0.1)
+        self.out = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(size, size))
+
+    def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:
+        return self.out(self.bag(with_gaps(titles_BL) if self.training else titles_BL))
+
+
+class TitleTransformer(nn.Module):
+    """Positions, pre-norm self-attention layers, the mean over a title's subwords."""
+
+    def __init__(self, vocabulary: int, size: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, WIDTH, padding_idx=0)
+        self.places = nn.Embedding(MOST_SUBWORDS, WIDTH)
+        nn.init.normal_(self.words.weight, std=0.1)
+        nn.init.normal_(self.places.weight, std=0.02)
+        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, DROPOUT, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
+        self.out = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(WIDTH, size))
+
+    def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            titles_BL = with_gaps(titles_BL)
+        there_BL = titles_BL > 0
+        there_BL[:, 0] = True  # a title of no words attends to one padding, or else to nothing, which is not a number
+        places_L = torch.arange(titles_BL.shape[1], device=titles_BL.device)
+        states_BLW = self.layers(self.words(titles_BL) + self.places(places_L), src_key_padding_mask=~there_BL)
+        return self.out(mean_over(states_BLW, titles_BL > 0))
+
+
+class PretrainedTitles(nn.Module):
+    """A Hugging Face transformer, and a linear layer on the mean of its last states."""
+
+    def __init__(self, body: nn.Module, width: int, size: int, padding: int) -> None:
+        super().__init__()
+        self.body, self.padding = body, padding
+        self.out = nn.Linear(width, size)
+
+    def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:
+        there_BL = titles_BL != self.padding
+        states_BLW = self.body(input_ids=titles_BL, attention_mask=there_BL).last_hidden_state
+        return self.out(mean_over(states_BLW, there_BL))
+
+
+def with_gaps(titles_BL: torch.Tensor) -> torch.Tensor:
+    """The titles with a random share of their words left out, so that no single word is relied on (Iyyer et al., 2015)."""
+    return titles_BL * (torch.rand(titles_BL.shape, device=titles_BL.device) >= DROPOUT)
+
+
+def mean_over(states_BLW: torch.Tensor, there_BL: torch.Tensor) -> torch.Tensor:
+    """The mean of the states that are there [B, W]; zeros where none is."""
+    weights_BL1 = there_BL.unsqueeze(-1).to(states_BLW.dtype)
+    return (states_BLW * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1)
+
+
+class CoverEncoder(nn.Module):
+    """A network from pixels to pooled features, and a linear layer."""
+
+    def __init__(self, body: nn.Module, width: int, size: int) -> None:
+        super().__init__()
+        self.body = body
+        self.out = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(width, size))
+
+    def forward(self, covers: torch.Tensor) -> torch.Tensor:
+        return self.out(self.body(covers))
+
+
+class Encoders(nn.Module):
+    """z = concat(f_C, f_T) of the parts that a catalog has."""
+
+    def __init__(self, vectors: nn.Module | None, covers: nn.Module | None, titles: nn.Module | None, size: int) -> None:
+        super().__init__()
+        self.vectors, self.covers, self.titles = vectors, covers, titles
+        self.size = size * sum(part is not None for part in (vectors, covers, titles))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """z of the batch, float32 [B, Z]."""
+        parts = [
+            part(inputs)
+            for part, inputs in ((self.vectors, batch.vectors), (self.covers, batch.covers), (self.titles, batch.titles))
+            if part is not None
+        ]
+        return torch.cat(parts, dim=-1).float()
+
+
+def vector_encoder(width: int, settings: Topics) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(width, settings.encoder_size), nn.ReLU(), nn.Linear(settings.encoder_size, settings.encoder_size)
+    )

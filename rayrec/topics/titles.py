@@ -1,0 +1,83 @@
+"""Titles as numbers: hashed words and trigrams for a bag, or subwords for a transformer. Any script works in both.
+
+The bag (fastText; Bojanowski et al., 2017) needs no vocabulary. Subwords are byte-level pairs (BPE), learned from the catalog's own
+titles, or a pretrained transformer's; both are a `tokenizers` JSON, saved with the model. Number 0 is padding.
+"""
+
+import unicodedata
+import zlib
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+BUCKETS = 1 << 14
+MOST_BAGGED = 512  # numbers of one title in a bag: a title of 10,000 characters costs no more than this
+MOST_SUBWORDS = 64  # in a sequence
+VOCABULARY = 8000  # subwords
+PADDING = "<pad>"
+
+
+class HashedTitles:
+    """The words of a title and the trigrams of each, hashed."""
+
+    size = BUCKETS + 1
+    padding = 0
+
+    def numbers(self, titles: list[str | None]) -> list[list[int]]:
+        return [[1 + zlib.crc32(token.encode()) % BUCKETS for token in words_and_trigrams(title or "")] for title in titles]
+
+    def to_json(self) -> str:
+        return ""
+
+
+class SubwordTitles:
+    """A vocabulary of subwords, as `tokenizers` keeps it."""
+
+    def __init__(self, json: str, padding: int = 0) -> None:
+        self.tokenizer = Tokenizer.from_str(json)
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(MOST_SUBWORDS)
+        self.size, self.padding = self.tokenizer.get_vocab_size(), padding
+
+    @classmethod
+    def learned(cls, titles: list[str | None]) -> "SubwordTitles":
+        """Byte pairs of these titles: what is rare or new falls apart into bytes, so nothing is unknown."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=VOCABULARY, min_frequency=2, special_tokens=[PADDING], initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.train_from_iterator((title for title in titles if title), trainer)
+        return cls(tokenizer.to_str())
+
+    def numbers(self, titles: list[str | None]) -> list[list[int]]:
+        return [found.ids for found in self.tokenizer.encode_batch([title or "" for title in titles])]
+
+    def to_json(self) -> str:
+        return self.tokenizer.to_str()
+
+
+TitleCodec = HashedTitles | SubwordTitles
+
+
+def words_and_trigrams(title: str) -> list[str]:
+    """The words of a title and the trigrams of each, `<` and `>` marking a word's ends."""
+    found = []
+    for word in unicodedata.normalize("NFKC", title).casefold().split():
+        found.append(word)
+        framed = f"<{word}>"
+        found += [framed[start : start + 3] for start in range(len(framed) - 2)]
+        if len(found) >= MOST_BAGGED:
+            break
+    return found[:MOST_BAGGED]
+
+
+def padded(lists: list[np.ndarray], padding: int) -> np.ndarray:
+    """int64 [titles, longest], the shorter ones filled up with `padding`."""
+    lengths = np.array([len(numbers) for numbers in lists], dtype=np.int64)
+    together = np.full((len(lists), max(1, lengths.max(initial=0))), padding, dtype=np.int64)
+    together[np.arange(together.shape[1]) < lengths[:, None]] = np.concatenate(lists) if len(lists) else 0
+    return together

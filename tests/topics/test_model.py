@@ -1,0 +1,84 @@
+"""The topic model: embedding, joining, its file, and videos that come later."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+
+from rayrec import tables
+from rayrec.config import CoverNetwork
+from rayrec.topics import tag_graph
+from rayrec.topics.fitting import train_representation
+from rayrec.topics.model import TopicModel, centred, join
+from rayrec.topics.representation import NothingToReadError, Representation
+
+from .conftest import SMALL, little_world
+from .test_contents import jpeg
+
+
+def model_of(world, settings=SMALL, features=None):
+    videos_tags, names = tag_graph.incidence(world.catalog["tags"], 100)
+    vectors = tag_graph.tag_vectors(videos_tags, names, settings, 0)
+    return TopicModel(train_representation(world.catalog, world.vectors, features, settings, 0), names, vectors)
+
+
+@pytest.mark.parametrize("title_encoder", ["bag", "transformer"])
+def test_a_saved_model_gives_new_videos_the_same_embedding(tmp_path, title_encoder):
+    world, later = little_world(), little_world(20, seed=1)
+    model = model_of(world, SMALL.model_copy(update={"epochs": 2, "title_encoder": title_encoder}))
+    joint, described = model.fit_join(world.catalog, world.vectors, None)
+    assert described.all()
+    np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, rtol=1e-5)
+    model.centres = joint[:3]
+    model.save(pafs.LocalFileSystem(), str(tmp_path))
+    written = {
+        "tag_vectors": pa.table({"tag": model.tags, "vector": list(model.tag_vectors)}),
+        "topic_centres": pa.table({"topic": [0, 1, 2], "centre": list(model.centres)}),
+    }
+    restored = TopicModel.load(pafs.LocalFileSystem(), str(tmp_path), written.__getitem__)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pt")]
+    np.testing.assert_array_equal(restored.join(world.catalog, world.vectors, None)[0], joint)
+    np.testing.assert_array_equal(restored.centres, joint[:3])
+    new = restored.join(later.catalog, later.vectors, None)[0]
+    np.testing.assert_array_equal(new, model.join(later.catalog, later.vectors, None)[0])
+    nearest = (new @ joint.T).argmax(axis=1)
+    assert (world.kinds[nearest] == later.kinds).mean() > 0.8
+
+
+def test_covers_are_read_as_pixels_by_a_network_that_is_trained_with_the_rest(tmp_path):
+    world = little_world(24)
+    covers = [jpeg(40, 40, ("red", "blue")[kind % 2]) for kind in world.kinds]
+    features = tables.from_columns(
+        "features", {"video_id": world.catalog["video_id"].to_pylist(), "status": ["ok"] * 24, "cover_jpeg": covers}
+    )
+    settings = SMALL.model_copy(update={"epochs": 1, "cover_network": CoverNetwork(model="resnet18", weights="none", size=32)})
+    start = Representation.start(world.catalog, world.vectors, features, settings, 0)
+    before = {name: value.clone() for name, value in start.encoders.covers.body.named_parameters()}
+    trained = train_representation(world.catalog, world.vectors, features, settings, 0)
+    changed = [name for name, value in trained.encoders.covers.body.named_parameters() if not (value == before[name]).all()]
+    assert len(changed) == len(before)
+    trained.save(pafs.LocalFileSystem(), str(tmp_path))
+    restored = Representation.load(pafs.LocalFileSystem(), str(tmp_path))
+    first, second = (TopicModel(one, [], np.empty((0, 1))).parts(world.catalog, None, features)[0] for one in (trained, restored))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_what_a_catalog_lacks_is_left_out():
+    world = little_world(40)
+    bare = tables.from_columns("catalog", {"video_id": ["a", "b"]})
+    with pytest.raises(NothingToReadError):
+        Representation.start(bare, None, None, SMALL, 0)
+    joint, described = TopicModel(None, [], np.empty((0, 8), np.float32)).fit_join(bare, None, None)
+    assert not described.any()
+    assert len(joint) == 2
+    model = model_of(world, SMALL.model_copy(update={"epochs": 1}))
+    model.fit_join(world.catalog, world.vectors, None)
+    unknown = tables.from_columns("catalog", {"video_id": ["a", "b"], "title": [None, "sun"], "tags": [["never seen"], []]})
+    assert model.join(unknown, None, None)[1].tolist() == [False, True]
+
+
+def test_join_weighs_every_part_alike():
+    parts = [np.array([[30.0, 40.0], [0.0, 0.0]]), np.array([[0.0, 0.1], [1.0, 0.0]])]
+    expected = np.array([[0.6, 0.8, 0, 1], [0, 0, np.sqrt(2), 0]]) / np.sqrt(2)
+    np.testing.assert_allclose(join(parts), expected, rtol=1e-6)
+    np.testing.assert_array_equal(centred(parts[0], np.array([1.0, 2.0])), [[29, 38], [0, 0]])
