@@ -230,12 +230,12 @@ def show_metrics(config: Config) -> None:
 
 
 def show_representations(scores: dict[str, dict[str, dict[str, float]]]) -> None:
-    kinds = list(next(iter(scores.values()), {}))
-    columns = [f"{kind} {figure}" for kind in kinds for figure in ("ARI", "NMI", "ratio")]
-    table = Table("representation", *columns, title="learned on 90 %, scored on the other 10 %", title_justify="left")
-    for name, found in scores.items():
-        table.add_row(name, *(f"{value:.3f}" for kind in kinds for value in found[kind].values()))
-    console.print(table)
+    for kind in next(iter(scores.values()), {}):
+        title = f"against the {kind}: learned on 90 % of the videos, scored on the others"
+        table = Table("representation", "ARI", "NMI", "inter / intra distance", title=title, title_justify="left")
+        for name, found in scores.items():
+            table.add_row(name, *(f"{value:.3f}" for value in found[kind].values()))
+        console.print(table)
 
 
 def show_topics(described: list[Description]) -> None:

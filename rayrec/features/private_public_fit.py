@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from rayrec import tables
+from rayrec import tables, workers
 from rayrec.config import PrivatePublic, dump
 from rayrec.features.private_public import Inputs, PrivatePublicNetwork, losses
 from rayrec.features.private_public_inputs import shapes
@@ -54,11 +54,9 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Worker:
-    """One of `count` processes that train together, and where it computes."""
+class Worker(workers.Worker):
+    """And where it computes."""
 
-    rank: int = 0
-    count: int = 1
     device: torch.device = CPU
 
     def total(self, values: Tensor) -> Tensor:

@@ -22,15 +22,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray.data
 from matplotlib.figure import Figure
-from ray import train as ray_train
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, prepare_model
 
 from rayrec import __version__, tables
 from rayrec.config import Config, ConfigError, PrivatePublic, dump
 from rayrec.features.extraction import Parts, file_versions
 from rayrec.features.private_public_inputs import INPUTS, read_inputs
 from rayrec.features.ray_data import quiet_context
+from rayrec.ray_workers import shared, this_device, this_worker, train_on_ray
 from rayrec.workspace import StageRun, Workspace, read_parts, read_whole, write_whole
 
 if TYPE_CHECKING:
@@ -192,23 +190,15 @@ def _decoded(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
 
 
 def _train_on_ray(run: StageRun, settings: PrivatePublic, classes: list[str]) -> None:
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={
-            "workspace": run.workspace.uri,
-            "folder": run.folder,
-            "settings": dump(settings),
-            "classes": classes,
-            "seed": run.config.seed,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=settings.gpus_per_worker > 0,
-            resources_per_worker={"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else None,
-        ),
-        run_config=RunConfig(name="network", storage_path=f"{run.workspace.uri}/private_public/{run.version}/ray"),
-    )
-    trainer.fit()
+    task = {
+        "workspace": run.workspace.uri,
+        "folder": run.folder,
+        "settings": dump(settings),
+        "classes": classes,
+        "seed": run.config.seed,
+    }
+    storage = f"{run.workspace.uri}/private_public/{run.version}/ray"
+    train_on_ray(_work, task, "network", storage, settings.workers, settings.gpus_per_worker)
 
 
 def _work(task: dict[str, Any]) -> None:
@@ -216,12 +206,11 @@ def _work(task: dict[str, Any]) -> None:
     from rayrec.features import private_public_fit as fitting
 
     settings, fs, folder = PrivatePublic.model_validate(task["settings"]), Workspace(task["workspace"]).fs, task["folder"]
-    context = ray_train.get_context()
-    device = ray_train.torch.get_device() if settings.gpus_per_worker else fitting.torch.device("cpu")
-    worker = fitting.Worker(context.get_world_rank(), max(context.get_world_size(), 1), device)
+    place = this_worker()
+    worker = fitting.Worker(place.rank, place.count, this_device(settings.gpus_per_worker))
     parts = {role: fitting.PartFiles.of(fs, f"{folder}/inputs/{role}") for role in ROLES}
     if fs.get_file_info(f"{folder}/{fitting.WEIGHTS}").is_file:
-        network = fitting.load_network(fs, folder)[0].to(device)
+        network = fitting.load_network(fs, folder)[0].to(worker.device)
     else:
         network = _trained(task, settings, parts, fs, worker)
     for role in ROLES:
@@ -242,10 +231,8 @@ def _trained(
     from rayrec.features.private_public import PrivatePublicNetwork
 
     network = PrivatePublicNetwork(settings, len(task["classes"]), task["seed"]).to(worker.device)
-    model = network
-    if worker.count > 1:
-        # A batch in which no video has sound leaves the audio branches without gradients.
-        model = prepare_model(network, move_to_device=False, parallel_strategy_kwargs={"find_unused_parameters": True})
+    # A batch in which no video has sound leaves the audio branches without gradients.
+    model = shared(network, worker, find_unused_parameters=True)
 
     def report(epoch: fitting.Epoch) -> None:
         if worker.rank == 0:

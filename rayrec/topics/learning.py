@@ -16,19 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
-from ray import train as ray_train
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, prepare_model
 
 from rayrec import tables
 from rayrec.config import Config, dump
+from rayrec.ray_workers import shared, this_device, this_worker, train_on_ray
 from rayrec.topics import clustering, distributed, tag_graph
-from rayrec.topics.fitting import CPU, Checkpoint, Epoch, train_representation
+from rayrec.topics.fitting import Checkpoint, Epoch, train_representation
 from rayrec.topics.matching import carried_centres, match
 from rayrec.topics.model import ENCODERS, TopicModel
 from rayrec.topics.representation import NothingToReadError, Representation
 from rayrec.topics.words import membership, typical
-from rayrec.workers import Worker
 from rayrec.workspace import StageRun, Workspace, file_facts, open_filesystem
 
 TYPICAL_TAGS = 5  # kept for each topic
@@ -89,17 +86,9 @@ def _features(workspace: Workspace, config: Config) -> pa.Table | None:
 def _train(run: StageRun) -> Representation | None:
     """The trained representation; None when the catalog has neither covers nor titles."""
     settings = run.config.topics
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"workspace": run.workspace.uri, "folder": run.folder, "config": dump(run.config)},
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=settings.gpus_per_worker > 0,
-            resources_per_worker={"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else None,
-        ),
-        run_config=RunConfig(name="topics", storage_path=f"{run.workspace.uri}/topics/{run.version}/ray"),
-    )
-    trainer.fit()
+    task = {"workspace": run.workspace.uri, "folder": run.folder, "config": dump(run.config)}
+    storage = f"{run.workspace.uri}/topics/{run.version}/ray"
+    train_on_ray(_work, task, "topics", storage, settings.workers, settings.gpus_per_worker)
     try:
         return Representation.load(run.fs, f"{run.folder}/{ENCODERS}")
     except FileNotFoundError:
@@ -108,8 +97,7 @@ def _train(run: StageRun) -> Representation | None:
 
 def _work(task: dict[str, Any]) -> None:
     """What each worker does. A worker that starts again goes on from the last checkpoint; rank 0 saves the encoders."""
-    config, workspace, context = Config.model_validate(task["config"]), Workspace(task["workspace"]), ray_train.get_context()
-    worker = Worker(context.get_world_rank(), max(context.get_world_size(), 1))
+    config, workspace, worker = Config.model_validate(task["config"]), Workspace(task["workspace"]), this_worker()
     settings = config.topics
 
     def report(epoch: Epoch) -> None:
@@ -125,11 +113,11 @@ def _work(task: dict[str, Any]) -> None:
             _features(workspace, config),
             settings,
             config.seed,
-            ray_train.torch.get_device() if settings.gpus_per_worker else CPU,
+            this_device(settings.gpus_per_worker),
             report,
             Checkpoint(workspace.fs, f"{task['folder']}/checkpoint.pt"),
             worker,
-            (lambda model: prepare_model(model, move_to_device=False)) if worker.count > 1 else (lambda model: model),
+            lambda model: shared(model, worker),
         )
     except NothingToReadError:
         return
@@ -144,8 +132,11 @@ def _cluster(joint: np.ndarray, config: Config) -> np.ndarray:
     settings = config.topics
     if settings.clustering == "local":
         return clustering.cluster(joint, settings.clusters, config.seed)
-    vectors = pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(joint.ravel()), joint.shape[1])})
-    return distributed.cluster(ray.data.from_arrow(vectors), settings.clusters, config.seed)
+    blocks = [joint[start : start + clustering.BLOCK] for start in range(0, len(joint), clustering.BLOCK)]
+    vectors = [pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), joint.shape[1]) for block in blocks]
+    return distributed.cluster(
+        ray.data.from_arrow([pa.table({"vector": block}) for block in vectors]), settings.clusters, config.seed
+    )
 
 
 def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, joint: np.ndarray) -> np.ndarray:

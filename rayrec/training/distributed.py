@@ -1,8 +1,7 @@
 """The stage `train`: the loop inside Ray Train.
 
-With `training.workers: 0` Ray Train runs the worker function in the calling process (its local mode), which spares the start of a
-process; with more it starts that many on the cluster, joined by DDP. Either way each worker reads the workspace itself, so nothing
-large travels with the task.
+With `training.workers: 0` it runs in the calling process, which spares the start of others; with more it runs in that many on the
+cluster, joined by DDP. Either way each worker reads the workspace itself.
 """
 
 import io
@@ -14,14 +13,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from ray import train as ray_train
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, prepare_model
 
 from rayrec.config import Config, Ranker, dump
 from rayrec.ranking.scorer import Scorer
+from rayrec.ray_workers import shared, this_device, this_worker, train_on_ray
 from rayrec.training.data import RANKER, RANKER_WITHOUT_TOPICS, ranking_data
 from rayrec.training.loop import Epoch, fit
-from rayrec.workers import Worker
 from rayrec.workspace import StageRun, Workspace
 
 log = logging.getLogger(__name__)
@@ -58,38 +55,27 @@ def learning_curves(curves: dict[str, list[Epoch]]) -> bytes:
 
 def _train_on_ray(run: StageRun, arm: str, ranker: Ranker) -> None:
     training = run.config.training
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={
-            "workspace": run.workspace.uri,
-            "folder": f"{run.folder}/{arm}",
-            "arm": arm,
-            "config": dump(run.config),
-            "ranker": dump(ranker),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=training.workers,
-            use_gpu=training.gpus_per_worker > 0,
-            resources_per_worker={"GPU": training.gpus_per_worker} if training.gpus_per_worker else None,
-        ),
-        run_config=RunConfig(name=arm, storage_path=f"{run.workspace.uri}/train/{run.version}/ray"),
-    )
-    trainer.fit()
+    task = {
+        "workspace": run.workspace.uri,
+        "folder": f"{run.folder}/{arm}",
+        "arm": arm,
+        "config": dump(run.config),
+        "ranker": dump(ranker),
+    }
+    storage = f"{run.workspace.uri}/train/{run.version}/ray"
+    train_on_ray(_work, task, arm, storage, training.workers, training.gpus_per_worker)
 
 
 def _work(task: dict[str, Any]) -> None:
     """What each worker does. Rank 0 saves the scorer of the best epoch."""
     config, ranker = Config.model_validate(task["config"]), Ranker.model_validate(task["ranker"])
-    workspace, context = Workspace(task["workspace"]), ray_train.get_context()
-    worker = Worker(context.get_world_rank(), max(context.get_world_size(), 1))
+    workspace, worker = Workspace(task["workspace"]), this_worker()
     data = ranking_data(workspace.read, lambda name: workspace.read(name) if workspace.has(name) else None, ranker, config.split)
     torch.manual_seed(config.seed)
     scorer = Scorer.build(ranker, data.user_encoder, data.item_encoder, data.users, data.items)
-    device = ray_train.torch.get_device() if config.training.gpus_per_worker else torch.device("cpu")
-    model = scorer.to(device).model
-    if worker.count > 1:
-        # The tables that sit in the model as buffers are the same everywhere: DDP need not send them around at each step.
-        model = prepare_model(model, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False})
+    device = this_device(config.training.gpus_per_worker)
+    # The tables that sit in the model as buffers are the same everywhere: DDP need not send them around at each step.
+    model = shared(scorer.to(device).model, worker, broadcast_buffers=False)
 
     def report(epoch: Epoch) -> None:
         if worker.rank == 0:

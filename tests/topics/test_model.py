@@ -63,6 +63,21 @@ def test_covers_are_read_as_pixels_by_a_network_that_is_trained_with_the_rest(tm
     np.testing.assert_array_equal(first, second)
 
 
+def test_a_pretrained_transformer_is_trained_on_and_saved_whole(tmp_path, tiny_bert):
+    world = little_world(24)
+    settings = SMALL.model_copy(update={"epochs": 1, "title_encoder": str(tiny_bert), "modalities": []})
+    start = Representation.start(world.catalog, None, None, settings, 0)
+    before = {name: value.clone() for name, value in start.encoders.titles.body.named_parameters()}
+    trained = train_representation(world.catalog, None, None, settings, 0)
+    after = dict(trained.encoders.titles.body.named_parameters())
+    moved = [(after[name] - value).abs().max().item() for name, value in before.items() if "pooler" not in name]
+    assert 0 < max(moved) <= 1.1 * settings.fine_tuning_rate  # one step of Adam at its own rate
+    trained.save(pafs.LocalFileSystem(), str(tmp_path))
+    restored = Representation.load(pafs.LocalFileSystem(), str(tmp_path))
+    first, second = (TopicModel(one, [], np.empty((0, 1))).parts(world.catalog, None, None)[0] for one in (trained, restored))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_what_a_catalog_lacks_is_left_out():
     world = little_world(40)
     bare = tables.from_columns("catalog", {"video_id": ["a", "b"]})

@@ -1,0 +1,354 @@
+"""The stage `extract` against a bare loop of processes that does the same work, and where the time goes.
+
+    python benchmarks/extraction.py [KEY=VALUE]... [--clips DIR] [--videos N] [--runs N] [--gpu]
+
+The clips are the synthetic world's, made on the first run. Both sides decode the same files, run the same networks with as many
+processes and threads, mix as many videos in a batch, and write the same part files. They take turns in one run. Two ratios:
+`all`, from the call to the last part on disk, with the loading of networks and the starting of processes on both sides (of Ray
+only the cluster is up already); `steady`, from the first part on disk to the last.
+"""
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not take a core from the others
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from figures import median_of, show
+
+from rayrec.config import Config, Features, WorldData, load
+from rayrec.features import audio, decode, packets
+from rayrec.features.rows import Networks, decode_rows, load_networks, network_rows, resolved
+
+ROOT = Path(__file__).parents[1]
+MOST_WAIT_S = 600  # for a bare process that may have died
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("settings", nargs="*", help="section.key=value on top of configs/demo.yaml")
+    arguments.add_argument("--clips", default=f"{tempfile.gettempdir()}/rayrec-clips", help="folder of the clips, made when absent")
+    arguments.add_argument("--videos", type=int, default=300)
+    arguments.add_argument("--runs", type=int, default=3)
+    arguments.add_argument("--cpus", type=int, default=os.cpu_count(), help="that Ray may use")
+    arguments.add_argument("--gpu", action="store_true", help="run the networks on a GPU, and the image network alone as well")
+    given = arguments.parse_args()
+    config = load(ROOT / "configs" / "demo.yaml", [*given.settings, *(["features.gpus_per_model=1"] if given.gpu else [])])
+    videos = make_clips(Path(given.clips), given.videos, config.seed)
+    work_shares(videos.slice(0, min(100, len(videos))), config)
+    against_processes(videos, config, given.runs, given.cpus, given.gpu)
+
+
+def make_clips(folder: Path, count: int, seed: int) -> pa.Table:
+    """The rows to decode."""
+    from rayrec.datasets import world, world_media
+
+    clips = world.make(WorldData(videos=count, users=10, requests=20, days=2), seed).clips
+    world_media.write_clips(clips, pafs.LocalFileSystem(), str(folder))
+    names = [clip.name for clip in clips]
+    uris, nothing = [str(folder / f"{name}.mp4") for name in names], pa.nulls(len(names), pa.string())
+    return pa.table({"video_id": names, "uri": uris, "title": nothing, "file_version": nothing})
+
+
+# --- where the time goes --------------------------------------------------------------------------------------------------------
+
+
+def work_shares(videos: pa.Table, config: Config) -> None:
+    """CPU seconds of each part of the work, in one process with one thread; and decoding all frames in place of the needed ones."""
+    import torch
+
+    from rayrec.features import image, motion
+
+    torch.set_num_threads(1)
+    networks = load_networks(config.features, config.seed)
+    settings = resolved(config.features, networks)
+    spent: dict[str, float] = defaultdict(float)
+    parts = [(decode, "decode"), (audio, "audio_features"), (image, "image_features"), (motion, "motion_features")]
+    start = time.process_time()
+    with timed(parts, spent):
+        decoded = [decode_rows(batch, settings) for batch in batches(videos, config.features)]
+        done = pa.concat_tables([network_rows(batch, settings, networks) for batch in decoded])
+    spent["the rest"] = time.process_time() - start - sum(spent.values())
+    total = sum(spent.values())
+    show(
+        f"work of extract, {len(videos)} clips, one core",
+        [{"part": name, "cpu_s": round(seconds, 2), "share": round(seconds / total, 3)} for name, seconds in spent.items()],
+        videos_per_s=round(len(videos) / total, 2),
+        cnn_images_per_s=round(images(pa.concat_tables(decoded), settings) / spent["image_features"], 1),
+    )
+    with counted() as needed:
+        seconds = cpu_seconds(lambda: pictures(videos, settings))
+    with counted() as everything, patched(decode, "frames_at", all_frames):
+        seconds_all = cpu_seconds(lambda: pictures(videos, settings))
+    frames = sum(done["frames"].drop_null().to_pylist())
+    show(
+        "picture decoding: the needed frames against all",
+        [
+            {"way": way, "cpu_s": round(spent_s, 2), "frames_decoded": count[0], "frames_per_s": round(count[0] / spent_s)}
+            for way, spent_s, count in (("needed", seconds, needed), ("all", seconds_all, everything))
+        ],
+        frames_in_files=frames,
+        speedup=round(seconds_all / seconds, 3),
+    )
+
+
+def batches(videos: pa.Table, features: Features) -> Iterator[pa.Table]:
+    size = features.batch_videos
+    return (videos.slice(start, size) for start in range(0, len(videos), size))
+
+
+def images(decoded: pa.Table, settings: Features) -> int:
+    """How many pictures go through the image network for these rows: sampled frames and covers."""
+    side = settings.image.size if settings.image else None
+    size = (side or 1) ** 2 * 3
+    sizes = (len(value) for name in ("images", "cover_pixels") for value in decoded[name].drop_null().to_pylist())
+    return sum(sizes) // size
+
+
+def pictures(videos: pa.Table, settings: Features) -> None:
+    """Decode without the sound."""
+    decode_rows(videos, settings.model_copy(update={"audio": None}))
+
+
+def cpu_seconds(work: Callable[[], None]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+@contextmanager
+def timed(functions: list[tuple[Any, str]], spent: dict[str, float]) -> Iterator[None]:
+    """Adds the CPU time of each (module, function) to `spent` under the function's name."""
+
+    def clock(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            start = time.process_time()
+            try:
+                return function(*args)
+            finally:
+                spent[name] += time.process_time() - start
+
+        return call
+
+    originals = [(module, name, getattr(module, name)) for module, name in functions]
+    for module, name, function in originals:
+        setattr(module, name, clock(name, function))
+    try:
+        yield
+    finally:
+        for module, name, function in originals:
+            setattr(module, name, function)
+
+
+@contextmanager
+def patched(module: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """A list whose one number is how many frames the decoder has put out."""
+    count = [0]
+    frames_of = packets._frames_of
+
+    def counting(*args: Any) -> list[Any]:
+        frames = frames_of(*args)
+        count[0] += len(frames)
+        return frames
+
+    with patched(packets, "_frames_of", counting):
+        yield count
+
+
+def all_frames(stream: Any, found: Any, positions: set[int], tally: Any) -> Iterator[tuple[int, Any]]:
+    """`packets.frames_at`, the plain way."""
+    return ((place, frame) for place, frame in enumerate(packets.decoded(stream, found, tally)) if place in positions)
+
+
+# --- Ray against processes ------------------------------------------------------------------------------------------------------
+
+
+class Written:
+    """Writes parts as the stage does, and notes when."""
+
+    def __init__(self) -> None:
+        from rayrec.features.extraction import Parts
+
+        self.start = time.perf_counter()
+        self.folder = tempfile.TemporaryDirectory()
+        self.parts = Parts(pafs.LocalFileSystem(), self.folder.name)
+        self.at: list[tuple[float, int]] = []
+
+    def add(self, part: pa.Table) -> None:
+        failed = [row for row in part.select(["video_id", "status", "error"]).to_pylist() if row["status"] != "ok"]
+        assert not failed, failed[0]
+        self.parts.add(part)
+        self.at.append((time.perf_counter() - self.start, part.num_rows))
+
+    def figures(self) -> dict[str, float]:
+        """Videos a second: all in, and between the first and the last part."""
+        (first, at_first), (last, _) = self.at[0], self.at[-1]
+        total = sum(count for _, count in self.at)
+        self.folder.cleanup()
+        figures = {"all": total / last, "steady": (total - at_first) / (last - first), "seconds": last, "first_part": first}
+        print({name: round(figure, 2) for name, figure in figures.items()}, flush=True)
+        return figures
+
+
+def against_processes(videos: pa.Table, config: Config, runs: int, cpus: int, gpu: bool) -> None:
+    import ray
+
+    ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    runs_of: dict[str, list[dict[str, float]]] = {"ray": [], "processes": []}
+    busy: list[float] = []
+    try:
+        for _ in range(runs):
+            with gpu_busy(busy if gpu else None):
+                runs_of["ray"].append(through_ray(videos, config))
+            runs_of["processes"].append(through_processes(videos, config, cpus, gpu))
+    finally:
+        ray.shutdown()
+    rows_ = [
+        {"pipeline": name, **{key: round(median_of([run[key] for run in found]), 2) for key in found[0]}}
+        for name, found in runs_of.items()
+    ]
+    pairs = list(zip(runs_of["ray"], runs_of["processes"], strict=True))
+    facts = {f"ratio_{key}": round(median_of([ours[key] / bare[key] for ours, bare in pairs]), 3) for key in ("all", "steady")}
+    if gpu:
+        facts |= gpu_facts(videos, config, median_of([run["steady"] for run in runs_of["ray"]]), busy)
+    show(f"extract, {len(videos)} clips, videos/s, median of {runs}", rows_, **facts)
+
+
+def through_ray(videos: pa.Table, config: Config) -> dict[str, float]:
+    from rayrec.features import extraction
+
+    written = Written()
+    for part in extraction._extracted(videos, config, len(videos)):
+        written.add(part)
+    return written.figures()
+
+
+def through_processes(videos: pa.Table, config: Config, cpus: int, gpu: bool) -> dict[str, float]:
+    """As many decoders and models as the pipeline has, each a process; queues between them."""
+    from rayrec.features.extraction import PART_VIDEOS, TORCH_THREADS
+
+    written, features = Written(), config.features
+    networks = load_networks(features, config.seed)
+    settings = resolved(features, networks)
+    spawn = multiprocessing.get_context("spawn")
+    decoders = max(1, min(features.decoders, cpus - (0 if gpu or cpus <= features.models else features.models)))
+    todo, decoded, done = spawn.Queue(), spawn.Queue(2 * (decoders + features.models)), spawn.Queue()
+    model = (decoded, done, settings, networks, "cuda" if gpu else "cpu", TORCH_THREADS)
+    processes = [spawn.Process(target=decode_loop, args=(todo, decoded, settings), daemon=True) for _ in range(decoders)]
+    processes += [spawn.Process(target=model_loop, args=model, daemon=True) for _ in range(features.models)]
+    for process in processes:
+        process.start()
+    for batch in batches(videos, features):
+        todo.put(batch)
+    for _ in range(decoders):
+        todo.put(None)
+    waiting, left = [], len(videos)
+    while left:
+        waiting.append(done.get(timeout=MOST_WAIT_S))
+        left -= len(waiting[-1])
+        if sum(map(len, waiting)) >= PART_VIDEOS or not left:
+            written.add(pa.concat_tables(waiting).combine_chunks())
+            waiting = []
+    for _ in range(features.models):
+        decoded.put(None)
+    for process in processes:
+        process.join()
+    return written.figures()
+
+
+def decode_loop(todo: "Queue[pa.Table | None]", decoded: "Queue[pa.Table | None]", settings: Features) -> None:
+    for batch in iter(todo.get, None):
+        decoded.put(decode_rows(batch, settings))
+
+
+def model_loop(
+    decoded: "Queue[pa.Table | None]", done: "Queue[pa.Table]", settings: Features, networks: Networks, device: str, threads: int
+) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    networks = networks.to(torch.device(device))
+    for batch in iter(decoded.get, None):
+        done.put(network_rows(batch, settings, networks))
+
+
+# --- on a GPU -------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def gpu_busy(samples: list[float] | None) -> Iterator[None]:
+    """Samples the share of time in which the GPU ran anything, five times a second; needs the package nvidia-ml-py."""
+    if samples is None:
+        yield
+        return
+    import torch
+
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.2):
+            samples.append(torch.cuda.utilization() / 100)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def gpu_facts(videos: pa.Table, config: Config, videos_per_s: float, busy: list[float]) -> dict[str, Any]:
+    """Pictures a second through the image network: in the pipeline, and alone on tensors that lie on the device."""
+    import torch
+
+    networks = load_networks(config.features, config.seed)
+    settings = resolved(config.features, networks)
+    sample = decode_rows(videos.slice(0, 16), settings)
+    in_pipeline = videos_per_s * images(sample, settings) / len(sample)
+    network = networks.to(torch.device("cuda")).image
+    assert network is not None
+    assert settings.image is not None
+    side = settings.image.size or 0
+    pixels = torch.randint(0, 256, (256, side, side, 3), dtype=torch.uint8, device="cuda")
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(12):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            network(pixels)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    alone = len(pixels) / median_of(seconds[2:])
+    share = round(sum(busy) / len(busy), 3) if busy else None
+    return {
+        "images_per_s": round(in_pipeline),
+        "alone": round(alone),
+        "ratio_images": round(in_pipeline / alone, 3),
+        "gpu_busy": share,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Ray Train, as every stage that trains uses it: `workers` processes joined by DDP, or the calling process alone.
+
+A worker reads the workspace itself and gets nothing but plain values, so nothing large travels with the task.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ray import train as ray_train
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch import nn
+
+from rayrec.workers import Worker
+
+
+def train_on_ray(
+    work: Callable[[dict[str, Any]], None], task: dict[str, Any], name: str, storage: str, workers: int, gpus_per_worker: float
+) -> None:
+    """Run `work(task)` in each worker. With 0 workers it runs here (Ray Train's local mode): no process has to start."""
+    TorchTrainer(
+        work,
+        train_loop_config=task,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker={"GPU": gpus_per_worker} if gpus_per_worker else None,
+        ),
+        run_config=RunConfig(name=name, storage_path=storage),
+    ).fit()
+
+
+def this_worker() -> Worker:
+    context = ray_train.get_context()
+    return Worker(context.get_world_rank(), max(context.get_world_size(), 1))
+
+
+def this_device(gpus_per_worker: float) -> torch.device:
+    return get_device() if gpus_per_worker else torch.device("cpu")
+
+
+def shared(model: nn.Module, worker: Worker, **ddp: Any) -> nn.Module:
+    """The model, in DDP where several train it; `ddp` are options of `DistributedDataParallel`."""
+    return prepare_model(model, move_to_device=False, parallel_strategy_kwargs=ddp) if worker.count > 1 else model
