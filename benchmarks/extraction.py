@@ -1,6 +1,6 @@
 """The stage `extract` against a bare loop of processes that does the same work, and where the time goes.
 
-    python benchmarks/extraction.py [KEY=VALUE]... [--clips DIR] [--videos N] [--runs N] [--gpu]
+    python benchmarks/extraction.py [KEY=VALUE]... [--clips DIR] [--media DIR] [--videos N] [--runs N] [--gpu]
 
 The clips are the synthetic world's, made on the first run. Both sides decode the same files, run the same networks with as many
 processes and threads, mix as many videos in a batch, and write the same part files. They take turns in one run. Two ratios:
@@ -39,6 +39,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("settings", nargs="*", help="section.key=value on top of configs/demo.yaml")
     arguments.add_argument("--clips", default=f"{tempfile.gettempdir()}/rayrec-clips", help="folder of the clips, made when absent")
+    arguments.add_argument("--media", help="folder of longer videos of your own, on which decoding is measured as well")
     arguments.add_argument("--videos", type=int, default=300)
     arguments.add_argument("--runs", type=int, default=3)
     arguments.add_argument("--cpus", type=int, default=os.cpu_count(), help="that Ray may use")
@@ -46,7 +47,11 @@ def main() -> None:
     given = arguments.parse_args()
     config = load(ROOT / "configs" / "demo.yaml", [*given.settings, *(["features.gpus_per_model=1"] if given.gpu else [])])
     videos = make_clips(Path(given.clips), given.videos, config.seed)
-    work_shares(videos.slice(0, min(100, len(videos))), config)
+    some = videos.slice(0, min(100, len(videos)))
+    work_shares(some, config)
+    needed_frames(some, config, f"{len(some)} clips", given.runs)
+    if given.media:
+        needed_frames(rows_of(sorted(Path(given.media).iterdir())), config, given.media, given.runs)
     against_processes(videos, config, given.runs, given.cpus, given.gpu)
 
 
@@ -56,8 +61,12 @@ def make_clips(folder: Path, count: int, seed: int) -> pa.Table:
 
     clips = world.make(WorldData(videos=count, users=10, requests=20, days=2), seed).clips
     world_media.write_clips(clips, pafs.LocalFileSystem(), str(folder))
-    names = [clip.name for clip in clips]
-    uris, nothing = [str(folder / f"{name}.mp4") for name in names], pa.nulls(len(names), pa.string())
+    return rows_of([folder / f"{clip.name}.mp4" for clip in clips])
+
+
+def rows_of(paths: list[Path]) -> pa.Table:
+    """What `decode_rows` takes."""
+    names, uris, nothing = [path.stem for path in paths], [str(path) for path in paths], pa.nulls(len(paths), pa.string())
     return pa.table({"video_id": names, "uri": uris, "title": nothing, "file_version": nothing})
 
 
@@ -65,7 +74,7 @@ def make_clips(folder: Path, count: int, seed: int) -> pa.Table:
 
 
 def work_shares(videos: pa.Table, config: Config) -> None:
-    """CPU seconds of each part of the work, in one process with one thread; and decoding all frames in place of the needed ones."""
+    """CPU seconds of each part of the work, in one process with one thread."""
     import torch
 
     from rayrec.features import image, motion
@@ -78,7 +87,8 @@ def work_shares(videos: pa.Table, config: Config) -> None:
     start = time.process_time()
     with timed(parts, spent):
         decoded = [decode_rows(batch, settings) for batch in batches(videos, config.features)]
-        done = pa.concat_tables([network_rows(batch, settings, networks) for batch in decoded])
+        for batch in decoded:
+            network_rows(batch, settings, networks)
     spent["the rest"] = time.process_time() - start - sum(spent.values())
     total = sum(spent.values())
     show(
@@ -87,20 +97,24 @@ def work_shares(videos: pa.Table, config: Config) -> None:
         videos_per_s=round(len(videos) / total, 2),
         cnn_images_per_s=round(images(pa.concat_tables(decoded), settings) / spent["image_features"], 1),
     )
-    with counted() as needed:
-        seconds = cpu_seconds(lambda: pictures(videos, settings))
-    with counted() as everything, patched(decode, "frames_at", all_frames):
-        seconds_all = cpu_seconds(lambda: pictures(videos, settings))
-    frames = sum(done["frames"].drop_null().to_pylist())
-    show(
-        "picture decoding: the needed frames against all",
-        [
-            {"way": way, "cpu_s": round(spent_s, 2), "frames_decoded": count[0], "frames_per_s": round(count[0] / spent_s)}
-            for way, spent_s, count in (("needed", seconds, needed), ("all", seconds_all, everything))
-        ],
-        frames_in_files=frames,
-        speedup=round(seconds_all / seconds, 3),
-    )
+
+
+def needed_frames(videos: pa.Table, config: Config, title: str, runs: int) -> None:
+    """Decoding the needed frames against decoding all, in turn; the sound is left out."""
+    settings = resolved(config.features, load_networks(config.features, config.seed))
+    spent: dict[str, list[float]] = {"needed": [], "all": []}
+    frames = {}
+    for _ in range(runs):
+        for way, found in spent.items():
+            with counted() as count, patched(decode, "frames_at", all_frames if way == "all" else decode.frames_at):
+                found.append(cpu_seconds(lambda: pictures(videos, settings)))
+            frames[way] = count[0]
+    ratios = [other / own for own, other in zip(*spent.values(), strict=True)]
+    rows = [
+        {"way": way, "cpu_s": cpu_s, "frames_decoded": frames[way], "videos_per_cpu_s": len(videos) / cpu_s}
+        for way, cpu_s in ((way, median_of(found)) for way, found in spent.items())
+    ]
+    show(f"picture decoding of {title}: the needed frames against all", rows, speedup=round(median_of(ratios), 3))
 
 
 def batches(videos: pa.Table, features: Features) -> Iterator[pa.Table]:

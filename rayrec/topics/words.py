@@ -8,6 +8,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 # Scripts without spaces (Han, kana) and emoji count letter by letter; elsewhere a word has two letters at least.
 ALONE = r"\u3040-\u30ff\u3400-\u9fff\U0001f300-\U0001faff"
+FEW = 10  # titles; a word of no more than these may be in all of them
 WORD = rf"[{ALONE}]|[^\W{ALONE}][^\W{ALONE}]+"
 
 
@@ -20,8 +21,8 @@ def membership(topics: Sequence[np.ndarray], count: int, weights: Sequence[np.nd
 
 
 def title_words(titles: list[str | None]) -> tuple[sp.csr_matrix, list[str]]:
-    """Counts of the titles' words, [videos, words], and the words. A word stands in two titles at least."""
-    counter = CountVectorizer(min_df=2, token_pattern=WORD)
+    """Counts of the titles' words, [videos, words], and the words. A word stands in two titles at least, and not in every tenth."""
+    counter = CountVectorizer(min_df=2, max_df=max(FEW, len(titles) // 10), token_pattern=WORD)
     try:
         counts = counter.fit_transform(title or "" for title in titles)
     except ValueError:  # scikit-learn's answer to titles without any such word

@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_had(tmp_path: Path, tiny_bert: Path, monkeypatch
     (tmp_path / "empty").mkdir()
     for model in (str(tmp_path / "nowhere"), str(tmp_path / "empty"), "nobody/no-such-model-at-all"):
         with pytest.raises(
-            ConfigError, match=r"features\.text\.model: .* can't be loaded .*path of a tiny_bert with the model's config\.json"
+            ConfigError, match=r"features\.text\.model: .* can't be loaded .*path of a folder with the model's config\.json"
         ):
             text_network(TextFeatures(model=model))
 
