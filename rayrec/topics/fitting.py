@@ -49,6 +49,10 @@ class Checkpoint:
         torch.save(state, data)
         write_whole(self.fs, self.path, data.getvalue())
 
+    def delete(self) -> None:
+        if self.fs.get_file_info(self.path).is_file:
+            self.fs.delete_file(self.path)
+
     def load(self) -> dict[str, Any] | None:
         try:
             return torch.load(io.BytesIO(read_whole(self.fs, self.path)), map_location="cpu", weights_only=True)

@@ -29,6 +29,7 @@ from rayrec.topics.words import membership, typical
 from rayrec.workspace import StageRun, Workspace, file_facts, open_filesystem
 
 TYPICAL_TAGS = 5  # kept for each topic
+CHECKPOINT = "checkpoint.pt"
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def _train(run: StageRun) -> Representation | None:
     task = {"workspace": run.workspace.uri, "folder": run.folder, "config": dump(run.config)}
     storage = f"{run.workspace.uri}/topics/{run.version}/ray"
     train_on_ray(_work, task, "topics", storage, settings.workers, settings.gpus_per_worker)
+    Checkpoint(run.fs, f"{run.folder}/{CHECKPOINT}").delete()
     try:
         return Representation.load(run.fs, f"{run.folder}/{ENCODERS}")
     except FileNotFoundError:
@@ -115,7 +117,7 @@ def _work(task: dict[str, Any]) -> None:
             config.seed,
             this_device(settings.gpus_per_worker),
             report,
-            Checkpoint(workspace.fs, f"{task['folder']}/checkpoint.pt"),
+            Checkpoint(workspace.fs, f"{task['folder']}/{CHECKPOINT}"),
             worker,
             lambda model: shared(model, worker),
         )

@@ -88,7 +88,7 @@ def build_workspace(folder: Path, **settings: object) -> Config:
         _write({"features": features}),
         _write({"topics": topics, "topic_centres": centres}),
         Stage("train", _train, reads=READS, may_read=MAY_READ),
-        Stage("publish", publish, reads=READS, may_read=(*MAY_READ, "topic_centres"), after=("train",)),
+        Stage("publish", publish, reads=READS, may_read=(*MAY_READ, "features", "topic_centres"), after=("train",)),
     ]
     for stage in stages:
         workspace.run(stage, config)

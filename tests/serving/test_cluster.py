@@ -24,7 +24,7 @@ from rayrec.workspace import Stage, Workspace, WorkspaceError
 from tests.serving.small_world import build_workspace
 
 ROOT = Path(__file__).parents[2]
-PUBLISH = Stage("publish", publish, reads=READS, may_read=(*MAY_READ, "topic_centres"), after=("train",))
+PUBLISH = Stage("publish", publish, reads=READS, may_read=(*MAY_READ, "features", "topic_centres"), after=("train",))
 
 
 @pytest.fixture(scope="module")
