@@ -13,11 +13,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
 from rayrec.config import ImageFeatures, Topics, dump
-from rayrec.features.networks import Family, build
 from rayrec.topics.contents import Contents, Scale, fit_scales, read_covers, read_titles, read_vectors
 from rayrec.topics.encoders import CoverEncoder, Encoders, PretrainedTitles, TitleBag, TitleTransformer, vector_encoder
 from rayrec.topics.titles import HashedTitles, SubwordTitles, TitleCodec
@@ -138,11 +136,16 @@ def _encoders(
     pixels: nn.Module | None = None
     titles: nn.Module | None = None
     if covers:
+        # Here, because torchvision takes 6 s to import, and every command comes through this module.
+        from torchvision import models
+
+        from rayrec.features.networks import Family, build
+
         network = settings.cover_network
         assert network is not None
         weights = network.weights if pretrained else "none"
         wanted = ImageFeatures(model=network.model, weights=weights, output="pooled", size=network.size)
-        body = build(Family("topics.cover_network", torchvision.models, (network.size, network.size, 3)), wanted, seed=0)
+        body = build(Family("topics.cover_network", models, (network.size, network.size, 3)), wanted, seed=0)
         with torch.inference_mode():
             width = body(torch.zeros(1, network.size, network.size, 3, dtype=torch.uint8)).shape[1]
         pixels = CoverEncoder(body, width, size)

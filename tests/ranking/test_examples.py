@@ -1,13 +1,11 @@
 """Examples: the split is by time, the rows are the log's, and batches carry them unchanged."""
 
-import numpy as np
 import pytest
 import torch
 
 from rayrec.config import Ranker, Split
 from rayrec.ranking.examples import batches, join_items, prepare
 from rayrec.ranking.history import HistoryGather
-from rayrec.split import split_times
 
 CPU = torch.device("cpu")
 
@@ -19,12 +17,6 @@ def test_the_splits_follow_one_another_in_time_and_hold_the_whole_log(data, raw)
     assert data.validation.at.max() < data.test.at.min()
     assert len(data.test) / raw["interactions"].num_rows == pytest.approx(0.2, abs=0.02)
     assert data.test_log["shown_at"].to_numpy().tolist() == data.test.at.tolist()
-
-
-def test_moments_are_never_split():
-    shown = np.repeat([1, 2, 3], [50, 10, 40])
-    validation, test = split_times(shown, Split(validation=0.3, test=0.2))
-    assert (validation, test) == (1, 3) or (validation, test) == (2, 3)
 
 
 def test_batches_carry_the_logs_rows(data, raw):
