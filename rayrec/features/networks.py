@@ -31,6 +31,8 @@ from rayrec.tables import did_you_mean
 from rayrec.workspace import open_filesystem
 
 CALIBRATION_CLIPS = 8
+# googlenet's and inception_v3's second classifiers: in training they would answer with tuples, and they are never asked.
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
 FRAMES_AT_ONCE = 256  # what goes through a network in one call
 
 Arrays = Sequence[np.ndarray | None]
@@ -164,6 +166,10 @@ def _body(family: Family, settings: ImageFeatures | MotionFeatures) -> nn.Module
         body.set_submodule(classifier, nn.Identity())
     if settings.weights not in ("DEFAULT", "none"):
         _load(body, settings.weights, family, without=classifier if settings.output == "pooled" else None)
+    for auxiliary in AUXILIARY:
+        if getattr(body, auxiliary, None) is not None:
+            setattr(body, auxiliary, None)
+            setattr(body, "aux_logits", False)  # noqa: B010 - torch types an attribute of a module as a tensor
     return body
 
 

@@ -57,6 +57,9 @@ class PretrainedTitles(nn.Module):
     def __init__(self, body: nn.Module, width: int, size: int, padding: int) -> None:
         super().__init__()
         self.body, self.padding = body, padding
+        pooler = getattr(body, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            pooler.requires_grad_(False)  # it is never asked, and DDP would wait for its gradients
         self.out = nn.Linear(width, size)
 
     def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:

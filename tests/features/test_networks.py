@@ -189,3 +189,13 @@ def test_unknown_models_and_shapes_that_do_not_fit() -> None:
         motion_network(MotionFeatures(model="r3d_81", weights="none"), seed=7)
     with pytest.raises(ConfigError, match=r"features.motion: s3d can't take inputs of \(4, 32, 32, 3\)"):
         motion_network(MotionFeatures(model="s3d", weights="none", frames=4, size=32), seed=7)
+
+
+@pytest.mark.parametrize("model", ["inception_v3", "googlenet"])
+def test_a_network_with_second_classifiers_can_be_trained_on(model: str) -> None:
+    settings = ImageFeatures(model=model, weights="none", output="pooled", size=96)
+    network = image_network(settings, 7).train()
+    vectors = network(torch.randint(0, 255, (2, 96, 96, 3), dtype=torch.uint8))
+    vectors.sum().backward()
+    assert vectors.shape[0] == 2
+    assert all(weight.grad is not None for weight in network.parameters())

@@ -12,25 +12,19 @@ import pytest
 import torch
 
 from rayrec.config import Config, ConfigError, PrivatePublic
-from rayrec.features import extraction, private_public_fit, private_public_training
+from rayrec.features import private_public_fit, private_public_training
 from rayrec.features.private_public import PrivatePublicNetwork
 from rayrec.features.private_public_fit import Checkpoint, DivergedError, Epoch, PartFiles, Worker, batches, fit, load_network
 from rayrec.features.private_public_inputs import INPUTS, read_inputs, shapes
 from rayrec.features.private_public_training import ROLES, catalog_videos, with_roles
+from rayrec.pipeline import STAGES
 from rayrec.workspace import Stage, StageRun, Workspace, open_filesystem
 from tests.features.clips import tone, write_clip
 
 # Ray Data warns of defaults of its own when its settings are first made.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 
-STAGE = Stage(
-    "private_public",
-    private_public_training.learn_private_public,
-    reads=("catalog",),
-    writes=("private_public",),
-    settings=private_public_training.settings,
-    sources=extraction.sources,
-)
+STAGE = STAGES["private_public"]
 SETTINGS = PrivatePublic(
     frames=4, size=32, bands=16, width=4, branch_size=4, epochs=3, batch_size=4, held_out=0.2, decoders=1, learning_rate=3e-3
 )

@@ -15,6 +15,7 @@ from rayrec.config import Config
 from rayrec.config import Reduction as Settings
 from rayrec.features import reducing
 from rayrec.features.reduction import Moments, Reduction, matrix, merged, moments_of, pack, reduced, unpack
+from rayrec.pipeline import STAGES
 from rayrec.workspace import Manifest, Stage, StageRun, Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
@@ -113,15 +114,7 @@ def test_columns_with_nulls_and_bytes_and_back() -> None:
 # --- the stage ------------------------------------------------------------------------------------------------------------------
 
 
-STAGE = Stage(
-    "reduce",
-    reducing.reduce,
-    reads=("features",),
-    may_read=("interactions", "private_public"),
-    after=("extract",),
-    writes=("vectors",),
-    settings=reducing.settings,
-)
+STAGE = STAGES["reduce"]
 
 
 class World:

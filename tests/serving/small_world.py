@@ -8,8 +8,8 @@ import torch
 
 from rayrec import tables
 from rayrec.config import Config, load
+from rayrec.pipeline import STAGES
 from rayrec.ranking.scorer import Scorer
-from rayrec.serving.publishing import publish
 from rayrec.training.data import MAY_READ, RANKER, READS, ranking_data
 from rayrec.workspace import Stage, StageRun, Workspace
 from tests.features.clips import tone, write_clip
@@ -88,7 +88,7 @@ def build_workspace(folder: Path, **settings: object) -> Config:
         _write({"features": features}),
         _write({"topics": topics, "topic_centres": centres}),
         Stage("train", _train, reads=READS, may_read=MAY_READ),
-        Stage("publish", publish, reads=READS, may_read=(*MAY_READ, "features", "topic_centres"), after=("train",)),
+        STAGES["publish"],
     ]
     for stage in stages:
         workspace.run(stage, config)

@@ -15,16 +15,15 @@ import psutil
 import pytest
 
 from rayrec.config import Config, ConfigError
+from rayrec.pipeline import STAGES
 from rayrec.serving import cluster, processes
 from rayrec.serving.bundle import BundleError, locate
 from rayrec.serving.cluster import ClusterError
-from rayrec.serving.publishing import publish
-from rayrec.training.data import MAY_READ, READS
-from rayrec.workspace import Stage, Workspace, WorkspaceError
+from rayrec.workspace import Workspace, WorkspaceError
 from tests.serving.small_world import build_workspace
 
 ROOT = Path(__file__).parents[2]
-PUBLISH = Stage("publish", publish, reads=READS, may_read=(*MAY_READ, "features", "topic_centres"), after=("train",))
+PUBLISH = STAGES["publish"]
 
 
 @pytest.fixture(scope="module")

@@ -93,10 +93,10 @@ def test_assigning_needs_a_model(config):
         workspace.run(ASSIGN_TOPICS, config)
 
 
-def test_clustering_on_ray_and_training_with_two_workers(config):
+def test_clustering_on_ray_and_training_a_pretrained_transformer_with_two_workers(config, tiny_bert):
     world = little_world()
     workspace = put(config, world.catalog, world.vectors)
-    settings = config.topics.model_copy(update={"clustering": "ray", "workers": 2, "epochs": 8})
+    settings = config.topics.model_copy(update={"clustering": "ray", "workers": 2, "epochs": 8, "title_encoder": str(tiny_bert)})
     workspace.run(TOPICS, config.model_copy(update={"topics": settings}))
     assert normalized_mutual_info_score(list(first_topics(workspace).values()), world.kinds) > 0.8
 
