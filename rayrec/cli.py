@@ -19,10 +19,12 @@ from typer.core import TyperGroup
 from rayrec import __version__
 from rayrec.config import Config, load
 from rayrec.evaluation.topic_report import REPORT, SCORES
-from rayrec.pipeline import ASSIGN_TOPICS, STAGES, TOPIC_REPORT, road, run_stages
+from rayrec.pipeline import ASSIGN_TOPICS, COMPARE, STAGES, TOPIC_REPORT, TUNE, road, run_stages
 from rayrec.serving import cluster
 from rayrec.serving.guard import api_keys
 from rayrec.topics.describing import Description, describe
+from rayrec.training import comparison, tuning
+from rayrec.training.search_report import in_words
 from rayrec.workspace import Manifest, Stage, Workspace
 
 app = typer.Typer(
@@ -67,6 +69,30 @@ def _stage_command(name: str) -> Callable[[Path, list[str] | None, bool], None]:
 for _name in STAGES:
     if _name != "topics":
         app.command(_name)(_stage_command(_name))
+
+
+@app.command()
+def tune(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+    """Search the settings of the ranker and its training (section `tuning`) and write the best ones as a config."""
+    with sentences():
+        settings = load(config, overrides)
+        stages([TUNE], settings, force)
+        workspace = Workspace(settings.workspace)
+        folder = workspace.folder(TUNE.name)
+        show_trials(json.loads(workspace.read_file(f"{folder}/{tuning.TRIALS}")))
+        console.print(f"the best: rayrec train {folder}/{tuning.BEST}\nall trials, and pictures: {folder}")
+
+
+@app.command()
+def compare(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+    """Train several rankers (section `comparison`) on the same data with several seeds and measure them on the test split."""
+    with sentences():
+        settings = load(config, overrides)
+        stages([COMPARE], settings, force)
+        workspace = Workspace(settings.workspace)
+        folder = workspace.folder(COMPARE.name)
+        console.print(workspace.read_file(f"{folder}/{comparison.TABLE}").decode(), markup=False, soft_wrap=True)
+        console.print(f"all pairs, and a picture: {folder}")
 
 
 class LearnByDefault(TyperGroup):
@@ -216,17 +242,28 @@ def show_metrics(config: Config) -> None:
     folder = workspace.folder("evaluate")
     report = json.loads(workspace.read_file(f"{folder}/report.json"))
     k = report["k"]
-    columns = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "accuracy": "accuracy"}
+    columns = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "accuracy": "accuracy", "calibration_error": "ECE"}
     table = Table("clicks", *columns.values(), title=f"test split: {report['impressions']:,} impressions", title_justify="left")
     for name, metrics in report["clicks"].items():
         table.add_row(name, *(f"{metrics[key]:.4f}" for key in columns))
     console.print(table)
+    show_by_history(report["by_history"])
     columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "expected_ctr": "true CTR of the page"}
     table = Table("pages", *columns.values(), title=f"recall + ranking for {report['visitors']:,} users", title_justify="left")
     for name, metrics in report["pages"].items():
         table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in columns))
     console.print(table)
-    console.print(f"pictures: {folder}/report.png, {workspace.folder('train')}/learning_curves.png")
+    console.print(f"pictures: {folder}/report.png, {folder}/breakdown.png, {workspace.folder('train')}/learning_curves.png")
+
+
+def show_by_history(models: dict[str, dict[str, dict[str, float]]]) -> None:
+    """AUC by the number of clicks known before the impression; the parts are the same for all models."""
+    parts = next(iter(models.values()))
+    table = Table("clicks", *parts, title="AUC by the clicks known before the impression", title_justify="left")
+    for name, found in models.items():
+        table.add_row(name, *(f"{metrics['auc']:.4f}" for metrics in found.values()))
+    table.add_row("impressions", *(f"{metrics['impressions']:,}" for metrics in parts.values()))
+    console.print(table)
 
 
 def show_representations(scores: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -251,6 +288,16 @@ def show_topic(one: Description, titles: dict[str, str | None]) -> None:
     table = Table("video", "title", title="its most typical videos", title_justify="left")
     for video in one.typical_videos:
         table.add_row(video, titles[video] or "")
+    console.print(table)
+
+
+def show_trials(trials: list[dict[str, Any]]) -> None:
+    table = Table("trial", "AUC", "log loss", "epochs", "settings", "", title="trials, the best first", title_justify="left")
+    for trial in trials:
+        course = trial["course"]
+        numbers = [f"{course['auc']:.4f}", f"{course['log_loss']:.4f}", str(course["epochs"])] if course else ["-"] * 3
+        note = trial["status"] + (f": {trial['reason']}" if trial["status"] == "failed" else "")
+        table.add_row(str(trial["number"]), *numbers, in_words(trial["values"]), note)
     console.print(table)
 
 

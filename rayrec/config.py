@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from rayrec.tables import did_you_mean
 
@@ -234,15 +234,28 @@ class Ranker(Section):
     """Which network ranks, and what it is built from."""
 
     model: str = "wide_deep"
+    options: dict[str, Any] = {}  # the model's own; `Options` in its file says which there are
     embedding_size: Count = 16
-    topic_size: Count = 8  # SOURCES C.5
+    topic_size: Count = 8  # SOURCES C.5; models whose fields must be of one size use embedding_size
     hidden: list[Count] = [128, 64]
     dropout: Share = 0.1
     history_length: Count = 50
+    # Where the clicked videos enter: below the MLP, at its last layer, both, or not at all.
+    history_connection: Literal["input", "top", "both", "none"] = "input"
     id_dropout: Share = 0.1  # share of video ids hidden in training, so that unseen videos are scored from their content
     item_fields: list[str] = ["author_id", "primary_class", "secondary_class"]  # of the catalog; `tags` may be named too
+    context_fields: list[str] = []  # side columns of the log; `hour` and `weekday` (UTC) come from the time
     topics: bool = True
     modalities: list[Modality] = []  # reduced vectors given to the ranker itself
+    fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (SOURCES B)
+
+    @property
+    def history_at_input(self) -> bool:
+        return self.history_connection in ("input", "both")
+
+    @property
+    def history_at_top(self) -> bool:
+        return self.history_connection in ("top", "both")
 
 
 class Training(Section):
@@ -250,12 +263,66 @@ class Training(Section):
 
     epochs: Count = 10
     patience: Count = 2  # epochs without a better validation AUC before it stops
-    batch_size: Count = 1024
+    batch_size: Count = 1024  # over all workers together
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    clip: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
+    cut_histories: Share = 0  # share of the training examples that see a random prefix of their history only (SOURCES A)
+    hidden_clicks: Share = 0  # share of the clicks that a training example does not see
+    bf16: bool = False  # on a GPU only
+    compile: bool = False  # on a GPU only
     workers: Annotated[int, Field(ge=0)] = 0
+    most_workers: Count | None = None  # between `workers` and so many, as the cluster has room
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    restarts: Annotated[int, Field(ge=0)] = 3  # how often a run whose worker died goes on from its checkpoint
+    checkpoint_s: Annotated[float, Field(gt=0)] = 60.0
+    stream_above: Count = 100_000_000  # more training examples than that are streamed from Parquet, not held in memory
+    log_to: list[Literal["tensorboard", "mlflow"]] = []
     without_topics: bool = True  # also train the same ranker without topics, so that `evaluate` can say what topics add
+
+    @model_validator(mode="after")
+    def _fits_the_machine(self) -> "Training":
+        if (self.bf16 or self.compile) and not self.gpus_per_worker:
+            raise ValueError("bf16 and compile are for GPUs: set training.gpus_per_worker, or leave them out")
+        if self.most_workers is not None and not 1 <= self.workers <= self.most_workers:
+            raise ValueError(f"most_workers={self.most_workers} needs workers between 1 and that, not {self.workers}")
+        return self
+
+
+class Span(Section):
+    """The values between two ends, `log` for those that differ by orders of magnitude."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Span":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"a span goes from a smaller to a larger number, above 0 with log; not from {self.low} to {self.high}")
+        return self
+
+
+Choices = Annotated[list[Any], Field(min_length=1), Tag("choices")]
+ByKind = Discriminator(lambda domain: "span" if isinstance(domain, dict | Span) else "choices")
+Domain = Annotated[Choices | Annotated[Span, Tag("span")], ByKind]
+
+
+class Tuning(Section):
+    """`rayrec tune`: ASHA stops the poor trials, Optuna proposes the next. Keys are those of overrides."""
+
+    space: dict[str, Domain] = {}  # key -> the choices, or a span of numbers
+    trials: Count = 20
+    concurrent: Count = 2
+    metric: Literal["auc", "log_loss"] = "auc"  # of the validation split
+    least_epochs: Count = 1  # before a trial may be stopped
+
+
+class Comparison(Section):
+    """`rayrec compare`: each arm is the config with its overrides, trained once for each seed."""
+
+    arms: dict[str, dict[str, Any]] = {}  # name -> {"ranker.model": "din", ...}
+    seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
 
 
 class Evaluation(Section):
@@ -301,6 +368,8 @@ class Config(Section):
     split: Split = Split()
     ranker: Ranker = Ranker()
     training: Training = Training()
+    tuning: Tuning = Tuning()
+    comparison: Comparison = Comparison()
     evaluation: Evaluation = Evaluation()
     recall: Recall = Recall()
     serving: Serving = Serving()
@@ -333,16 +402,30 @@ def dump(config: BaseModel) -> dict[str, Any]:
     return json.loads(config.model_dump_json())
 
 
+def with_values(config: Config, values: dict[str, Any], source: str = "config") -> Config:
+    """The config with other values under keys such as `ranker.model`. Raises `ConfigError` as `load` does, from `source` on."""
+    tree = dump(config)
+    for key, value in values.items():
+        _put(tree, key, value, source)
+    return _checked(tree, source)
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} should read section.key=value")
+    _put(tree, key, yaml.safe_load(value), f"override {override!r}")
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        tree = tree.setdefault(parent, {})
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
         if not isinstance(tree, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} holds a value, not a section")
-    tree[last] = yaml.safe_load(value)
+            raise ConfigError(f"{source}: {parent!r} holds a value, not a section")
+    tree[last] = value
 
 
 def _checked(tree: dict[str, Any], source: str) -> Config:
@@ -362,13 +445,18 @@ def _sentence(problem: dict[str, Any]) -> str:
 
 
 def _section_at(path: list[str]) -> type[Section]:
-    """The class of the section at a pydantic error location, in which a dataset's kind is one more step."""
+    """The class of the section at a pydantic error location, in which a dataset's kind or a mapping's key is one more step."""
     section: type[Section] = Config
     for part in path:
         if part in DATASETS:
             section = DATASETS[part]
-            continue
-        annotation = section.model_fields[part].annotation
-        choices = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
-        section = choices[0]
+        elif part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
     return section
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The first section that an annotation such as `Section | None` or `dict[str, list[Any] | Section]` names."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for kind in get_args(annotation) if (found := _section_in(kind))), None)

@@ -18,8 +18,7 @@ from rayrec.evaluation.offline import evaluate
 from rayrec.features import extraction, private_public_training, reducing
 from rayrec.serving.publishing import publish
 from rayrec.topics import learning
-from rayrec.training import data
-from rayrec.training.distributed import train
+from rayrec.training import comparison, data, distributed, tuning
 from rayrec.workspace import Manifest, Stage, Workspace, settings_of
 
 TRUTH = ("truth_topics", "truth_clicks", "truth_preferences")
@@ -42,6 +41,9 @@ TOPIC_REPORT = Stage(
     may_read=("features", "vectors", "truth_topics"),
     settings=learning.settings,
 )
+# Beside the road: they try rankers on the tables that are there.
+TUNE = Stage("tune", tuning.tune_ranker, reads=data.READS, may_read=data.MAY_READ, settings=tuning.settings)
+COMPARE = Stage("compare", comparison.compare, reads=data.READS, may_read=data.MAY_READ, settings=comparison.settings)
 
 STAGES = {
     stage.name: stage
@@ -82,10 +84,10 @@ STAGES = {
         TOPICS,
         Stage(
             "train",
-            train,
+            distributed.train,
             reads=data.READS,
             may_read=data.MAY_READ,
-            settings=lambda config: settings_of(config.split, config.ranker, config.training),
+            settings=distributed.settings,
         ),
         # The only stage that may look at the truth of the synthetic world.
         Stage(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from ray import train as ray_train
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
@@ -16,19 +16,35 @@ from rayrec.workers import Worker
 
 
 def train_on_ray(
-    work: Callable[[dict[str, Any]], None], task: dict[str, Any], name: str, storage: str, workers: int, gpus_per_worker: float
+    work: Callable[[dict[str, Any]], None],
+    task: dict[str, Any],
+    name: str,
+    storage: str,
+    workers: int,
+    gpus_per_worker: float,
+    most_workers: int | None = None,
+    restarts: int = 0,
 ) -> None:
-    """Run `work(task)` in each worker. With 0 workers it runs here (Ray Train's local mode): no process has to start."""
-    TorchTrainer(
+    """Run `work(task)` in each worker. With 0 workers it runs here (Ray Train's local mode): no process has to start.
+
+    With `most_workers` Ray takes as many as the cluster has room for, from `workers` on. When a worker dies, all are started again,
+    up to `restarts` times: `work` goes on from its own checkpoint. A `ValueError` of theirs, the user's to mend, is raised here.
+    """
+    trainer = TorchTrainer(
         work,
         train_loop_config=task,
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=(workers, most_workers) if most_workers else workers,
             use_gpu=gpus_per_worker > 0,
             resources_per_worker={"GPU": gpus_per_worker} if gpus_per_worker else None,
         ),
-        run_config=RunConfig(name=name, storage_path=storage),
-    ).fit()
+        run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=restarts)),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        mistake = next((failure for failure in error.worker_failures.values() if isinstance(failure, ValueError)), None)
+        raise mistake or error from error
 
 
 def this_worker() -> Worker:

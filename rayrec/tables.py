@@ -59,6 +59,7 @@ TABLES: dict[str, TableSpec] = {
         stage="ingest",
         key=("video_id",),
         at_least=(("published_at", 0), ("duration_s", 0)),
+        extra_columns=True,
     ),
     # An impression: a video that was shown. One that was shown and not clicked is a row too.
     "interactions": TableSpec(
@@ -67,6 +68,7 @@ TABLES: dict[str, TableSpec] = {
         ),
         stage="ingest",
         at_least=(("shown_at", 0), ("watch_s", 0)),
+        extra_columns=True,
     ),
     "users": TableSpec(_schema({"user_id": TEXT}), stage="ingest", key=("user_id",), extra_columns=True),
     # The synthetic world's own knowledge. Only `evaluate` may read it, to say how good anyone could be.

@@ -112,13 +112,21 @@ class Workspace:
         manifest = self.manifest(tables.spec_of(table).stage)
         return manifest is not None and table in manifest.tables
 
-    def read(self, table: str) -> pa.Table:
-        """A table from the current version of the stage that writes it. Raises `WorkspaceError` when there is none."""
+    def rows(self, table: str) -> int:
+        """How many rows a table has that is there."""
+        manifest = self.manifest(tables.spec_of(table).stage)
+        return manifest.tables[table] if manifest else 0
+
+    def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
+        """A table, or some columns of it, from the current version of the stage that writes it.
+
+        Raises `WorkspaceError` when there is none, and `TableError` for a column that it lacks.
+        """
         stage = tables.spec_of(table).stage
         folder = self.folder(stage)
         if not self.has(table):
             raise WorkspaceError(f"workspace {self.uri}: stage {stage!r} wrote no table {table!r}")
-        return read_parts(self.fs, f"{folder}/{table}", table)
+        return read_parts(self.fs, f"{folder}/{table}", table, columns)
 
     def read_file(self, path: str) -> bytes:
         """A file by its path inside `fs`, such as one in a stage's `folder`."""
@@ -246,9 +254,9 @@ class StageRun:
         """The path of the version that this one will replace: what it holds may be kept instead of made again."""
         return f"{self.workspace.root}/{self.stage.name}/{self.previous.version}" if self.previous else None
 
-    def read(self, table: str) -> pa.Table:
+    def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
         self._check_declared(table, self.stage.reads + self.stage.may_read)
-        return self.workspace.read(table)
+        return self.workspace.read(table, columns)
 
     def read_if_there(self, table: str) -> pa.Table | None:
         self._check_declared(table, self.stage.reads + self.stage.may_read)
@@ -306,15 +314,23 @@ class StageRun:
             raise WorkspaceError(f"stage {self.stage.name!r} does not declare table {table!r}")
 
 
-def read_parts(fs: pafs.FileSystem, folder: str, name: str) -> pa.Table:
+def read_parts(fs: pafs.FileSystem, folder: str, name: str, columns: list[str] | None = None) -> pa.Table:
     """All Parquet part files of a table, in the order of their names; an absent folder is an empty table."""
-    parts = list(stream_parts(fs, folder, name))
+    parts = list(stream_parts(fs, folder, name, columns))
     return pa.concat_tables(parts).combine_chunks() if parts else tables.empty(name)
 
 
-def stream_parts(fs: pafs.FileSystem, folder: str, name: str) -> Iterator[pa.Table]:
-    """The same, one part after another."""
-    return (tables.conform(name, pq.read_table(path, filesystem=fs)) for path in part_paths(fs, folder))
+def stream_parts(fs: pafs.FileSystem, folder: str, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The same, one part after another. Raises `TableError` for one of the `columns` that is not there."""
+    for path in part_paths(fs, folder):
+        if columns is None:
+            yield tables.conform(name, pq.read_table(path, filesystem=fs))
+            continue
+        there = pq.read_schema(path, filesystem=fs).names
+        for column in columns:
+            if column not in there:
+                raise tables.TableError(f"table {name} has no column {column!r}{tables.did_you_mean(column, there)}")
+        yield pq.read_table(path, filesystem=fs, columns=columns)
 
 
 def part_paths(fs: pafs.FileSystem, folder: str) -> list[str]:

@@ -73,8 +73,8 @@ def test_the_report_compares_with_popularity_and_with_the_best_possible(config):
     assert true_ctr["best possible"] == max(true_ctr.values())
     predictions = workspace.read("predictions")
     assert predictions.num_rows == report["impressions"] * len(models)
-    for picture in ("evaluate", "train"):
-        assert [path.read_bytes()[:4] for path in Path(workspace.folder(picture)).glob("*.png")] == [b"\x89PNG"]
+    for stage, pictures in (("evaluate", 2), ("train", 1)):
+        assert [path.read_bytes()[:4] for path in Path(workspace.folder(stage)).glob("*.png")] == [b"\x89PNG"] * pictures
 
 
 def test_nothing_is_redone_until_something_changes(config):
@@ -83,14 +83,12 @@ def test_nothing_is_redone_until_something_changes(config):
     assert run(changed) == {name: name in ("evaluate", "publish") for name in run(config)}
 
 
-def test_training_with_two_workers_of_ray_train(config, tmp_path):
-    settings = config.model_copy(
-        update={"training": config.training.model_copy(update={"workers": 2, "epochs": 1, "without_topics": False})}
-    )
-    run_stages([STAGES["train"]], settings)
-    epochs = json.loads((Path(Workspace(config.workspace).folder("train")) / "ranker" / "epochs.json").read_text())
-    assert len(epochs) == 1
-    assert 0 < epochs[0]["loss"] < 2
+def test_training_with_as_many_workers_as_there_is_room_for(config):
+    training = config.training.model_copy(update={"workers": 1, "most_workers": 2, "epochs": 1, "without_topics": False})
+    run_stages([STAGES["train"]], config.model_copy(update={"training": training}))
+    folder = Path(Workspace(config.workspace).folder("train")) / "ranker"
+    (epoch,) = json.loads((folder / "progress.json").read_text())["epochs"]
+    assert 0 < epoch["loss"] < 2
 
 
 def test_status_and_errors_on_the_command_line(config, config_path):

@@ -1,8 +1,10 @@
 """Any catalog and log in Parquet or CSV: the user's columns mapped to ours. A folder of videos is a catalog too.
 
 Our columns are found under their own names or under those that the `..._columns` mappings of the config give. An optional column
-that isn't there is normal. Columns that we don't know are the user's own business; those of the users' table are kept.
+that isn't there is normal. Columns that we don't know are side columns, which rankers may use as fields.
 """
+
+from difflib import get_close_matches
 
 from rayrec import tables
 from rayrec.config import FilesData
@@ -31,7 +33,8 @@ def _columns(name: str, raw: Incoming, mapping: dict[str, str]) -> dict[str, str
     """Our column -> the file's column, for those that are there."""
     spec, there, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
     for ours, theirs in mapping.items():
-        if ours not in spec.schema.names and not spec.extra_columns:
+        typo = get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)  # of a column of ours, rather than a side column's name
+        if ours not in spec.schema.names and (typo or not spec.extra_columns):
             raise TableError(f"{option}: table {name} has no column {ours!r}{did_you_mean(ours, spec.schema.names)}")
         if theirs not in there:
             near = did_you_mean(theirs, there)

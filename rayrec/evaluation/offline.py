@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import torch
 from matplotlib.figure import Figure
 
+from rayrec.evaluation.breakdown import PARTS, by_history, history_lengths, without_modality
 from rayrec.evaluation.road import Counters, Visitor, page_metrics, popularity, ranked_pages, topic_pages, visitors
 from rayrec.ranking.examples import RankingData
 from rayrec.ranking.history import HistoryGather
@@ -16,7 +16,7 @@ from rayrec.ranking.scorer import Scorer
 from rayrec.recall.queues import ItemTopics
 from rayrec.training.data import RANKER, RANKER_WITHOUT_TOPICS, ranking_data
 from rayrec.training.loop import predict
-from rayrec.training.metrics import click_metrics
+from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
 from rayrec.workspace import StageRun
 
 WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics", "popularity", "best possible"
@@ -26,8 +26,10 @@ WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics",
 class Report:
     """What `evaluate` found, by model.
 
-    `clicks`: AUC, GAUC, log loss, accuracy. `pages`: Recall@k and NDCG@k of the served page and, where the truth is known,
-    `expected_ctr`, the mean true click probability of the page's videos.
+    `clicks`: AUC, GAUC, log loss, accuracy, calibration. `pages`: Recall@k and NDCG@k of the served page and, where the truth is
+    known, `expected_ctr`, the mean true click probability of the page's videos. `by_history`, `without_modality` and `reliability`
+    are of the trained rankers: metrics by the number of clicks known before the impression; metrics when a modality is missing in
+    every video at scoring time; predicted and observed CTR of bins of impressions.
     """
 
     k: int
@@ -36,17 +38,20 @@ class Report:
     candidate_recall: float  # share of the relevant videos that topic recall put among the candidates
     clicks: dict[str, dict[str, float]] = field(default_factory=dict)
     pages: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_history: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    without_modality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 def evaluate(run: StageRun) -> None:
-    """The work of the stage: writes `predictions`, report.json and report.png."""
+    """The work of the stage: writes `predictions`, report.json and two pictures."""
     config, k = run.config, run.config.evaluation.k
     arms = _arms(run)
     data = arms[0].data
     counters = Counters.of(data)
     people = visitors(data, _published_at(data.items.ids, run.read("catalog")))
 
-    probabilities = {arm.name: _test_probabilities(arm) for arm in arms}
+    probabilities = {arm.name: _probabilities(arm.scorer, arm.data) for arm in arms}
     probabilities[POPULARITY] = popularity(counters)[data.test.item]
     pages, candidate_recall = {}, float("nan")
     for arm in arms:
@@ -58,7 +63,7 @@ def evaluate(run: StageRun) -> None:
         probabilities[BEST] = _true_probabilities(run.read("truth_clicks"), data.test_log)
         pages[BEST] = ranked_pages(people, lambda person: np.nan_to_num(preferences[person.user]), k)
 
-    users, clicked = data.test.user, data.test.clicked
+    users, clicked, lengths = data.test.user, data.test.clicked, history_lengths(data, data.test)
     report = Report(
         k=k,
         impressions=len(data.test),
@@ -66,12 +71,16 @@ def evaluate(run: StageRun) -> None:
         candidate_recall=candidate_recall,
         clicks={name: click_metrics(users, clicked, probability) for name, probability in probabilities.items()},
         pages={name: page_metrics(people, page, k) | _expected_ctr(people, page, preferences) for name, page in pages.items()},
+        by_history={arm.name: by_history(lengths, clicked, probabilities[arm.name]) for arm in arms},
+        without_modality={arm.name: _without_modalities(arm) for arm in arms},
+        reliability={arm.name: _as_lists(reliability(clicked, probabilities[arm.name])) for arm in arms},
     )
     run.write(
         "predictions", pa.concat_tables([_prediction_rows(data.test_log, name, values) for name, values in probabilities.items()])
     )
     run.write_file("report.json", json.dumps(asdict(report), indent=1).encode())
     run.write_file("report.png", picture(report))
+    run.write_file("breakdown.png", breakdown_picture(report))
     run.count(rows_in=len(data.test), rows_out=len(data.test))
 
 
@@ -89,6 +98,25 @@ def picture(report: Report) -> bytes:
         axes.margins(x=0.2)
         axes.set_title(title)
     left.axvline(0.5, color="grey", linewidth=1)
+    return _png(figure)
+
+
+def breakdown_picture(report: Report) -> bytes:
+    """A PNG with a line for each trained ranker: AUC by history length on the left, the reliability curve on the right."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, parts in report.by_history.items():
+        left.plot([PARTS.index(part) for part in parts], [metrics["auc"] for metrics in parts.values()], marker="o", label=name)
+        right.plot(report.reliability[name]["predicted"], report.reliability[name]["observed"], marker="o", label=name)
+    left.set_xticks(range(len(PARTS)), PARTS)
+    left.set(xlabel="clicks known before the impression", ylabel="AUC")
+    right.axline((0, 0), slope=1, color="grey", linewidth=1)
+    right.set(xlabel="predicted CTR", ylabel="observed CTR", title="a tenth of the impressions per point")
+    right.legend()
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     image = io.BytesIO()
     figure.savefig(image, dpi=120)
     return image.getvalue()
@@ -118,10 +146,22 @@ def _arms(run: StageRun) -> list[Arm]:
     return arms
 
 
-def _test_probabilities(arm: Arm) -> np.ndarray:
-    device = torch.device("cpu")
-    gather = HistoryGather(arm.data.clicks, arm.scorer.settings.history_length, device)
-    return predict(arm.scorer.model, arm.data.test, gather, device)
+def _probabilities(scorer: Scorer, data: RankingData) -> np.ndarray:
+    """The click probability of each impression of the test split: float32 [impressions]."""
+    gather = HistoryGather(data.clicks, scorer.settings.history_length, scorer.device)
+    return predict(scorer.model, data.test, gather, scorer.device)
+
+
+def _without_modalities(arm: Arm) -> dict[str, dict[str, float]]:
+    scorer, clicked = arm.scorer, arm.data.test.clicked
+    return {
+        name: basic_metrics(clicked, _probabilities(without_modality(scorer, name), arm.data))
+        for name in sorted(scorer.items.vectors)
+    }
+
+
+def _as_lists(found: Reliability) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in found._asdict().items()}
 
 
 def _published_at(item_ids: list[str], catalog: pa.Table) -> np.ndarray:

@@ -7,6 +7,7 @@ had not been shown before it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Visitor:
     user: int
     at: int  # UTC ms, of their first test impression
     history: np.ndarray  # int32, clicked items before the test period, oldest first
+    history_at: np.ndarray  # int64, UTC ms, the times of these clicks
+    context: dict[str, Any]  # of their first test impression
     banned: np.ndarray  # int32, items seen before or not yet published
     relevant: np.ndarray  # int32, never empty
 
@@ -51,19 +54,21 @@ def visitors(data: RankingData, published_at: np.ndarray) -> list[Visitor]:
     seen_user, seen_item = (np.concatenate([getattr(part, name) for part in before]) for name in ("user", "item"))
     seen_by = _grouped(seen_user, seen_item)
     tested = _grouped(data.test.user, np.arange(len(data.test)))
-    begin = int(data.test.at[0])
+    begin = np.full(len(tested), data.test.at[0])
+    known = dict(zip(tested, data.clicks.ends(np.array(list(tested)), begin).tolist(), strict=True))  # where the clicks end
+    columns = data.test_log.select(list(data.context_encoder.vocabularies))
     found = []
     for user, rows in tested.items():
         seen = seen_by.get(user, np.empty(0, dtype=np.int32))
         clicked = np.unique(data.test.item[rows][data.test.clicked[rows]])
         relevant = np.setdiff1d(clicked, seen)
         if user and len(relevant):
-            at = int(data.test.at[rows].min())
-            history = data.clicks.of_user(user)[
-                : int(data.clicks.ends(np.array([user]), np.array([begin]))[0] - data.clicks.offsets[user])
-            ]
-            unpublished = np.flatnonzero(published_at > at)
-            found.append(Visitor(user, at, history, np.union1d(seen, unpublished).astype(np.int32), relevant))
+            first = int(rows[0])  # examples are in the order of time
+            at = int(data.test.at[first])
+            clicks = slice(data.clicks.offsets[user], known[user])
+            [context] = columns.slice(first, 1).to_pylist()
+            banned = np.union1d(seen, np.flatnonzero(published_at > at)).astype(np.int32)
+            found.append(Visitor(user, at, data.clicks.items[clicks], data.clicks.times[clicks], context, banned, relevant))
     return found
 
 
@@ -84,7 +89,14 @@ def topic_pages(
     for person in people:
         candidates = steps.drop(steps.source(person.history, item_topics, queues, settings), person.banned)
         candidates = steps.backfill(candidates, queues, person.banned, settings.candidates, settings.fresh_share)
-        scores = scorer.score([scorer.users.ids[person.user]], [person.history], np.array([person.at]), candidates.items[None])[0]
+        scores = scorer.score(
+            [scorer.users.ids[person.user]],
+            [person.history],
+            [person.history_at],
+            np.array([person.at]),
+            candidates.items[None],
+            [person.context],
+        )[0]
         pages.append(candidates.items[steps.select(candidates, scores, k)])
         found.append(recall_at_k(candidates.items, person.relevant))
     return pages, float(np.mean(found)) if found else float("nan")

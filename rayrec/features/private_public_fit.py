@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from rayrec import tables, workers
+from rayrec.checkpoint import Checkpoint
 from rayrec.config import PrivatePublic, dump
 from rayrec.features.private_public import Inputs, PrivatePublicNetwork, losses
 from rayrec.features.private_public_inputs import shapes
@@ -94,7 +95,7 @@ def fit(
     held_out: PartFiles,
     settings: PrivatePublic,
     seed: int,
-    checkpoint: "Checkpoint",
+    checkpoint: Checkpoint,
     on_epoch: Callable[[Epoch], None],
     worker: Worker,
 ) -> list[Epoch]:
@@ -112,7 +113,7 @@ def fit(
     network = model.module if isinstance(model, DistributedDataParallel) else model
     assert isinstance(network, PrivatePublicNetwork)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    best, epochs = checkpoint.restore(network, optimizer) or (copy.deepcopy(network.state_dict()), [])
+    best, epochs = _resume(checkpoint, network, optimizer)
     while len(epochs) < settings.epochs and len(epochs) - _best(epochs) <= settings.patience:
         number = len(epochs) + 1
         started = time.monotonic()
@@ -125,10 +126,21 @@ def fit(
         if _best(epochs) == number:
             best = copy.deepcopy(network.state_dict())
         if worker.rank == 0:
-            checkpoint.save(network, optimizer, best, epochs)
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+            checkpoint.save(state | {"epochs": [asdict(epoch) for epoch in epochs]})
         on_epoch(epochs[-1])
     network.load_state_dict(best)
     return epochs
+
+
+def _resume(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Epoch]]:
+    """Put what an earlier run left into both; the best weights so far and the epochs done."""
+    state = checkpoint.load()
+    if state is None:
+        return copy.deepcopy(network.state_dict()), []
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["best"], [Epoch(**epoch) for epoch in state["epochs"]]
 
 
 def _best(epochs: list[Epoch]) -> int:
@@ -240,30 +252,6 @@ def _unpacked(column: pa.ChunkedArray, kind: np.dtype, shape: tuple[int, ...]) -
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where training stands after its last whole epoch: one file, replaced in one step."""
-
-    fs: pafs.FileSystem
-    path: str
-
-    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], epochs: list[Epoch]) -> None:
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-        buffer = io.BytesIO()
-        torch.save(state | {"epochs": [asdict(epoch) for epoch in epochs]}, buffer)
-        write_whole(self.fs, self.path, buffer.getvalue())
-
-    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Epoch]] | None:
-        """Put the saved state into both; the best weights so far and the epochs done. None when nothing was saved."""
-        if not self.fs.get_file_info(self.path).is_file:
-            return None
-        with self.fs.open_input_file(self.path) as file:
-            state = torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        return state["best"], [Epoch(**epoch) for epoch in state["epochs"]]
 
 
 def save_network(

@@ -24,6 +24,7 @@ import ray.data
 from matplotlib.figure import Figure
 
 from rayrec import __version__, tables
+from rayrec.checkpoint import Checkpoint
 from rayrec.config import Config, ConfigError, PrivatePublic, dump
 from rayrec.features.extraction import Parts, file_versions
 from rayrec.features.private_public_inputs import INPUTS, read_inputs
@@ -242,7 +243,7 @@ def _trained(
                 *(epoch.held_out_loss, epoch.held_out_accuracy, epoch.videos_per_s),
             )
 
-    checkpoint = fitting.Checkpoint(fs, f"{task['folder']}/{fitting.CHECKPOINT}")
+    checkpoint = Checkpoint(fs, f"{task['folder']}/{fitting.CHECKPOINT}")
     epochs = fitting.fit(model, parts[TRAIN], parts[HELD_OUT], settings, task["seed"], checkpoint, report, worker)
     if worker.rank == 0:
         facts = fitting.report(epochs, len(task["classes"]), {role: sum(part.rows) for role, part in parts.items()})

@@ -11,12 +11,16 @@ import torch
 
 @dataclass(frozen=True)
 class Batch:
-    """B requests with N candidates each and the H latest clicks before each request (oldest first, 0-padded on the left)."""
+    """B requests with N candidates each and the H latest clicks before each request, oldest first.
+
+    A history is 0-padded on the left; in training, clicks may be hidden (0) anywhere in it.
+    """
 
     user: torch.Tensor  # int64 [B]
     at: torch.Tensor  # int64 [B], UTC ms
     history: torch.Tensor  # int64 [B, H]
     history_at: torch.Tensor  # int64 [B, H], UTC ms, 0 where padded
+    context: torch.Tensor  # int64 [B, C], the value of each context field
     candidates: torch.Tensor  # int64 [B, N]
     labels: torch.Tensor | None = None  # float32 [B, N], 1 = clicked
 
@@ -27,6 +31,7 @@ class Batch:
             self.at.to(device),
             self.history.to(device),
             self.history_at.to(device),
+            self.context.to(device),
             self.candidates.to(device),
             None if self.labels is None else self.labels.to(device),
         )

@@ -5,7 +5,6 @@ encoder is saved with the model, so that training and serving can't differ. Row 
 every vocabulary: an unseen author, tag or video id needs no special case.
 """
 
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +16,10 @@ import torch
 MOST_VALUES = 16  # of a multi-valued field kept for one row
 
 
+class DataError(ValueError):
+    """What no ranker can be trained on; the message names the column or the setting and what to change."""
+
+
 @dataclass
 class FieldTable:
     """n rows and, in front, row 0 for "unknown"; all tensors share that first dimension, n + 1."""
@@ -25,15 +28,15 @@ class FieldTable:
     categorical: dict[str, torch.Tensor] = field(default_factory=dict)  # int64 [n + 1]
     multivalued: dict[str, torch.Tensor] = field(default_factory=dict)  # int64 [n + 1, values], 0-padded
     numeric: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1], standardised
-    vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1, size], standardised
+    vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1, size], standardised; zeros where missing
+    sizes: dict[str, int] = field(default_factory=dict)  # of the vocabularies, the unknown value included
 
     def __post_init__(self) -> None:
         self.index = {name: number for number, name in enumerate(self.ids) if number}
 
     def rows_of(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """The row of each id, 0 where it is unknown: int64 [ids]."""
-        found = pc.index_in(ids, value_set=pa.array(self.ids, pa.string()))
-        return found.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return numbers_of(ids, pa.array(self.ids, pa.string())).astype(np.int64)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors, each under `kind.field`, in an order that does not depend on how the table came to be."""
@@ -41,12 +44,21 @@ class FieldTable:
         return {f"{kind}.{name}": getattr(self, kind)[name] for kind in kinds for name in sorted(getattr(self, kind))}
 
     @classmethod
-    def from_tensors(cls, ids: list[str], tensors: dict[str, torch.Tensor]) -> "FieldTable":
-        table = cls(ids)
+    def from_tensors(cls, ids: list[str], tensors: dict[str, torch.Tensor], sizes: dict[str, int]) -> "FieldTable":
+        table = cls(ids, sizes=sizes)
         for key, tensor in tensors.items():
             kind, name = key.split(".", 1)
             getattr(table, kind)[name] = tensor
         return table
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a model is built for: the users, the items, and the number of values of each context field, in the batch's order."""
+
+    users: FieldTable
+    items: FieldTable
+    context: dict[str, int]
 
 
 @dataclass
@@ -68,7 +80,7 @@ class FieldEncoder:
             kind, column = table.schema.field(name).type, rows[name].drop_null()
             if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
                 if len(column):
-                    values = np.stack(column.to_numpy())
+                    values = _matrix(name, column)
                     encoder.vector_scales[name] = (values.mean(0).tolist(), (values.std(0) + 1e-6).tolist())
             elif pa.types.is_list(kind):
                 encoder.multivalued.append(name)
@@ -82,14 +94,13 @@ class FieldEncoder:
 
     def encode(self, table: pa.Table) -> FieldTable:
         """The table's rows as a `FieldTable`, in the table's order, behind row 0."""
-        encoded = FieldTable(["", *table[self.id_column].to_pylist()])
+        encoded = FieldTable(["", *table[self.id_column].to_pylist()], sizes=self.sizes())
         for name, words in self.vocabularies.items():
             values = pa.array(words, pa.string())
             if name in self.multivalued:
                 encoded.multivalued[name] = _pad_lists(table[name], values)
             else:
-                numbers = pc.index_in(table[name].cast(pa.string()), value_set=values).to_numpy(zero_copy_only=False)
-                encoded.categorical[name] = _behind_zero(np.nan_to_num(numbers.astype(np.float64), nan=-1).astype(np.int64) + 1)
+                encoded.categorical[name] = _behind_zero(numbers_of(table[name].cast(pa.string()), values, 1).astype(np.int64))
         for name, (mean, deviation) in self.scales.items():
             numbers = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
             encoded.numeric[name] = _behind_zero(np.nan_to_num((numbers - mean) / deviation).astype(np.float32))
@@ -97,7 +108,7 @@ class FieldEncoder:
             rows = np.zeros((table.num_rows, len(means)), dtype=np.float32)
             present = np.flatnonzero(table[name].is_valid().to_numpy())
             if len(present):
-                rows[present] = (np.stack(table[name].drop_null().to_numpy()) - means) / deviations
+                rows[present] = (_matrix(name, table[name].drop_null()) - means) / deviations
             encoded.vectors[name] = _behind_zero(rows)
         return encoded
 
@@ -109,13 +120,45 @@ class FieldEncoder:
         return asdict(self)
 
 
+def numbers_of(values: pa.Array | pa.ChunkedArray, known: pa.Array, first: int = 0) -> np.ndarray:
+    """The place of each value among the known ones, counted from `first`; 0 where it is not there: int32 [values]."""
+    found = pc.index_in(values, value_set=known).fill_null(-first).to_numpy(zero_copy_only=False)
+    return found + np.int32(first)  # an array of its own: Arrow's memory is read-only
+
+
+def refuse_not_finite(table: pa.Table, id_column: str, columns: list[str]) -> None:
+    """Raise a `DataError` for the first of the numbers and vectors of these columns that is NaN or infinite."""
+    for name in columns:
+        column = table[name].combine_chunks()
+        vectors = pa.types.is_list(column.type)
+        numbers = pc.list_flatten(column) if vectors else column
+        if not pa.types.is_floating(numbers.type):
+            continue
+        broken = pc.invert(pc.is_finite(numbers)).fill_null(False).to_numpy(zero_copy_only=False).nonzero()[0]
+        if len(broken):
+            row = pc.list_parent_indices(column)[int(broken[0])].as_py() if vectors else int(broken[0])
+            raise DataError(
+                f"column {name!r} of {id_column} {table[id_column][row].as_py()!r} holds {numbers[int(broken[0])].as_py()}: "
+                "a ranker takes finite numbers only; leave the value out (null) where it is not known"
+            )
+
+
 def _frequent(values: pa.ChunkedArray | pa.Array) -> list[str]:
     """Distinct values, the most frequent first, ties by name."""
-    return [
-        value
-        for value, _ in sorted(Counter(values.to_pylist()).items(), key=lambda entry: (-entry[1], entry[0]))
-        if value is not None
-    ]
+    counts = values.drop_null().value_counts()
+    order = pc.sort_indices(
+        pa.table({"value": counts.field("values"), "count": counts.field("counts")}),
+        sort_keys=[("count", "descending"), ("value", "ascending")],
+    )
+    return counts.field("values").take(order).to_pylist()
+
+
+def _matrix(name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Vectors, none of them null, as float [rows, size]. Raises `DataError` when they are not of one size."""
+    sizes = pc.min_max(pc.list_value_length(column)).as_py()
+    if sizes["min"] != sizes["max"]:
+        raise DataError(f"column {name!r} holds vectors of {sizes['min']} and of {sizes['max']} numbers: they must be of one size")
+    return pc.list_flatten(column).to_numpy().reshape(len(column), -1)
 
 
 def _behind_zero(rows: np.ndarray) -> torch.Tensor:

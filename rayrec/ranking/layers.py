@@ -1,108 +1,20 @@
-"""What the models are composed of. Shapes: B requests, N candidates, H history, V values of a multi-valued field, D embedding."""
+"""What the models are composed of. Shapes: B requests, N candidates, V values, R / C sizes of a request / a candidate, F / G fields
+of a request / a candidate, D embedding, E all fields of an item side by side.
+"""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding_bag
 
-from rayrec.ranking.fields import FieldTable
+from rayrec.config import Ranker
+from rayrec.ranking.embedding import Embedded, Inputs
 
 
-class FieldEmbedding(nn.Module):
-    """Looks rows of a `FieldTable` up and embeds each field; the table sits beside the weights, on their device.
-
-    A categorical value is one vector, a multi-valued field the mean of its values' vectors, a number a multiple of its field's
-    vector (SOURCES B, "Fields"), a modality vector a learned projection. Value 0 (unknown, padding) of a multi-valued field counts
-    for nothing; value 0 of a categorical field has a vector of its own. `hidden_ids` is the categorical field whose values are
-    turned into 0 with probability `id_dropout` while training, so that the rest of the model learns to do without it.
-    """
-
-    def __init__(
-        self, table: FieldTable, sizes: dict[str, int], dims: dict[str, int], hidden_ids: str | None = None, id_dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.hidden_ids, self.id_dropout = hidden_ids, id_dropout
-        self.names = list(table.tensors())
-        for key, tensor in table.tensors().items():
-            self.register_buffer(_attribute(key), tensor, persistent=False)
-        self.embeddings = nn.ModuleDict()
-        for key, tensor in table.tensors().items():
-            kind, name = key.split(".", 1)
-            if kind in ("categorical", "multivalued"):
-                self.embeddings[_attribute(key)] = nn.Embedding(
-                    sizes[name], dims[name], padding_idx=0 if kind == "multivalued" else None
-                )
-            else:
-                self.embeddings[_attribute(key)] = nn.Linear(tensor.shape[1] if tensor.ndim == 2 else 1, dims[name], bias=False)
-        for module in self.embeddings.values():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.05)
-                if module.padding_idx is not None:
-                    module.weight.data[0] = 0
-        self.size = sum(dims[key.split(".", 1)[1]] for key in self.names)
-
-    def values(self, key: str, row: torch.Tensor) -> torch.Tensor:
-        """The stored values of a field (`kind.name`) for rows of any shape."""
-        return self.get_buffer(_attribute(key))[row]
-
-    def forward(self, row: torch.Tensor) -> torch.Tensor:
-        """Rows [...] to their fields' embeddings side by side [..., size]."""
-        return torch.cat([self._embed(key, row) for key in self.names], dim=-1)
-
-    def mean(self, rows_BH: torch.Tensor) -> torch.Tensor:
-        """The mean over each line's rows [B, size], row 0 left out; zeros for a line that holds nothing else.
-
-        Equals the masked mean of `forward`, but sums inside the lookup: [B, H, D] is never made.
-        """
-        there_BH = (rows_BH > 0).to(self.dtype)
-        weight_BH = there_BH / there_BH.sum(-1, keepdim=True).clamp(min=1)
-        return torch.cat([self._mean(key, rows_BH, weight_BH) for key in self.names], dim=-1)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    def _embed(self, key: str, row: torch.Tensor) -> torch.Tensor:
-        value, embedding = self.values(key, row), self.embeddings[_attribute(key)]
-        match key.split(".", 1):
-            case "multivalued", _:
-                shape, weight = value.shape, self._value_weights(value)
-                bags = embedding_bag(value.flatten(0, -2), self._vectors(key), per_sample_weights=weight.flatten(0, -2), mode="sum")
-                return bags.unflatten(0, shape[:-1])
-            case "categorical", name:
-                return embedding(self._hide(name, value))
-            case "vectors", _:
-                return embedding(value)
-            case _:
-                return embedding(value.unsqueeze(-1))
-
-    def _mean(self, key: str, rows_BH: torch.Tensor, weight_BH: torch.Tensor) -> torch.Tensor:
-        value, embedding = self.values(key, rows_BH), self.embeddings[_attribute(key)]
-        match key.split(".", 1):
-            case "multivalued", _:
-                weight = self._value_weights(value) * weight_BH.unsqueeze(-1)
-                return embedding_bag(value.flatten(1), self._vectors(key), per_sample_weights=weight.flatten(1), mode="sum")
-            case "categorical", name:
-                return embedding_bag(self._hide(name, value), self._vectors(key), per_sample_weights=weight_BH, mode="sum")
-            case "vectors", _:
-                return embedding(torch.einsum("bh,bhd->bd", weight_BH, value))
-            case _:
-                return embedding((weight_BH * value).sum(-1, keepdim=True))
-
-    def _vectors(self, key: str) -> torch.Tensor:
-        """The vector of each value of a field with a vocabulary."""
-        return self.embeddings[_attribute(key)].get_parameter("weight")
-
-    def _value_weights(self, value: torch.Tensor) -> torch.Tensor:
-        """What each value counts in the mean of its row: 0 for padding."""
-        there = (value > 0).to(self.dtype)
-        return there / there.sum(-1, keepdim=True).clamp(min=1)
-
-    def _hide(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        if name == self.hidden_ids and self.training and self.id_dropout:
-            return value.masked_fill(torch.rand(value.shape, device=value.device) < self.id_dropout, 0)
-        return value
+def mlp(sizes: list[int], dropout: float) -> nn.Sequential:
+    """Layers of the given sizes, the first of which is the input's, and a last one of a single logit."""
+    hidden = [layer for before, after in pairwise(sizes) for layer in (nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout))]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
 
 
 class RequestMLP(nn.Module):
@@ -112,16 +24,89 @@ class RequestMLP(nn.Module):
         super().__init__()
         self.request = nn.Linear(request_size, hidden[0])
         self.candidate = nn.Linear(candidate_size, hidden[0], bias=False)
-        self.rest = nn.Sequential(
-            *[layer for before, after in pairwise(hidden) for layer in (nn.ReLU(), nn.Dropout(dropout), nn.Linear(before, after))],
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden[-1], 1),
-        )
+        self.rest = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), *mlp(hidden, dropout))
 
     def forward(self, request_BR: torch.Tensor, candidate_BNC: torch.Tensor) -> torch.Tensor:
         """To logits [B, N]."""
         return self.rest(self.request(request_BR)[:, None] + self.candidate(candidate_BNC)).squeeze(-1)
+
+
+class HistoryTop(nn.Module):
+    """The history's way into the last layer (`history_connection: top`).
+
+    A last linear layer over concat(hidden, history) is one over each, added: so this is a logit beside the network's own, and
+    models without an MLP have it too.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, 1, bias=False)
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        """[B, X] to [B, 1], or [B, N, X] to [B, N]."""
+        logit = self.linear(history)
+        return logit if history.ndim == 2 else logit.squeeze(-1)
+
+
+class ClickedMean(nn.Module):
+    """The clicked videos as the mean of each of their fields' vectors, which enters where `history_connection` says.
+
+    At the input: as further fields of the request, whose size with them is `request_size`. At the top: see `HistoryTop`.
+    """
+
+    def __init__(self, settings: Ranker, inputs: Inputs) -> None:
+        super().__init__()
+        self.at_input = settings.history_at_input
+        self.request_size = inputs.request_size + (inputs.item_size if self.at_input else 0)
+        self.top = HistoryTop(inputs.item_size) if settings.history_at_top else None
+
+    def request(self, x: Embedded) -> torch.Tensor:
+        """The request's fields [B, R]."""
+        return torch.cat([x.request_BR, x.mean_clicked_BE], 1) if self.at_input else x.request_BR
+
+    def forward(self, x: Embedded, logits_BN: torch.Tensor) -> torch.Tensor:
+        """The logits [B, N], with what the history adds to them at the top."""
+        return logits_BN if self.top is None else logits_BN + self.top(x.mean_clicked_BE)
+
+
+def all_pairs(request_BFD: torch.Tensor, candidates_BNFD: torch.Tensor) -> torch.Tensor:
+    """The sum of the dot products of all pairs of fields of request and candidate together [B, N].
+
+    In linear time, and what concerns the request alone once: Rendle, "Factorization Machines" (2010), lemma 3.1.
+    """
+    total_BND = request_BFD.sum(1, keepdim=True) + candidates_BNFD.sum(2)
+    squares_BN = request_BFD.square().sum((1, 2))[:, None] + candidates_BNFD.square().sum((2, 3))
+    return 0.5 * (total_BND.square().sum(-1) - squares_BN)
+
+
+class PairAttention(nn.Module):
+    """The elementwise products of all pairs of fields, pooled by attention.
+
+    Xiao et al., "Attentional Factorization Machines" (2017), eq. 4-5: sum of a_ij (v_i * v_j) over i < j, where a is the softmax
+    over all pairs of h^T ReLU(W (v_i * v_j) + b); dropout on a, as in the authors' code. Pairs within the request are made and
+    scored once; those with a candidate, B N (F G + G^2 / 2) of them, take D + attention_size numbers each.
+    """
+
+    def __init__(self, dim: int, attention_size: int, dropout: float) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(dim, attention_size), nn.ReLU(), nn.Linear(attention_size, 1, bias=False))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, request_BFD: torch.Tensor, candidates_BNGD: torch.Tensor) -> torch.Tensor:
+        """To [B, N, D]."""
+        within_BPD = products(request_BFD)
+        across_BNQD = (request_BFD[:, None, :, None] * candidates_BNGD[:, :, None]).flatten(2, 3)
+        others_BNQD = torch.cat([across_BNQD, products(candidates_BNGD)], 2)
+        within_BN1P = self.score(within_BPD).mT[:, None].expand(-1, others_BNQD.shape[1], -1, -1)
+        shares = self.dropout(torch.softmax(torch.cat([within_BN1P, self.score(others_BNQD).mT], -1), -1))
+        of_within, of_others = shares.split([within_BPD.shape[1], others_BNQD.shape[2]], -1)
+        return of_within.squeeze(2) @ within_BPD + (of_others @ others_BNQD).squeeze(2)
+
+
+def products(fields: torch.Tensor) -> torch.Tensor:
+    """The elementwise products of all pairs of fields: [..., F, D] to [..., F (F - 1) / 2, D]."""
+    pairs = list(combinations(fields.unbind(-2), 2))
+    return torch.stack([one * other for one, other in pairs], -2) if pairs else fields[..., :0, :]
 
 
 def value_counts(values_BX: torch.Tensor, size: int) -> torch.Tensor:
@@ -129,8 +114,3 @@ def value_counts(values_BX: torch.Tensor, size: int) -> torch.Tensor:
     counts_BK = torch.zeros(values_BX.shape[0], size, device=values_BX.device)
     counts_BK.scatter_add_(1, values_BX, (values_BX > 0).float())
     return counts_BK
-
-
-def _attribute(key: str) -> str:
-    """A field's key as a name that torch takes for a buffer or module."""
-    return key.replace(".", "__")

@@ -6,7 +6,7 @@ The same object scores in evaluation and in serving. On disk it is a folder: `we
 
 import json
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,17 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
 
 from rayrec.config import Ranker, dump
 from rayrec.ranking import models
 from rayrec.ranking.batch import Batch
-from rayrec.ranking.fields import FieldEncoder, FieldTable
+from rayrec.ranking.context import ContextEncoder
+from rayrec.ranking.examples import RankingData
+from rayrec.ranking.fields import FieldEncoder, FieldTable, Tables
+from rayrec.ranking.model import RankingModel
 
 CPU = torch.device("cpu")
+SCORER = "ranker.json"  # written last: where it is, the scorer is whole
 
 
 @dataclass
@@ -30,18 +33,30 @@ class Scorer:
     settings: Ranker
     user_encoder: FieldEncoder
     item_encoder: FieldEncoder
+    context_encoder: ContextEncoder
     users: FieldTable
     items: FieldTable
-    model: nn.Module
+    model: RankingModel
     device: torch.device = CPU
 
     @classmethod
     def build(
-        cls, settings: Ranker, user_encoder: FieldEncoder, item_encoder: FieldEncoder, users: FieldTable, items: FieldTable
+        cls,
+        settings: Ranker,
+        user_encoder: FieldEncoder,
+        item_encoder: FieldEncoder,
+        context_encoder: ContextEncoder,
+        users: FieldTable,
+        items: FieldTable,
     ) -> "Scorer":
         """With an untrained model."""
-        model = models.build(settings, users, items, user_encoder.sizes() | item_encoder.sizes())
-        return cls(settings, user_encoder, item_encoder, users, items, model)
+        model = models.build(settings, Tables(users, items, context_encoder.sizes))
+        return cls(settings, user_encoder, item_encoder, context_encoder, users, items, model)
+
+    @classmethod
+    def untrained(cls, settings: Ranker, data: RankingData) -> "Scorer":
+        """For the data that it is to be trained on."""
+        return cls.build(settings, data.user_encoder, data.item_encoder, data.context_encoder, data.users, data.items)
 
     @property
     def item_ids(self) -> list[str]:
@@ -58,20 +73,30 @@ class Scorer:
         return self
 
     @torch.inference_mode()
-    def score(self, user_ids: list[str], histories: list[np.ndarray], at: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    def score(
+        self,
+        user_ids: list[str],
+        histories: list[np.ndarray],
+        history_times: list[np.ndarray],
+        at: np.ndarray,
+        candidates: np.ndarray,
+        contexts: list[dict[str, Any]] | None = None,
+    ) -> np.ndarray:
         """Click probabilities float32 [B, N].
 
-        `histories` are B arrays of item indices, oldest first, of any length; `at` is int64 [B] (UTC ms); `candidates` is an
-        integer array [B, N], in which 0 is padding and scores 0. The times of the clicks are not passed on: `history_at` is 0
-        here, while training has it. A model that reads it (sessions) must first give this function the times.
+        `histories` are B arrays of item indices, oldest first, of any length, and `history_times` the times of the clicks (UTC
+        ms); `at` is int64 [B] (UTC ms); `candidates` is an integer array [B, N], in which 0 is padding and scores 0. A context
+        maps fields to values; what it lacks is unknown.
         """
         self.model.eval()
         users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)
+        context = self.context_encoder.encode_requests(contexts or [{}] * len(users), np.asarray(at, dtype=np.int64))
         batch = Batch(
             user=torch.from_numpy(users),
             at=torch.from_numpy(np.asarray(at, dtype=np.int64)),
             history=torch.from_numpy(self._padded(histories)),
-            history_at=torch.zeros(len(users), self.settings.history_length, dtype=torch.int64),
+            history_at=torch.from_numpy(self._padded(history_times)),
+            context=torch.from_numpy(context.astype(np.int64)),
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
         probabilities = torch.sigmoid(self.model(batch)).masked_fill(batch.candidates == 0, 0.0)
@@ -80,29 +105,32 @@ class Scorer:
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
         fs.create_dir(folder, recursive=True)
         facts = {"settings": dump(self.settings), "users": self.user_encoder.to_json(), "items": self.item_encoder.to_json()}
-        _write(fs, f"{folder}/ranker.json", json.dumps(facts).encode())
+        facts["context"] = self.context_encoder.to_json()
         _write(fs, f"{folder}/weights.safetensors", save_tensors(dict(self.model.state_dict())))
         for name, table in (("users", self.users), ("items", self.items)):
             _write(fs, f"{folder}/{name}.safetensors", save_tensors(table.tensors()))
             pq.write_table(pa.table({"id": table.ids}), f"{folder}/{name}.parquet", filesystem=fs, compression="zstd")
+        _write(fs, f"{folder}/{SCORER}", json.dumps(facts).encode())
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str) -> "Scorer":
-        facts = json.loads(_read(fs, f"{folder}/ranker.json"))
+        facts = json.loads(_read(fs, f"{folder}/{SCORER}"))
+        user_encoder, item_encoder = (FieldEncoder(**facts[name]) for name in ("users", "items"))
         users, items = (
             FieldTable.from_tensors(
                 pq.read_table(f"{folder}/{name}.parquet", filesystem=fs)["id"].to_pylist(),
                 load_tensors(_read(fs, f"{folder}/{name}.safetensors")),
+                encoder.sizes(),
             )
-            for name in ("users", "items")
+            for name, encoder in (("users", user_encoder), ("items", item_encoder))
         )
-        encoders = FieldEncoder(**facts["users"]), FieldEncoder(**facts["items"])
-        scorer = cls.build(Ranker(**facts["settings"]), *encoders, users, items)
+        context_encoder = ContextEncoder(**facts["context"])
+        scorer = cls.build(Ranker(**facts["settings"]), user_encoder, item_encoder, context_encoder, users, items)
         scorer.model.load_state_dict(load_tensors(_read(fs, f"{folder}/weights.safetensors")))
         return scorer
 
     def _padded(self, histories: list[np.ndarray]) -> np.ndarray:
-        """The latest clicks [B, H], oldest first, 0-padded on the left, as `HistoryGather` makes them."""
+        """The latest of each line [B, H], oldest first, 0-padded on the left, as `HistoryGather` makes them."""
         length = self.settings.history_length
         padded = np.zeros((len(histories), length), dtype=np.int64)
         for row, history in enumerate(histories):

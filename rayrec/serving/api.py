@@ -125,7 +125,7 @@ def _add_recommendations(api: FastAPI, current: Callable[[], Recommender | None]
     @api.get("/readyz", summary="Whether the service answers: a bundle is loaded and the ranker scores", tags=["operation"])
     async def readyz() -> Ready:
         recommender = _ready(current())
-        await recommender.rank("", np.empty(0, np.int32), now_ms(), np.ones(1, np.int32))
+        await recommender.rank("", recommender.user(""), now_ms(), np.ones(1, np.int32), {})
         return Ready(bundle=recommender.bundle.version)
 
 

@@ -24,7 +24,7 @@ from rayrec.config import Config, ConfigError, load
 from rayrec.serving import guard
 from rayrec.serving.api import create_api
 from rayrec.serving.bundle import Bundle, load_scorer, locate
-from rayrec.serving.recommendation import OverloadedError, Rank, Recommender, now_ms
+from rayrec.serving.recommendation import OverloadedError, Rank, Recommender, UserState, now_ms
 from rayrec.serving.store import SqliteStore, state_path
 from rayrec.workspace import Workspace
 
@@ -35,7 +35,8 @@ MOST_BATCH = 8  # requests ranked in one forward
 MOST_WAITING = 64  # requests that wait for the ranker before callers are told to come back later
 RANK_TIMEOUT_S = 5.0
 
-Call = tuple[str, str, bytes, int, bytes]  # bundle version, user_id, history int32, time in UTC ms, candidates int32
+# Bundle version, user_id, history int32 and its times int64 (UTC ms), time in UTC ms, candidates int32, context.
+Call = tuple[str, str, bytes, bytes, int, bytes, dict[str, Any]]
 
 log = logging.getLogger(__name__)
 
@@ -101,15 +102,18 @@ class NeuralRanker:
         answers: list[bytes] = [b""] * len(calls)
         for version in {call[0] for call in calls}:
             rows = [row for row, call in enumerate(calls) if call[0] == version]
-            candidates = [np.frombuffer(calls[row][4], np.int32) for row in rows]
+            _, users, histories, times, at, wanted, contexts = zip(*(calls[row] for row in rows), strict=True)
+            candidates = [np.frombuffer(items, np.int32) for items in wanted]
             padded = np.zeros((len(rows), max(map(len, candidates))), np.int32)
             for line, items in zip(padded, candidates, strict=True):
                 line[: len(items)] = items
             scores = self.scorer(version).score(
-                [calls[row][1] for row in rows],
-                [np.frombuffer(calls[row][2], np.int32) for row in rows],
-                np.array([calls[row][3] for row in rows]),
+                list(users),
+                [np.frombuffer(history, np.int32) for history in histories],
+                [np.frombuffer(moments, np.int64) for moments in times],
+                np.array(at),
                 padded,
+                list(contexts),
             )
             for row, line, items in zip(rows, scores, candidates, strict=True):
                 answers[row] = line[: len(items)].tobytes()
@@ -157,8 +161,9 @@ class TopicRecall:
         return Recommender(bundle, self.store, self._rank_with(version), self.config.recall, self.config.seed)
 
     def _rank_with(self, version: str) -> Rank:
-        async def rank(user_id: str, history: np.ndarray, at: int, candidates: np.ndarray) -> np.ndarray:
-            call = (version, user_id, history.astype(np.int32).tobytes(), at, candidates.astype(np.int32).tobytes())
+        async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+            clicks = user.clicked.astype(np.int32).tobytes(), user.clicked_at.astype(np.int64).tobytes()
+            call: Call = (version, user_id, *clicks, at, candidates.astype(np.int32).tobytes(), context)
             try:
                 scores = await asyncio.wait_for(self.ranker.rank.remote(call), RANK_TIMEOUT_S)
             except (BackPressureError, RayServeException, RayActorError, TimeoutError) as error:

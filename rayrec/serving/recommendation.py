@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,6 @@ from rayrec.serving.bundle import Bundle
 from rayrec.serving.store import Event, StateStore
 
 MOST_SEEN = 2000  # how many of the videos that a user has seen last are not shown again
-
-# (user_id, history int32 oldest first, time in UTC ms, candidates int32 [n]) -> click probabilities float32 [n]
-Rank = Callable[[str, np.ndarray, int, np.ndarray], Awaitable[np.ndarray]]
 
 
 class OverloadedError(Exception):
@@ -35,6 +33,10 @@ class UserState:
     clicked: np.ndarray  # int32 items, oldest first
     clicked_at: np.ndarray  # int64, UTC ms
     seen: np.ndarray  # int32 items
+
+
+# (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]
+Rank = Callable[[str, UserState, int, np.ndarray, dict[str, Any]], Awaitable[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,11 @@ class Recommender:
         self.queues = TopicQueues.build(self.bundle.item_topics, self._exposures, self._clicks, available, self.settings, self._rng)
         return True
 
-    async def recommend(self, user_id: str, k: int, exclude: list[str]) -> Page:
-        """At most k videos that the user has not seen, fewer only when the catalog has no more. They are logged as shown."""
+    async def recommend(self, user_id: str, k: int, exclude: list[str], context: dict[str, Any] | None = None) -> Page:
+        """At most k videos that the user has not seen, fewer only when the catalog has no more. They are logged as shown.
+
+        `context` gives the ranker's context fields; those that it lacks are unknown.
+        """
         trace, now, settings, queues = Trace(), now_ms(), self.settings, self.queues
         user = hydrate(self.bundle, self.store, user_id)
         trace.mark("hydrate", len(user.clicked))
@@ -108,7 +113,9 @@ class Recommender:
         trace.mark("drop", len(candidates))
         candidates = steps.backfill(candidates, queues, banned, max(k, settings.candidates), settings.fresh_share)
         trace.mark("backfill", len(candidates))
-        scores = await self.rank(user_id, user.clicked, now, candidates.items) if len(candidates) else np.empty(0, np.float32)
+        scores = np.empty(0, np.float32)
+        if len(candidates):
+            scores = await self.rank(user_id, user, now, candidates.items, context or {})
         trace.mark("score", len(candidates))
         best = steps.select(candidates, scores, k)
         page = Page(uuid.uuid4().hex, now, candidates.items[best], candidates.topics[best], scores[best], trace)

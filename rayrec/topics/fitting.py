@@ -4,7 +4,6 @@ Every epoch draws its order and its dropout from (seed, epoch), so that a run th
 with the same weights as one that was not.
 """
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import torch
 from torch import nn
 
+from rayrec.checkpoint import Checkpoint
 from rayrec.config import ConfigError, Topics
 from rayrec.topics import tag_graph
 from rayrec.topics.contents import Contents, Labels, read_labels
@@ -23,7 +22,6 @@ from rayrec.topics.encoders import CoverEncoder, PretrainedTitles
 from rayrec.topics.mmoe import MMoE, task_loss
 from rayrec.topics.representation import Representation
 from rayrec.workers import ALONE, Worker
-from rayrec.workspace import read_whole, write_whole
 
 WEIGHT_DECAY = 0.1
 CPU = torch.device("cpu")
@@ -35,29 +33,6 @@ class Epoch:
     epoch: int
     loss: float  # summed over the tasks, mean over the videos
     videos_per_s: float
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a run leaves its state. Nothing in the file is executed when it is read."""
-
-    fs: pafs.FileSystem
-    path: str
-
-    def save(self, state: dict[str, Any]) -> None:
-        data = io.BytesIO()
-        torch.save(state, data)
-        write_whole(self.fs, self.path, data.getvalue())
-
-    def delete(self) -> None:
-        if self.fs.get_file_info(self.path).is_file:
-            self.fs.delete_file(self.path)
-
-    def load(self) -> dict[str, Any] | None:
-        try:
-            return torch.load(io.BytesIO(read_whole(self.fs, self.path)), map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            return None
 
 
 def train_representation(

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import ray.data
 
 from rayrec import tables
+from rayrec.checkpoint import Checkpoint
 from rayrec.config import Config, dump
 from rayrec.ray_workers import shared, this_device, this_worker, train_on_ray
 from rayrec.topics import clustering, distributed, tag_graph
-from rayrec.topics.fitting import Checkpoint, Epoch, train_representation
+from rayrec.topics.fitting import Epoch, train_representation
 from rayrec.topics.matching import carried_centres, match
 from rayrec.topics.model import ENCODERS, TopicModel
 from rayrec.topics.representation import NothingToReadError, Representation

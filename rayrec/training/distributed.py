@@ -1,27 +1,31 @@
 """The stage `train`: the loop inside Ray Train.
 
 With `training.workers: 0` it runs in the calling process, which spares the start of others; with more it runs in that many on the
-cluster, joined by DDP. Either way each worker reads the workspace itself.
+cluster. Either way each worker reads the workspace itself and goes on from the checkpoint that it finds in the stage's unfinished
+version: after the death of a worker, and after that of the whole run.
 """
 
 import io
-import json
-import logging
-from dataclasses import asdict
+from contextlib import nullcontext
 from typing import Any
 
-import torch
+import pyarrow.fs as pafs
 from matplotlib.figure import Figure
-from ray import train as ray_train
 
-from rayrec.config import Config, Ranker, dump
-from rayrec.ranking.scorer import Scorer
-from rayrec.ray_workers import shared, this_device, this_worker, train_on_ray
-from rayrec.training.data import RANKER, RANKER_WITHOUT_TOPICS, ranking_data
-from rayrec.training.loop import Epoch, fit
-from rayrec.workspace import StageRun, Workspace
+from rayrec.checkpoint import Checkpoint
+from rayrec.config import Config, ConfigError, Ranker, dump
+from rayrec.ranking import models
+from rayrec.ranking.fields import DataError
+from rayrec.ranking.scorer import SCORER
+from rayrec.ray_workers import this_device, this_worker, train_on_ray
+from rayrec.training import trackers
+from rayrec.training.data import RANKER, RANKER_WITHOUT_TOPICS
+from rayrec.training.loop import UNWATCHED, DivergedError, Epoch, train_ranker
+from rayrec.training.progress import News, ProgressFile, followed, raise_mistake
+from rayrec.training.streaming import lay_out, training_data
+from rayrec.workspace import StageRun, Workspace, settings_of
 
-log = logging.getLogger(__name__)
+PROGRESS, EXAMPLES = "progress.json", "examples"
 
 
 def train(run: StageRun) -> None:
@@ -30,12 +34,24 @@ def train(run: StageRun) -> None:
     arms = {RANKER: config.ranker}
     if config.training.without_topics and config.ranker.topics and run.workspace.has("topics"):
         arms[RANKER_WITHOUT_TOPICS] = config.ranker.model_copy(update={"topics": False})
-    for arm, ranker in arms.items():
-        _train_on_ray(run, arm, ranker)
-    curves = {arm: [Epoch(**epoch) for epoch in _read_json(run, f"{arm}/epochs.json")] for arm in arms}
+    models.check(config.ranker)
+    mlflow = trackers.check(config, run.workspace)
+    lay_out(run.workspace, config, f"{run.folder}/{EXAMPLES}")
+    curves = {arm: _train_on_ray(run, arm, ranker, mlflow) for arm, ranker in arms.items()}
     run.write_file("learning_curves.png", learning_curves(curves))
-    data_rows = run.read("interactions").num_rows
-    run.count(rows_in=data_rows, rows_out=data_rows)
+    if run.fs.get_file_info(f"{run.folder}/{EXAMPLES}").type == pafs.FileType.Directory:
+        run.fs.delete_dir(f"{run.folder}/{EXAMPLES}")
+    rows = run.workspace.rows("interactions")
+    run.count(rows_in=rows, rows_out=rows)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What the stage depends on: nothing that only says where its progress goes, or how often it is saved."""
+    found = settings_of(config.split, config.ranker, config.training)
+    found["Training"] = {
+        name: value for name, value in found["Training"].items() if name not in ("log_to", "checkpoint_s", "restarts")
+    }
+    return found
 
 
 def learning_curves(curves: dict[str, list[Epoch]]) -> bytes:
@@ -53,45 +69,45 @@ def learning_curves(curves: dict[str, list[Epoch]]) -> bytes:
     return picture.getvalue()
 
 
-def _train_on_ray(run: StageRun, arm: str, ranker: Ranker) -> None:
-    training = run.config.training
+def _train_on_ray(run: StageRun, arm: str, ranker: Ranker, mlflow: str | None) -> list[Epoch]:
+    """The arm's epochs; its scorer is in the stage's folder."""
+    training, folder = run.config.training, f"{run.folder}/{arm}"
+    file = ProgressFile(run.fs, f"{folder}/{PROGRESS}")
+    if run.fs.get_file_info(f"{folder}/{SCORER}").is_file:  # by an earlier run, which was killed later
+        return file.read().epochs
     task = {
         "workspace": run.workspace.uri,
-        "folder": f"{run.folder}/{arm}",
-        "arm": arm,
-        "config": dump(run.config),
-        "ranker": dump(ranker),
+        "folder": folder,
+        "config": dump(run.config.model_copy(update={"ranker": ranker})),
+        "examples": f"{run.folder}/{EXAMPLES}",
+        "mlflow": mlflow,
     }
     storage = f"{run.workspace.uri}/train/{run.version}/ray"
-    train_on_ray(_work, task, arm, storage, training.workers, training.gpus_per_worker)
+    with followed(file, arm.replace("_", " "), training.epochs):
+        train_on_ray(
+            _work, task, arm, storage, training.workers, training.gpus_per_worker, training.most_workers, training.restarts
+        )
+    raise_mistake(file.read())
+    return file.read().epochs
 
 
 def _work(task: dict[str, Any]) -> None:
-    """What each worker does. Rank 0 saves the scorer of the best epoch."""
-    config, ranker = Config.model_validate(task["config"]), Ranker.model_validate(task["ranker"])
-    workspace, worker = Workspace(task["workspace"]), this_worker()
-    data = ranking_data(workspace.read, lambda name: workspace.read(name) if workspace.has(name) else None, ranker, config.split)
-    torch.manual_seed(config.seed)
-    scorer = Scorer.build(ranker, data.user_encoder, data.item_encoder, data.users, data.items)
+    """What each worker does. The first one saves the scorer of the best epoch."""
+    config = Config.model_validate(task["config"])
+    workspace, worker, folder = Workspace(task["workspace"]), this_worker(), task["folder"]
     device = this_device(config.training.gpus_per_worker)
-    # The tables that sit in the model as buffers are the same everywhere: DDP need not send them around at each step.
-    model = shared(scorer.to(device).model, worker, broadcast_buffers=False)
-
-    def report(epoch: Epoch) -> None:
+    checkpoint = Checkpoint(workspace.fs, f"{folder}/checkpoint.pt")
+    file = ProgressFile(workspace.fs, f"{folder}/{PROGRESS}")
+    try:
+        data = training_data(workspace, config, task["examples"])
+        with trackers.tracked(config, folder, task["mlflow"]) if worker.rank == 0 else nullcontext(UNWATCHED) as tracker:
+            watch = trackers.together([file.watch(), tracker]) if worker.rank == 0 else UNWATCHED
+            scorer, _ = train_ranker(data, config.ranker, config.training, config.seed, device, watch, worker, checkpoint)
+    except (ConfigError, DataError, DivergedError) as error:
+        # All workers come to the same: not a failure that another start mends.
         if worker.rank == 0:
-            log.info(
-                "%s: epoch %d, loss %.4f, validation AUC %.4f, %.0f/s",
-                *(task["arm"].replace("_", " "), epoch.epoch, epoch.loss, epoch.validation_auc, epoch.examples_per_s),
-            )
-
-    epochs = fit(model, data, ranker.history_length, config.training, config.seed, device, report, worker)
+            file.write(News(mistake=str(error)))
+        return
     if worker.rank == 0:
-        scorer.save(workspace.fs, task["folder"])
-        with workspace.fs.open_output_stream(f"{task['folder']}/epochs.json") as stream:
-            stream.write(json.dumps([asdict(epoch) for epoch in epochs]).encode())
-    ray_train.report(asdict(epochs[-1]))
-
-
-def _read_json(run: StageRun, name: str) -> Any:
-    with run.fs.open_input_file(f"{run.folder}/{name}") as stream:
-        return json.loads(stream.read())
+        scorer.save(workspace.fs, folder)
+        checkpoint.delete()

@@ -1,5 +1,7 @@
 """Offline metrics of click predictions and of ranked lists. All are exact: computed from all predictions at once."""
 
+from typing import NamedTuple
+
 import numpy as np
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
@@ -47,10 +49,48 @@ def accuracy(clicked: np.ndarray, probability: np.ndarray) -> float:
     return float(np.mean((probability >= 0.5) == clicked.astype(bool)))
 
 
+class Reliability(NamedTuple):
+    """Impressions in bins of about equal size by their prediction, [bins] each; the nearer the two CTRs, the better calibrated."""
+
+    predicted: np.ndarray  # mean click probability
+    observed: np.ndarray  # share of clicks
+    impressions: np.ndarray
+
+
+def reliability(clicked: np.ndarray, probability: np.ndarray, bins: int = 10) -> Reliability:
+    """The borders are quantiles of the predictions. Equal predictions share a bin, so there may be fewer than `bins`."""
+    probability = probability.astype(np.float64)
+    inner = np.quantile(probability, np.arange(1, bins) / bins)
+    _, number = np.unique(np.searchsorted(inner, probability), return_inverse=True)
+    impressions = np.bincount(number)
+    predicted, observed = (np.bincount(number, weights=values) / impressions for values in (probability, clicked))
+    return Reliability(predicted, observed, impressions)
+
+
+def calibration_error(clicked: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
+    """The expected calibration error: the sum over bins of impressions / all * |predicted CTR - observed CTR|."""
+    found = reliability(clicked, probability, bins)
+    return float(np.average(np.abs(found.predicted - found.observed), weights=found.impressions))
+
+
+def predicted_to_observed(clicked: np.ndarray, probability: np.ndarray) -> float:
+    """Predicted clicks by observed clicks, 1 at best; NaN without a click."""
+    return float(probability.sum(dtype=np.float64) / clicked.sum()) if clicked.any() else float("nan")
+
+
 def click_metrics(user: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     return {
-        "auc": auc(clicked, probability),
+        **basic_metrics(clicked, probability),
         "gauc": gauc(user, clicked, probability),
+        "calibration_error": calibration_error(clicked, probability),
+        "predicted_to_observed": predicted_to_observed(clicked, probability),
+    }
+
+
+def basic_metrics(clicked: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """Those that the sources give for parts of the test split too."""
+    return {
+        "auc": auc(clicked, probability),
         "log_loss": log_loss(clicked, probability),
         "accuracy": accuracy(clicked, probability),
     }

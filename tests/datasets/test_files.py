@@ -27,6 +27,7 @@ def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: 
         "colour": ["r", "g"],
     }
     log = {"who": ["ann", "bob"], "item": [1, 2], "when": [1_700_000_000, 1_700_000_001], "stars": [5, 3], "seconds": [2.5, None]}
+    log["device"] = ["tv", None]
     people = {"who": ["ann", "bob"], "years": [31, 27]}
     read = []
     for ending in ("csv", "parquet"):
@@ -59,7 +60,7 @@ def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: 
     catalog, interactions, users = read[0]
     assert catalog[0] | {"video_id": "1", "title": "One, two", "tags": ["x", "y"], "published_at": 1_704_067_200_000} == catalog[0]
     assert catalog[1]["title"] == 'a "b"\nc'
-    assert (catalog[1]["tags"], catalog[1]["uri"], "colour" in catalog[1]) == (None, None, False)
+    assert (catalog[1]["tags"], catalog[1]["uri"], catalog[1]["colour"]) == (None, None, "g")
     expected = {
         "user_id": "ann",
         "video_id": "1",
@@ -67,6 +68,7 @@ def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: 
         "clicked": True,
         "watch_s": 2.5,
         "request_id": None,
+        "device": "tv",
     }
     assert interactions[0] == expected
     assert (interactions[1]["clicked"], interactions[1]["watch_s"]) == (False, None)

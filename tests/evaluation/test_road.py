@@ -18,8 +18,10 @@ def data():
         ("u1", "e", 9, False), ("u2", "c", 10, True), ("u3", "e", 11, True), ("u3", "b", 12, True),
     ]  # fmt: skip
     users, videos, at, clicked = zip(*rows, strict=True)
-    log = pa.table({"user_id": users, "video_id": videos, "shown_at": at, "clicked": clicked})
-    return prepare(log, pa.table({"video_id": list("abcde")}), None, Ranker(), Split(validation=0.2, test=0.5))
+    devices = [{7: "phone", 8: "tv"}.get(moment) for moment in at]
+    log = pa.table({"user_id": users, "video_id": videos, "shown_at": at, "clicked": clicked, "device": devices})
+    settings, split = Ranker(context_fields=["hour", "device"]), Split(validation=0.2, test=0.5)
+    return prepare(log, pa.table({"video_id": list("abcde")}), None, settings, split)
 
 
 def test_visitors_have_something_new_to_find(data):
@@ -30,6 +32,8 @@ def test_visitors_have_something_new_to_find(data):
     assert set(names) == {"u1", "u3"}
     one, three = names["u1"], names["u3"]
     assert [data.items.ids[i] for i in one.history] == ["a", "c"]
+    assert one.history_at.tolist() == [1, 5]
+    assert one.context == {"device": "phone"}
     assert [data.items.ids[i] for i in one.banned] == ["a", "b", "c", "e"]
     assert [data.items.ids[i] for i in one.relevant] == ["d"]
     assert one.at == 7

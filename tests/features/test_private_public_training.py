@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rayrec.checkpoint import Checkpoint
 from rayrec.config import Config, ConfigError, PrivatePublic
 from rayrec.features import private_public_fit, private_public_training
 from rayrec.features.private_public import PrivatePublicNetwork
-from rayrec.features.private_public_fit import Checkpoint, DivergedError, Epoch, PartFiles, Worker, batches, fit, load_network
+from rayrec.features.private_public_fit import DivergedError, Epoch, PartFiles, Worker, batches, fit, load_network
 from rayrec.features.private_public_inputs import INPUTS, read_inputs, shapes
 from rayrec.features.private_public_training import ROLES, catalog_videos, with_roles
 from rayrec.pipeline import STAGES

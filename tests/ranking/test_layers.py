@@ -1,57 +1,11 @@
 """Layers against their definitions written as loops."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
-from rayrec.ranking.fields import FieldTable
-from rayrec.ranking.layers import FieldEmbedding, RequestMLP, value_counts
-
-
-@pytest.fixture
-def table() -> FieldTable:
-    return FieldTable(
-        ["", "a", "b", "c"],
-        categorical={"kind": torch.tensor([0, 1, 2, 1])},
-        multivalued={"tags": torch.tensor([[0, 0], [1, 2], [2, 0], [0, 0]])},
-        numeric={"age": torch.tensor([0.0, 1.0, -1.0, 0.5])},
-        vectors={"sound": torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])},
-    )
-
-
-@pytest.fixture
-def embedding(table) -> FieldEmbedding:
-    torch.manual_seed(0)
-    return FieldEmbedding(table, {"kind": 3, "tags": 3}, {"kind": 4, "tags": 2, "age": 3, "sound": 2}).eval()
-
-
-def test_each_kind_of_field_is_embedded_as_defined(embedding, table):
-    modules = embedding.embeddings
-    row = 1
-    expected = torch.cat(
-        [
-            modules["categorical__kind"].weight[1],
-            modules["multivalued__tags"].weight[[1, 2]].mean(0),
-            modules["numeric__age"].weight[:, 0] * 1.0,
-            modules["vectors__sound"].weight @ table.vectors["sound"][1],
-        ]
-    )
-    torch.testing.assert_close(embedding(torch.tensor([[row]]))[0, 0], expected)
-    assert embedding(torch.tensor([3]))[0, 4:6].tolist() == [0.0, 0.0]  # no tags at all
-
-
-def test_mean_is_the_masked_mean_of_forward(embedding):
-    rows = torch.tensor([[0, 0, 1, 2], [3, 3, 1, 2], [0, 0, 0, 0]])
-    for line, mean in zip(rows, embedding.mean(rows), strict=True):
-        there = line[line > 0]
-        expected = embedding(there).mean(0) if len(there) else torch.zeros(embedding.size)
-        torch.testing.assert_close(mean, expected)
-
-
-def test_ids_are_hidden_only_while_training(table):
-    hiding = FieldEmbedding(table, {"kind": 3, "tags": 3}, {"kind": 4, "tags": 2, "age": 3, "sound": 2}, "kind", id_dropout=1.0)
-    rows = torch.tensor([1, 2])
-    assert torch.equal(hiding.train()(rows)[0, :4], hiding.train()(rows)[1, :4])
-    assert not torch.equal(hiding.eval()(rows)[0, :4], hiding.eval()(rows)[1, :4])
+from rayrec.ranking.layers import PairAttention, RequestMLP, all_pairs, value_counts
 
 
 def test_request_mlp_is_an_mlp_over_the_concatenation():
@@ -66,6 +20,30 @@ def test_request_mlp_is_an_mlp_over_the_concatenation():
                 + mlp.request.bias
             )
             torch.testing.assert_close(out[b, n], mlp.rest(first)[0])
+
+
+def test_all_pairs_are_all_pairs():
+    torch.manual_seed(0)
+    request, candidates = torch.randn(2, 3, 4), torch.randn(2, 5, 2, 4)
+    out = all_pairs(request, candidates)
+    for b in range(2):
+        for n in range(5):
+            fields = [*request[b], *candidates[b, n]]
+            torch.testing.assert_close(out[b, n], sum(one @ other for one, other in combinations(fields, 2)))
+
+
+@pytest.mark.parametrize(("request_fields", "candidate_fields"), [(3, 2), (1, 1)])
+def test_pair_attention_pools_all_pairs(request_fields, candidate_fields):
+    torch.manual_seed(0)
+    attention = PairAttention(4, 5, dropout=0.0)
+    request, candidates = torch.randn(2, request_fields, 4), torch.randn(2, 3, candidate_fields, 4)
+    out = attention(request, candidates)
+    for b in range(2):
+        for n in range(3):
+            products = [one * other for one, other in combinations([*request[b], *candidates[b, n]], 2)]
+            powers = [attention.score(product).exp() for product in products]
+            pooled = sum(power * product for power, product in zip(powers, products, strict=True)) / sum(powers)
+            torch.testing.assert_close(out[b, n], pooled)
 
 
 def test_value_counts_leave_padding_out():

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def scorer(data, settings) -> Scorer:
     torch.manual_seed(0)
-    return Scorer.build(settings, data.user_encoder, data.item_encoder, data.users, data.items)
+    return Scorer.untrained(settings, data)
 
 
 def test_save_and_load(scorer, data, tmp_path):
@@ -25,8 +25,10 @@ def test_save_and_load(scorer, data, tmp_path):
     arguments = (
         ["u1", "nobody"],
         [data.clicks.of_user(2), np.empty(0, np.int32)],
+        [np.arange(len(data.clicks.of_user(2))), np.empty(0, np.int64)],
         np.array([1, 2]),
         np.array([[1, 2, 0], [3, 4, 5]]),
+        [{"device": "d1"}, {}],
     )
     np.testing.assert_array_equal(scorer.score(*arguments), loaded.score(*arguments))
     assert loaded.item_ids == scorer.item_ids
@@ -40,19 +42,24 @@ def test_serving_scores_what_training_predicted(scorer, data, settings):
         offline = torch.cat([torch.sigmoid(scorer.model(batch)) for batch in batches(data.test, gather, 50, CPU)])[:, 0].numpy()
     for row in range(0, len(data.test), 7):
         user = int(data.test.user[row])
-        history = data.clicks.items[data.clicks.offsets[user] : data.test.end[row]]
-        served = scorer.score([data.users.ids[user]], [history], data.test.at[row : row + 1], data.test.item[row : row + 1][None])
+        known = slice(data.clicks.offsets[user], data.test.end[row])
+        served = scorer.score(
+            [data.users.ids[user]],
+            [data.clicks.items[known]],
+            [data.clicks.times[known]],
+            data.test.at[row : row + 1],
+            data.test.item[row : row + 1][None],
+            [{"device": data.test_log["device"][row].as_py()}],
+        )
         assert served[0, 0] == pytest.approx(offline[row], abs=1e-6)
 
 
 def test_padding_scores_zero_and_unknown_videos_have_index_zero(scorer):
-    assert scorer.score(["u1"], [np.empty(0, np.int32)], np.array([0]), np.array([[0, 0]])).tolist() == [[0.0, 0.0]]
+    assert scorer.score(["u1"], [np.empty(0, np.int32)], [np.empty(0)], np.array([0]), np.array([[0, 0]])).tolist() == [[0.0, 0.0]]
     assert scorer.index_of("nowhere") == 0
     assert scorer.item_ids[scorer.index_of("v7")] == "v7"
 
 
 def test_a_misspelt_model_is_named(data, settings):
     with pytest.raises(ConfigError, match="no model 'wide_dep'; did you mean 'wide_deep'"):
-        Scorer.build(
-            settings.model_copy(update={"model": "wide_dep"}), data.user_encoder, data.item_encoder, data.users, data.items
-        )
+        Scorer.untrained(settings.model_copy(update={"model": "wide_dep"}), data)

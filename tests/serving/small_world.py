@@ -1,6 +1,7 @@
 """A published workspace in small: 40 videos on 4 topics, 12 users who each like one topic, a ranker that has learned nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from rayrec import tables
 from rayrec.config import Config, load
 from rayrec.pipeline import STAGES
 from rayrec.ranking.scorer import Scorer
+from rayrec.serving.recommendation import UserState
 from rayrec.training.data import MAY_READ, RANKER, READS, ranking_data
 from rayrec.workspace import Stage, StageRun, Workspace
 from tests.features.clips import tone, write_clip
@@ -41,8 +43,7 @@ def _write(writes: dict[str, pa.Table]) -> Stage:
 def _train(run: StageRun) -> None:
     data = ranking_data(run.read, run.read_if_there, run.config.ranker, run.config.split)
     torch.manual_seed(0)
-    scorer = Scorer.build(run.config.ranker, data.user_encoder, data.item_encoder, data.users, data.items)
-    scorer.save(run.fs, f"{run.folder}/{RANKER}")
+    Scorer.untrained(run.config.ranker, data).save(run.fs, f"{run.folder}/{RANKER}")
 
 
 def catalog(media: Path) -> pa.Table:
@@ -95,12 +96,12 @@ def build_workspace(folder: Path, **settings: object) -> Config:
     return config
 
 
-async def rank_by_number(user_id: str, history: np.ndarray, at: int, candidates: np.ndarray) -> np.ndarray:
+async def rank_by_number(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
     """A ranker that likes high item numbers."""
     return candidates.astype(np.float32) / 100
 
 
-async def rank_by_last_click(user_id: str, history: np.ndarray, at: int, candidates: np.ndarray) -> np.ndarray:
+async def rank_by_last_click(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
     """A ranker that likes videos on the topic of the last click, and high item numbers."""
-    alike = candidates % 4 == history[-1] % 4 if len(history) else np.zeros(len(candidates), bool)
+    alike = candidates % 4 == user.clicked[-1] % 4 if len(user.clicked) else np.zeros(len(candidates), bool)
     return (0.5 * alike + candidates / 100).astype(np.float32)

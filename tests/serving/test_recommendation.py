@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 from rayrec.recall import steps
 from rayrec.serving.bundle import Bundle
-from rayrec.serving.recommendation import Page, Recommender, now_ms
+from rayrec.serving.recommendation import Page, Recommender, UserState, now_ms
 from rayrec.serving.store import Event
 from tests.serving.small_world import FRESH, topic_of, video
 
@@ -77,17 +78,20 @@ def test_a_click_changes_what_is_searched_for(recommender: Recommender) -> None:
 def test_the_history_that_is_ranked_by_is_log_then_events(bundle: Bundle, recommender: Recommender) -> None:
     given = []
 
-    async def rank(user_id: str, history: np.ndarray, at: int, candidates: np.ndarray) -> np.ndarray:
-        given.append((user_id, history, at))
+    async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+        given.append((user_id, user, at, context))
         return np.zeros(len(candidates), np.float32)
 
     recommender.rank = rank
     click(recommender, "u1", 39, 3)
-    ask(recommender, "u1")
-    user_id, history, at = given[0]
+    asyncio.run(recommender.recommend("u1", 5, [], {"device": "tv"}))
+    user_id, user, at, context = given[0]
     assert user_id == "u1"
-    assert history.tolist() == [*bundle.user("u1").clicked, bundle.item_of["v39"], bundle.item_of["v3"]]
+    assert user.clicked.tolist() == [*bundle.user("u1").clicked, bundle.item_of["v39"], bundle.item_of["v3"]]
+    assert user.clicked_at[:-2].tolist() == bundle.user("u1").clicked_at.tolist()
+    assert user.clicked_at[-1] - user.clicked_at[-2] == 1
     assert abs(at - now_ms()) < 5000
+    assert context == {"device": "tv"}
 
 
 def test_events_that_the_log_holds_already_count_once(recommender: Recommender) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from rayrec.checkpoint import Checkpoint
 from rayrec.config import ConfigError
 from rayrec.topics import fitting
 from rayrec.topics.contents import read_labels
-from rayrec.topics.fitting import Checkpoint, Epoch, fit, train_representation
+from rayrec.topics.fitting import Epoch, fit, train_representation
 from rayrec.topics.mmoe import MMoE
 from rayrec.topics.representation import Representation, encode
 from rayrec.topics.tag_graph import incidence

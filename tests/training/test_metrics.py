@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from rayrec.training.metrics import accuracy, auc, gauc, log_loss, ndcg_at_k, recall_at_k
+from rayrec.training.metrics import accuracy, auc, click_metrics, gauc, log_loss, ndcg_at_k, recall_at_k, reliability
 
 
 @pytest.fixture
@@ -23,11 +25,48 @@ def test_gauc_is_the_weighted_mean_of_the_users_aucs(log):
     assert gauc(user, clicked, probability) == pytest.approx(np.average([a for a, _ in parts], weights=[n for _, n in parts]))
 
 
+def test_all_click_metrics_are_scikit_learns(log):
+    user, clicked, probability = log
+    found = click_metrics(user, clicked, probability.astype(np.float32))
+    assert found["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(clicked, probability))
+    assert found["accuracy"] == sklearn_metrics.accuracy_score(clicked, probability.astype(np.float32) >= 0.5)
+    inside = probability.clip(1e-7, 1 - 1e-7)
+    assert found["log_loss"] == pytest.approx(sklearn_metrics.log_loss(clicked, inside), rel=1e-6)
+    assert found["predicted_to_observed"] == pytest.approx(probability.mean() / clicked.mean())
+
+
+@pytest.mark.parametrize("decimals", [1, 9])  # ten different predictions, or two thousand
+def test_calibration_is_measured_over_quantiles_of_the_predictions(log, decimals):
+    user, clicked, probability = log
+    probability = np.round((0.9 * probability + 0.1 * np.random.default_rng(1).random(2000)) ** 2, decimals)
+    curve = reliability(clicked, probability)
+    observed, predicted = calibration_curve(clicked, probability, n_bins=10, strategy="quantile")
+    np.testing.assert_allclose(curve.predicted, predicted)
+    np.testing.assert_allclose(curve.observed, observed)
+    if decimals == 9:
+        assert curve.impressions.tolist() == [200] * 10
+    parts = zip(predicted, observed, curve.impressions, strict=True)
+    error = sum(count / 2000 * abs(said - seen) for said, seen, count in parts)
+    assert click_metrics(user, clicked, probability)["calibration_error"] == pytest.approx(error)
+
+
+def test_metrics_of_the_workers_predictions_put_together_are_those_of_the_whole(log):
+    user, clicked, probability = log
+    shares = [np.arange(worker, 2000, 3) for worker in range(3)]
+    user_, clicked_, probability_ = (np.concatenate([column[share] for share in shares]) for column in log)
+    whole = click_metrics(user, clicked, probability)
+    assert click_metrics(user_, clicked_, probability_) == pytest.approx(whole, rel=1e-12)
+    mean = np.mean([auc(clicked[share], probability[share]) for share in shares])
+    assert abs(mean - whole["auc"]) > 1e-6  # what a mean of the workers' AUCs would be off by
+
+
 def test_metrics_of_one_label_are_not_a_number_and_no_error():
     same = np.zeros(3, dtype=bool)
     assert np.isnan(auc(same, np.array([0.1, 0.2, 0.3])))
     assert np.isnan(gauc(np.array([1, 1, 2]), same, np.array([0.1, 0.2, 0.3])))
     assert log_loss(same, np.zeros(3)) == pytest.approx(0, abs=1e-6)
+    assert np.isnan(click_metrics(np.zeros(3), same, np.full(3, 0.1))["predicted_to_observed"])
+    assert click_metrics(np.zeros(3), same, np.full(3, 0.1))["calibration_error"] == pytest.approx(0.1)
 
 
 def test_accuracy_and_log_loss_by_hand():

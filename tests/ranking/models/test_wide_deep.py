@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import torch
 
+from rayrec.ranking.embedding import side_by_side
 from rayrec.ranking.examples import batches
 from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
@@ -13,18 +15,20 @@ CPU = torch.device("cpu")
 
 def test_logits_equal_the_formula(data, settings):
     torch.manual_seed(0)
-    model = Scorer.build(settings, data.user_encoder, data.item_encoder, data.users, data.items).model.eval()
+    model = Scorer.untrained(settings, data).model.eval()
     torch.nn.init.normal_(model.topic_cross.weight)
     batch = next(iter(batches(data.test, HistoryGather(data.clicks, 5, CPU), 20, CPU)))
     logits = model(batch)
-    topics = data.items.multivalued["topics"]
+    inputs, topics = model.inputs, data.items.multivalued["topics"]
     topic_count = len(data.item_encoder.vocabularies["topics"])
     for row in range(len(logits)):
         user, item = batch.user[row : row + 1], batch.candidates[row]
         clicked = [int(i) for i in batch.history[row] if i]
-        mean = model.items(torch.tensor(clicked)).mean(0) if clicked else torch.zeros(model.items.size)
-        deep = model.mlp(torch.cat([model.users(user)[0], mean])[None], model.items(item)[None])[0, 0]
-        wide = model.user_weights(user).sum() + model.item_weights(item).sum()
+        mean = inputs.items(torch.tensor(clicked))[0].mean(0) if clicked else torch.zeros(inputs.item_size)
+        context, context_weights = side_by_side([inputs.context.embed(batch.context[row : row + 1] + torch.tensor([0, 4]))])
+        (person, person_weights), (video, video_weights) = inputs.users(user), inputs.items(item)
+        deep = model.mlp(torch.cat([person, context, mean[None]], 1), video[None])[0, 0]
+        wide = (person_weights + context_weights + video_weights).sum()
         cross = 0.0
         of_item = [int(t) for t in topics[item[0]] if t]
         all_clicks = sum(int((topics[i] > 0).sum()) for i in clicked)
@@ -36,9 +40,10 @@ def test_logits_equal_the_formula(data, settings):
 
 
 def test_candidates_are_scored_alike_alone_and_together(data, settings):
-    scorer = Scorer.build(settings, data.user_encoder, data.item_encoder, data.users, data.items)
+    scorer = Scorer.untrained(settings, data)
     candidates = torch.arange(1, 31).numpy()[None]
     history = [data.clicks.of_user(3)]
-    together = scorer.score(["u1"], history, data.test.at[:1], candidates)
-    alone = [scorer.score(["u1"], history, data.test.at[:1], candidates[:, n : n + 1])[0, 0] for n in range(30)]
+    times = [np.arange(len(history[0]))]
+    together = scorer.score(["u1"], history, times, data.test.at[:1], candidates)
+    alone = [scorer.score(["u1"], history, times, data.test.at[:1], candidates[:, n : n + 1])[0, 0] for n in range(30)]
     torch.testing.assert_close(torch.from_numpy(together[0]), torch.tensor(alone))

@@ -1,0 +1,284 @@
+"""Fields as vectors: the part that all models share.
+
+An item is embedded once a batch, however often it stands among the candidates and in the histories: `distinct` finds the items, the
+fields of each are looked up and embedded, and all else gathers from that small matrix. The vectors of all vocabularies of a table
+are one parameter with sparse gradients, so that a step costs the same whatever the size of the vocabularies.
+
+Shapes: B requests, N candidates, H history, U distinct items of a batch, F fields, W values of all fields of a row, M modalities,
+D embedding, E all fields of an item side by side, R all fields of a request (user and context) side by side.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rayrec.config import Ranker
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.fields import FieldTable, Tables
+from rayrec.ranking.gathering import distinct, gather, weighted_sum
+
+INITIAL_DEVIATION = 0.05
+
+
+class Lookup(nn.Module):
+    """The vocabularies of several fields as one matrix [values of all, dim + 1]; the last column holds the values' weights.
+
+    `values` are the rows of a field table: [rows, W], the fields' values side by side, each field's counted from its own offset.
+    """
+
+    sparse = True  # `LazyAdam` and `exchange_gradients` go by it
+    values: torch.Tensor
+    floor_W: torch.Tensor
+    start_F: torch.Tensor
+    member_WF: torch.Tensor
+
+    def __init__(self, columns: dict[str, torch.Tensor], sizes: dict[str, int], dim: int) -> None:
+        super().__init__()
+        self.names, self.dim = list(columns), dim
+        wide = [column if column.ndim == 2 else column[:, None] for column in columns.values()]
+        widths = [column.shape[1] for column in wide]
+        offsets = torch.tensor([0, *(sizes[name] for name in self.names)]).cumsum(0)
+        self.offset = dict(zip(self.names, offsets.tolist(), strict=False))
+        starts = torch.tensor([0, *widths]).cumsum(0)
+        self.columns = dict(zip(self.names, pairwise(starts.tolist()), strict=True))  # name -> (first, behind the last) of W
+        values = torch.cat([column + offset for column, offset in zip(wide, offsets, strict=False)], 1)
+        self.register_buffer("values", values.to(torch.int32), persistent=False)
+        # A value counts when it is above its field's padding; all of a categorical field do.
+        floor = [offset if column.ndim == 2 else -1 for column, offset in zip(columns.values(), offsets.tolist(), strict=False)]
+        self.register_buffer("floor_W", torch.tensor(floor).repeat_interleave(torch.tensor(widths)).int(), persistent=False)
+        self.register_buffer("start_F", starts[:-1].int(), persistent=False)
+        self.register_buffer("member_WF", torch.eye(len(widths)).repeat_interleave(torch.tensor(widths), 0), persistent=False)
+        self.weight = nn.Parameter(_small(int(offsets[-1]), dim))
+
+    def forward(self, rows_U: torch.Tensor, hidden: str = "", dropout: float = 0.0) -> torch.Tensor:
+        """Vectors and weights [U, F, dim + 1] of rows; in a share `dropout` of them the value of the field `hidden` is unknown."""
+        values_UW = self.values[rows_U]
+        if hidden in self.offset and dropout and self.training:
+            unknown_U = torch.rand(len(values_UW), device=values_UW.device) < dropout
+            values_UW[:, self.columns[hidden][0]].masked_fill_(unknown_U, self.offset[hidden])
+        return self.embed(values_UW)
+
+    def embed(self, values_UW: torch.Tensor) -> torch.Tensor:
+        """The same for values that need not come from the table."""
+        there_UW = (values_UW > self.floor_W).to(self.weight.dtype)
+        share_UW = there_UW / ((there_UW @ self.member_WF).clamp(min=1) @ self.member_WF.T)
+        rows, width = values_UW.shape
+        starts = torch.arange(0, rows * width, width, dtype=torch.int32, device=values_UW.device)[:, None] + self.start_F
+        bags = functional.embedding_bag(
+            values_UW.flatten(), self.weight, starts.flatten(), mode="sum", per_sample_weights=share_UW.flatten(), sparse=True
+        )
+        return bags.view(rows, len(self.names), self.dim + 1)
+
+    def values_of(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """A multi-valued field's values, counted from 0 (padding), for rows [...]: int64 [..., values]."""
+        return self.values[:, slice(*self.columns[name])][rows].long() - self.offset[name]
+
+
+class FieldEmbedding(nn.Module):
+    """Looks rows of a `FieldTable` up and embeds each field; the table sits beside the weights, on their device.
+
+    A categorical value is one vector, a multi-valued field the mean of its values' vectors, a number a multiple of its field's
+    vector (SOURCES B, "Fields"), a modality vector a learned projection. Value 0 (unknown, padding) of a multi-valued field counts
+    for nothing; value 0 of a categorical field has a vector of its own. Each field has a weight too, of which linear models, FM
+    and the wide part are made. The categorical field `ids` is unknown in a share `id_dropout` of the rows while training, so that
+    the rest of the model learns to do without it.
+    """
+
+    numbers: torch.Tensor
+
+    def __init__(self, table: FieldTable, dim: int, topic_dim: int, ids: str, id_dropout: float, vectors: list[str]) -> None:
+        super().__init__()
+        self.ids, self.id_dropout, self.dim = ids, id_dropout, dim
+        columns = {name: tensor for kind in (table.categorical, table.multivalued) for name, tensor in sorted(kind.items())}
+        apart = [name for name in columns if name == "topics" and topic_dim != dim]
+        groups = [([name for name in columns if name not in apart], dim), (apart, topic_dim)]
+        lookups = [Lookup({name: columns[name] for name in names}, table.sizes, size) for names, size in groups if names]
+        self.lookups = nn.ModuleList(lookups)
+        self.lookup_of = {name: lookup for lookup in lookups for name in lookup.names}
+        numbers = sorted(table.numeric)
+        if numbers:
+            self.register_buffer("numbers", torch.stack([table.numeric[name] for name in numbers], 1), persistent=False)
+            self.number_vectors = nn.Parameter(_small(len(numbers), dim))
+        self.projections = nn.ModuleDict({name: Projection(table.vectors[name], dim) for name in vectors})
+        self.rows = len(table.ids)
+        self.names = [name for names, _ in groups for name in names] + numbers + vectors
+        self.size = sum(len(names) * size for names, size in groups) + (len(numbers) + len(vectors)) * dim
+
+    def forward(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows to their fields' vectors side by side [U, size] and the sum of their fields' weights [U]."""
+        parts = [lookup(rows_U, self.ids, self.id_dropout) for lookup in self.lookups]
+        if hasattr(self, "numbers"):
+            parts.append(self.numbers[rows_U].unsqueeze(-1) * self.number_vectors)
+        parts += [projection(rows_U)[:, None] for projection in self.projections.values()]
+        return side_by_side(parts)
+
+
+class Projection(nn.Module):
+    """A modality's vectors and their learned projection to [dim + 1]; a video without the modality has zeros."""
+
+    vectors: torch.Tensor
+
+    def __init__(self, vectors: torch.Tensor, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors, persistent=False)
+        self.linear = nn.Linear(vectors.shape[1], dim + 1, bias=False)
+        self.linear.weight = nn.Parameter((_small(vectors.shape[1], dim).T / vectors.shape[1] ** 0.5).contiguous())
+
+    def forward(self, rows_U: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.vectors[rows_U])
+
+
+class Fusion(nn.Module):
+    """Several modalities as one content vector (SOURCES B): attention over those that the video has.
+
+    `attention`: scores w^T tanh(W m) of the modalities alone. `user_attention`: scores q^T m / sqrt(D) with a query from the
+    request's fields, so that different users look at different sides of a video. Content of a video without any is zeros.
+    """
+
+    def __init__(self, items: FieldTable, names: list[str], dim: int, request_size: int, guided: bool) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(Projection(items.vectors[name], dim) for name in names)
+        self.query = nn.Linear(request_size, dim) if guided else None
+        self.score = None if guided else nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))
+
+    def project(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The projected modalities [U, M, dim + 1] and which of them are there [U, M]."""
+        there = [(projection.get_buffer("vectors")[rows_U] != 0).any(-1) for projection in self.projections]
+        return torch.stack([projection(rows_U) for projection in self.projections], 1), torch.stack(there, 1)
+
+    def forward(self, modalities: torch.Tensor, there: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:
+        """[..., M, dim + 1] and the mask [..., M] to [..., dim + 1]; the query [..., dim] is for user_attention."""
+        vectors = modalities[..., :-1]
+        if query is None:
+            assert self.score is not None
+            scores = self.score(vectors).squeeze(-1)
+        else:
+            scores = (vectors * query.unsqueeze(-2)).sum(-1) * vectors.shape[-1] ** -0.5
+        shares = torch.softmax(scores.masked_fill(~there, -1e4), -1) * there
+        return (shares.unsqueeze(-1) * modalities).sum(-2)
+
+
+class Inputs(nn.Module):
+    """All fields of a batch, embedded. `topic_dim` and `dim` are the sizes of vectors; FM and the like need them to be equal.
+
+    `request_size` and `item_size` are R and E; `request_fields` and `item_fields` name the fields in the vectors' order.
+    """
+
+    def __init__(self, settings: Ranker, tables: Tables, dim: int, topic_dim: int | None = None) -> None:
+        super().__init__()
+        self.dim, topic_dim = dim, dim if topic_dim is None else topic_dim
+        modalities = sorted(tables.items.vectors)
+        fused = modalities if settings.fusion != "concat" and len(modalities) > 1 else []
+        self.users = FieldEmbedding(tables.users, dim, topic_dim, "user_id", settings.id_dropout, sorted(tables.users.vectors))
+        concatenated = [name for name in modalities if name not in fused]
+        self.items = FieldEmbedding(tables.items, dim, topic_dim, "video_id", settings.id_dropout, concatenated)
+        one = torch.zeros(1, dtype=torch.int64)
+        self.context = Lookup(dict.fromkeys(tables.context, one), tables.context, dim) if tables.context else None
+        self.request_fields = [*self.users.names, *tables.context]
+        self.request_size = self.users.size + len(tables.context) * dim
+        guided = settings.fusion == "user_attention"
+        self.fusion = Fusion(tables.items, fused, dim, self.request_size, guided) if fused else None
+        self.item_fields = [*self.items.names, *(["content"] if fused else [])]
+        self.item_size = self.items.size + (dim if fused else 0)
+
+    def forward(self, batch: Batch) -> "Embedded":
+        request_BR, request_weight_B = self._request(batch)
+        rows_BX = torch.cat([batch.candidates, batch.history], 1)
+        rows_U, place_BX = distinct(rows_BX, self.items.rows)
+        items_UE, weight_U = self.items(rows_U)
+        content = None
+        if self.fusion is not None:
+            modalities, there = self.fusion.project(rows_U)
+            if self.fusion.query is None:
+                vectors_UD, weights_U = side_by_side([self.fusion(modalities, there, None)[:, None]])
+                items_UE, weight_U = torch.cat([items_UE, vectors_UD], 1), weight_U + weights_U
+            else:
+                content = Content(self.fusion, modalities, there, self.fusion.query(request_BR))
+        candidates = batch.candidates.shape[1]
+        place_BN, place_BH = place_BX[:, :candidates], place_BX[:, candidates:]
+        return Embedded(self.dim, request_BR, request_weight_B, items_UE, weight_U, place_BN, place_BH, batch.history > 0, content)
+
+    def _request(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        vectors, weights = self.users(batch.user)
+        if self.context is None:
+            return vectors, weights
+        offsets = batch.context.new_tensor(list(self.context.offset.values()))
+        more, more_weights = side_by_side([self.context.embed((batch.context + offsets).int())])
+        return torch.cat([vectors, more], 1), weights + more_weights
+
+
+@dataclass
+class Content:
+    """What `user_attention` needs to fuse the modalities of an item as a user sees them."""
+
+    fusion: Fusion
+    modalities: torch.Tensor  # [U, M, D + 1]
+    there: torch.Tensor  # bool [U, M]
+    query_BD: torch.Tensor
+
+    def of(self, place_BX: torch.Tensor) -> torch.Tensor:
+        """[B, X, D + 1]"""
+        return self.fusion(gather(self.modalities, place_BX), self.there[place_BX], self.query_BD[:, None])
+
+
+@dataclass
+class Embedded:
+    """A batch's fields as vectors. What a model does not ask for is not made."""
+
+    dim: int  # D
+    request_BR: torch.Tensor
+    request_weight_B: torch.Tensor  # the sum of the fields' weights
+    items_UE: torch.Tensor
+    item_weight_U: torch.Tensor
+    place_BN: torch.Tensor  # in U
+    place_BH: torch.Tensor
+    there_BH: torch.Tensor  # bool: not padding
+    content: Content | None
+
+    def fields(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Fields side by side [..., F * D] apart [..., F, D]; for models whose fields are of one size."""
+        return vectors.unflatten(-1, (-1, self.dim))
+
+    @cached_property
+    def candidates_BNE(self) -> torch.Tensor:
+        vectors = gather(self.items_UE, self.place_BN)
+        return vectors if self.content is None else torch.cat([vectors, self.content.of(self.place_BN)[..., :-1]], -1)
+
+    @cached_property
+    def clicked_BHE(self) -> torch.Tensor:
+        """The vectors of the clicked videos; what stands at padding means nothing (`there_BH`)."""
+        vectors = gather(self.items_UE, self.place_BH)
+        return vectors if self.content is None else torch.cat([vectors, self.content.of(self.place_BH)[..., :-1]], -1)
+
+    @cached_property
+    def mean_clicked_BE(self) -> torch.Tensor:
+        """The mean of the clicked videos' vectors, zeros without clicks; [B, H, E] is not made for it."""
+        share_BH = self.there_BH / self.there_BH.sum(1, keepdim=True).clamp(min=1)
+        mean = weighted_sum(self.items_UE, self.place_BH, share_BH)
+        if self.content is None:
+            return mean
+        content_BD = torch.einsum("bh,bhd->bd", share_BH, self.content.of(self.place_BH)[..., :-1])
+        return torch.cat([mean, content_BD], 1)
+
+    @cached_property
+    def linear_BN(self) -> torch.Tensor:
+        """The sum of the weights of all fields of request and candidate."""
+        weight_BN = self.request_weight_B[:, None] + gather(self.item_weight_U, self.place_BN)
+        return weight_BN if self.content is None else weight_BN + self.content.of(self.place_BN)[..., -1]
+
+
+def side_by_side(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fields [U, F, dim + 1] of each part to all vectors [U, sum of F * dim] and the sum of all weights [U]."""
+    vectors = torch.cat([part[..., :-1].flatten(1) for part in parts], 1)
+    return vectors, torch.cat([part[..., -1] for part in parts], 1).sum(1)
+
+
+def _small(count: int, dim: int) -> torch.Tensor:
+    """Small random vectors with weights of zero."""
+    vectors = torch.zeros(count, dim + 1)
+    nn.init.normal_(vectors[:, :-1], std=INITIAL_DEVIATION)
+    return vectors

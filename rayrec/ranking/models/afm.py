@@ -1,0 +1,33 @@
+"""`afm`: Xiao et al., "Attentional Factorization Machines: Learning the Weight of Feature Interactions via Attention Networks"
+(IJCAI 2017).
+
+logit = w_0 + the weights of all fields + p^T sum a_ij (v_i * v_j) (eq. 6), where attention a weighs the pairs of fields (eq. 4-5,
+`PairAttention`). The clicked videos enter as the means of each item field's vectors.
+"""
+
+import torch
+from torch import nn
+
+from rayrec.config import Count, Ranker, Section
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.fields import Tables
+from rayrec.ranking.layers import ClickedMean, PairAttention
+from rayrec.ranking.model import RankingModel
+
+
+class AFM(RankingModel):
+    class Options(Section):
+        attention_size: Count = 16
+
+    def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
+        super().__init__(settings, options, tables)
+        self.inputs = Inputs(settings, tables, settings.embedding_size)
+        self.clicked = ClickedMean(settings, self.inputs)
+        self.attention = PairAttention(settings.embedding_size, options.attention_size, settings.dropout)
+        self.output = nn.Linear(settings.embedding_size, 1)  # p and w_0
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        x = self.inputs(batch)
+        pooled_BND = self.attention(x.fields(self.clicked.request(x)), x.fields(x.candidates_BNE))
+        return self.clicked(x, x.linear_BN + self.output(pooled_BND).squeeze(-1))

@@ -1,0 +1,30 @@
+"""`deepfm`: Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction" (2017).
+
+logit = FM + deep over the same field vectors. FM (eq. 2): the weights of all fields and the dot products of all pairs of them.
+Deep (eq. 3-4): an MLP over the fields side by side. The clicked videos enter as the means of each item field's vectors.
+
+Shapes: B requests, N candidates, R / E sizes of a request / an item.
+"""
+
+import torch
+
+from rayrec.config import Ranker, Section
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.fields import Tables
+from rayrec.ranking.layers import ClickedMean, RequestMLP, all_pairs
+from rayrec.ranking.model import RankingModel
+
+
+class DeepFM(RankingModel):
+    def __init__(self, settings: Ranker, options: Section, tables: Tables) -> None:
+        super().__init__(settings, options, tables)
+        self.inputs = Inputs(settings, tables, settings.embedding_size)
+        self.clicked = ClickedMean(settings, self.inputs)
+        self.mlp = RequestMLP(self.clicked.request_size, self.inputs.item_size, settings.hidden, settings.dropout)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        x = self.inputs(batch)
+        request_BR = self.clicked.request(x)
+        pairs_BN = all_pairs(x.fields(request_BR), x.fields(x.candidates_BNE))
+        return self.clicked(x, x.linear_BN + pairs_BN + self.mlp(request_BR, x.candidates_BNE))

@@ -1,0 +1,26 @@
+"""`emlp`: embedding and MLP, the plain deep baseline of SOURCES C.5.
+
+logit = an MLP over the fields of the request, the means of each item field's vectors over the clicked videos, and the candidate's
+fields: Covington et al., "Deep Neural Networks for YouTube Recommendations" (2016), section 4; topics have dimension `topic_size`.
+"""
+
+import torch
+
+from rayrec.config import Ranker, Section
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.fields import Tables
+from rayrec.ranking.layers import ClickedMean, RequestMLP
+from rayrec.ranking.model import RankingModel
+
+
+class EMLP(RankingModel):
+    def __init__(self, settings: Ranker, options: Section, tables: Tables) -> None:
+        super().__init__(settings, options, tables)
+        self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
+        self.clicked = ClickedMean(settings, self.inputs)
+        self.mlp = RequestMLP(self.clicked.request_size, self.inputs.item_size, settings.hidden, settings.dropout)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        x = self.inputs(batch)
+        return self.clicked(x, self.mlp(self.clicked.request(x), x.candidates_BNE))

@@ -1,0 +1,62 @@
+"""`hrnn`: Quadrana et al., "Personalizing Session-based Recommendations with Hierarchical Recurrent Neural Networks" (RecSys 2017).
+
+A GRU over the clicks of a session ends in the session's state s_m. A GRU over the sessions makes of it the user's state
+c_m = GRU(s_m, c_{m-1}) (eq. 3), from which the next session's GRU begins: s_{m+1,0} = tanh(W c_m + b) (eq. 4-5). The history is
+the state that the request finds: that of its session's last click, or the beginning of a session when the last click is too
+long ago. The candidate comes in only at the end: logit = MLP(request, candidate, history).
+
+Shapes: B requests, N candidates, S sessions, L clicks of a session, X a state.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from rayrec.config import Count, Ranker, Section
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.fields import Tables
+from rayrec.ranking.model import RankingModel
+from rayrec.ranking.sequences import MINUTE_MS, InterestMLP, click_layer, sessions
+
+
+class HRNN(RankingModel):
+    class Options(Section):
+        sessions: Count = 5
+        session_length: Count = 10
+        gap_minutes: Annotated[float, Field(gt=0)] = 30  # between two clicks of different sessions
+        size: Count = 32  # of the states
+
+    def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
+        super().__init__(settings, options, tables)
+        self.options = options
+        self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
+        self.click = nn.Linear(self.inputs.item_size, options.size)
+        self.within = nn.GRU(options.size, options.size, batch_first=True)
+        self.across = nn.GRUCell(options.size, options.size)
+        self.begin = nn.Sequential(nn.Linear(options.size, options.size), nn.Tanh())
+        self.mlp = InterestMLP(settings, self.inputs, options.size)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        x, options = self.inputs(batch), self.options
+        y = sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
+        clicks_BSLX = click_layer(self.click, y).unflatten(1, (options.sessions, options.session_length))
+        lengths_BS = y.there_BH.unflatten(1, clicks_BSLX.shape[1:3]).sum(2)
+        # `sessions` counts from the newest click; a GRU reads from the oldest.
+        oldest_L = torch.arange(options.session_length, device=lengths_BS.device)
+        order_BSL = (lengths_BS[..., None] - 1 - oldest_L).clamp(min=0)
+        clicks_BSLX = clicks_BSLX.gather(2, order_BSL[..., None].expand_as(clicks_BSLX))
+        user_BX = x.request_BR.new_zeros(len(x.request_BR), options.size)
+        state_BX = self.begin(user_BX)
+        for clicks_BLX, length_B in zip(clicks_BSLX.unbind(1)[::-1], lengths_BS.unbind(1)[::-1], strict=True):
+            there_B1 = length_B[:, None] > 0
+            states_BLX, _ = self.within(clicks_BLX, self.begin(user_BX)[None])
+            last_B = (length_B - 1).clamp(min=0)
+            state_BX = torch.where(there_B1, states_BLX[torch.arange(len(last_B), device=last_B.device), last_B], state_BX)
+            user_BX = torch.where(there_B1, self.across(state_BX, user_BX), user_BX)
+        latest_B = (batch.history_at * x.there_BH).amax(1)
+        goes_on_B1 = (batch.at - latest_B <= options.gap_minutes * MINUTE_MS)[:, None]
+        history_BX = torch.where(goes_on_B1, state_BX, self.begin(user_BX))
+        return self.mlp(x, history_BX[:, None].expand(-1, batch.candidates.shape[1], -1))

@@ -1,0 +1,152 @@
+"""`lr`: logistic regression over hashed features, trained by FTRL-proximal: the industrial baseline of SOURCES A.
+
+The hashing trick (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", 2009, eq. 1): a value's weight stands in
+the bucket that its hash names, with a sign from the same hash, whatever else stands there; so the model's size is chosen, not
+learned from the data. The values of a multi-valued field share one unit; numbers and modality vectors have weights of their own.
+Clicked videos enter as the mean of theirs: their ids and topics are hashed once more, as other fields. With `crosses` each pair
+of a value of the request and one of the candidate is a value too.
+
+FTRL-proximal (McMahan et al., 2013, Algorithm 1) replaces `training.learning_rate` and `weight_decay`. A linear model has one layer
+and adds the modalities up: `history_connection` and `fusion` make no difference.
+
+Shapes: B requests, N candidates, H history, U distinct items, W values of a row, numbers X.
+"""
+
+import hashlib
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from rayrec.config import Count, Ranker, Section, Training
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.fields import FieldTable, Tables
+from rayrec.ranking.gathering import distinct, gather
+from rayrec.ranking.model import RankingModel
+from rayrec.ranking.optimizers import Ftrl
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+# splitmix64 (Steele et al., "Fast Splittable Pseudorandom Number Generators", 2014): its step and multipliers as signed numbers.
+STEP, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+MOST = 2**63 - 1
+
+
+class LR(RankingModel):
+    seed_C: torch.Tensor  # int64, of the context fields
+
+    class Options(Section):
+        buckets: Count = 2**20
+        crosses: bool = False
+        alpha: Positive = 0.1
+        beta: Positive = 0.001  # 1 there, where gradients are of one impression; here they are the means of a batch
+        l1: NotNegative = 0.0
+        l2: NotNegative = 0.0
+
+    def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
+        super().__init__(settings, options, tables)
+        self.options = options
+        self.weights = HashedWeights(options.buckets)
+        self.users = HashedTable(tables.users, "user_id", settings.id_dropout)
+        self.items = HashedTable(tables.items, "video_id", settings.id_dropout)
+        seeds = [seed(f"context {name}") for name in tables.context]
+        self.register_buffer("seed_C", torch.tensor(seeds, dtype=torch.int64), persistent=False)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def optimizer(self, settings: Training) -> torch.optim.Optimizer:
+        return Ftrl(self.parameters(), self.options.alpha, self.options.beta, self.options.l1, self.options.l2)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        keys_BW, shares_BW, numbers_B = self.users(batch.user)
+        context_BC = nth(self.seed_C, batch.context)
+        keys_BW, shares_BW = torch.cat([keys_BW, context_BC], 1), torch.cat([shares_BW, torch.ones_like(context_BC)], 1)
+        rows_U, place_BX = distinct(torch.cat([batch.candidates, batch.history], 1), len(self.items.keys))
+        place_BN, place_BH = place_BX.split([batch.candidates.shape[1], batch.history.shape[1]], 1)
+        keys_UW, shares_UW, numbers_U = self.items(rows_U)
+        request_B = self.bias + numbers_B + self.weights(keys_BW, shares_BW)
+        both_2UW = torch.stack([keys_UW, mix(keys_UW ^ STEP)]), torch.stack([shares_UW, shares_UW * self.items.of_history_W])
+        shown_U, clicked_U = self.weights(*both_2UW)
+        there_BH = batch.history > 0
+        history_B = (gather(clicked_U, place_BH) * there_BH).sum(1) / there_BH.sum(1).clamp(min=1)
+        logits_BN = (request_B + history_B)[:, None] + gather(numbers_U + shown_U, place_BN)
+        if not self.options.crosses:
+            return logits_BN
+        pairs_BNWV = mix(keys_BW[:, None, :, None] + gather(keys_UW, place_BN)[:, :, None])
+        shares_BNWV = shares_BW[:, None, :, None] * gather(shares_UW, place_BN)[:, :, None]
+        return logits_BN + self.weights(pairs_BNWV.flatten(2), shares_BNWV.flatten(2))
+
+
+class HashedTable(nn.Module):
+    """A field table's rows: the keys of their values, the share of each in its field, and their numbers' part of the logit.
+
+    A key is a hash of field and value, all of 64 bits. In a share `id_dropout` of the rows the id is unknown while training.
+    """
+
+    keys: torch.Tensor  # int64 [rows, W], the id's first
+    shares: torch.Tensor  # float32 [rows, W], 0 at padding
+    of_history_W: torch.Tensor  # float32, 1 for the values that clicked videos are known by
+    numbers: torch.Tensor  # float32 [rows, X]
+
+    def __init__(self, table: FieldTable, ids: str, id_dropout: float) -> None:
+        super().__init__()
+        columns = {**table.categorical, **table.multivalued}
+        names = sorted(columns, key=lambda name: (name != ids, name))  # the id's column comes first
+        keys, shares, of_history = [], [], []
+        for name in names:
+            values = columns[name] if name in table.multivalued else columns[name][:, None]
+            there = (values > 0) if name in table.multivalued else torch.ones_like(values)
+            keys.append(nth(seed(f"{ids} {name}"), values))
+            shares.append(there / there.sum(1, keepdim=True).clamp(min=1))
+            of_history += [float(name in (ids, "topics"))] * values.shape[1]
+        numbers = [table.numeric[name][:, None] for name in sorted(table.numeric)]
+        numbers += [table.vectors[name] for name in sorted(table.vectors)]
+        numbers = numbers or [torch.zeros(len(values), 0)]
+        self.id_dropout = id_dropout
+        self.register_buffer("keys", torch.cat(keys, 1), persistent=False)
+        self.register_buffer("shares", torch.cat(shares, 1), persistent=False)
+        self.register_buffer("of_history_W", torch.tensor(of_history), persistent=False)
+        self.register_buffer("numbers", torch.cat(numbers, 1), persistent=False)
+        self.number_weights = nn.Parameter(torch.zeros(self.numbers.shape[1]))
+
+    def forward(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        keys_UW, shares_UW = self.keys[rows_U], self.shares[rows_U]
+        if self.training and self.id_dropout:
+            unknown_U = torch.rand(len(rows_U), device=rows_U.device) < self.id_dropout
+            keys_UW[:, 0] = torch.where(unknown_U, self.keys[0, 0], keys_UW[:, 0])
+        return keys_UW, shares_UW, self.numbers[rows_U] @ self.number_weights
+
+
+class HashedWeights(nn.Module):
+    """A weight for each bucket."""
+
+    sparse = True
+
+    def __init__(self, buckets: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(buckets, 1))
+
+    def forward(self, keys: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """The sum of the weights of keys [..., W], each times its share and its sign: [...]."""
+        buckets = ((keys & MOST) % len(self.weight)).view(-1, keys.shape[-1])
+        signed = torch.where(keys < 0, -shares, shares).view_as(buckets)
+        sums = functional.embedding_bag(buckets, self.weight, mode="sum", per_sample_weights=signed, sparse=True)
+        return sums.view(keys.shape[:-1])
+
+
+def mix(numbers: torch.Tensor) -> torch.Tensor:
+    """splitmix64's finaliser: numbers int64 to well-spread numbers int64, the same on all machines. Products wrap."""
+    numbers = (numbers ^ (numbers >> 30 & (1 << 34) - 1)) * FIRST
+    numbers = (numbers ^ (numbers >> 27 & (1 << 37) - 1)) * SECOND
+    return numbers ^ (numbers >> 31 & (1 << 33) - 1)
+
+
+def nth(seeds: torch.Tensor | int, values: torch.Tensor) -> torch.Tensor:
+    """The keys of a field's values: of the random numbers that begin at the field's seed those at the values' places."""
+    return mix(seeds + (values + 1) * STEP)
+
+
+def seed(field: str) -> int:
+    """A field's own signed 64-bit number."""
+    return int.from_bytes(hashlib.blake2b(field.encode(), digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,70 @@
+"""`mhsa_ac`: multi-head self-attention and attentive crosses of the fields (SOURCES B).
+
+logit = W_S^T S + W_P^T P + the weights of all fields + DNN(concat(S, P)) + b. The shallow variant (`deep: false`) drops the DNN.
+S: the fields after self-attention with residual, side by side: Song et al., "AutoInt" (2019), eq. 5-8.
+P: the elementwise products of all pairs of fields, pooled by attention: Xiao et al., "Attentional Factorization Machines" (2017),
+eq. 4-5, with their sum as there. The clicked videos enter as the means of each item field's vectors.
+
+In self-attention each field of the request sees the candidate's, so that each candidate has all fields of its own: four matrices
+of B N F heads attention_size numbers a layer.
+
+Shapes: B requests, N candidates, F fields of request and candidate, D embedding, A attention_size, S heads * A.
+"""
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from rayrec.config import Count, Ranker, Section
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.fields import Tables
+from rayrec.ranking.layers import ClickedMean, PairAttention, mlp
+from rayrec.ranking.model import RankingModel
+
+
+class MHSAAC(RankingModel):
+    class Options(Section):
+        heads: Count = 2
+        layers: Count = 1
+        attention_size: Count = 16  # of a head, and of the hidden layer that scores the pairs
+        deep: bool = True
+
+    def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
+        super().__init__(settings, options, tables)
+        dim, width = settings.embedding_size, options.heads * options.attention_size
+        self.inputs = Inputs(settings, tables, dim)
+        self.clicked = ClickedMean(settings, self.inputs)
+        sizes = [dim] + [width] * (options.layers - 1)
+        self.layers = nn.Sequential(*[SelfAttention(size, options.heads, options.attention_size) for size in sizes])
+        self.pairs = PairAttention(dim, options.attention_size, settings.dropout)
+        size = (self.clicked.request_size + self.inputs.item_size) // dim * width + dim
+        self.output = nn.Linear(size, 1)
+        self.mlp = mlp([size, *settings.hidden], settings.dropout) if options.deep else None
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        x = self.inputs(batch)
+        request_BFD, candidates_BNFD = x.fields(self.clicked.request(x)), x.fields(x.candidates_BNE)
+        candidates = candidates_BNFD.shape[1]
+        fields_BNFD = torch.cat([request_BFD[:, None].expand(-1, candidates, -1, -1), candidates_BNFD], 2)
+        attended_BNX = self.layers(fields_BNFD.flatten(0, 1)).view(-1, candidates, self.output.in_features - x.dim)
+        both_BNX = torch.cat([attended_BNX, self.pairs(request_BFD, candidates_BNFD)], -1)
+        logits_BN1 = self.output(both_BNX)
+        if self.mlp is not None:
+            logits_BN1 = logits_BN1 + self.mlp(both_BNX)
+        return self.clicked(x, x.linear_BN + logits_BN1.squeeze(-1))
+
+
+class SelfAttention(nn.Module):
+    """AutoInt's interacting layer, [B, F, D] to [B, F, S]: ReLU(heads side by side + W_res x), attention without scale or bias."""
+
+    def __init__(self, size: int, heads: int, attention_size: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = nn.Linear(size, 4 * heads * attention_size, bias=False)  # queries, keys, values, residual
+
+    def forward(self, fields_BFD: torch.Tensor) -> torch.Tensor:
+        *heads, residual_BFS = self.linear(fields_BFD).chunk(4, -1)
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in heads)
+        attended_BFS = scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2).flatten(2)
+        return torch.relu(attended_BFS + residual_BFS)

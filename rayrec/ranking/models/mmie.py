@@ -1,0 +1,71 @@
+"""`mmie`: Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction" (DIEN, AAAI 2019), on multimodal items.
+
+Interest extractor: a GRU over the clicked videos e_t gives interest states h_t. Auxiliary loss: h_t tells the next click from a
+video that was not, -log sigmoid(h_t^T e_{t+1}) - log(1 - sigmoid(h_t^T e'_{t+1})). Interest evolution: the candidate c weighs the
+states by a_t = softmax(h_t^T W c), and a second GRU over the states evolves the interest in c, its update gate scaled by the weight
+(AUGRU): u'_t = a_t u_t, h'_t = (1 - u'_t) h'_{t-1} + u'_t n_t. logit = MLP(request, candidate, the last h').
+
+e_t is a learned projection of all of a video's fields, modalities among them. Negatives are drawn from the batch's videos.
+Shapes: B requests, N candidates, H history, X a state.
+"""
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+from rayrec.config import Count, Ranker, Section
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.embedding import Embedded, Inputs
+from rayrec.ranking.fields import Tables
+from rayrec.ranking.model import RankingModel
+from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, click_layer, compacted
+
+
+class MMIE(RankingModel):
+    class Options(Section):
+        size: Count = 32  # of the states
+        auxiliary: Annotated[float, Field(ge=0)] = 0  # weight of the auxiliary loss; the paper's is 1
+
+    def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
+        super().__init__(settings, options, tables)
+        self.auxiliary = options.auxiliary
+        self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
+        self.click = nn.Linear(self.inputs.item_size, options.size)
+        self.extractor = AUGRU(options.size)
+        self.attention = BilinearAttention(options.size, self.inputs.item_size)
+        self.evolution = AUGRU(options.size)
+        self.mlp = InterestMLP(settings, self.inputs, options.size)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        x = compacted(self.inputs(batch))
+        return self._logits(x, self._interests(x, click_layer(self.click, x)))
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        if not self.auxiliary:
+            return super().losses(batch)
+        assert batch.labels is not None
+        x = compacted(self.inputs(batch))
+        clicks_BHX = click_layer(self.click, x)
+        states_BHX = self._interests(x, clicks_BHX)
+        losses_B = binary_cross_entropy_with_logits(self._logits(x, states_BHX), batch.labels, reduction="none").mean(1)
+        others = replace(x, place_BH=torch.randint_like(x.place_BH, len(x.items_UE)))
+        return losses_B + self.auxiliary * next_click_losses(
+            states_BHX[:, :-1], clicks_BHX[:, 1:], click_layer(self.click, others)[:, 1:], x.there_BH[:, 1:]
+        )
+
+    def _interests(self, x: Embedded, clicks_BHX: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self.extractor(clicks_BHX, x.there_BH[:, None]), 1)
+
+    def _logits(self, x: Embedded, states_BHX: torch.Tensor) -> torch.Tensor:
+        shares_BNH = self.attention(x.candidates_BNE, states_BHX, x.there_BH)
+        return self.mlp(x, self.evolution(states_BHX, shares_BNH)[-1])
+
+
+def next_click_losses(states: torch.Tensor, clicks: torch.Tensor, others: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """The auxiliary loss of each request [B], the mean over its clicks but the first; all [B, H - 1, X], `there` [B, H - 1]."""
+    losses = softplus(-(states * clicks).sum(-1)) + softplus((states * others).sum(-1))
+    return (losses * there).sum(1) / there.sum(1).clamp(min=1)

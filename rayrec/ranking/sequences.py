@@ -1,0 +1,169 @@
+"""What the models of interests are composed of: histories without holes and by sessions, recurrence, attention, the CTR layer.
+
+Shapes: B requests, N candidates, H history, S sessions, L clicks of a session, T states of any sequence, E all fields of an item
+side by side, A first hidden layer of an attention, X a state or an interest.
+"""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from rayrec.config import Ranker
+from rayrec.ranking.embedding import Embedded, Inputs
+from rayrec.ranking.gathering import gather
+from rayrec.ranking.layers import HistoryTop, RequestMLP
+
+MINUTE_MS = 60_000
+
+
+def compacted(x: Embedded) -> Embedded:
+    """The same batch with the clicks in front, in their order, and the holes behind; cut to the batch's longest history."""
+    longest = max(1, int(x.there_BH.sum(1).max()))
+    order_BH = (~x.there_BH).byte().argsort(dim=1, stable=True)[:, :longest]
+    return replace(x, place_BH=x.place_BH.gather(1, order_BH), there_BH=x.there_BH.gather(1, order_BH))
+
+
+def sessions(x: Embedded, at_BH: torch.Tensor, gap_minutes: float, most: int, length: int) -> Embedded:
+    """The same batch with the clicks by session (Feng et al., DSIN, 2019): H = S * L places, empty ones among them.
+
+    A session ends where the next click comes more than `gap_minutes` later. The `length` latest clicks of each of the `most` latest
+    sessions stay. The newest session comes first, in it the newest click, so that what is there stands in front of what is not.
+    """
+    there_BH, at_BH = x.there_BH.flip(1), at_BH.flip(1)
+    order_BH = (~there_BH).byte().argsort(dim=1, stable=True)
+    there_BH, at_BH = there_BH.gather(1, order_BH), at_BH.gather(1, order_BH)
+    new_BH = nn.functional.pad(at_BH[:, :-1] - at_BH[:, 1:] > gap_minutes * MINUTE_MS, (1, 0))
+    session_BH, number_BH = new_BH.cumsum(1), torch.arange(at_BH.shape[1], device=at_BH.device).expand_as(at_BH)
+    position_BH = number_BH - (number_BH * new_BH).cummax(1).values
+    kept_BH = there_BH & (session_BH < most) & (position_BH < length)
+    slot_BH = torch.where(kept_BH, session_BH * length + position_BH, most * length)  # one more slot, for what is left out
+
+    def place(values_BH: torch.Tensor) -> torch.Tensor:
+        return values_BH.new_zeros(len(values_BH), most * length + 1).scatter_(1, slot_BH, values_BH)[:, :-1]
+
+    return replace(x, place_BH=place(x.place_BH.flip(1).gather(1, order_BH)), there_BH=place(kept_BH))
+
+
+def click_layer(layer: nn.Linear, x: Embedded) -> torch.Tensor:
+    """`layer` of the clicked videos [B, H, out], once for each distinct video where its vector is the same for all users."""
+    return gather(layer(x.items_UE), x.place_BH) if x.content is None else layer(x.clicked_BHE)
+
+
+def recur(layer: nn.RNNBase, sequence_BTX: torch.Tensor, there_BT: torch.Tensor) -> torch.Tensor:
+    """The outputs of a recurrent layer at each step; `there_BT` says how long each sequence is. Behind its end they are zeros."""
+    lengths = there_BT.sum(1).clamp(min=1).cpu()
+    packed = nn.utils.rnn.pack_padded_sequence(sequence_BTX, lengths, batch_first=True, enforce_sorted=False)
+    output, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=there_BT.shape[1])
+    return output * there_BT[..., None]
+
+
+def masked_softmax(scores: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Over the last dimension, among what is there; zeros where nothing is."""
+    return torch.softmax(scores.masked_fill(~there, -1e4), -1) * there
+
+
+class BilinearAttention(nn.Module):
+    """The share of each state in the interest in a candidate: the softmax of h^T W c over the states h."""
+
+    def __init__(self, state_size: int, candidate_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(candidate_size, state_size, bias=False)
+
+    def forward(self, candidates_BNE: torch.Tensor, states_BTX: torch.Tensor, there_BT: torch.Tensor) -> torch.Tensor:
+        """[B, N, T]"""
+        return masked_softmax(self.linear(candidates_BNE) @ states_BTX.mT, there_BT[:, None])
+
+
+class AUGRU(nn.Module):
+    """A GRU whose update gates are scaled by weights (Zhou et al., DIEN, 2019).
+
+    Under a weight of 0 the state stays as it is, and under a weight of 1 this is a GRU, so that with a mask for weights it passes
+    over holes. `nn.GRU` would need packed sequences for those, whose backward is several times slower on a CPU.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(size, 3 * size)
+        self.gates, self.new = nn.Linear(size, 2 * size), nn.Linear(size, size)
+
+    def forward(self, inputs_BTX: torch.Tensor, weights_BNT: torch.Tensor) -> list[torch.Tensor]:
+        """The state [B, N, X] after each of T steps; it begins with zeros."""
+        size = inputs_BTX.shape[-1]
+        gates_BTY, new_BTX = self.input(inputs_BTX).split([2 * size, size], -1)
+        weights_BNT1 = weights_BNT.to(inputs_BTX.dtype)[..., None]
+        states = [inputs_BTX.new_zeros(*weights_BNT.shape[:2], size)]
+        for gates_BY, new_BX, weight_BN1 in zip(gates_BTY.unbind(1), new_BTX.unbind(1), weights_BNT1.unbind(2), strict=True):
+            reset, update = torch.sigmoid(self.gates(states[-1]) + gates_BY[:, None]).chunk(2, -1)
+            new_BNX = torch.tanh(torch.addcmul(new_BX[:, None], reset, self.new(states[-1])))
+            states.append(torch.lerp(states[-1], new_BNX, update * weight_BN1))
+        return states[1:]
+
+
+class InterestMLP(nn.Module):
+    """The CTR layer: an MLP over concat(request, candidate, interest); `history_connection` says where the interest enters."""
+
+    def __init__(self, settings: Ranker, inputs: Inputs, interest_size: int) -> None:
+        super().__init__()
+        candidate_size = inputs.item_size + (interest_size if settings.history_at_input else 0)
+        self.mlp = RequestMLP(inputs.request_size, candidate_size, settings.hidden, settings.dropout)
+        self.top = HistoryTop(interest_size) if settings.history_at_top else None
+        self.at_input = settings.history_at_input
+
+    def forward(self, x: Embedded, interest_BNX: torch.Tensor) -> torch.Tensor:
+        """To logits [B, N]."""
+        candidates = torch.cat([x.candidates_BNE, interest_BNX], -1) if self.at_input else x.candidates_BNE
+        logits_BN = self.mlp(x.request_BR, candidates)
+        return logits_BN if self.top is None else logits_BN + self.top(interest_BNX)
+
+
+class ActivationUnit(nn.Module):
+    """How much each click says about each candidate: an MLP over [c, k, c - k, c * k] (Zhou et al., DIN, 2018, figure 2).
+
+    Its first layer is W_c c + W_k k + W_d (c - k) + W_p (c * k) = (W_c + W_d) c + (W_k - W_d) k + W_p (c * k): the first term is
+    made once a candidate, the second once for each distinct video of the batch, and only the third for every pair.
+    """
+
+    def __init__(self, size: int, hidden: list[int], activation: str) -> None:
+        super().__init__()
+        self.candidate = nn.Linear(size, hidden[0])
+        self.click = nn.Linear(size, hidden[0], bias=False)
+        self.product = nn.Linear(size, hidden[0], bias=False)
+        active = {"prelu": PReLU, "sigmoid": nn.Sigmoid}[activation]
+        layers = [layer for before, after in pairwise(hidden) for layer in (active(), nn.Linear(before, after))]
+        self.rest = nn.Sequential(*layers, active(), nn.Linear(hidden[-1], 1))
+
+    def forward(self, x: Embedded) -> torch.Tensor:
+        """Of a batch's candidates and clicks, [B, N, H]."""
+        c_BNE, k_BHE = x.candidates_BNE, x.clicked_BHE
+        pairs_BNHA = self.product(c_BNE[:, :, None] * k_BHE[:, None])
+        # In place, for this is a large matrix, and nobody else's.
+        pairs_BNHA.add_(click_layer(self.click, x)[:, None]).add_(self.candidate(c_BNE)[:, :, None])
+        return self.rest(pairs_BNHA).squeeze(-1)
+
+
+class PReLU(nn.Module):
+    """`nn.PReLU()`, several times faster backwards on a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.25))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _PReLU.apply(x, self.slope.to(x.dtype))
+
+
+class _PReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, slope)
+        return torch.prelu(x, slope)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, slope = ctx.saved_tensors
+        positive = torch.ops.aten.threshold_backward(gradient, x, 0)
+        of_slope = torch.dot((gradient - positive).flatten(), x.flatten())
+        return positive.lerp(gradient, slope), of_slope

@@ -1,0 +1,87 @@
+"""What workers that train one model tell each other, without a wrapper around the model: gradients after each batch, predictions.
+
+Every worker calls the same function at the same point, with `torch.distributed` set up (gloo on CPUs, NCCL on GPUs) and all tensors
+on that backend's device. A worker alone tells nobody anything.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rayrec.ranking.optimizers import coalesce, sparse_parameters
+from rayrec.workers import Worker
+
+
+@torch.no_grad()
+def exchange_gradients(model: nn.Module, worker: Worker) -> None:
+    """Make every worker's gradients the sum of all workers': bit for bit the same on each, so their weights don't drift apart.
+
+    For the gradient of a mean over the whole batch, a worker's loss is the sum over its share, divided by the whole batch's size.
+    A gradient that is None (an empty share, a parameter not used) counts as zero. A table's gradient travels as its touched rows.
+    """
+    if worker.count == 1:
+        return
+    tables = sparse_parameters(model)
+    known = set(tables)
+    dense = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in known]
+    _add_dense(dense)
+    _add_sparse(tables, worker)
+
+
+def gather_rows(values: Tensor, worker: Worker) -> Tensor:
+    """The values of rows rank, rank + count, ... of n from each worker, put together in order: [n, ...] on each."""
+    if worker.count == 1:
+        return values
+    total = torch.tensor(len(values), device=values.device)
+    dist.all_reduce(total)
+    # Only the last workers may have a row less, so what fills them up ends up behind row n.
+    longest = -(-int(total) // worker.count)
+    return _gather(values, longest, worker).transpose(0, 1).flatten(0, 1)[: int(total)]
+
+
+def total(values: Tensor, worker: Worker) -> Tensor:
+    """The sum of all workers' tensors, on each."""
+    if worker.count > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def _add_dense(parameters: list[nn.Parameter]) -> None:
+    """One message for all; afterwards the gradients are views of it."""
+    if not parameters:
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def _add_sparse(parameters: list[nn.Parameter], worker: Worker) -> None:
+    """One message for the numbers of rows, then one per table with the rows themselves."""
+    if not parameters:
+        return
+    gradients = [_no_rows(p) if p.grad is None else coalesce(p.grad) for p in parameters]
+    own = torch.tensor([gradient._nnz() for gradient in gradients], device=parameters[0].device)
+    for parameter, gradient, lengths in zip(parameters, gradients, _gather(own, len(own), worker).T.tolist(), strict=True):
+        # As bytes, the number of a row (eight) can travel in front of its values.
+        numbers, values = gradient._indices()[0][:, None].view(torch.uint8), gradient._values().view(torch.uint8)
+        everyone = _gather(torch.cat([numbers, values], dim=1), max(lengths), worker)
+        lines = torch.cat([lines[:length] for lines, length in zip(everyone, lengths, strict=True)])
+        rows, sums = lines[:, :8].contiguous().view(torch.int64), lines[:, 8:].contiguous().view(parameter.dtype)
+        parameter.grad = coalesce(torch.sparse_coo_tensor(rows.T, sums, parameter.shape, check_invariants=False))
+
+
+def _no_rows(parameter: nn.Parameter) -> Tensor:
+    """A sparse gradient that names no row."""
+    rows = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
+    values = parameter.new_empty(0, parameter.shape[1])
+    return torch.sparse_coo_tensor(rows, values, parameter.shape, is_coalesced=True, check_invariants=False)
+
+
+def _gather(values: Tensor, longest: int, worker: Worker) -> Tensor:
+    """Each worker's [rows, ...], filled up with zeros to `longest` rows: [count, longest, ...]."""
+    padded = values.new_zeros(longest, *values.shape[1:])
+    padded[: len(values)] = values
+    everyone = values.new_empty(worker.count, *padded.shape)
+    dist.all_gather_into_tensor(everyone.view(-1, *padded.shape[1:]), padded)
+    return everyone

@@ -1,0 +1,146 @@
+"""Training as TensorBoard and MLflow show it, through their own libraries: `training.log_to`.
+
+A tracker is a `Watch`. It gets the settings as hyperparameters when training starts and a point for each metric at the end of each
+epoch. A run that goes on after a kill goes on in its tracker too.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from rayrec.config import Config, ConfigError, dump
+from rayrec.training.loop import Epoch, Progress, Watch
+from rayrec.workspace import Workspace
+
+EXPERIMENT = "rayrec"  # in MLflow
+METRICS = ("loss", "validation_auc", "validation_log_loss", "examples_per_s")
+
+log = logging.getLogger(__name__)
+
+
+def check(config: Config, workspace: Workspace) -> str | None:
+    """MLflow's address for `tracked`, where it is wanted. Raises `ConfigError` where a tracker could not work."""
+    wanted, address = config.training.log_to, os.environ.get("MLFLOW_TRACKING_URI")
+    if "tensorboard" in wanted and not isinstance(workspace.fs, pafs.LocalFileSystem):
+        raise ConfigError(
+            f"training.log_to: TensorBoard's files need a local workspace, not {workspace.uri}; take another, or log to mlflow"
+        )
+    if "mlflow" not in wanted:
+        return None
+    if find_spec("mlflow") is None:
+        raise ConfigError("training.log_to: mlflow is not installed; `pip install rayrec[mlflow]`")
+    if not address:
+        raise ConfigError("training.log_to: set the environment variable MLFLOW_TRACKING_URI to the address of MLflow's server")
+    return address
+
+
+@contextmanager
+def tracked(config: Config, folder: str, mlflow: str | None) -> Iterator[Watch]:
+    """A watch for the first worker that tells all of `training.log_to`.
+
+    `folder` is the arm's; its last two parts name the run. `mlflow` is what `check` gave.
+    """
+    with ExitStack() as stack:
+        watches = []
+        if "tensorboard" in config.training.log_to:
+            watches.append(stack.enter_context(_tensorboard(config, f"{folder}/tensorboard")))
+        if mlflow is not None:
+            watches.append(stack.enter_context(_mlflow(config, "/".join(folder.split("/")[-2:]), mlflow)))
+        yield together(watches)
+
+
+def together(watches: Sequence[Watch]) -> Watch:
+    """All of them as one."""
+
+    def on_epoch(epochs: list[Epoch]) -> None:
+        for watch in watches:
+            watch.on_epoch(epochs)
+
+    def on_progress(progress: Progress, epochs: list[Epoch]) -> None:
+        for watch in watches:
+            watch.on_progress(progress, epochs)
+
+    return Watch(on_epoch, on_progress)
+
+
+def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """What shapes a ranker, under the keys of overrides; what is no plain value as JSON."""
+
+    def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, bool | int | float | str]]:
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+    sections = {"ranker": dump(config.ranker), "training": dump(config.training), "split": dump(config.split)}
+    return {"seed": config.seed, **dict(flat(sections, ""))}
+
+
+def _metrics(epoch: Epoch) -> dict[str, float]:
+    """Those that exist: there is no AUC of a single label."""
+    return {name: value for name in METRICS if math.isfinite(value := asdict(epoch)[name])}
+
+
+@contextmanager
+def _tensorboard(config: Config, folder: str) -> Iterator[Watch]:
+    from tensorboardX import SummaryWriter
+    from tensorboardX.summary import hparams
+
+    # The library names its files by the second and overwrites one of the same name.
+    with SummaryWriter(folder, filename_suffix=f".{time.time_ns()}") as writer:
+
+        def on_epoch(epochs: list[Epoch]) -> None:
+            for name, value in _metrics(epochs[-1]).items():
+                writer.add_scalar(name, value, epochs[-1].epoch)
+            writer.flush()
+
+        # What `add_hparams` does, without the folder that it makes.
+        for summary in hparams(hyperparameters(config), dict.fromkeys(METRICS))[:2]:
+            writer.file_writer.add_summary(summary)
+        yield Watch(on_epoch)
+
+
+@contextmanager
+def _mlflow(config: Config, name: str, address: str) -> Iterator[Watch]:
+    """The run of this name that has not finished, or a new one. Once training runs, a server that is away only makes warnings."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(address)
+    known = client.get_experiment_by_name(EXPERIMENT)
+    experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
+    found = client.search_runs([experiment], f"attributes.run_name = '{name}' AND attributes.status != 'FINISHED'")
+    run = (found[0] if found else client.create_run(experiment, run_name=name)).info.run_id
+    client.update_run(run, "RUNNING")  # after a failure
+    client.log_batch(run, params=[Param(key, str(value)) for key, value in hyperparameters(config).items()])
+
+    def on_epoch(epochs: list[Epoch]) -> None:
+        epoch, now = epochs[-1], time.time_ns() // 1_000_000
+        with warned(f"epoch {epoch.epoch}"):
+            client.log_batch(run, [Metric(key, value, now, epoch.epoch) for key, value in _metrics(epoch).items()])
+
+    @contextmanager
+    def warned(what: str) -> Iterator[None]:
+        try:
+            yield
+        except MlflowException as error:
+            log.warning("MLflow did not take %s of run %s: %s", what, name, error)
+
+    status = "FAILED"
+    try:
+        yield Watch(on_epoch)
+        status = "FINISHED"
+    finally:
+        with warned("the end"):
+            client.set_terminated(run, status)

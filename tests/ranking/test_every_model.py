@@ -1,0 +1,103 @@
+"""What holds for every model, whatever its formula; `models.NAMES` says which there are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+import torch
+
+from rayrec.config import Ranker, Split, Training
+from rayrec.ranking import models
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.examples import RankingData, join_items, prepare, training_batches
+from rayrec.ranking.history import HistoryGather
+from rayrec.ranking.scorer import Scorer
+from tests.ranking.impressions import requests, untrained
+
+CPU = torch.device("cpu")
+FULL = {"fusion": "user_attention", "history_connection": "both"}
+VARIANTS = {
+    "full": FULL,
+    "without topics": {"topics": False},
+    "without modalities": {"modalities": []},
+    "one modality": {"modalities": ["audio"], "fusion": "user_attention"},
+    "concat": {"fusion": "concat", "history_connection": "top"},
+    "attention": {"fusion": "attention"},
+    "ids alone": {"topics": False, "modalities": [], "item_fields": [], "context_fields": []},
+}
+
+pytestmark = pytest.mark.parametrize("name", models.NAMES)
+
+
+def prepared(raw: dict[str, pa.Table], settings: Ranker) -> RankingData:
+    items = join_items(raw["catalog"], raw["topics"], raw["vectors"], list(settings.modalities))
+    users = raw["users"] if settings.context_fields else None
+    return prepare(raw["interactions"], items, users, settings, Split(validation=0.1, test=0.2))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_any_fields_do(raw, settings, name, variant):
+    settings = settings.model_copy(update=VARIANTS[variant])
+    data = prepared(raw, settings)
+    model = untrained(name, data, settings).model
+    batch = requests(data, settings, 3)
+    logits = model(batch)
+    assert logits.shape == (5, 3)
+    assert logits.isfinite().all()
+    assert model.losses(batch).shape == (5,)
+
+
+def test_candidates_are_scored_alike_alone_and_together(raw, settings, name):
+    settings = settings.model_copy(update=FULL)
+    data = prepared(raw, settings)
+    model = untrained(name, data, settings, spread=0.2).model.eval()
+    batch = requests(data, settings, 30)
+    times = batch.candidates.shape[1]
+    repeated = {key: getattr(batch, key).repeat_interleave(times, 0) for key in ("user", "at", "history", "history_at", "context")}
+    alone = Batch(**repeated, candidates=batch.candidates.flatten()[:, None])
+    torch.testing.assert_close(model(alone).view_as(batch.candidates), model(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_learns(raw, settings, name):
+    settings = settings.model_copy(update=FULL)
+    data = prepared(raw, settings)
+    model = untrained(name, data, settings).model
+    model.losses(requests(data, settings, 30)).mean().backward()
+    still = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.to_dense().any()]
+    assert still == []
+
+
+def test_an_unseen_video_is_scored_from_its_content(data, settings, name):
+    unseen = replace(
+        data.items, categorical={**data.items.categorical, "video_id": torch.zeros(len(data.items.ids), dtype=torch.int64)}
+    )
+    data = replace(data, items=unseen)
+    scores = torch.sigmoid(untrained(name, data, settings, spread=0.2).model.eval()(requests(data, settings, 30)))
+    assert (scores.std(1) > 1e-4).all()
+
+
+def test_a_saved_model_scores_as_before(data, settings, name, tmp_path):
+    scorer = untrained(name, data, settings, spread=0.2)
+    scorer.save(pafs.LocalFileSystem(), str(tmp_path))
+    loaded = Scorer.load(pafs.LocalFileSystem(), str(tmp_path))
+    batch = requests(data, settings, 30)
+    assert torch.equal(scorer.model.eval()(batch), loaded.model.eval()(batch))
+
+
+def test_training_lowers_the_loss(data, settings, name):
+    model = untrained(name, data, settings).model
+    training = Training(batch_size=100, learning_rate=0.01, weight_decay=0)
+    optimizer, gather = model.optimizer(training), HistoryGather(data.clicks, settings.history_length, CPU)
+    epochs = []
+    for epoch in range(4):
+        losses = []
+        for batch, _ in training_batches(data.train, gather, training, CPU, 0, epoch):
+            optimizer.zero_grad()
+            loss = model.losses(batch).mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        epochs.append(np.mean(losses))
+    assert epochs[-1] < epochs[0] - 0.005

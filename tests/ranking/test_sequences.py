@@ -1,0 +1,126 @@
+"""The layers over histories against loops and against torch's own layers."""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from rayrec.ranking.sequences import AUGRU, MINUTE_MS, PReLU, compacted, masked_softmax, recur, sessions
+from tests.ranking.impressions import dot, requests, untrained
+
+
+def sessions_of(times: list[int], gap_minutes: float) -> list[list[int]]:
+    """The places of clicks by session, oldest first."""
+    found: list[list[int]] = []
+    for place, time in enumerate(times):
+        if not place or time - times[place - 1] > gap_minutes * MINUTE_MS:
+            found.append([])
+        found[-1].append(place)
+    return found
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def _gru(of_input: list[float], of_state: list[float], state: list[float], weight: float) -> list[float]:
+    """From the six products (of reset, update, new) to the next state, by DIEN's convention: u is the share of the new."""
+    size = len(state)
+    after = []
+    for i in range(size):
+        reset = sigmoid(of_input[i] + of_state[i])
+        update = weight * sigmoid(of_input[size + i] + of_state[size + i])
+        new = math.tanh(of_input[2 * size + i] + reset * of_state[2 * size + i])
+        after.append((1 - update) * state[i] + update * new)
+    return after
+
+
+def _products(weight: torch.Tensor, bias: torch.Tensor, vector: list[float]) -> list[float]:
+    return [dot(row, vector) + shift for row, shift in zip(weight.tolist(), bias.tolist(), strict=True)]
+
+
+def gru_step(layer: AUGRU, step: list[float], state: list[float], weight: float) -> list[float]:
+    of_state = _products(layer.gates.weight, layer.gates.bias, state) + _products(layer.new.weight, layer.new.bias, state)
+    return _gru(_products(layer.input.weight, layer.input.bias, step), of_state, state, weight)
+
+
+def torch_gru_step(layer: nn.GRU | nn.GRUCell, step: list[float], state: list[float]) -> list[float]:
+    """torch's update gate is the share of the old state: 1 - u."""
+    w_in, w_state, b_in, b_state = [parameter.detach().clone() for parameter in layer.parameters()]
+    size = len(state)
+    for tensor in (w_in, w_state, b_in, b_state):
+        tensor[size : 2 * size] *= -1  # sigmoid(-z) = 1 - sigmoid(z)
+    return _gru(_products(w_in, b_in, step), _products(w_state, b_state, state), state, 1.0)
+
+
+def test_compacted_clicks_keep_their_order(data, settings):
+    model = untrained("din", data, settings).model
+    x = model.inputs(requests(data, settings, 2))
+    y = compacted(x)
+    for b in range(5):
+        clicks = [place for place, there in zip(x.place_BH[b].tolist(), x.there_BH[b].tolist(), strict=True) if there]
+        assert y.place_BH[b, : len(clicks)].tolist() == clicks
+        assert y.there_BH[b].tolist() == [True] * len(clicks) + [False] * (y.there_BH.shape[1] - len(clicks))
+
+
+def test_sessions_equal_a_loop_over_clicks(data, settings):
+    settings = settings.model_copy(update={"history_length": 30})
+    torch.manual_seed(3)
+    x = untrained("din", data, settings).model.inputs(requests(data, settings, 2))
+    times = torch.randint(0, 120, (5, 30)).sort().values * 10 * MINUTE_MS  # with gaps of just 20 minutes, too
+    x = replace(x, there_BH=x.there_BH & (torch.rand(5, 30) < 0.8))
+    y = sessions(x, times, 20, 4, 3)
+    assert y.there_BH.any(1).tolist() == x.there_BH.any(1).tolist()
+    for b in range(5):
+        clicks = [h for h in range(30) if x.there_BH[b, h]]
+        expected = []
+        newest = sessions_of([times[b, h].item() for h in clicks], 20)[::-1][:4]
+        for session in [*newest, *[[]] * (4 - len(newest))]:
+            kept = [x.place_BH[b, clicks[place]].item() for place in session[::-1][:3]]
+            expected += kept + [None] * (3 - len(kept))
+        got = [place if there else None for place, there in zip(y.place_BH[b].tolist(), y.there_BH[b].tolist(), strict=True)]
+        assert got == expected
+
+
+def test_augru_equals_a_loop_and_stays_at_weight_0():
+    torch.manual_seed(0)
+    layer, inputs, weights = AUGRU(3), torch.randn(2, 5, 3), torch.rand(2, 4, 5)
+    weights[:, :, 2] = 0
+    states = layer(inputs, weights)
+    for b in range(2):
+        for n in range(4):
+            state = [0.0] * 3
+            for t in range(5):
+                state = gru_step(layer, inputs[b, t].tolist(), state, weights[b, n, t].item())
+                torch.testing.assert_close(states[t][b, n], torch.tensor(state))
+    assert torch.equal(states[2], states[1])
+
+
+def test_recurrence_ends_with_each_sequence():
+    torch.manual_seed(0)
+    layer, sequence = nn.LSTM(3, 2, batch_first=True, bidirectional=True), torch.randn(4, 6, 3)
+    lengths = [6, 2, 0, 1]
+    output = recur(layer, sequence, torch.arange(6) < torch.tensor(lengths)[:, None])
+    for row, length in enumerate(lengths):
+        if length:
+            torch.testing.assert_close(output[row, :length], layer(sequence[row, :length])[0])
+        assert not output[row, length:].any()
+
+
+def test_softmax_over_nothing_is_zeros():
+    shares = masked_softmax(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [False, False]]))
+    assert shares.tolist() == [[1, 0], [0, 0]]
+
+
+def test_prelu_is_torchs_own():
+    torch.manual_seed(0)
+    ours, theirs = PReLU(), nn.PReLU()
+    results = []
+    for layer in (ours, theirs):
+        x = torch.linspace(-2, 2, 12).view(3, 4).requires_grad_()
+        layer(x).mul(torch.arange(12.0).view(3, 4)).sum().backward()
+        (slope,) = layer.parameters()
+        results.append((layer(x), x.grad, slope.grad.squeeze()))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
