@@ -47,9 +47,14 @@ def sessions(x: Embedded, at_BH: torch.Tensor, gap_minutes: float, most: int, le
     return replace(x, place_BH=place(x.place_BH.flip(1).gather(1, order_BH)), there_BH=place(kept_BH))
 
 
-def click_layer(layer: nn.Linear, x: Embedded) -> torch.Tensor:
+def of_clicks(layer: nn.Module, x: Embedded) -> torch.Tensor:
     """`layer` of the clicked videos [B, H, out], once for each distinct video where its vector is the same for all users."""
     return gather(layer(x.items_UE), x.place_BH) if x.content is None else layer(x.clicked_BHE)
+
+
+def of_candidates(layer: nn.Module, x: Embedded) -> torch.Tensor:
+    """The same of the candidates [B, N, out]."""
+    return gather(layer(x.items_UE), x.place_BN) if x.content is None else layer(x.candidates_BNE)
 
 
 def recur(layer: nn.RNNBase, sequence_BTX: torch.Tensor, there_BT: torch.Tensor) -> torch.Tensor:
@@ -123,7 +128,7 @@ class ActivationUnit(nn.Module):
     """How much each click says about each candidate: an MLP over [c, k, c - k, c * k] (Zhou et al., DIN, 2018, figure 2).
 
     Its first layer is W_c c + W_k k + W_d (c - k) + W_p (c * k) = (W_c + W_d) c + (W_k - W_d) k + W_p (c * k): the first term is
-    made once a candidate, the second once for each distinct video of the batch, and only the third for every pair.
+    made once a candidate, the second once a click, and only the third for every pair.
     """
 
     def __init__(self, size: int, hidden: list[int], activation: str) -> None:
@@ -135,35 +140,41 @@ class ActivationUnit(nn.Module):
         layers = [layer for before, after in pairwise(hidden) for layer in (active(), nn.Linear(before, after))]
         self.rest = nn.Sequential(*layers, active(), nn.Linear(hidden[-1], 1))
 
-    def forward(self, x: Embedded) -> torch.Tensor:
-        """Of a batch's candidates and clicks, [B, N, H]."""
-        c_BNE, k_BHE = x.candidates_BNE, x.clicked_BHE
-        pairs_BNHA = self.product(c_BNE[:, :, None] * k_BHE[:, None])
+    def forward(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor) -> torch.Tensor:
+        """To [B, N, H]."""
+        pairs_BNHA = self.product(c_BNX[:, :, None] * k_BHX[:, None])
         # In place, for this is a large matrix, and nobody else's.
-        pairs_BNHA.add_(click_layer(self.click, x)[:, None]).add_(self.candidate(c_BNE)[:, :, None])
+        pairs_BNHA.add_(self.click(k_BHX)[:, None]).add_(self.candidate(c_BNX)[:, :, None])
         return self.rest(pairs_BNHA).squeeze(-1)
 
 
 class PReLU(nn.Module):
-    """`nn.PReLU()`, several times faster backwards on a CPU."""
+    """`nn.PReLU()`, several times faster on a CPU."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(0.25))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _PReLU.apply(x, self.slope.to(x.dtype))
+        slope = self.slope.to(x.dtype)
+        return torch.prelu(x, slope) if x.is_cuda else _PReLU.apply(x, slope)
 
 
 class _PReLU(torch.autograd.Function):
+    """As the leaky ReLU of the slope's value, whose kernels are vectorised."""
+
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, slope)
-        return torch.prelu(x, slope)
+        ctx.save_for_backward(x)
+        ctx.slope = slope.item()
+        return torch.nn.functional.leaky_relu(x, ctx.slope)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x, slope = ctx.saved_tensors
-        positive = torch.ops.aten.threshold_backward(gradient, x, 0)
-        of_slope = torch.dot((gradient - positive).flatten(), x.flatten())
-        return positive.lerp(gradient, slope), of_slope
+        (x,) = ctx.saved_tensors
+        of_x = torch.ops.aten.leaky_relu_backward(gradient, x, ctx.slope, False)
+        if abs(1 - ctx.slope) < 0.01:
+            return of_x, torch.dot(gradient.flatten(), x.clamp(max=0).flatten())
+        # g x sums to P + N over the positive and the negative x, of_x x to P + slope N: two dot products make no large matrix.
+        sums = torch.dot(gradient.flatten(), x.flatten()), torch.dot(of_x.flatten(), x.flatten())
+        return of_x, (sums[0] - sums[1]) / (1 - ctx.slope)

@@ -1,18 +1,17 @@
-"""A published workspace in small: 40 videos on 4 topics, 12 users who each like one topic, a ranker that has learned nothing."""
+"""A published workspace in small: 40 videos on 4 topics, 12 users who each like one topic, a ranker trained for an epoch."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from rayrec import tables
 from rayrec.config import Config, load
 from rayrec.pipeline import STAGES
-from rayrec.ranking.scorer import Scorer
 from rayrec.serving.recommendation import UserState
 from rayrec.training.data import MAY_READ, RANKER, READS, ranking_data
+from rayrec.training.loop import train_ranker
 from rayrec.workspace import Stage, StageRun, Workspace
 from tests.features.clips import tone, write_clip
 
@@ -41,9 +40,13 @@ def _write(writes: dict[str, pa.Table]) -> Stage:
 
 
 def _train(run: StageRun) -> None:
+    """One epoch, in this process and without Ray."""
     data = ranking_data(run.read, run.read_if_there, run.config.ranker, run.config.split)
-    torch.manual_seed(0)
-    Scorer.untrained(run.config.ranker, data).save(run.fs, f"{run.folder}/{RANKER}")
+    scorer, _ = train_ranker(data, run.config.ranker, run.config.training.model_copy(update={"epochs": 1}), run.config.seed)
+    scorer.save(run.fs, f"{run.folder}/{RANKER}")
+
+
+TRAIN = Stage("train", _train, reads=READS, may_read=MAY_READ)
 
 
 def catalog(media: Path) -> pa.Table:
@@ -88,7 +91,7 @@ def build_workspace(folder: Path, **settings: object) -> Config:
         _write({"catalog": catalog(media), "interactions": interactions()}),
         _write({"features": features}),
         _write({"topics": topics, "topic_centres": centres}),
-        Stage("train", _train, reads=READS, may_read=MAY_READ),
+        TRAIN,
         STAGES["publish"],
     ]
     for stage in stages:

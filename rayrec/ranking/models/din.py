@@ -4,19 +4,23 @@ The user's interest in a candidate is the sum of the clicked videos' vectors, ea
 v(c) = sum over clicks k of a(k, c) k (eq. 3), a = an MLP over the two, their difference and their product. The paper does not
 normalise the weights, so that their sum says how strong the interest is. logit = MLP(request, candidate, v).
 
-Shapes: B requests, N candidates, H history, E all fields of an item side by side.
+A video is all its fields side by side, projected to X numbers: one vector for each distinct video of a batch, so that the work for
+each pair is on few numbers.
+
+Shapes: B requests, N candidates, H history, X a video's vector.
 """
 
 from typing import Literal
 
 import torch
+from torch import nn
 
 from rayrec.config import Count, Ranker, Section
 from rayrec.ranking.batch import Batch
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import ActivationUnit, InterestMLP, masked_softmax
+from rayrec.ranking.sequences import ActivationUnit, InterestMLP, masked_softmax, of_candidates, of_clicks
 
 
 class DIN(RankingModel):
@@ -24,17 +28,20 @@ class DIN(RankingModel):
         attention: list[Count] = [64, 16]  # the hidden layers of a
         activation: Literal["prelu", "sigmoid"] = "prelu"
         normalise: bool = False  # softmax over the clicks
+        size: Count | None = 16  # a video is projected to so many numbers first; null leaves all its fields, as the paper does
 
     def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
         super().__init__(settings, options, tables)
         self.normalise = options.normalise
         self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
-        self.unit = ActivationUnit(self.inputs.item_size, options.attention, options.activation)
-        self.mlp = InterestMLP(settings, self.inputs, self.inputs.item_size)
+        size = options.size or self.inputs.item_size
+        self.project = nn.Linear(self.inputs.item_size, size, bias=False) if options.size else nn.Identity()
+        self.unit = ActivationUnit(size, options.attention, options.activation)
+        self.mlp = InterestMLP(settings, self.inputs, size)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        weights_BNH = self.unit(x)
-        there_BNH = x.there_BH[:, None]
-        weights_BNH = masked_softmax(weights_BNH, there_BNH) if self.normalise else weights_BNH * there_BNH
-        return self.mlp(x, weights_BNH @ x.clicked_BHE)
+        c_BNX, k_BHX = of_candidates(self.project, x), of_clicks(self.project, x)
+        scores_BNH, there_BNH = self.unit(c_BNX, k_BHX), x.there_BH[:, None]
+        weights_BNH = masked_softmax(scores_BNH, there_BNH) if self.normalise else scores_BNH * there_BNH
+        return self.mlp(x, weights_BNH @ k_BHX)

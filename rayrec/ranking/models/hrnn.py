@@ -19,7 +19,7 @@ from rayrec.ranking.batch import Batch
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import MINUTE_MS, InterestMLP, click_layer, sessions
+from rayrec.ranking.sequences import MINUTE_MS, InterestMLP, of_clicks, sessions
 
 
 class HRNN(RankingModel):
@@ -42,7 +42,7 @@ class HRNN(RankingModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         x, options = self.inputs(batch), self.options
         y = sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
-        clicks_BSLX = click_layer(self.click, y).unflatten(1, (options.sessions, options.session_length))
+        clicks_BSLX = of_clicks(self.click, y).unflatten(1, (options.sessions, options.session_length))
         lengths_BS = y.there_BH.unflatten(1, clicks_BSLX.shape[1:3]).sum(2)
         # `sessions` counts from the newest click; a GRU reads from the oldest.
         oldest_L = torch.arange(options.session_length, device=lengths_BS.device)

@@ -68,7 +68,7 @@ class LR(RankingModel):
         request_B = self.bias + numbers_B + self.weights(keys_BW, shares_BW)
         both_2UW = torch.stack([keys_UW, mix(keys_UW ^ STEP)]), torch.stack([shares_UW, shares_UW * self.items.of_history_W])
         shown_U, clicked_U = self.weights(*both_2UW)
-        there_BH = batch.history > 0
+        there_BH = (batch.history > 0) & (self.settings.history_connection != "none")
         history_B = (gather(clicked_U, place_BH) * there_BH).sum(1) / there_BH.sum(1).clamp(min=1)
         logits_BN = (request_B + history_B)[:, None] + gather(numbers_U + shown_U, place_BN)
         if not self.options.crosses:

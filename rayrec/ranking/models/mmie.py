@@ -22,7 +22,7 @@ from rayrec.ranking.batch import Batch
 from rayrec.ranking.embedding import Embedded, Inputs
 from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, click_layer, compacted
+from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, compacted, of_clicks
 
 
 class MMIE(RankingModel):
@@ -42,19 +42,19 @@ class MMIE(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = compacted(self.inputs(batch))
-        return self._logits(x, self._interests(x, click_layer(self.click, x)))
+        return self._logits(x, self._interests(x, of_clicks(self.click, x)))
 
     def losses(self, batch: Batch) -> torch.Tensor:
         if not self.auxiliary:
             return super().losses(batch)
         assert batch.labels is not None
         x = compacted(self.inputs(batch))
-        clicks_BHX = click_layer(self.click, x)
+        clicks_BHX = of_clicks(self.click, x)
         states_BHX = self._interests(x, clicks_BHX)
         losses_B = binary_cross_entropy_with_logits(self._logits(x, states_BHX), batch.labels, reduction="none").mean(1)
         others = replace(x, place_BH=torch.randint_like(x.place_BH, len(x.items_UE)))
         return losses_B + self.auxiliary * next_click_losses(
-            states_BHX[:, :-1], clicks_BHX[:, 1:], click_layer(self.click, others)[:, 1:], x.there_BH[:, 1:]
+            states_BHX[:, :-1], clicks_BHX[:, 1:], of_clicks(self.click, others)[:, 1:], x.there_BH[:, 1:]
         )
 
     def _interests(self, x: Embedded, clicks_BHX: torch.Tensor) -> torch.Tensor:

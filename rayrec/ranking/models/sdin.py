@@ -21,7 +21,7 @@ from rayrec.ranking.batch import Batch
 from rayrec.ranking.embedding import Embedded, Inputs
 from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import BilinearAttention, InterestMLP, click_layer, recur, sessions
+from rayrec.ranking.sequences import BilinearAttention, InterestMLP, of_clicks, recur, sessions
 
 
 class SDIN(RankingModel):
@@ -66,7 +66,7 @@ class SDIN(RankingModel):
         y = sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
         there_BSL = y.there_BH.unflatten(1, (options.sessions, options.session_length))
         there_BS = there_BSL.any(2)
-        intra_BSX = self.session(click_layer(self.click, y).view(*there_BSL.shape, -1), there_BSL)
+        intra_BSX = self.session(of_clicks(self.click, y).view(*there_BSL.shape, -1), there_BSL)
         states = [intra_BSX] if options.intra else []
         if self.between is not None:
             states.append(recur(self.between, intra_BSX, there_BS))

@@ -9,13 +9,17 @@ from tests.ranking.impressions import dot, request_mlp, requests, softmax, taken
 
 
 @pytest.mark.parametrize("fusion", ["concat", "user_attention"])
-@pytest.mark.parametrize("options", [{}, {"activation": "sigmoid", "normalise": True, "attention": [7]}])
+@pytest.mark.parametrize("options", [{}, {"activation": "sigmoid", "normalise": True, "attention": [7], "size": None}])
 def test_logits_equal_the_formula(data, settings, fusion, options):
     settings = settings.model_copy(update={"history_connection": "both", "fusion": fusion})
     model = untrained("din", data, settings, spread=0.3, **options).model.eval()
     batch = requests(data, settings, 3)
     logits = model(batch)
-    unit, size = model.unit, model.inputs.item_size
+    unit, size = model.unit, model.unit.click.in_features
+
+    def projected(vector: list[float]) -> list[float]:
+        return [dot(row, vector) for row in model.project.weight.tolist()] if "size" not in options else vector
+
     # The paper's first layer, over [c, k, c - k, c * k]: any weights of the difference will do.
     difference = torch.randn_like(unit.click.weight)
     parts = [unit.candidate.weight - difference, unit.click.weight + difference, difference, unit.product.weight]
@@ -32,9 +36,10 @@ def test_logits_equal_the_formula(data, settings, fusion, options):
         return vector[0]
 
     for place, impression in taken_apart(model.inputs, batch):
-        weights = [weight(impression.candidate, click) for click in impression.clicked]
+        clicked = [projected(click) for click in impression.clicked]
+        weights = [weight(projected(impression.candidate), click) for click in clicked]
         weights = softmax(weights) if options.get("normalise") else weights
-        interest = [sum(w * click[e] for w, click in zip(weights, impression.clicked, strict=True)) for e in range(size)]
+        interest = [sum(w * click[e] for w, click in zip(weights, clicked, strict=True)) for e in range(size)]
         expected = request_mlp(model.mlp.mlp, impression.request, impression.candidate + interest)
         expected += dot(model.mlp.top.linear.weight[0].tolist(), interest)
         assert logits[place].item() == pytest.approx(expected, rel=1e-3, abs=1e-4)

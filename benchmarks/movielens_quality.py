@@ -1,0 +1,44 @@
+"""MovieLens 100K as click prediction by DeepFM, DIN and DIEN of deepctr-torch, on the rows that `rayrec compare` takes.
+
+    PYTHONPATH=. python benchmarks/movielens_quality.py --movielens ml-100k
+
+The rows, with histories of 20, are those of `training.py` and of `configs/movielens_results.yaml`: a rating from 4 on is a click,
+and the log is cut by time. Age and year are categories here, numbers there. Embeddings of 16, an MLP of 128-64, dropout of .1,
+batches of 1,024 and Adam at .001 are as in that config; `quality.py` says how the weight decay is chosen.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from peers.movielens import rows
+from quality import DECAYS, show, standings, trained_by
+from training import ENVIRONMENTS, MOVIELENS
+
+LIBRARY, MODELS = "deepctr-torch", ["deepfm", "din", "dien"]
+DROPOUT = 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--movielens", type=Path, default=MOVIELENS, help="a folder with u.data, u.item, u.user and u.genre")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--decays", type=float, nargs="+", default=DECAYS, help="the weight decays to choose from")
+    parser.add_argument("--epochs", type=int, default=30, help="at most")
+    parser.add_argument("--patience", type=int, default=3, help="epochs without a better validation AUC")
+    parser.add_argument("--history", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    settings = {name: getattr(options, name) for name in ("epochs", "patience", "history", "threads")} | {"dropout": DROPOUT}
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "rows.npz"
+        np.savez(stored, **rows(options.movielens, options.history))
+        theirs = trained_by(LIBRARY, stored, settings, options.environments)
+        found = standings(LIBRARY, theirs, MODELS, options.seeds, options.decays)
+    show("MovieLens 100K", found, **settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Our loop and a bare one over ready batches, an epoch of each in turn: the same model, optimizer and batches, and nothing else."""
+
+import json
+import time
+
+import torch
+from common import begin
+from ours import setup
+
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.examples import training_batches
+from rayrec.ranking.history import HistoryGather
+from rayrec.training.loop import CPU, Watch, fit
+
+
+def bare_epoch(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ready: list[Batch]) -> float:
+    """The seconds of it."""
+    started = time.perf_counter()
+    model.train()
+    for batch in ready:
+        optimizer.zero_grad()
+        model.losses(batch).mean().backward()
+        optimizer.step()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    rows, settings = begin()
+    data, bare, training = setup(rows, settings)
+    _, looped, _ = setup(rows, settings)
+    optimizer = bare.optimizer(training)
+    gather = HistoryGather(data.clicks, settings.history, CPU)
+    ready = [batch for batch, _ in training_batches(data.train, gather, training, CPU, settings.seed, 1)]
+    speeds: list[float] = []
+    watch = Watch(on_epoch=lambda _: speeds.append(len(data.train) / bare_epoch(bare, optimizer, ready)))
+    epochs = fit(looped, data, settings.history, training, settings.seed, CPU, watch)
+    print(json.dumps({"model": settings.model, "loop": [epoch.examples_per_s for epoch in epochs], "bare": speeds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""How well models rank on the same rows, ours and the peers': what the benchmarks of quality share.
+
+Models overfit small data at different speeds, and one weight decay means different things to them: our Adam decays the rows of a
+table that a batch touches, the peers' decays all rows at every step. So everybody gets the same chance rather than the same number:
+each model of each library is trained once with each of `DECAYS`, keeps the one with the best validation AUC, and is then trained
+with every seed. The test figures are those of the epoch with the best validation AUC.
+"""
+
+import functools
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from figures import machine
+from training import LIBRARIES, environment, run
+
+DECAYS = [0.0, 1e-5, 1e-4, 1e-3]
+WITHOUT = "lr"  # FTRL has no weight decay
+
+
+class Trial(NamedTuple):
+    model: str
+    weight_decay: float
+
+
+Run = dict[str, Any]  # `validation_auc`, and of the test split `auc` and `log_loss`
+Train = Callable[[list[Trial], list[int]], dict[Trial, list[Run]]]  # a run for each seed
+
+
+class Standing(NamedTuple):
+    library: str
+    trial: Trial
+    runs: list[Run]
+
+
+def standings(library: str, train: Train, models: list[str], seeds: list[int], decays: list[float]) -> list[Standing]:
+    """Each model with the weight decay that suits it, judged by the first seed, and then with all seeds."""
+    tried = train([Trial(model, decay) for model in models for decay in (decays if model != WITHOUT else [0.0])], seeds[:1])
+    best: dict[str, Trial] = {}
+    for trial, (one,) in tried.items():
+        if trial.model not in best or one["validation_auc"] > tried[best[trial.model]][0]["validation_auc"]:
+            best[trial.model] = trial
+    return [Standing(library, trial, runs) for trial, runs in train(list(best.values()), seeds).items()]
+
+
+def trained_by(library: str, stored: Path, settings: dict[str, Any], environments: Path) -> Train:
+    """A peer, each run in a process of its own, none twice."""
+    python = environment(library, environments)
+
+    @functools.cache
+    def one(trial: Trial, seed: int) -> Run:
+        return run(python, LIBRARIES[library].script, stored, settings | trial._asdict() | {"seed": seed})
+
+    return lambda trials, seeds: {trial: [one(trial, seed) for seed in seeds] for trial in trials}
+
+
+def table(standings: list[Standing]) -> str:
+    """In Markdown: mean ± standard deviation over the seeds, the best means in bold."""
+    means = {metric: [statistics.fmean(run[metric] for run in one.runs) for one in standings] for metric in ("auc", "log_loss")}
+    best = {"auc": max(means["auc"]), "log_loss": min(means["log_loss"])}
+    lines = ["| model | library | AUC | log loss | weight decay | best epochs |", "|---|---|---|---|---|---|"]
+    for place, (library, trial, runs) in enumerate(standings):
+        cells = []
+        for metric, values in means.items():
+            text = f"{values[place]:.4f}".removeprefix("0")
+            spread = f" ± {statistics.stdev(run[metric] for run in runs):.4f}".replace(" 0.", " .") if len(runs) > 1 else ""
+            cells.append((f"**{text}**" if values[place] == best[metric] else text) + spread)
+        epochs = ", ".join(str(run["best_epoch"]) for run in runs)
+        cells += [f"{trial.weight_decay:g}", epochs]
+        lines.append(f"| {' | '.join([trial.model, library, *cells])} |")
+    return "\n".join(lines)
+
+
+def show(title: str, standings: list[Standing], **facts: Any) -> None:
+    """The table, how it came to be, and all of it as one JSON line."""
+    peers = [LIBRARIES[library].package for library in dict.fromkeys(one.library for one in standings) if library in LIBRARIES]
+    about = machine() | dict(peer.split("==") for peer in peers)
+    print(f"{title}, test split\n\n{table(standings)}\n")
+    print(", ".join(f"{name} {value}" for name, value in {**facts, **about}.items()))
+    rows = [{"library": library, **trial._asdict(), "runs": runs} for library, trial, runs in standings]
+    print(json.dumps({"benchmark": title, "rows": rows, **facts, "machine": about}))

@@ -1,0 +1,58 @@
+"""Every model is trained, saved, published and served; what is served of 600 candidates is what it says offline."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rayrec.config import Config
+from rayrec.pipeline import STAGES
+from rayrec.ranking import models
+from rayrec.ranking.batch import Batch
+from rayrec.ranking.history import HistoryGather
+from rayrec.ranking.scorer import Scorer
+from rayrec.serving.bundle import locate
+from rayrec.serving.deployments import NeuralRanker
+from rayrec.training.data import RANKER, ranking_data
+from rayrec.workspace import Workspace
+from tests.serving.small_world import TRAIN, build_workspace
+
+CANDIDATES = 600
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return build_workspace(tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_served_scores_are_those_of_the_trained_model(small_world: Config, name: str) -> None:
+    ranker = small_world.ranker.model_copy(update={"model": name, "history_length": 8, "context_fields": ["hour"]})
+    config, workspace = small_world.model_copy(update={"ranker": ranker}), Workspace(small_world.workspace)
+    for stage in (TRAIN, STAGES["publish"]):
+        workspace.run(stage, config)
+    trained = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
+    data = ranking_data(workspace.read, lambda table: workspace.read(table) if workspace.has(table) else None, ranker, config.split)
+    rows = np.arange(0, len(data.test), 7)
+    user, at, end = data.test.user[rows], data.test.at[rows], data.test.end[rows]
+    items = np.random.default_rng(0).integers(1, len(data.items.ids), (len(rows), CANDIDATES)).astype(np.int32)
+
+    users = torch.from_numpy(user).long()
+    history, times = HistoryGather(data.clicks, 8, CPU)(users, torch.from_numpy(end))
+    context = torch.from_numpy(data.test.context[rows]).long()
+    with torch.inference_mode():
+        batch = Batch(users, torch.from_numpy(at), history, times, context, torch.from_numpy(items).long())
+        offline = torch.sigmoid(trained.model.eval()(batch)).numpy()
+
+    served = NeuralRanker(str(Path(config.workspace)))
+    version, _ = locate(workspace, None)
+    clicks, calls = data.clicks, []
+    for row in range(len(rows)):
+        known = slice(clicks.offsets[user[row]], end[row])
+        past = clicks.items[known].tobytes(), clicks.times[known].tobytes()
+        calls.append((version, data.users.ids[user[row]], *past, int(at[row]), items[row].tobytes(), {}))
+    scores = np.stack([np.frombuffer(answer, np.float32) for answer in served.rank_together(calls)])
+    np.testing.assert_allclose(scores, offline, atol=1e-5)
+    assert offline.std(axis=1).min() > 0
