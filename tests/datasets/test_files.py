@@ -134,7 +134,7 @@ def test_a_table_of_embeddings_and_categories_is_no_obstacle(tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "catalog.parquet")
     dataset = FilesData(kind="files", catalog=str(tmp_path / "catalog.parquet"), interactions="none.csv")
     rows = read_table("catalog", dataset).table.to_pylist()
-    assert rows[0] == {"video_id": "a", "title": "x", "tags": ["p"]}
+    assert rows[0] == {"video_id": "a", "title": "x", "tags": ["p"], "vector": [1.0]}  # side columns are kept
 
 
 def test_a_folder_of_videos_is_a_catalog(tmp_path: Path) -> None:
