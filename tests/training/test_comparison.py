@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -16,7 +14,8 @@ from rayrec.training import comparison
 from rayrec.training.comparison import Measured, Pair
 from rayrec.training.data import ranking_data
 from rayrec.training.loop import CPU, predict, train_ranker
-from rayrec.workspace import Stage, StageRun, Workspace
+from rayrec.workspace import Workspace
+from tests.training.small_log import ingest
 
 ARMS: dict[str, dict[str, Any]] = {
     "deepfm": {"ranker.model": "deepfm"},
@@ -31,23 +30,11 @@ comparison: {{arms: {json.dumps(ARMS)}, seeds: [1, 2]}}
 """
 
 
-def write_log(run: StageRun) -> None:
-    """Users who click the videos of one tag each, in nine of ten cases."""
-    rng = np.random.default_rng(0)
-    videos, users, rows = 60, 40, 1500
-    user, video = rng.integers(0, users, rows), rng.integers(0, videos, rows)
-    clicked = rng.random(rows) < np.where(video % 4 == user % 4, 0.9, 0.1)
-    names = {"user_id": [f"u{i}" for i in user], "video_id": [f"v{i}" for i in video]}
-    run.write("catalog", pa.table({"video_id": [f"v{i}" for i in range(videos)], "tags": [[f"t{i % 4}"] for i in range(videos)]}))
-    run.write("interactions", pa.table(names | {"shown_at": np.arange(rows), "clicked": clicked}))
-    run.count(rows, rows)
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "small.yaml").write_text(f"workspace: {tmp_path / 'space'}\n{YAML}")
     config = load(tmp_path / "small.yaml")
-    Workspace(config.workspace).run(Stage("ingest", write_log, writes=("catalog", "interactions")), config)
+    Workspace(config.workspace).run(ingest(1500), config)
     return config
 
 

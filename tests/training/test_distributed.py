@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 from safetensors.numpy import load_file
@@ -15,26 +14,16 @@ from rayrec.config import Config, load
 from rayrec.pipeline import STAGES, run_stages
 from rayrec.training.distributed import PROGRESS
 from rayrec.training.progress import ProgressFile
-from rayrec.workspace import Stage, StageRun, Workspace
+from rayrec.workspace import Workspace
+from tests.training.small_log import ingest
 
 SETTINGS = ["ranker.embedding_size=4", "ranker.hidden=[8]", "ranker.dropout=0", "ranker.id_dropout=0", "training.batch_size=64"]
-
-
-def write_log(run: StageRun) -> None:
-    rng = np.random.default_rng(0)
-    videos, users, rows = 60, 40, 6000
-    user, video = rng.integers(0, users, rows), rng.integers(0, videos, rows)
-    clicked = rng.random(rows) < np.where(video % 4 == user % 4, 0.9, 0.1)
-    names = {"user_id": [f"u{i}" for i in user], "video_id": [f"v{i}" for i in video]}
-    run.write("catalog", pa.table({"video_id": [f"v{i}" for i in range(videos)]}))
-    run.write("interactions", pa.table(names | {"shown_at": np.arange(rows), "clicked": clicked}))
-    run.count(rows, rows)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Config:
     config = load(None, [f"workspace={tmp_path_factory.mktemp('training')}", *SETTINGS])
-    Workspace(config.workspace).run(Stage("ingest", write_log, writes=("catalog", "interactions")), config)
+    Workspace(config.workspace).run(ingest(6000), config)
     return config
 
 

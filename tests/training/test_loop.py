@@ -12,6 +12,7 @@ from rayrec.ranking.examples import join_items, prepare
 from rayrec.ranking.history import HistoryGather
 from rayrec.training.loop import DivergedError, Watch, predict, train_ranker
 from rayrec.training.metrics import auc, log_loss
+from tests.training.small_log import VIDEOS, catalog, interactions
 
 CPU = torch.device("cpu")
 RANKER = Ranker(embedding_size=8, hidden=[16], history_length=10, id_dropout=0.0, dropout=0.1)
@@ -20,17 +21,11 @@ SETTINGS = Training(epochs=6, batch_size=128, learning_rate=5e-3)
 
 @pytest.fixture(scope="module")
 def data():
-    """Users who click the videos of one topic each, in nine of ten cases."""
-    rng = np.random.default_rng(0)
-    videos, users, rows = 60, 40, 6000
-    user, video = rng.integers(0, users, rows), rng.integers(0, videos, rows)
-    clicked = rng.random(rows) < np.where(video % 4 == user % 4, 0.9, 0.1)
-    ids = [f"v{i}" for i in range(videos)]
-    topics = pa.table({"video_id": ids, "topics": pa.array([[i % 4] for i in range(videos)], pa.list_(pa.int32()))})
-    log = pa.table(
-        {"user_id": [f"u{i}" for i in user], "video_id": [f"v{i}" for i in video], "shown_at": np.arange(rows), "clicked": clicked}
+    topics = pa.table(
+        {"video_id": catalog()["video_id"], "topics": pa.array([[i % 4] for i in range(VIDEOS)], pa.list_(pa.int32()))}
     )
-    return prepare(log, join_items(pa.table({"video_id": ids}), topics, None, []), None, RANKER, Split(validation=0.1, test=0.2))
+    items = join_items(catalog().select(["video_id"]), topics, None, [])
+    return prepare(interactions(6000), items, None, RANKER, Split(validation=0.1, test=0.2))
 
 
 def with_values(**training) -> Training:

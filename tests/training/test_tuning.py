@@ -4,8 +4,6 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 from rayrec.config import Config, ConfigError, load, with_values
@@ -13,7 +11,8 @@ from rayrec.pipeline import TUNE
 from rayrec.training import tuning
 from rayrec.training.search_report import Trial, ranked
 from rayrec.training.variants import Course
-from rayrec.workspace import Stage, StageRun, Workspace
+from rayrec.workspace import Workspace
+from tests.training.small_log import ingest
 
 YAML = """
 seed: 3 # with which the first trial that Optuna proposes is good and the second is bad
@@ -31,18 +30,6 @@ tuning:
 """
 
 
-def write_log(run: StageRun) -> None:
-    """Users who click the videos of one tag each, in nine of ten cases."""
-    rng = np.random.default_rng(0)
-    videos, users, rows = 60, 40, 1500
-    user, video = rng.integers(0, users, rows), rng.integers(0, videos, rows)
-    clicked = rng.random(rows) < np.where(video % 4 == user % 4, 0.9, 0.1)
-    names = {"user_id": [f"u{i}" for i in user], "video_id": [f"v{i}" for i in video]}
-    run.write("catalog", pa.table({"video_id": [f"v{i}" for i in range(videos)], "tags": [[f"t{i % 4}"] for i in range(videos)]}))
-    run.write("interactions", pa.table(names | {"shown_at": np.arange(rows), "clicked": clicked}))
-    run.count(rows, rows)
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "small.yaml").write_text(f"workspace: {tmp_path / 'space'}\n{YAML}")
@@ -51,7 +38,7 @@ def config(tmp_path: Path) -> Config:
 
 def test_a_search_that_broke_off_goes_on_and_a_failed_trial_is_a_row(config, ray_cluster, monkeypatch, caplog):
     workspace = Workspace(config.workspace)
-    workspace.run(Stage("ingest", write_log, writes=("catalog", "interactions")), config)
+    workspace.run(ingest(1500), config)
 
     def die(*arguments: object, **more: object) -> None:
         raise RuntimeError("killed")

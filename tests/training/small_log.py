@@ -1,0 +1,31 @@
+"""A log of people who click the videos of one kind each, in nine of ten cases; a video's tag is its kind."""
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.workspace import Stage, StageRun
+
+VIDEOS, USERS = 60, 40
+
+
+def catalog() -> pa.Table:
+    return pa.table({"video_id": [f"v{i}" for i in range(VIDEOS)], "tags": [[f"t{i % 4}"] for i in range(VIDEOS)]})
+
+
+def interactions(rows: int) -> pa.Table:
+    rng = np.random.default_rng(0)
+    user, video = rng.integers(0, USERS, rows), rng.integers(0, VIDEOS, rows)
+    clicked = rng.random(rows) < np.where(video % 4 == user % 4, 0.9, 0.1)
+    names = {"user_id": [f"u{i}" for i in user], "video_id": [f"v{i}" for i in video]}
+    return pa.table(names | {"shown_at": np.arange(rows), "clicked": clicked})
+
+
+def ingest(rows: int) -> Stage:
+    """A stage that writes both into a workspace."""
+
+    def write(run: StageRun) -> None:
+        run.write("catalog", catalog())
+        run.write("interactions", interactions(rows))
+        run.count(rows, rows)
+
+    return Stage("ingest", write, writes=("catalog", "interactions"))
