@@ -6,7 +6,7 @@ each model of each library is trained once with each of `DECAYS`, keeps the one 
 with every seed. The test figures are those of the epoch with the best validation AUC.
 """
 
-import functools
+import hashlib
 import json
 import statistics
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from figures import machine
-from training import LIBRARIES, environment, run
+from training import LIBRARIES, PEERS, environment, run
 
 DECAYS = [0.0, 1e-5, 1e-4, 1e-3]
 WITHOUT = "lr"  # FTRL has no weight decay
@@ -46,12 +46,19 @@ def standings(library: str, train: Train, models: list[str], seeds: list[int], d
 
 
 def trained_by(library: str, stored: Path, settings: dict[str, Any], environments: Path) -> Train:
-    """A peer, each run in a process of its own, none twice."""
+    """A peer, each run in a process of its own. What it showed on these rows, with this script and these settings, is kept."""
     python = environment(library, environments)
+    files = stored, PEERS / LIBRARIES[library].script, PEERS / "common.py"
+    same = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    kept = environments / library / "runs"
+    kept.mkdir(exist_ok=True)
 
-    @functools.cache
     def one(trial: Trial, seed: int) -> Run:
-        return run(python, LIBRARIES[library].script, stored, settings | trial._asdict() | {"seed": seed})
+        wanted = settings | trial._asdict() | {"seed": seed}
+        file = kept / f"{hashlib.sha256(json.dumps([same, wanted]).encode()).hexdigest()}.json"
+        if not file.exists():
+            file.write_text(json.dumps(run(python, LIBRARIES[library].script, stored, wanted)))
+        return json.loads(file.read_text())
 
     return lambda trials, seeds: {trial: [one(trial, seed) for seed in seeds] for trial in trials}
 

@@ -29,7 +29,7 @@ from rayrec.training.loop import train_ranker
 from rayrec.workspace import Workspace
 config = load(None, sys.argv[1:])
 workspace = Workspace(config.workspace)
-data = ranking_data(workspace.read, lambda name: workspace.read(name) if workspace.has(name) else None, config.ranker, config.split)
+data = ranking_data(workspace, config.ranker, config.split)
 _, epochs = train_ranker(data, config.ranker, config.training, config.seed)
 print(json.dumps([epoch.examples_per_s for epoch in epochs]))
 """

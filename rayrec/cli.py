@@ -75,10 +75,7 @@ for _name in STAGES:
 def tune(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Search the settings of the ranker and its training (section `tuning`) and write the best ones as a config."""
     with sentences():
-        settings = load(config, overrides)
-        stages([TUNE], settings, force)
-        workspace = Workspace(settings.workspace)
-        folder = workspace.folder(TUNE.name)
+        workspace, folder = done(TUNE, load(config, overrides), force)
         show_trials(json.loads(workspace.read_file(f"{folder}/{tuning.TRIALS}")))
         console.print(f"the best: rayrec train {folder}/{tuning.BEST}\nall trials, and pictures: {folder}")
 
@@ -87,10 +84,7 @@ def tune(config: ConfigPath, overrides: Overrides = None, force: Force = False) 
 def compare(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Train several rankers (section `comparison`) on the same data with several seeds and measure them on the test split."""
     with sentences():
-        settings = load(config, overrides)
-        stages([COMPARE], settings, force)
-        workspace = Workspace(settings.workspace)
-        folder = workspace.folder(COMPARE.name)
+        workspace, folder = done(COMPARE, load(config, overrides), force)
         console.print(workspace.read_file(f"{folder}/{comparison.TABLE}").decode(), markup=False, soft_wrap=True)
         console.print(f"all pairs, and a picture: {folder}")
 
@@ -120,10 +114,7 @@ def assign(config: ConfigPath, overrides: Overrides = None) -> None:
 def report(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Write the topics as a page to look at: words, covers, a map, and how well they know the classes."""
     with sentences():
-        settings = load(config, overrides)
-        stages([TOPIC_REPORT], settings, force)
-        workspace = Workspace(settings.workspace)
-        folder = workspace.folder(TOPIC_REPORT.name)
+        workspace, folder = done(TOPIC_REPORT, load(config, overrides), force)
         show_representations(json.loads(workspace.read_file(f"{folder}/{SCORES}")))
         console.print(f"the page: {folder}/{REPORT}")
 
@@ -228,6 +219,13 @@ def stages(wanted: list[Stage], config: Config, force: bool) -> None:
             console.print(
                 f"{stage.name}: {manifest.rejects} rejects, listed with their reasons in {workspace.folder(stage.name)}/rejects"
             )
+
+
+def done(stage: Stage, config: Config, force: bool) -> tuple[Workspace, str]:
+    """The workspace after a stage has run in it, and the folder of what the stage left."""
+    stages([stage], config, force)
+    workspace = Workspace(config.workspace)
+    return workspace, workspace.folder(stage.name)
 
 
 def add_row(table: Table, manifest: Manifest, done: bool) -> None:

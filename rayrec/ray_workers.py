@@ -1,4 +1,4 @@
-"""Ray Train, as every stage that trains uses it: `workers` processes joined by DDP, or the calling process alone.
+"""Ray Train, as every stage that trains uses it: `workers` processes side by side, or the calling process alone.
 
 A worker reads the workspace itself and gets nothing but plain values, so nothing large travels with the task.
 """

@@ -128,6 +128,9 @@ class Workspace:
             raise WorkspaceError(f"workspace {self.uri}: stage {stage!r} wrote no table {table!r}")
         return read_parts(self.fs, f"{folder}/{table}", table, columns)
 
+    def read_if_there(self, table: str) -> pa.Table | None:
+        return self.read(table) if self.has(table) else None
+
     def read_file(self, path: str) -> bytes:
         """A file by its path inside `fs`, such as one in a stage's `folder`."""
         return read_whole(self.fs, path)
@@ -260,7 +263,7 @@ class StageRun:
 
     def read_if_there(self, table: str) -> pa.Table | None:
         self._check_declared(table, self.stage.reads + self.stage.may_read)
-        return self.workspace.read(table) if self.workspace.has(table) else None
+        return self.workspace.read_if_there(table)
 
     def input_folder(self, stage: str) -> str:
         """The folder of another stage's current version, for the files (not tables) in it."""

@@ -139,7 +139,7 @@ def _arms(run: StageRun) -> list[Arm]:
         if not run.fs.get_file_info(f"{folder}/{name}/ranker.json").is_file:
             continue
         scorer = Scorer.load(run.fs, f"{folder}/{name}")
-        data = ranking_data(run.read, run.read_if_there, scorer.settings, run.config.split)
+        data = ranking_data(run, scorer.settings, run.config.split)
         topics = run.read_if_there("topics") if scorer.settings.topics else None
         has_topics = topics is not None and topics.num_rows > 0
         arms.append(Arm(WITH_TOPICS if has_topics else WITHOUT_TOPICS, scorer, data, ItemTopics.of(scorer.item_ids, topics)))

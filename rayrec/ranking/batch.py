@@ -13,7 +13,7 @@ import torch
 class Batch:
     """B requests with N candidates each and the H latest clicks before each request, oldest first.
 
-    A history is 0-padded on the left; in training, clicks may be hidden (0) anywhere in it.
+    A history is 0-padded on the left; in training, clicks may be hidden (0) anywhere in it, whose times stay.
     """
 
     user: torch.Tensor  # int64 [B]

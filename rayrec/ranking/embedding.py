@@ -158,7 +158,7 @@ class Fusion(nn.Module):
             scores = self.score(vectors).squeeze(-1)
         else:
             scores = (vectors * query.unsqueeze(-2)).sum(-1) * vectors.shape[-1] ** -0.5
-        shares = torch.softmax(scores.masked_fill(~there, -1e4), -1) * there
+        shares = masked_softmax(scores, there)
         return (shares.unsqueeze(-1) * modalities).sum(-2)
 
 
@@ -269,6 +269,11 @@ class Embedded:
         """The sum of the weights of all fields of request and candidate."""
         weight_BN = self.request_weight_B[:, None] + gather(self.item_weight_U, self.place_BN)
         return weight_BN if self.content is None else weight_BN + self.content.of(self.place_BN)[..., -1]
+
+
+def masked_softmax(scores: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Over the last dimension, among what is there; zeros where nothing is."""
+    return torch.softmax(scores.masked_fill(~there, -1e4), -1) * there
 
 
 def side_by_side(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

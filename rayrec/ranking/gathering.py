@@ -62,8 +62,16 @@ class _WeightedSum(torch.autograd.Function):
         return embedding_bag(line, gradient, start_U, mode="sum", per_sample_weights=weight.flatten()[order]), None, None
 
 
+def sort_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers on a CPU in ascending order, and the place where each stood; of equal ones the first comes first.
+
+    NumPy sorts plain integers with the CPU's vector instructions, so each carries its place along in its lower half.
+    """
+    keys = torch.from_numpy(np.sort((rows << 32 | torch.arange(len(rows))).numpy()))
+    return keys >> 32, keys & 0xFFFFFFFF
+
+
 def _places_by_row(place: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The places sorted by the row that they hold, and where each row's begin. The sort is NumPy's: it is vectorised."""
-    keys = torch.from_numpy(np.sort((place << 32 | torch.arange(len(place))).numpy()))
+    """The places sorted by the row that they hold, and where each row's begin."""
     counts = torch.bincount(place, minlength=rows)
-    return keys & 0xFFFFFFFF, counts.cumsum(0) - counts
+    return sort_rows(place)[1], counts.cumsum(0) - counts

@@ -5,14 +5,16 @@ gather those rows of the weights and of their state, update them as one small de
 dense gradient takes the same update as a whole. Rows that a batch does not name keep their weights and their state.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, softshrink
 from torch.optim.adam import adam
+
+from rayrec.ranking.gathering import sort_rows
 
 
 def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -34,10 +36,9 @@ def coalesce(gradient: Tensor) -> Tensor:
         rows, places = torch.unique(ids, return_inverse=True)
         sums = torch.ops.aten.embedding_dense_backward(values, places, len(rows), -1, False)
     else:
-        # NumPy sorts plain integers with the CPU's vector instructions, so each id carries its place along in its lower half.
-        keys = torch.from_numpy(np.sort((ids << 32 | torch.arange(len(ids))).numpy()))
-        rows, counts = torch.unique_consecutive(keys >> 32, return_counts=True)
-        sums = embedding_bag(keys & 0xFFFFFFFF, values, counts.cumsum(0) - counts, mode="sum")
+        ordered, places = sort_rows(ids)
+        rows, counts = torch.unique_consecutive(ordered, return_counts=True)
+        sums = embedding_bag(places, values, counts.cumsum(0) - counts, mode="sum")
     return torch.sparse_coo_tensor(rows[None], sums, gradient.shape, is_coalesced=True, check_invariants=False)
 
 
@@ -58,7 +59,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     return norm
 
 
-class _RowWise(torch.optim.Optimizer):
+class _RowWise(torch.optim.Optimizer, ABC):
     """Gathers the touched rows, leaves their update to a subclass, and writes them back."""
 
     moments: tuple[str, ...]
@@ -88,11 +89,11 @@ class _RowWise(torch.optim.Optimizer):
             state |= {name: torch.zeros_like(parameter) for name in self.moments}
         return [state[name] for name in self.moments]
 
+    @abstractmethod
     def _update(
         self, group: dict[str, Any], parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], *parts: Sequence[Tensor]
     ) -> None:
         """Update in place, for each parameter, its touched weights (the first of `parts`) and moments (the others, in order)."""
-        raise NotImplementedError
 
 
 class LazyAdam(_RowWise):

@@ -104,8 +104,12 @@ class Scorer:
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
         fs.create_dir(folder, recursive=True)
-        facts = {"settings": dump(self.settings), "users": self.user_encoder.to_json(), "items": self.item_encoder.to_json()}
-        facts["context"] = self.context_encoder.to_json()
+        facts = {
+            "settings": dump(self.settings),
+            "users": self.user_encoder.to_json(),
+            "items": self.item_encoder.to_json(),
+            "context": self.context_encoder.to_json(),
+        }
         _write(fs, f"{folder}/weights.safetensors", save_tensors(dict(self.model.state_dict())))
         for name, table in (("users", self.users), ("items", self.items)):
             _write(fs, f"{folder}/{name}.safetensors", save_tensors(table.tensors()))

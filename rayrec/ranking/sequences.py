@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rayrec.config import Ranker
-from rayrec.ranking.embedding import Embedded, Inputs
+from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
 from rayrec.ranking.gathering import gather
 from rayrec.ranking.layers import HistoryTop, RequestMLP
 
@@ -63,11 +63,6 @@ def recur(layer: nn.RNNBase, sequence_BTX: torch.Tensor, there_BT: torch.Tensor)
     packed = nn.utils.rnn.pack_padded_sequence(sequence_BTX, lengths, batch_first=True, enforce_sorted=False)
     output, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=there_BT.shape[1])
     return output * there_BT[..., None]
-
-
-def masked_softmax(scores: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Over the last dimension, among what is there; zeros where nothing is."""
-    return torch.softmax(scores.masked_fill(~there, -1e4), -1) * there
 
 
 class BilinearAttention(nn.Module):

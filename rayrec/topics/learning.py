@@ -79,7 +79,7 @@ def sources(workspace: Workspace, config: Config) -> list[tuple[str, int, int]]:
 
 def _features(workspace: Workspace, config: Config) -> pa.Table | None:
     """The features, where covers are read as pixels."""
-    return workspace.read("features") if config.topics.cover_network is not None and workspace.has("features") else None
+    return workspace.read_if_there("features") if config.topics.cover_network is not None else None
 
 
 # --- z, on Ray Train ------------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def _work(task: dict[str, Any]) -> None:
     try:
         trained = train_representation(
             workspace.read("catalog"),
-            workspace.read("vectors") if workspace.has("vectors") else None,
+            workspace.read_if_there("vectors"),
             _features(workspace, config),
             settings,
             config.seed,

@@ -130,7 +130,7 @@ def _measure(name: str, config: Config, seed: int, data: RankingData) -> Measure
 
 
 def _load(run: StageRun, config: Config) -> RankingData:
-    return ranking_data(run.read, run.read_if_there, config.ranker, config.split)
+    return ranking_data(run, config.ranker, config.split)
 
 
 def _data_settings(config: Config) -> str:

@@ -1,6 +1,6 @@
 """A workspace's tables as `RankingData`: the one way in which training and evaluation come to their rows."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -16,23 +16,26 @@ RANKER, RANKER_WITHOUT_TOPICS = "ranker", "ranker_without_topics"
 READS = ("catalog", "interactions")
 MAY_READ = ("users", "topics", "vectors")
 
-ReadIfThere = Callable[[str], pa.Table | None]
+
+class Reader(Protocol):
+    """A `StageRun` or a `Workspace`."""
+
+    def read(self, table: str, columns: list[str] | None = None) -> pa.Table: ...
+
+    def read_if_there(self, table: str) -> pa.Table | None: ...
 
 
-def ranking_data(read: Callable[..., pa.Table], read_if_there: ReadIfThere, settings: Ranker, split: Split) -> RankingData:
-    """Joined, encoded and split by time. The readers are those of a `StageRun`.
-
-    Raises `DataError` for what no ranker can be trained on.
-    """
+def ranking_data(reader: Reader, settings: Ranker, split: Split) -> RankingData:
+    """Joined, encoded and split by time. Raises `DataError` for what no ranker can be trained on."""
     try:
-        interactions = read("interactions", [*log_columns(settings), "request_id"])
+        interactions = reader.read("interactions", [*log_columns(settings), "request_id"])
     except TableError as error:
         raise DataError(f"ranker.context_fields: {error} ({', '.join(FROM_TIME)} come from the time)") from error
-    return prepare(interactions, joined_items(read, read_if_there, settings), read_if_there("users"), settings, split)
+    return prepare(interactions, joined_items(reader, settings), reader.read_if_there("users"), settings, split)
 
 
-def joined_items(read: Callable[..., pa.Table], read_if_there: ReadIfThere, settings: Ranker) -> pa.Table:
+def joined_items(reader: Reader, settings: Ranker) -> pa.Table:
     """The catalog with the topics and vectors that the ranker uses."""
-    topics = read_if_there("topics") if settings.topics else None
-    vectors = read_if_there("vectors") if settings.modalities else None
-    return join_items(read("catalog"), topics, vectors, list(settings.modalities))
+    topics = reader.read_if_there("topics") if settings.topics else None
+    vectors = reader.read_if_there("vectors") if settings.modalities else None
+    return join_items(reader.read("catalog"), topics, vectors, list(settings.modalities))

@@ -32,7 +32,7 @@ def training_data(workspace: Workspace, config: Config, folder: str) -> RankingD
     """What a worker trains on: all in memory, or with `train` streamed from what `lay_out` left in `folder` (inside the workspace's
     filesystem) where the log has more training examples than `training.stream_above`."""
     if not _too_large(workspace, config):
-        return ranking_data(workspace.read, lambda name: _read_if_there(workspace, name), config.ranker, config.split)
+        return ranking_data(workspace, config.ranker, config.split)
     log = LogFiles.of(workspace)
     prepared = _prepare(workspace, config, log)
     trained, validated, _ = prepared.ends
@@ -121,8 +121,8 @@ class LogFiles:
 
 def _prepare(workspace: Workspace, config: Config, log: LogFiles) -> Preparation:
     refuse_unknown_context(config.ranker.context_fields, log.names)
-    items = joined_items(workspace.read, lambda name: _read_if_there(workspace, name), config.ranker)
-    return Preparation.of(log, items, _read_if_there(workspace, "users"), config.ranker, config.split)
+    items = joined_items(workspace, config.ranker)
+    return Preparation.of(log, items, workspace.read_if_there("users"), config.ranker, config.split)
 
 
 def _write_blocks(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder: LogEncoder, rows: int, columns: list[str]) -> None:
@@ -183,7 +183,3 @@ def _block_path(folder: str, number: int) -> str:
 
 def _too_large(workspace: Workspace, config: Config) -> bool:
     return workspace.rows("interactions") * (1 - config.split.validation - config.split.test) > config.training.stream_above
-
-
-def _read_if_there(workspace: Workspace, table: str) -> pa.Table | None:
-    return workspace.read(table) if workspace.has(table) else None

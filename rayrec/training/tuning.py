@@ -180,9 +180,7 @@ def _trainable(run: StageRun) -> Callable[[dict[str, Any]], None]:
 
 
 def _train(config: Config, workspace: Workspace, checkpoint: Checkpoint) -> None:
-    data = ranking_data(
-        workspace.read, lambda name: workspace.read(name) if workspace.has(name) else None, config.ranker, config.split
-    )
+    data = ranking_data(workspace, config.ranker, config.split)
     parameters = sum(weights.numel() for weights in Scorer.untrained(config.ranker, data).model.parameters())
     told = []
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rayrec.ranking.batch import Batch
-from rayrec.ranking.embedding import FieldEmbedding, Inputs
+from rayrec.ranking.embedding import FieldEmbedding, Inputs, masked_softmax
 from rayrec.ranking.examples import batches
 from rayrec.ranking.fields import FieldTable
 from rayrec.ranking.history import HistoryGather
@@ -115,3 +115,8 @@ def test_a_batch_is_its_rows_embedded_one_by_one(data, settings, batch, fusion):
         torch.testing.assert_close(x.mean_clicked_BE[b], mean, rtol=1e-4, atol=1e-5)
         if clicked:
             torch.testing.assert_close(x.clicked_BHE[b][x.there_BH[b]], torch.stack(clicked), rtol=1e-4, atol=1e-5)
+
+
+def test_softmax_over_nothing_is_zeros():
+    shares = masked_softmax(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [False, False]]))
+    assert shares.tolist() == [[1, 0], [0, 0]]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rayrec.ranking.sequences import AUGRU, MINUTE_MS, PReLU, compacted, masked_softmax, recur, sessions
+from rayrec.ranking.sequences import AUGRU, MINUTE_MS, PReLU, compacted, recur, sessions
 from tests.ranking.impressions import dot, requests, untrained
 
 
@@ -106,11 +106,6 @@ def test_recurrence_ends_with_each_sequence():
         if length:
             torch.testing.assert_close(output[row, :length], layer(sequence[row, :length])[0])
         assert not output[row, length:].any()
-
-
-def test_softmax_over_nothing_is_zeros():
-    shares = masked_softmax(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [False, False]]))
-    assert shares.tolist() == [[1, 0], [0, 0]]
 
 
 def test_prelu_is_torchs_own():

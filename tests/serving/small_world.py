@@ -41,7 +41,7 @@ def _write(writes: dict[str, pa.Table]) -> Stage:
 
 def _train(run: StageRun) -> None:
     """One epoch, in this process and without Ray."""
-    data = ranking_data(run.read, run.read_if_there, run.config.ranker, run.config.split)
+    data = ranking_data(run, run.config.ranker, run.config.split)
     scorer, _ = train_ranker(data, run.config.ranker, run.config.training.model_copy(update={"epochs": 1}), run.config.seed)
     scorer.save(run.fs, f"{run.folder}/{RANKER}")
 

@@ -66,7 +66,7 @@ def test_what_evaluation_and_the_service_say_of_an_impression_is_the_same(publis
     workspace = Workspace(published.workspace)
     version, _ = locate(workspace, None)
     settings = published.ranker.model_copy(update={"context_fields": ["hour"], "history_length": 6})
-    data = ranking_data(workspace.read, lambda name: None, settings, published.split)
+    data = ranking_data(workspace, settings, published.split)
     scorer = Scorer.untrained(settings, data)
     scorer.model = Clock(settings, NoOptions(), data.tables)
     test, clicks = data.test, data.clicks

@@ -34,7 +34,7 @@ def test_served_scores_are_those_of_the_trained_model(small_world: Config, name:
     for stage in (TRAIN, STAGES["publish"]):
         workspace.run(stage, config)
     trained = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
-    data = ranking_data(workspace.read, lambda table: workspace.read(table) if workspace.has(table) else None, ranker, config.split)
+    data = ranking_data(workspace, ranker, config.split)
     rows = np.arange(0, len(data.test), 7)
     user, at, end = data.test.user[rows], data.test.at[rows], data.test.end[rows]
     items = np.random.default_rng(0).integers(1, len(data.items.ids), (len(rows), CANDIDATES)).astype(np.int32)

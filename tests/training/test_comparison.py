@@ -55,7 +55,7 @@ def test_a_pair_is_measured_as_if_it_were_alone(config):
     workspace = Workspace(config.workspace)
     for arm, item_fields in (("fm", ["tags"]), ("fm without tags", [])):
         ranker = config.ranker.model_copy(update={"model": "fm", "item_fields": item_fields})
-        data = ranking_data(workspace.read, lambda name: None, ranker, config.split)
+        data = ranking_data(workspace, ranker, config.split)
         scorer, _ = train_ranker(data, ranker, config.training, seed=2)
         probability = predict(scorer.model, data.test, HistoryGather(data.clicks, 5, CPU), CPU)
         assert pairs[arm, 2]["measured"]["auc"] == pytest.approx(roc_auc_score(data.test.clicked, probability), abs=1e-6)

@@ -30,7 +30,7 @@ def workspace(tmp_path) -> Workspace:
 
 def test_side_columns_become_fields(workspace):
     settings = Ranker(item_fields=["channel"], context_fields=["device"])
-    data = ranking_data(workspace.read, lambda name: None, settings, Split())
+    data = ranking_data(workspace, settings, Split())
     assert list(data.items.categorical) == ["video_id", "channel"]
     assert data.context_encoder.sizes == {"device": 10}
     assert set(data.test_log.column_names) == {"user_id", "video_id", "shown_at", "clicked", "device", "request_id"}
@@ -38,7 +38,7 @@ def test_side_columns_become_fields(workspace):
 
 def test_an_unknown_context_field_is_refused(workspace):
     with pytest.raises(DataError, match=r"ranker.context_fields: table interactions has no column 'devise'; did you mean 'device'"):
-        ranking_data(workspace.read, lambda name: None, Ranker(context_fields=["devise"]), Split())
+        ranking_data(workspace, Ranker(context_fields=["devise"]), Split())
 
 
 def test_some_columns_of_a_table(workspace):

@@ -18,7 +18,7 @@ from torch import nn
 
 from rayrec.config import Count, Ranker, Section
 from rayrec.ranking.batch import Batch
-from rayrec.ranking.embedding import Embedded, Inputs
+from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
 from rayrec.ranking.fields import Tables
 from rayrec.ranking.gathering import gather
 from rayrec.ranking.layers import HistoryTop
@@ -78,4 +78,4 @@ class Attention(nn.Module):
     def forward(self, user: torch.Tensor, seen: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         """User [..., 1, D], seen [..., X, S] and the mask [..., X] to shares [..., X]."""
         scores = self.score(torch.relu(self.user(user) + self.seen(seen))).squeeze(-1)
-        return torch.softmax(scores.masked_fill(~there, -1e4), -1) * there
+        return masked_softmax(scores, there)

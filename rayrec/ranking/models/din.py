@@ -17,10 +17,10 @@ from torch import nn
 
 from rayrec.config import Count, Ranker, Section
 from rayrec.ranking.batch import Batch
-from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.embedding import Inputs, masked_softmax
 from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import ActivationUnit, InterestMLP, masked_softmax, of_candidates, of_clicks
+from rayrec.ranking.sequences import ActivationUnit, InterestMLP, of_candidates, of_clicks
 
 
 class DIN(RankingModel):

@@ -16,7 +16,7 @@ from rayrec.config import Ranker, Section
 from rayrec.ranking.batch import Batch
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.fields import Tables
-from rayrec.ranking.layers import HistoryTop, RequestMLP, value_counts
+from rayrec.ranking.layers import ClickedMean, RequestMLP, value_counts
 from rayrec.ranking.model import RankingModel
 
 
@@ -24,19 +24,15 @@ class WideDeep(RankingModel):
     def __init__(self, settings: Ranker, options: Section, tables: Tables) -> None:
         super().__init__(settings, options, tables)
         self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
-        clicked_size = self.inputs.item_size if settings.history_at_input else 0
-        self.mlp = RequestMLP(self.inputs.request_size + clicked_size, self.inputs.item_size, settings.hidden, settings.dropout)
-        self.top = HistoryTop(self.inputs.item_size) if settings.history_at_top else None
+        self.clicked = ClickedMean(settings, self.inputs)
+        self.mlp = RequestMLP(self.clicked.request_size, self.inputs.item_size, settings.hidden, settings.dropout)
         self.topic_cross = nn.Embedding(tables.items.sizes["topics"], 1, padding_idx=0) if "topics" in tables.items.sizes else None
         if self.topic_cross is not None:
             nn.init.ones_(self.topic_cross.weight)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        request_BR = torch.cat([x.request_BR, x.mean_clicked_BE], 1) if self.settings.history_at_input else x.request_BR
-        logits_BN = self.mlp(request_BR, x.candidates_BNE) + x.linear_BN
-        if self.top is not None:
-            logits_BN = logits_BN + self.top(x.mean_clicked_BE)
+        logits_BN = self.clicked(x, x.linear_BN + self.mlp(self.clicked.request(x), x.candidates_BNE))
         return logits_BN + self._cross(batch) if self.topic_cross is not None else logits_BN
 
     def _cross(self, batch: Batch) -> torch.Tensor:
