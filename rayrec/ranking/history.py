@@ -62,7 +62,7 @@ class HistoryGather:
 
     def __call__(self, user_B: torch.Tensor, end_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Items and times [B, H] of the latest clicks before position `end_B`, oldest first, 0-padded on the left."""
-        back_H = torch.arange(-self.length, 0, device=end_B.device)
-        place_BH = end_B[:, None] + back_H
-        place_BH = torch.where(place_BH >= self.offsets[user_B][:, None], place_BH + 1, 0)
-        return self.items[place_BH], self.times[place_BH]
+        place_BH = end_B[:, None] + torch.arange(1 - self.length, 1, device=end_B.device)
+        place_BH.masked_fill_(place_BH <= self.offsets[user_B][:, None], 0)
+        places = place_BH.flatten()  # `index_select` is faster than brackets
+        return self.items.index_select(0, places).view_as(place_BH), self.times.index_select(0, places).view_as(place_BH)

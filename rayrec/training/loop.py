@@ -201,7 +201,7 @@ def _train_epoch(
     looked, saved, first = time.monotonic(), time.monotonic(), run.step
     recent = torch.zeros(CHECK_STEPS, device=device)  # the summed losses of the steps since the last look
     for batch, size in training_batches(data.train, gather, settings, device, seed, number, worker, skip=first):
-        torch.manual_seed(((seed * 10_007 + number) * 1_000_003 + run.step) * 1_009 + worker.rank)
+        _seed_generator(((seed * 10_007 + number) * 1_000_003 + run.step) * 1_009 + worker.rank, device)
         optimizer.zero_grad()
         if len(batch.user):
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
@@ -225,6 +225,11 @@ def _train_epoch(
                 run.save()
                 saved = now
     return run.loss / len(data.train), len(data.train) / run.seconds
+
+
+def _seed_generator(seed: int, device: torch.device) -> None:
+    """As `torch.manual_seed`, which takes .1 ms since it looks for every kind of device."""
+    (torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator).manual_seed(seed)
 
 
 def _finite(losses: list[float], run: _Run, settings: Training) -> float:
