@@ -343,15 +343,34 @@ class Recall(Section):
     fresh_share: Share = 0.1
 
 
+class Selection(Section):
+    """How a page is taken from the scored candidates."""
+
+    most_per_topic: Count | None = None  # videos of a page; a rule gives way where the page would not be full otherwise
+    most_per_author: Count | None = None
+    explore: Share = 0  # share of a page's places that go to fresh videos, whatever their score
+
+
 class Serving(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     recall_replicas: Count = 1
     ranker_replicas: Count = 1
+    most_ranker_replicas: Count | None = None  # with more load up to so many
     gpus_per_ranker: Annotated[float, Field(ge=0)] = 0
     most_k: Count = 100  # the largest page a caller may ask for
-    refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often queues are rebuilt from the counters
-    state: str | None = None  # the SQLite file of the events; <workspace>/state/events.db when not given
+    refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often queues follow the counters
+    # Where events are kept: a SQLite file, or redis://HOST:PORT/DATABASE; <workspace>/state/events.db when not given.
+    state: str | None = None
+    retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are dropped
+    requests_per_s: Annotated[float, Field(gt=0)] | None = None  # of one caller (API key, or address without keys), for each replica
+    timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
+
+    @model_validator(mode="after")
+    def _scales_up(self) -> "Serving":
+        if self.most_ranker_replicas is not None and self.most_ranker_replicas < self.ranker_replicas:
+            raise ValueError(f"most_ranker_replicas={self.most_ranker_replicas} is below ranker_replicas={self.ranker_replicas}")
+        return self
 
 
 class Config(Section):
@@ -372,6 +391,7 @@ class Config(Section):
     comparison: Comparison = Comparison()
     evaluation: Evaluation = Evaluation()
     recall: Recall = Recall()
+    selection: Selection = Selection()
     serving: Serving = Serving()
 
 

@@ -140,7 +140,7 @@ TABLES: dict[str, TableSpec] = {
     "events": TableSpec(
         _schema(
             {"event_id": TEXT, "user_id": TEXT, "video_id": TEXT, "kind": TEXT, "at": TIME},
-            {"request_id": TEXT, "watch_s": SECONDS},
+            {"request_id": TEXT, "watch_s": SECONDS, "arm": TEXT},
         ),
         stage="serve",
         key=("event_id",),
