@@ -2,50 +2,54 @@
 
     PYTHONPATH=. python benchmarks/ray_train.py
 
-Both train the same ranker on the same workspace with one thread each, in turn. The speed is the loop's own, of each epoch but the
-first; the start of Ray and of its worker is not in it.
+Both train the same ranker on the same workspace with one thread each. They live side by side and take turns, epoch by epoch, so
+that a machine that is slower for a while is so for both. The speed is the loop's own, of each epoch but the first; the start of
+Ray and of its worker is not in it. Ray's workers are at nice 15 by itself, here at 0, since another's priority is not its cost.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
+import torch
 from figures import median_of, show
 
-from rayrec.config import Config, load
+from rayrec.config import Config, dump, load
+from rayrec.ray_workers import train_on_ray
+from rayrec.training.data import ranking_data
+from rayrec.training.loop import Epoch, Watch, train_ranker
 from rayrec.workspace import Stage, StageRun, Workspace
 
-WITHOUT_RAY = """
-import json, sys
-from rayrec.config import load
-from rayrec.training.data import ranking_data
-from rayrec.training.loop import train_ranker
-from rayrec.workspace import Workspace
-config = load(None, sys.argv[1:])
-workspace = Workspace(config.workspace)
-data = ranking_data(workspace, config.ranker, config.split)
-_, epochs = train_ranker(data, config.ranker, config.training, config.seed)
-print(json.dumps([epoch.examples_per_s for epoch in epochs]))
-"""
-INSIDE_RAY = """
-import json, sys
-from pathlib import Path
-import ray
-from rayrec.config import load
-from rayrec.pipeline import STAGES, run_stages
-from rayrec.workspace import Workspace
-config = load(None, [*sys.argv[1:], "training.workers=1"])
-ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-run_stages([STAGES["train"]], config, force=True)
-facts = json.loads((Path(Workspace(config.workspace).folder("train")) / "ranker" / "progress.json").read_text())
-print(json.dumps([epoch["examples_per_s"] for epoch in facts["epochs"]]))
-"""
+SIDES = ("without Ray", "inside Ray Train")
+
+
+def train_in_turn(task: dict[str, Any]) -> None:
+    """Train an epoch whenever it is this side's turn, then write down the examples a second of each epoch but the first."""
+    torch.set_num_threads(1)
+    config, folder, side = Config.model_validate(task["config"]), Path(task["folder"]), task["side"]
+    data = ranking_data(Workspace(config.workspace), config.ranker, config.split)
+
+    def wait() -> None:
+        while not (folder / f"turn-{side}").exists():
+            time.sleep(0.005)
+        (folder / f"turn-{side}").unlink()
+
+    def pass_on(epochs: list[Epoch]) -> None:
+        (folder / f"turn-{1 - side}").touch()
+        if len(epochs) < config.training.epochs:
+            wait()
+
+    wait()
+    _, epochs = train_ranker(data, config.ranker, config.training, config.seed, watch=Watch(pass_on))
+    (folder / f"speeds-{side}").write_text(json.dumps([epoch.examples_per_s for epoch in epochs[1:]]))
 
 
 def write_log(run: StageRun, impressions: int) -> None:
@@ -61,40 +65,35 @@ def write_log(run: StageRun, impressions: int) -> None:
     run.count(impressions, impressions)
 
 
-def speeds(script: str, settings: list[str]) -> list[float]:
-    """Examples a second of each epoch but the first."""
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", script, *settings], env=variables, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])[1:]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--impressions", type=int, default=500_000)
     parser.add_argument("--model", default="deepfm")
-    parser.add_argument("--epochs", type=int, default=6, help="of which the first is not timed")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=11, help="of which the first is not timed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        settings = [
-            f"workspace={folder}",
-            f"ranker.model={options.model}",
-            f"training.epochs={options.epochs}",
-            "training.patience=99",
-        ]
-        config: Config = load(None, settings)
+        settings = {"ranker.model": options.model, "training.epochs": options.epochs, "training.patience": options.epochs}
+        config = load(None, [f"workspace={folder}/workspace", *(f"{key}={value}" for key, value in settings.items())])
         ingest = Stage("ingest", lambda run: write_log(run, options.impressions), writes=("catalog", "interactions"))
-        Workspace(folder).run(ingest, config)
-        rows = []
-        for number in range(options.rounds):
-            bare, inside = median_of(speeds(WITHOUT_RAY, settings)), median_of(speeds(INSIDE_RAY, settings))
-            rows.append({"round": number + 1, "without Ray, examples/s": bare, "inside Ray Train": inside, "ratio": inside / bare})
-    ratio = median_of([row["ratio"] for row in rows])
-    show(
-        "An epoch inside Ray Train beside one without Ray", rows, ratio=round(ratio, 3), model=options.model, epochs=options.epochs
-    )
+        Workspace(config.workspace).run(ingest, config)
+        tasks = [{"config": dump(config), "folder": folder, "side": side} for side in range(len(SIDES))]
+        (Path(folder) / "turn-0").touch()
+        os.environ["RAY_worker_niceness"] = "0"
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        bare = multiprocessing.get_context("spawn").Process(target=train_in_turn, args=(tasks[0],))
+        bare.start()
+        train_on_ray(train_in_turn, tasks[1], "epochs", f"{folder}/ray", workers=1, gpus_per_worker=0)
+        bare.join()
+        ray.shutdown()
+        speeds = [json.loads((Path(folder) / f"speeds-{side}").read_text()) for side in range(len(SIDES))]
+    ratios = [inside / without for without, inside in zip(*speeds, strict=True)]
+    rows = [
+        {"epoch": number, **dict(zip(SIDES, pair, strict=True)), "ratio": ratio}
+        for number, (*pair, ratio) in enumerate(zip(*speeds, ratios, strict=True), 2)
+    ]
+    ratio = round(median_of(ratios), 3)
+    show("Examples/s inside Ray Train and without Ray", rows, ratio=ratio, model=options.model, impressions=options.impressions)
 
 
 if __name__ == "__main__":

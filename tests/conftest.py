@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-# Ray reads these when it starts; the defaults make short tests wait.
+# Ray reads these when it starts; the defaults make short tests wait, and workers (nice 15) wait for ever on a busy machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S", "0.1")
 os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
