@@ -1,14 +1,22 @@
-"""One queue of videos for each topic, ordered by click-through rate (SOURCES C.4).
+"""One queue of videos for each topic, ordered by click-through rate (SOURCES C.4), kept up to date by what changed.
 
-Items are the ranker's item indices (0 = no item), so that nothing is translated between recall and ranking.
+Items are the ranker's item indices (0 = no item), so that nothing is translated between recall and ranking. `TopicQueues` is a
+snapshot that requests may read while the next one is made. `updated` makes the next one: it sorts the queues that the changed items
+stand in and shares all others, so that it costs what the new events touched and not what the catalog holds.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from rayrec.config import Recall
+
+MOST_POPULAR = 10_000  # videos of the ordered head of `popular`; behind it the others come in no order
+# The kinds of items. A weak one has been shown often enough, is below `least_ctr`, and so is in no topic's queue.
+HIDDEN, FRESH, ESTABLISHED, WEAK = range(4)
+NONE = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -22,28 +30,50 @@ class ItemTopics:
     def of(cls, item_ids: list[str], topics: pa.Table | None) -> "ItemTopics":
         """From the `topics` table, for items in the order of `item_ids`; videos that it lacks have none."""
         if topics is None or not topics.num_rows:
-            return cls(np.zeros(len(item_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+            return cls(np.zeros(len(item_ids) + 1, dtype=np.int64), NONE)
         rows = pa.compute.index_in(pa.array(item_ids, pa.string()), value_set=topics["video_id"].combine_chunks())
-        lists = topics["topics"].combine_chunks().take(rows)
+        return cls.of_lists(topics["topics"].combine_chunks().take(rows))
+
+    @classmethod
+    def of_lists(cls, lists: pa.ListArray) -> "ItemTopics":
+        """From a list of topics (or null) for each item, item 0 included."""
         lengths = pa.compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(offsets, lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32))
 
     def of_items(self, items: np.ndarray) -> np.ndarray:
         """The topics of all the items, one after the other."""
+        return self.pairs(items)[1]
+
+    def pairs(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every pair of an item and one of its topics, as (place in `items`, topic)."""
         starts, lengths = self.offsets[items], self.offsets[items + 1] - self.offsets[items]
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return self.topics[np.repeat(starts, lengths) + within]
+        places = np.repeat(np.arange(len(items)), lengths)
+        within = np.arange(len(places)) - (np.cumsum(lengths) - lengths)[places]
+        return places, self.topics[starts[places] + within]
+
+    def holders(self, topics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items that have any of these topics, and how many of them each has. Looks at the whole catalog."""
+        found = np.searchsorted(self.offsets, np.flatnonzero(np.isin(self.topics, topics)), side="right") - 1
+        return np.unique(found, return_counts=True)
 
 
 @dataclass(frozen=True)
 class TopicQueues:
-    """The queues as CSR, and two queues over all topics: `popular` (most clicks first) and `fresh` (at random)."""
+    """A topic's queue is made of two lists: established items, best CTR first, and fresh ones in an order of chance.
 
-    offsets: np.ndarray  # int64 [topics + 1]
-    items: np.ndarray  # int32
-    popular: np.ndarray  # int32
-    fresh: np.ndarray  # int32
+    A fresh item has fewer than `least_exposures`; fresh items make up `fresh_share` of a queue (all of it where a topic has nothing
+    else) and stand evenly between the established ones. An established item stays while its CTR is at least `least_ctr`.
+    """
+
+    item_topics: ItemTopics
+    settings: Recall
+    kind: np.ndarray  # int8 [I]
+    established: list[np.ndarray]  # int32, by topic
+    newcomers: list[np.ndarray]  # int32, by topic: the fresh ones
+    popular: np.ndarray  # int32, over all topics: most clicks first, weak ones too, MOST_POPULAR at the most
+    spread: np.ndarray  # int32, `popular` with the topics taking turns
+    fresh: np.ndarray  # int32, over all topics, which take turns
 
     @classmethod
     def build(
@@ -55,50 +85,137 @@ class TopicQueues:
         settings: Recall,
         rng: np.random.Generator,
     ) -> "TopicQueues":
-        """From each item's counters and whether it may be shown at all (arrays over items, item 0 included).
+        """From each item's counters and whether it may be shown at all (arrays over items, item 0 included)."""
+        lists = [NONE] * (int(item_topics.topics.max(initial=-1)) + 1)
+        nothing = cls(item_topics, settings, np.zeros(len(available), np.int8), lists, lists, NONE, NONE, NONE)
+        queues = nothing.updated(rng.permutation(np.arange(1, len(available), dtype=np.int32)), exposures, clicks, available)
+        return replace(queues, fresh=in_turns(queues.fresh, item_topics))
 
-        A fresh item has fewer than `least_exposures`; it is drawn into a queue at random, so that fresh items make up `fresh_share`
-        of the queue (the whole queue where a topic has nothing else). An established item stays while its CTR is at least
-        `least_ctr`. Fresh items stand evenly between the established ones, which are in order of CTR.
-        """
-        available = available.copy()
-        available[0] = False
-        is_fresh = available & (exposures < settings.least_exposures)
-        ctr = clicks / np.maximum(exposures, 1)
-        is_established = available & ~is_fresh & (ctr >= settings.least_ctr)
-
-        owner = np.repeat(np.arange(len(available)), np.diff(item_topics.offsets))
-        topic_count = int(item_topics.topics.max(initial=-1)) + 1
-        luck = rng.random(len(available))
-        kept = (is_fresh | is_established)[owner]
-        item, topic = owner[kept], item_topics.topics[kept]
-        fresh = is_fresh[item]
-        # Rank inside (topic, fresh or not): established by CTR, fresh by luck.
-        order = np.lexsort((np.where(fresh, luck[item], -ctr[item]), fresh, topic))
-        item, topic, fresh = item[order], topic[order], fresh[order]
-        group = topic * 2 + fresh
-        rank = np.arange(len(item)) - np.searchsorted(group, group)
-        established = np.bincount(topic[~fresh], minlength=topic_count)
-        share = settings.fresh_share
-        room = np.where(established > 0, np.ceil(established * share / max(1 - share, 1e-9)), np.inf)
-        kept = ~fresh | (rank < (room[topic] if share > 0 else np.where(established > 0, 0, np.inf)[topic]))
-        item, topic, fresh, rank = item[kept], topic[kept], fresh[kept], rank[kept]
-        place = np.where(fresh, (rank + 1) / max(share, 1e-9), (rank + 1) / max(1 - share, 1e-9))
-        order = np.lexsort((place, topic))
-        offsets = np.searchsorted(topic[order], np.arange(topic_count + 1))
-
-        popular = np.flatnonzero(available & ~is_fresh)
-        popular = popular[np.lexsort((-ctr[popular], -clicks[popular]))]
-        all_fresh = np.flatnonzero(is_fresh)
-        return cls(
-            offsets.astype(np.int64),
-            item[order].astype(np.int32),
-            popular.astype(np.int32),
-            all_fresh[np.argsort(luck[all_fresh])].astype(np.int32),
+    def updated(self, changed: np.ndarray, exposures: np.ndarray, clicks: np.ndarray, available: np.ndarray) -> "TopicQueues":
+        """The queues after these distinct items (never 0) have changed; the arrays are over all items and as they are now."""
+        before, after = self.kind[changed], _kinds(exposures[changed], clicks[changed], available[changed], self.settings)
+        kind = self.kind.copy()
+        kind[changed] = after
+        queued = (before == ESTABLISHED) | (after == ESTABLISHED)
+        turned = (before == FRESH) != (after == FRESH)
+        known = (before >= ESTABLISHED) | (after >= ESTABLISHED)
+        ctr = clicks, np.maximum(exposures, 1)
+        popular, fresh, spread = self.popular, self.fresh, self.spread
+        if known.any():
+            popular = np.append(_without(popular, changed, len(kind)), changed[after >= ESTABLISHED])
+            popular = popular[np.lexsort((popular, -clicks[popular]))][:MOST_POPULAR]
+            spread = in_turns(popular, self.item_topics)
+        if turned.any():
+            fresh = np.append(_without(fresh, changed[turned], len(kind)), changed[turned & (after == FRESH)])
+        return replace(
+            self,
+            kind=kind,
+            established=self._relisted(self.established, changed[queued], after[queued] == ESTABLISHED, ctr),
+            newcomers=self._relisted(self.newcomers, changed[turned], after[turned] == FRESH),
+            popular=popular,
+            spread=spread,
+            fresh=fresh,
         )
 
-    def queue(self, topic: int) -> np.ndarray:
-        """A topic's items by rank; empty for a topic without a queue."""
-        if not 0 <= topic < len(self.offsets) - 1:
-            return self.items[:0]
-        return self.items[self.offsets[topic] : self.offsets[topic + 1]]
+    def queue(self, topic: int, count: int | None = None, luck: int = 0) -> np.ndarray:
+        """The first `count` items (None: all) of a topic's queue by rank; empty for a topic without one.
+
+        The fresh ones are taken from the place `luck` of their list on, round and round: another number, other fresh items.
+        """
+        if not 0 <= topic < len(self.established):
+            return NONE
+        established, fresh, share = self.established[topic], self.newcomers[topic], self.settings.fresh_share
+        room = int(np.ceil(len(established) * share / max(1 - share, 1e-9))) if len(established) else len(fresh)
+        drawn = min(len(fresh), room)
+        if count is not None and count < len(established) + drawn:
+            drawn = min(drawn, max(int(count * share), count - len(established)))
+            established = established[: count - drawn]
+        if not drawn:
+            return established
+        number = np.arange(drawn)
+        ahead = ((number + 1) * (1 - share) / max(share, 1e-9) + 1e-9).clip(max=len(established)).astype(np.int64)
+        queue = np.empty(len(established) + drawn, dtype=np.int32)
+        is_fresh = np.zeros(len(queue), dtype=bool)
+        is_fresh[ahead + number] = True
+        queue[is_fresh] = fresh[(luck + number) % len(fresh)]
+        queue[~is_fresh] = established
+        return queue
+
+    def is_fresh(self, items: np.ndarray) -> np.ndarray:
+        return self.kind[items] == FRESH
+
+    def popular_first(self, spread: bool) -> Iterator[np.ndarray]:
+        """All items that are not fresh, in parts: the popular ones, over which topics take turns if `spread`, then all others.
+
+        The second part looks at the whole catalog; it is made when it is asked for.
+        """
+        yield self.spread if spread else self.popular
+        others = self.kind >= ESTABLISHED
+        others[self.popular] = False
+        yield np.flatnonzero(others).astype(np.int32)
+
+    def fresh_from(self, luck: int) -> Iterator[np.ndarray]:
+        """All fresh items, in parts, from the place `luck` of their list on and round."""
+        start = luck % max(len(self.fresh), 1)
+        yield self.fresh[start:]
+        yield self.fresh[:start]
+
+    def _relisted(
+        self,
+        lists: list[np.ndarray],
+        changed: np.ndarray,
+        belong: np.ndarray,
+        ctr: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
+        """The lists with each changed item in those of its topics if it belongs there (a mask), else in none.
+
+        `ctr` are the clicks and exposures to order by, best first; without it, what comes stands behind what was there.
+        """
+        place, topic = self.item_topics.pairs(changed)
+        touched = np.unique(topic)
+        old = [lists[number] for number in touched]
+        comes = belong[place]
+        kept = np.concatenate([NONE, *old])
+        of_kept = np.repeat(touched, [len(part) for part in old])
+        stays = _outside(kept, changed, len(self.kind))
+        items = np.concatenate([kept[stays], changed[place[comes]]])
+        topics = np.concatenate([of_kept[stays], topic[comes]])
+        # One number orders by topic and inside a topic by CTR, whatever the CTR (clicks may outnumber exposures). Most of the
+        # items stand in order already, which the stable sort makes use of.
+        order = np.argsort(topics + 0.5 / (1 + ctr[0][items] / ctr[1][items]) if ctr else topics, kind="stable")
+        ends = np.searchsorted(topics[order], touched, side="right")
+        new = list(lists)
+        for number, part in zip(touched.tolist(), np.split(items[order], ends[:-1]), strict=True) if len(touched) else ():
+            new[number] = part.copy()  # a view would keep the lists of all the others alive
+        return new
+
+
+def in_turns(items: np.ndarray, item_topics: ItemTopics) -> np.ndarray:
+    """The items reordered so that topics take turns: first the first of each topic, then the second of each, and so on.
+
+    An item of several topics waits for the turn of the one that has had most. Those without a topic are one more topic.
+    """
+    place, topic = item_topics.pairs(items)
+    bare = np.flatnonzero(item_topics.offsets[items] == item_topics.offsets[items + 1])
+    place, topic = np.append(place, bare), np.append(topic, np.full(len(bare), -1))
+    order = np.argsort(topic, kind="stable")
+    turn = np.zeros(len(items), dtype=np.int64)
+    np.maximum.at(turn, place[order], np.arange(len(order)) - np.searchsorted(topic[order], topic[order]))
+    return items[np.argsort(turn, kind="stable")]
+
+
+def _kinds(exposures: np.ndarray, clicks: np.ndarray, available: np.ndarray, settings: Recall) -> np.ndarray:
+    strong = clicks >= settings.least_ctr * np.maximum(exposures, 1)
+    shown = np.where(exposures < settings.least_exposures, FRESH, np.where(strong, ESTABLISHED, WEAK))
+    return np.where(available, shown, HIDDEN).astype(np.int8)
+
+
+def _outside(items: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
+    """Which of the items are not among the others; all are below `count`. Costs what the two hold: untouched zeros are free."""
+    among = np.zeros(count, dtype=bool)
+    among[others] = True
+    return ~among[items]
+
+
+def _without(items: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
+    return items[_outside(items, others, count)]

@@ -1,21 +1,23 @@
 """The steps from a user's clicks to a page, as plain functions: source -> drop -> backfill -> (the ranker scores) -> select.
 
-Serving walks them for each request; evaluation walks the same ones offline.
+Serving walks them for each request; evaluation walks the same ones offline. None looks at more of the catalog than it needs, and
+none draws by itself: `luck`, any number, says which of the fresh videos come. `select` is in selection.py.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rayrec.config import Recall
-from rayrec.recall.queues import ItemTopics, TopicQueues
+from rayrec.recall.queues import NONE, ItemTopics, TopicQueues
 
 POPULAR, FRESH = -1, -2  # stand in `Candidates.topics` for items that no topic brought
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Distinct items, and for each the topic whose queue brought it (or POPULAR, FRESH)."""
+    """Items, and for each the topic whose queue brought it (or POPULAR, FRESH). They are distinct from `drop` on."""
 
     items: np.ndarray  # int32 [n]
     topics: np.ndarray  # int32 [n]
@@ -27,52 +29,93 @@ class Candidates:
         return Candidates(self.items[rows], self.topics[rows])
 
 
+@dataclass(frozen=True)
+class Bans:
+    """What must not be shown: items (seen, excluded) and all videos of some authors."""
+
+    items: np.ndarray  # int32, sorted, never empty
+    blocked: np.ndarray = field(default_factory=lambda: NONE)  # int32, authors
+    author_of: np.ndarray = field(default_factory=lambda: NONE)  # int32 [I], needed when authors are blocked
+
+    @classmethod
+    def of(cls, items: np.ndarray, blocked: np.ndarray = NONE, author_of: np.ndarray = NONE) -> "Bans":
+        return cls(np.unique(np.append(items, 0).astype(np.int32)), blocked, author_of)
+
+    def also(self, items: np.ndarray) -> "Bans":
+        return Bans.of(np.append(self.items, items), self.blocked, self.author_of)
+
+    def allow(self, items: np.ndarray) -> np.ndarray:
+        """Which of the items may be shown."""
+        allowed = self.items.take(np.searchsorted(self.items, items), mode="clip") != items
+        if len(self.blocked):
+            allowed &= ~np.isin(self.author_of[items], self.blocked)
+        return allowed
+
+
 def top_topics(history: np.ndarray, item_topics: ItemTopics, settings: Recall) -> tuple[np.ndarray, np.ndarray]:
     """The N2 topics that stand most often in the last N1 clicks, and how often: the more frequent first, ties by number."""
-    counts = np.bincount(item_topics.of_items(history[-settings.clicks :]))
-    best = np.lexsort((np.arange(len(counts)), -counts))[: settings.topics]
-    best = best[counts[best] > 0]
-    return best, counts[best]
+    topics, counts = np.unique(item_topics.of_items(history[-settings.clicks :]), return_counts=True)
+    best = np.argsort(-counts, kind="stable")[: settings.topics]
+    return topics[best], counts[best]
 
 
-def source(history: np.ndarray, item_topics: ItemTopics, queues: TopicQueues, settings: Recall) -> Candidates:
-    """Up to N3 candidates from the queues of the user's top topics, shared by weight; none for a user without clicks."""
-    topics, weights = top_topics(history, item_topics, settings)
+def source(history: np.ndarray, queues: TopicQueues, settings: Recall, bans: Bans, luck: int) -> Candidates:
+    """The heads of the queues of the user's top topics, which share N3 candidates by weight; none for a user without clicks.
+
+    A head reaches so far that a topic's share of it is not banned: who has seen the best of a topic gets the next best.
+    """
+    topics, weights = top_topics(history, queues.item_topics, settings)
     quotas = np.floor(settings.candidates * weights / max(weights.sum(), 1)).astype(int)
     quotas[:1] += settings.candidates - quotas.sum()
-    picked = [queues.queue(int(topic))[:quota] for topic, quota in zip(topics, quotas, strict=True)]
-    return _distinct(picked, [int(topic) for topic in topics])
+    heads = [_head(queues, int(topic), quota, bans, luck) for topic, quota in zip(topics, quotas.tolist(), strict=True)]
+    labels = np.repeat(topics.astype(np.int32), [len(head) for head in heads])
+    return Candidates(np.concatenate([NONE, *heads]), labels)
 
 
-def drop(candidates: Candidates, banned: np.ndarray) -> Candidates:
-    """Without the banned items (an array of item indices): seen, excluded, withdrawn."""
-    return candidates.take(~np.isin(candidates.items, banned))
+def drop(candidates: Candidates, bans: Bans) -> Candidates:
+    """Without the banned items, and each item where it stands first."""
+    allowed = candidates.take(bans.allow(candidates.items))
+    return allowed.take(np.sort(np.unique(allowed.items, return_index=True)[1]))
 
 
-def backfill(candidates: Candidates, queues: TopicQueues, banned: np.ndarray, wanted: int, fresh_share: float) -> Candidates:
-    """Filled up to `wanted` with popular and fresh items, `fresh_share` of them fresh while both last, none of them banned."""
+def backfill(candidates: Candidates, queues: TopicQueues, bans: Bans, wanted: int, luck: int) -> Candidates:
+    """Filled up to `wanted` with fresh and popular items, in the proportion of the queues while both last, none of them banned.
+
+    Where no topic brought anything, the popular ones are spread over the topics.
+    """
     missing = wanted - len(candidates)
     if missing <= 0:
         return candidates
-    taken = np.concatenate([candidates.items, banned])
-    popular, fresh = (items[~np.isin(items, taken)] for items in (queues.popular, queues.fresh))
-    fresh_count = min(len(fresh), max(round(missing * fresh_share), missing - len(popular)))
-    filled = _distinct([candidates.items, popular[: missing - fresh_count], fresh[:fresh_count]], [0, POPULAR, FRESH])
-    return Candidates(filled.items, np.concatenate([candidates.topics, filled.topics[len(candidates) :]]))
+    bans = bans.also(candidates.items)
+    few = _first(queues.fresh_from(luck), bans, round(missing * queues.settings.fresh_share))
+    popular = _first(queues.popular_first(spread=not len(candidates)), bans, missing - len(few))
+    more = missing - len(few) - len(popular)
+    fresh = np.append(few, _first(queues.fresh_from(luck), bans.also(few), more)) if more else few
+    labels = np.repeat(np.array([POPULAR, FRESH], dtype=np.int32), [len(popular), len(fresh)])
+    return Candidates(np.concatenate([candidates.items, popular, fresh]), np.concatenate([candidates.topics, labels]))
 
 
-def select(candidates: Candidates, scores: np.ndarray, k: int) -> np.ndarray:
-    """The rows of the k best-scored candidates, the best first."""
-    k = min(k, len(candidates))
-    best = np.argpartition(-scores, k - 1)[:k] if k else np.empty(0, dtype=np.int64)
-    return best[np.argsort(-scores[best], kind="stable")]
+def _head(queues: TopicQueues, topic: int, quota: int, bans: Bans, luck: int) -> np.ndarray:
+    """A queue up to its `quota`-th item that is not banned."""
+    count = quota
+    while True:
+        items = queues.queue(topic, count, luck)
+        allowed = np.cumsum(bans.allow(items))
+        if len(items) < count or allowed[-1:].sum() >= quota:
+            return items[: np.searchsorted(allowed, quota) + 1] if quota else NONE
+        count *= 2
 
 
-def _distinct(parts: list[np.ndarray], topics: list[int]) -> Candidates:
-    """The parts one after the other, each item where it stands first, labelled with its part's topic."""
-    if not parts:
-        return Candidates(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int32))
-    items = np.concatenate(parts).astype(np.int32)
-    labels = np.repeat(np.array(topics, dtype=np.int32), [len(part) for part in parts])
-    first = np.sort(np.unique(items, return_index=True)[1])
-    return Candidates(items[first], labels[first])
+def _first(parts: Iterable[np.ndarray], bans: Bans, count: int) -> np.ndarray:
+    """The first `count` items that are not banned, of parts that are walked no farther than needed."""
+    found = [NONE]
+    for part in parts:
+        for start in range(0, len(part), max(2 * count, 1)):
+            if count <= 0:
+                break
+            items = part[start : start + 2 * count]
+            found.append(items[bans.allow(items)][:count])
+            count -= len(found[-1])
+        if count <= 0:
+            break
+    return np.concatenate(found)

@@ -1,11 +1,36 @@
-"""Which bundle answers whom: the stable one, or for a share of the users the canary that is on trial beside it."""
+"""Which bundle answers whom: the stable one, or for a share of the users the canary that is on trial beside it.
+
+`Wish` is what an operator asks for, `Arms` what a replica of the service has, `Report` what the replica says of both.
+"""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from rayrec.serving.recommendation import Recommender
 
 STABLE, CANARY = "stable", "canary"
+
+
+class Canary(BaseModel):
+    """A bundle on trial and its share of the users."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    share: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Wish(BaseModel):
+    """The deployments' `user_config`: which bundles are to be served. Without a version, the workspace's current one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str | None = None
+    canary: Canary | None = None
 
 
 @dataclass(frozen=True)
@@ -19,6 +44,35 @@ class Arms:
         if self.canary is not None and _place(f"{self.canary.bundle.version} {user_id}") < self.share:
             return CANARY, self.canary
         return STABLE, self.stable
+
+    def named(self) -> dict[str, Recommender]:
+        """The recommenders by the names of their arms."""
+        return {STABLE: self.stable} | ({CANARY: self.canary} if self.canary is not None else {})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one replica of `TopicRecall` says of itself."""
+
+    replica: str
+    node: str  # its address
+    wish: Wish  # the last one that it was given
+    switching: bool  # it is loading what the wish names
+    refused: str  # why it can't fulfil the wish; "" when it does
+    bundles: dict[str, str]  # arm -> version
+    share: float  # of the users who get the canary
+    queue_age_s: float
+    refusals: int  # since it started
+
+
+def verdict(reports: Iterable[Report], wish: Wish) -> str | None:
+    """Whether replicas fulfil a wish: None while one of them is still at it, "" when all do, else why one refuses it."""
+    reports = list(reports)
+    told = [report for report in reports if report.wish == wish and not report.switching]
+    for report in told:
+        if report.refused:
+            return report.refused
+    return "" if reports and len(told) == len(reports) else None
 
 
 def _place(text: str) -> float:

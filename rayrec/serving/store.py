@@ -1,25 +1,30 @@
 """What arrives online: events, and what they say about users and videos.
 
-There is one table, `events`, in the columns of `tables.py`. Histories, seen videos and counts are read from it, so that nothing can
-disagree with anything. The training log told its part when the bundle was published; a reader passes the end of that log as `since`
-and gets only what came after it. `serving/recommendation.py` puts the two parts together.
-
-`StateStore` is all that serving asks of a store. `SqliteStore` is the embedded one: any number of processes on one machine may have
-the file open (WAL).
+`StateStore` is all that serving asks of a store. `SqliteStore` keeps it in one file, for any number of processes on one machine;
+`RedisStore` keeps it in Redis, for any number of machines. Both hold the events alone, so that histories, seen videos and counts
+can't disagree with them. What the training log already told is passed by with a `Since`.
 """
 
-import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
+from rayrec import tables
 from rayrec.config import Config, ConfigError
 
 Kind = Literal["impression", "click", "watch", "like", "skip"]
+MOST_READ = 8192  # of a user's events `activity` looks at the latest so many, so that no user is slow
+PIECE = 200_000  # events in a table of `read`, at most
+MINUTE = 60_000  # ms
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class StoreError(RuntimeError):
+    """The store can't answer now (its disk is full, it is restarting, another process holds it too long); a later call may succeed."""
 
 
 class Event(NamedTuple):
@@ -32,6 +37,14 @@ class Event(NamedTuple):
     at: int
     request_id: str | None = None
     watch_s: float | None = None
+    arm: str | None = None
+
+
+class Since(NamedTuple):
+    """Events count that have a number above `number` (the order of their arrival) and happened later than `at` (UTC ms)."""
+
+    number: int = 0
+    at: int = 0
 
 
 class Activity(NamedTuple):
@@ -40,6 +53,7 @@ class Activity(NamedTuple):
     clicked: list[str]
     clicked_at: list[int]
     seen: list[str]
+    forgotten: bool  # the person asked to be forgotten: the training log must not speak for this user
 
 
 class Counts(NamedTuple):
@@ -51,117 +65,102 @@ class Counts(NamedTuple):
     clicks: np.ndarray  # int64 [videos]
 
 
+class Traffic(NamedTuple):
+    """All impressions and clicks of a stretch of time that starts `at` (UTC ms)."""
+
+    at: int
+    impressions: int
+    clicks: int
+
+
 class StateStore(Protocol):
-    """Every method may be called from any thread."""
+    """Every method may be called from any thread, and raises `StoreError` when the store can't answer now."""
 
     def add_events(self, events: Sequence[Event]) -> int:
         """Keep the events that are not there yet (by event_id) and return how many those were.
 
-        When it returns they survive a power cut. All of a batch is kept, or, if an exception is raised, nothing.
+        When it returns they survive a power cut. All of a batch is kept, or, if an exception is raised, nothing; but where the
+        answer alone was lost on its way, all of it may be there. To send it again is always right.
         """
 
-    def activity(self, user_id: str, since: int, most_clicks: int, most_seen: int) -> Activity:
-        """A user's latest activity after `since` (UTC ms)."""
+    def activity(self, user_id: str, since: Since, most_clicks: int, most_seen: int) -> Activity:
+        """A user's latest activity by the time of the events, however late they arrived; from the latest `MOST_READ` of them."""
 
-    def counts(self, after: int, since: int) -> Counts:
-        """Exposures and clicks in the events with a number above `after` (0 for all) that happened after `since` (UTC ms)."""
+    def counts(self, after: int, since: Since) -> Counts:
+        """Exposures and clicks in the events that count and have a number above `after` (0 for all)."""
+
+    def latest(self) -> int:
+        """The number of the event that came last; numbers grow, and none is given twice."""
+
+    def since(self, log_until: int) -> Since:
+        """What a training log that ends at `log_until` (UTC ms) does not hold.
+
+        When that log goes at least as far as some export did, these are the events that arrived after the newest such export, so
+        that none is missed however late it came. Otherwise the events that happened after the log's end.
+        """
+
+    def traffic(self, from_ms: int, bucket_ms: int) -> list[Traffic]:
+        """By time, in buckets of `bucket_ms` (whole minutes), from the one that holds `from_ms` on; empty ones are left out."""
+
+    def withdraw(self, video_id: str, withdrawn: bool) -> None:
+        """Take a video out of every page, or let it come back."""
+
+    def withdrawn(self) -> list[str]: ...
+
+    def forget(self, user_id: str) -> int:
+        """Delete a user's events and return how many those were. Of the user a digest stays, never the id."""
+
+    def forgotten(self, number: int) -> set[str]:
+        """The digests of the users who were forgotten after the event of this number had come (or just before the next one)."""
+
+    def prune(self, before_ms: int) -> int:
+        """Delete the events that happened earlier and return how many those were."""
+
+    def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
+        """The table `events`, from number `first` to `upto` (the end when None), in pieces and in the order of arrival."""
+
+    def exported(self, upto: int, newest_at: int) -> None:
+        """Remember that an export is whole: it holds the events up to `upto`, its last impression was at `newest_at`."""
 
     def close(self) -> None: ...
 
 
+def open_store(config: Config) -> StateStore:
+    """The store that `serving.state` names. Raises `ConfigError` when it can't be used, `StoreError` when it can't be opened now."""
+    if is_redis(config):
+        from rayrec.serving.redis_store import RedisStore  # only those who use it need the package
+
+        return RedisStore(str(config.serving.state))
+    from rayrec.serving.sqlite_store import SqliteStore
+
+    return SqliteStore(state_path(config))
+
+
+def is_redis(config: Config) -> bool:
+    return (config.serving.state or "").startswith(REDIS_SCHEMES)
+
+
 def state_path(config: Config) -> Path:
-    """The SQLite file of a config. Raises `ConfigError` when the workspace is not on this machine and `serving.state` not set."""
-    if config.serving.state:
-        return Path(config.serving.state).expanduser().resolve()
+    """The SQLite file of a config. Raises `ConfigError` when the events are kept elsewhere, or when a place must be named."""
+    state = config.serving.state
+    if state and "://" in state:
+        known = "they are kept in Redis" if is_redis(config) else "it is neither a file nor redis://HOST:PORT/DATABASE"
+        raise ConfigError(f"serving.state names no SQLite file: {known}")
+    if state:
+        return Path(state).expanduser().resolve()
     if "://" in config.workspace:
-        raise ConfigError(f"the events can't be kept in {config.workspace}: set serving.state to a local file, such as events.db")
+        raise ConfigError(
+            f"the events can't be kept in {config.workspace}: set serving.state to a local file, such as events.db, or to Redis"
+        )
     return Path(config.workspace).expanduser().resolve() / "state" / "events.db"
 
 
-class StoreError(RuntimeError):
-    """The store can't answer now (its disk is full, another process holds it too long); the same call may succeed later."""
+def digest(user_id: str) -> str:
+    """What is kept of a forgotten user: enough to know the id again when it comes, not enough to read it."""
+    return hashlib.blake2b(user_id.encode(), digest_size=16).hexdigest()
 
 
-class SqliteStore:
-    """Events in one SQLite file. A write waits up to 10 s for the write of another process."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises `StoreError` when the file can't be opened."""
-        self._writing, self._reading = threading.Lock(), threading.Lock()
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # In WAL mode readers never wait for the writer, so reads have a connection of their own.
-            self._writer, self._reader = (sqlite3.connect(path, 10, isolation_level=None, check_same_thread=False) for _ in "wr")
-            self._create()
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"the events file {path} can't be opened: {error}") from error
-
-    def _create(self) -> None:
-        self._writer.execute("PRAGMA journal_mode = WAL")
-        self._writer.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not only with the operating system
-        # `number` counts events in the order of their arrival, so that a reader can ask for what is new to it.
-        self._writer.execute(
-            "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, "
-            "user_id TEXT NOT NULL, video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL)"
-        )
-        self._writer.execute("CREATE INDEX IF NOT EXISTS seen ON events (user_id, at, video_id)")
-        self._writer.execute("CREATE INDEX IF NOT EXISTS clicked ON events (user_id, at, video_id) WHERE kind = 'click'")
-
-    def add_events(self, events: Sequence[Event]) -> int:
-        with self._writing, _transaction(self._writer):
-            before = self._writer.total_changes
-            self._writer.executemany(
-                "INSERT INTO events (event_id, user_id, video_id, kind, at, request_id, watch_s) VALUES (?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (event_id) DO NOTHING",
-                events,
-            )
-            return self._writer.total_changes - before
-
-    def activity(self, user_id: str, since: int, most_clicks: int, most_seen: int) -> Activity:
-        clicks = self._rows(
-            "SELECT video_id, at FROM events WHERE user_id = ? AND at > ? AND kind = 'click' ORDER BY at DESC, number DESC LIMIT ?",
-            (user_id, since, most_clicks),
-        )
-        seen = self._rows(
-            "SELECT video_id FROM events WHERE user_id = ? AND at > ? GROUP BY video_id ORDER BY MAX(at) DESC LIMIT ?",
-            (user_id, since, most_seen),
-        )
-        return Activity(*([row[column] for row in reversed(rows)] for rows, column in ((clicks, 0), (clicks, 1), (seen, 0))))
-
-    def counts(self, after: int, since: int) -> Counts:
-        upto = self._rows("SELECT COALESCE(MAX(number), 0) FROM events", ())[0][0]
-        rows = self._rows(
-            "SELECT video_id, SUM(kind = 'impression'), SUM(kind = 'click') FROM events "
-            "WHERE number > ? AND number <= ? AND at > ? GROUP BY video_id",
-            (after, upto, since),
-        )
-        exposures, clicks = (np.array([row[column] for row in rows], dtype=np.int64) for column in (1, 2))
-        return Counts(upto, [row[0] for row in rows], exposures, clicks)
-
-    def close(self) -> None:
-        with self._writing, self._reading:
-            self._writer.close()
-            self._reader.close()
-
-    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple]:
-        with self._reading:
-            try:
-                return self._reader.execute(query, values).fetchall()
-            except sqlite3.OperationalError as error:
-                raise StoreError(str(error)) from error
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commit at the end; roll back and raise `StoreError` or what else was raised."""
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-    except sqlite3.OperationalError as error:
-        raise StoreError(str(error)) from error
+def events_table(rows: Iterable[Sequence[object]]) -> pa.Table:
+    """Rows with the fields of `Event`, in that order, as the table `events`."""
+    columns = dict(zip(Event._fields, zip(*rows, strict=True), strict=False))
+    return tables.conform("events", pa.table(columns)) if columns else tables.empty("events")

@@ -1,187 +1,263 @@
-// The feed: asks for pages, shows them, and tells the service what the user did. Titles, tags and ids come from strangers, so they are
-// only ever set as text.
+// The feed: asks for pages, puts their videos one below the other, plays the one in view, and tells what was done with it. After a like
+// or a skip it asks at once, and what comes goes next, before what was waiting.
 
-const $ = (id) => document.getElementById(id);
-const PAGE_SIZE = 12;
-let user = new URLSearchParams(location.search).get("user") || localStorage.getItem("user") || `guest-${crypto.randomUUID().slice(0, 8)}`;
-let key = sessionStorage.getItem("key") || "";
-let unsent = []; // events that the service has not acknowledged yet
-let playing = null; // {video, request, element, seconds, last}
+import { get, post } from "./api.js";
+import { $, element, icon, prefersStill } from "./dom.js";
+import { Outbox } from "./outbox.js";
+import { panelIsOver, startPanel } from "./panel.js";
+import { sound } from "./player.js";
+import { Slide } from "./slide.js";
+import { onViewer, startViewer, viewer } from "./viewer.js";
+import { forgetWeights, showWeights } from "./weights.js";
 
-async function call(path, body, options = {}) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  if (body) headers["Content-Type"] = "application/json";
-  const response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), ...options });
-  if (response.ok) return response;
-  if (response.status === 401) document.querySelectorAll(".guarded").forEach((element) => (element.hidden = false));
-  const answer = await response.json().catch(() => ({}));
-  throw Object.assign(new Error(answer.error || `the service answered ${response.status}`), { status: response.status });
+const PAGE = 4; // small, so that what the user just did counts soon
+const LEAST_AHEAD = 3; // with fewer videos waiting, the next page is asked for
+const MOST_AHEAD = 12; // those pushed back further by newer answers are dropped
+const MOST_BEHIND = 20;
+const MOST_TOLD = 6; // lines of "just now"
+const SETTLED_MS = 80; // without scrolling
+const AGAIN_MS = 3000;
+
+const feed = $("feed");
+const slides = new Map(); // node -> Slide
+let current = null;
+let asking = null; // the request in progress
+let follow = false; // whether what the user did asks for one more
+let ended = false;
+
+const outbox = new Outbox({ sent: showUser, refused: (error) => say(error.message, true) });
+
+// --- pages ---
+
+function ask() {
+  asking ??= askAnew().finally(() => {
+    asking = null;
+    if (follow && !ended) ask();
+  });
+  return asking;
 }
 
-// What an <img> or <video> can load: with an API key the bytes themselves, since those elements can't send one.
-const loadable = async (path) => (key ? URL.createObjectURL(await (await call(path)).blob()) : path);
+async function askAnew() {
+  const [user, next] = [viewer(), follow];
+  follow = false;
+  feed.setAttribute("aria-busy", "true");
+  try {
+    await outbox.flush(); // what was clicked counts for the answer
+    const started = performance.now();
+    const page = await post("/v1/recommend", { user_id: user, k: PAGE });
+    if (user !== viewer()) return;
+    showAnswer(page, performance.now() - started);
+    place({ ...page, user }, next);
+  } catch (error) {
+    if (user !== viewer()) return;
+    say(error.message, true);
+    if (error.passing) setTimeout(ask, AGAIN_MS);
+  } finally {
+    feed.setAttribute("aria-busy", "false");
+  }
+}
+
+function place(page, next) {
+  const made = page.videos.map((video) => new Slide(video, page, { tell, toggleSound, skip, like }));
+  for (const slide of made) {
+    slides.set(slide.node, slide);
+    slide.node.inert = true;
+  }
+  const nodes = made.map((slide) => slide.node);
+  if (next && current) {
+    // Nothing may move that is in view: in the middle of a swipe the next slide stays where it is.
+    const settled = Math.abs(current.node.offsetTop - feed.scrollTop) < 2;
+    (settled ? current.node : (current.node.nextElementSibling ?? current.node)).after(...nodes);
+  } else {
+    feed.append(...nodes);
+  }
+  if (!nodes.length && !ended) {
+    ended = true;
+    feed.append(theEnd());
+  }
+  if (!current && feed.firstElementChild) settle();
+  else nearby();
+}
+
+function theEnd() {
+  const text = [element("h2", { text: "That was all" }), element("p", { class: "quiet", text: `${viewer()} has seen every video there is.` })];
+  const end = element("article", { class: "slide end", tabindex: "-1" }, icon("end"), ...text);
+  slides.set(end, null);
+  return end;
+}
+
+function restart() {
+  leave();
+  for (const slide of slides.values()) slide?.remove();
+  feed.replaceChildren();
+  slides.clear();
+  $("told").replaceChildren();
+  forgetWeights();
+  [current, follow, ended] = [null, false, false];
+  showUser();
+  (asking ?? Promise.resolve()).then(ask);
+}
+
+// --- which one is in view ---
+
+const nodeInView = () => feed.children[Math.round(feed.scrollTop / feed.clientHeight)];
+
+function settle() {
+  const node = nodeInView();
+  if (!node || node === current?.node) return;
+  leave();
+  current = slides.get(node) ?? { node };
+  current.enter?.();
+  if (document.activeElement === document.body) node.focus({ preventScroll: true });
+  else if (current.title) $("announced").textContent = current.title;
+  while ([...feed.children].indexOf(node) > MOST_BEHIND) drop(feed.firstElementChild);
+  feed.scrollTo({ top: node.offsetTop, behavior: "instant" });
+  nearby();
+}
+
+function leave() {
+  current?.leave?.();
+  outbox.flush();
+}
+
+// Media only for what is in view and its neighbours, and enough videos ahead.
+function nearby() {
+  const nodes = [...feed.children];
+  const here = nodes.indexOf(current?.node);
+  nodes.slice(here + 1 + MOST_AHEAD).filter((node) => slides.get(node)).forEach(drop);
+  nodes.forEach((node, place) => (Math.abs(place - here) <= 1 ? slides.get(node)?.near() : slides.get(node)?.far()));
+  $("previous").disabled = here <= 0;
+  $("next").disabled = here >= feed.children.length - 1;
+  if (!ended && feed.children.length - 1 - here < LEAST_AHEAD) ask();
+}
+
+function drop(node) {
+  slides.get(node)?.remove();
+  slides.delete(node);
+  node.remove();
+}
+
+let goal = null; // where keys and buttons are going, before the scrolling ends
+
+function go(step) {
+  const from = goal ?? current?.node;
+  const to = step > 0 ? from?.nextElementSibling : from?.previousElementSibling;
+  if (!to) return;
+  goal = to;
+  if (feed.contains(document.activeElement)) document.activeElement.blur();
+  feed.scrollTo({ top: to.offsetTop, behavior: prefersStill() ? "instant" : "smooth" });
+}
+
+let settling;
+feed.addEventListener("scroll", () => {
+  clearTimeout(settling);
+  settling = setTimeout(() => {
+    goal = null;
+    settle();
+  }, SETTLED_MS);
+});
+addEventListener("resize", () => current && feed.scrollTo({ top: current.node.offsetTop, behavior: "instant" }));
+
+// --- what the user does ---
+
+function tell(slide, kind, more = {}) {
+  outbox.add({ user_id: slide.page.user, video_id: slide.video.video_id, kind, request_id: slide.page.request_id, ...more });
+  const did = { click: "Clicked", like: "Liked", skip: "Skipped", watch: `Watched ${more.watch_s?.toFixed(1)} s` }[kind];
+  const line = element("li", {}, icon(kind), element("span", { class: "did", text: did }), element("span", { class: "what", text: slide.title }));
+  $("told").prepend(line);
+  [...$("told").children].slice(MOST_TOLD).forEach((old) => old.remove());
+  outbox.flush();
+}
+
+function askNext() {
+  if (ended) return;
+  follow = true;
+  ask();
+}
+
+function like(slide) {
+  if (slide.like()) askNext();
+}
+
+function skip(slide) {
+  if (slide.skipped) return;
+  slide.skipped = true;
+  slide.node.classList.add("skipped");
+  tell(slide, "skip");
+  go(1);
+  askNext();
+}
+
+function toggleSound() {
+  sound.on = !sound.on;
+  current?.showState?.();
+}
+
+const KEYS = {
+  ArrowDown: () => go(1),
+  PageDown: () => go(1),
+  j: () => go(1),
+  ArrowUp: () => go(-1),
+  PageUp: () => go(-1),
+  k: () => go(-1),
+  l: () => current?.video && like(current),
+  s: () => current?.video && skip(current),
+  m: toggleSound,
+  w: () => current?.toggleReasons?.(),
+  " ": () => current?.togglePlay?.(),
+};
+
+addEventListener("keydown", (event) => {
+  const pressed = event.key.length > 1 ? event.key : event.key.toLowerCase();
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog") || panelIsOver()) return;
+  if (pressed === " " && event.target.closest("button, a, summary")) return;
+  if (pressed.length === 1 && pressed !== " " && !$("letters").checked) return;
+  if (!KEYS[pressed] || (event.repeat && !["ArrowDown", "ArrowUp", "j", "k"].includes(pressed))) return;
+  event.preventDefault();
+  KEYS[pressed]();
+});
+
+// --- what is shown beside ---
 
 function say(text, bad = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
 }
 
-// --- events ---
-
-function tell(kind, video, request, extra = {}) {
-  unsent.push({ event_id: crypto.randomUUID(), user_id: user, video_id: video.video_id, kind, at: Date.now(), request_id: request, ...extra });
-  return send();
+function showAnswer(page, milliseconds) {
+  const arm = page.arm ? `, arm ${page.arm}` : "";
+  $("answer").textContent = `bundle ${page.bundle}${arm}, ${page.videos.length} videos in ${Math.round(milliseconds)} ms`;
+  say("");
 }
 
-// Events keep their ids until they are acknowledged, so sending them again is safe.
-async function send(options) {
-  const batch = unsent.slice(0, 1000);
-  if (!batch.length) return;
-  try {
-    await call("/v1/events", { events: batch }, options);
-  } catch (error) {
-    if (!error.status || error.status === 503) return void setTimeout(send, 2000);
-    say(error.message, true); // the service will never take these
+async function showUser() {
+  const user = viewer();
+  const known = await get(`/v1/users/${encodeURIComponent(user)}`).catch((error) => say(error.message, true));
+  if (known && user === viewer()) showWeights(known);
+}
+
+// A page in the background does not play, and may never come back.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    current?.clip?.pause();
+    current?.tellWatched?.();
+    outbox.leave();
+  } else if (!prefersStill()) {
+    current?.clip?.play();
   }
-  unsent = unsent.filter((event) => !batch.includes(event));
-  showTopics();
-}
-
-function stopWatching(options) {
-  if (!playing) return;
-  const { video, request, element, seconds } = playing;
-  playing = null;
-  element.pause();
-  if (seconds >= 0.1) {
-    unsent.push({ event_id: crypto.randomUUID(), user_id: user, video_id: video.video_id, kind: "watch", at: Date.now(), request_id: request, watch_s: Math.round(seconds * 100) / 100 });
-    send(options);
-  }
-}
-
-addEventListener("pagehide", () => stopWatching({ keepalive: true }));
-
-// --- cards ---
-
-function card(video, request) {
-  const item = $("card").content.firstElementChild.cloneNode(true);
-  const find = (selector) => item.querySelector(selector);
-  const title = video.title || video.video_id;
-  item.dataset.video = video.video_id;
-  find("h3").textContent = title;
-  find(".why").textContent = video.why;
-  find(".score").textContent = `click chance ${(100 * video.score).toFixed(1)} %`;
-  const cover = find(".cover");
-  cover.setAttribute("aria-label", `Play ${title}`);
-  cover.style.setProperty("--hue", [...video.video_id].reduce((hue, letter) => (hue * 31 + letter.codePointAt(0)) % 360, 7));
-  if (video.cover) {
-    const image = find("img");
-    loadable(video.cover).then((source) => Object.assign(image, { src: source, hidden: false }), () => {});
-  } else {
-    find(".name").textContent = title;
-  }
-  cover.addEventListener("click", () => open(video, request, item));
-  const like = find(".like");
-  like.setAttribute("aria-label", `Like ${title}`);
-  like.addEventListener("click", () => {
-    if (like.getAttribute("aria-pressed") === "true") return;
-    like.setAttribute("aria-pressed", "true");
-    like.textContent = "Liked";
-    tell("like", video, request);
-  });
-  const skip = find(".skip");
-  skip.setAttribute("aria-label", `Not for me: ${title}`);
-  skip.addEventListener("click", () => {
-    if (playing?.video === video) stopWatching();
-    item.classList.add("skipped");
-    item.querySelectorAll("button").forEach((button) => (button.disabled = true));
-    tell("skip", video, request);
-    item.nextElementSibling?.querySelector(".cover")?.focus();
-  });
-  return item;
-}
-
-async function open(video, request, item) {
-  stopWatching();
-  const cover = item.querySelector(".cover");
-  cover.disabled = true;
-  tell("click", video, request);
-  if (!video.file) return void cover.classList.add("open");
-  const element = document.createElement("video");
-  Object.assign(element, { controls: true, autoplay: true, playsInline: true, loop: false });
-  element.setAttribute("aria-label", video.title || video.video_id);
-  element.addEventListener("error", () => say("This video can't be played here.", true));
-  element.addEventListener("play", () => {
-    if (playing?.element !== element) {
-      stopWatching();
-      playing = { video, request, element, seconds: 0, last: element.currentTime };
-    }
-  });
-  // What was played, not how far: a seek is no watching.
-  element.addEventListener("timeupdate", () => {
-    if (playing?.element !== element) return;
-    const step = element.currentTime - playing.last;
-    if (step > 0 && step < 1.5) playing.seconds += step;
-    playing.last = element.currentTime;
-    item.querySelector(".watched").textContent = `${playing.seconds.toFixed(1)} s`;
-  });
-  element.addEventListener("ended", () => playing?.element === element && stopWatching());
-  cover.replaceWith(element);
-  element.focus();
-  element.src = await loadable(video.file);
-}
-
-// --- pages ---
-
-async function showTopics() {
-  try {
-    const { topics } = await (await call(`/v1/users/${encodeURIComponent(user)}`)).json();
-    $("topics").replaceChildren(
-      ...topics.map(({ topic, words, clicks }) => {
-        const item = document.createElement("li");
-        const count = document.createElement("b");
-        count.textContent = clicks;
-        item.append(words.slice(0, 3).join(", ") || `topic ${topic}`, count);
-        return item;
-      }),
-    );
-    $("likes").hidden = !topics.length;
-  } catch (error) {
-    say(error.message, true);
-  }
-}
-
-async function showPage() {
-  $("next").disabled = true;
-  $("feed").setAttribute("aria-busy", "true");
-  stopWatching();
-  try {
-    await send(); // what was clicked on this page counts for the next one
-    const started = performance.now();
-    const page = await (await call("/v1/recommend", { user_id: user, k: PAGE_SIZE })).json();
-    const milliseconds = Math.round(performance.now() - started);
-    $("feed").replaceChildren(...page.videos.map((video) => card(video, page.request_id)));
-    say(page.videos.length ? `${page.videos.length} videos for ${user}, in ${milliseconds} ms` : `${user} has seen every video there is.`);
-    scrollTo({ top: 0 });
-    await showTopics();
-  } catch (error) {
-    say(error.message, true);
-  } finally {
-    $("feed").setAttribute("aria-busy", "false");
-    $("next").disabled = false;
-  }
-}
-
-$("who").addEventListener("submit", (event) => {
-  event.preventDefault();
-  stopWatching();
-  user = $("user").value.trim() || user;
-  key = $("key").value.trim() || key;
-  localStorage.setItem("user", user);
-  sessionStorage.setItem("key", key);
-  history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
-  showPage();
+  current?.showState?.();
 });
-$("next").addEventListener("click", showPage);
-$("user").value = user;
-localStorage.setItem("user", user);
-showPage();
+addEventListener("pagehide", () => {
+  current?.tellWatched?.();
+  outbox.leave();
+});
+
+$("previous").addEventListener("click", () => go(-1));
+$("next").addEventListener("click", () => go(1));
+$("letters").checked = localStorage.getItem("letters") !== "off"; // single letters get in the way of speech input
+$("letters").addEventListener("change", () => localStorage.setItem("letters", $("letters").checked ? "on" : "off"));
+startPanel();
+onViewer(restart);
+startViewer();
+showUser();
+ask();
