@@ -78,7 +78,7 @@ def main() -> None:
         Workspace(config.workspace).run(ingest, config)
         tasks = [{"config": dump(config), "folder": folder, "side": side} for side in range(len(SIDES))]
         (Path(folder) / "turn-0").touch()
-        os.environ["RAY_worker_niceness"] = "0"
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
         bare = multiprocessing.get_context("spawn").Process(target=train_in_turn, args=(tasks[0],))

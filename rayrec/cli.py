@@ -4,11 +4,9 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import numpy as np
 import typer
 from rich.console import Console
@@ -20,18 +18,29 @@ from rayrec import __version__
 from rayrec.config import Config, load
 from rayrec.evaluation.topic_report import REPORT, SCORES
 from rayrec.pipeline import ASSIGN_TOPICS, COMPARE, STAGES, TOPIC_REPORT, TUNE, road, run_stages
-from rayrec.serving import cluster
-from rayrec.serving.guard import api_keys
-from rayrec.topics.describing import Description, describe
+from rayrec.printing import (
+    add_row,
+    console,
+    moment,
+    show_answers,
+    show_metrics,
+    show_representations,
+    show_service,
+    show_swaps,
+    show_topic,
+    show_topics,
+    show_trials,
+)
+from rayrec.serving import cluster, swapping
+from rayrec.serving.export import export_events
+from rayrec.serving.store import StoreError
+from rayrec.topics.describing import describe
 from rayrec.training import comparison, tuning
-from rayrec.training.search_report import in_words
-from rayrec.workspace import Manifest, Stage, Workspace
+from rayrec.workspace import Stage, Workspace
 
 app = typer.Typer(
     help="Recommendations for short videos, from raw videos to HTTP, on Ray.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-console = Console()
-
 ConfigPath = Annotated[Path, typer.Argument(help="A YAML config, such as configs/demo.yaml.", metavar="CONFIG")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, any number of them.", metavar="[KEY=VALUE]...")]
 Force = Annotated[bool, typer.Option("--force", help="Redo stages whose inputs and settings have not changed.")]
@@ -140,12 +149,68 @@ def show(
 
 
 @app.command()
-def serve(config: ConfigPath, overrides: Overrides = None) -> None:
+def serve(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    status: Annotated[bool, typer.Option("--status", help="Only say how the running service is.")] = False,
+) -> None:
     """Serve the published bundle on a local Ray cluster that stays up until `rayrec stop`."""
     with sentences():
         settings = load(config, overrides)
+        if status:
+            history = swapping.swaps(Workspace(settings.workspace))
+            show_service(cluster.details(settings), cluster.reports(settings), cluster.ranker_reports(settings), history)
+            return
         console.print(f"Ray runs at {cluster.start(settings).dashboard}")
         console.print(f"The service is up at {cluster.serve(settings)}")
+
+
+@app.command()
+def swap(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    bundle: Annotated[str | None, typer.Option(help="A published version; the current one when not given.")] = None,
+    canary: Annotated[float | None, typer.Option(help="Only for this share of the users, such as 0.1; the others stay.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, and move to whatever is published.")] = False,
+) -> None:
+    """Move the running service to a published bundle without dropping a request."""
+    with sentences():
+        settings = load(config, overrides)
+        if watch:
+            if bundle is not None:
+                raise ValueError("--watch moves to whatever is published; it takes no --bundle")
+            swapping.watch(settings, canary, lambda sentence: console.print(sentence, markup=False))
+        done = swapping.swap(settings, bundle, canary)
+        if done is None:
+            console.print("nothing to do: that is what is served")
+        else:
+            show_swaps([done])
+
+
+@app.command()
+def rollback(config: ConfigPath, overrides: Overrides = None) -> None:
+    """End the canary or, without one, move the running service back to the bundle before."""
+    with sentences():
+        show_swaps([swapping.rollback(load(config, overrides))])
+
+
+events_app = typer.Typer(no_args_is_help=True, help="What users did with what they were shown.")
+app.add_typer(events_app, name="events")
+
+
+@events_app.command()
+def export(
+    config: ConfigPath,
+    to: Annotated[str, typer.Option(help="A folder or URI; a file a day, and only days that changed are written.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write the events as the table `interactions`, for the next training."""
+    with sentences():
+        done = export_events(load(config, overrides), to)
+        console.print(
+            f"{done.events:,} new events: {done.impressions:,} impressions in {done.days} files of a day; "
+            f"{done.waiting:,} clicks and the like wait for their impression"
+        )
 
 
 @app.command()
@@ -171,9 +236,7 @@ def status(config: ConfigPath, overrides: Overrides = None) -> None:
                 table.add_row(stage.name, "-", "-", "-", "-")
                 continue
             rows = ", ".join(f"{table} {rows:,}" for table, rows in manifest.tables.items() if table != "rejects")
-            table.add_row(
-                stage.name, manifest.version, _moment(manifest.finished_at), rows or "files only", f"{manifest.rejects:,}"
-            )
+            table.add_row(stage.name, manifest.version, moment(manifest.finished_at), rows or "files only", f"{manifest.rejects:,}")
         console.print(table)
 
 
@@ -196,10 +259,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """A mistake that the user can mend (every `ValueError` of ours) becomes one sentence on stderr and exit status 1."""
+    """What the user can mend (every `ValueError` of ours, a store out of reach) becomes a sentence on stderr and exit status 1."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, StoreError) as error:
         Console(stderr=True, style="red", soft_wrap=True).print(f"rayrec: {error}", markup=False)
         raise typer.Exit(1) from error
 
@@ -228,97 +291,11 @@ def done(stage: Stage, config: Config, force: bool) -> tuple[Workspace, str]:
     return workspace, workspace.folder(stage.name)
 
 
-def add_row(table: Table, manifest: Manifest, done: bool) -> None:
-    note = "" if done else "unchanged, kept"
-    table.add_row(
-        manifest.stage, f"{manifest.seconds:.1f}", f"{manifest.rows_in:,}", f"{manifest.rows_out:,}", f"{manifest.rejects:,}", note
-    )
-
-
-def show_metrics(config: Config) -> None:
-    workspace = Workspace(config.workspace)
-    folder = workspace.folder("evaluate")
-    report = json.loads(workspace.read_file(f"{folder}/report.json"))
-    k = report["k"]
-    columns = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "accuracy": "accuracy", "calibration_error": "ECE"}
-    table = Table("clicks", *columns.values(), title=f"test split: {report['impressions']:,} impressions", title_justify="left")
-    for name, metrics in report["clicks"].items():
-        table.add_row(name, *(f"{metrics[key]:.4f}" for key in columns))
-    console.print(table)
-    show_by_history(report["by_history"])
-    columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "expected_ctr": "true CTR of the page"}
-    table = Table("pages", *columns.values(), title=f"recall + ranking for {report['visitors']:,} users", title_justify="left")
-    for name, metrics in report["pages"].items():
-        table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in columns))
-    console.print(table)
-    console.print(f"pictures: {folder}/report.png, {folder}/breakdown.png, {workspace.folder('train')}/learning_curves.png")
-
-
-def show_by_history(models: dict[str, dict[str, dict[str, float]]]) -> None:
-    """AUC by the number of clicks known before the impression; the parts are the same for all models."""
-    parts = next(iter(models.values()))
-    table = Table("clicks", *parts, title="AUC by the clicks known before the impression", title_justify="left")
-    for name, found in models.items():
-        table.add_row(name, *(f"{metrics['auc']:.4f}" for metrics in found.values()))
-    table.add_row("impressions", *(f"{metrics['impressions']:,}" for metrics in parts.values()))
-    console.print(table)
-
-
-def show_representations(scores: dict[str, dict[str, dict[str, float]]]) -> None:
-    for kind in next(iter(scores.values()), {}):
-        title = f"against the {kind}: learned on 90 % of the videos, scored on the others"
-        table = Table("representation", "ARI", "NMI", "inter / intra distance", title=title, title_justify="left")
-        for name, found in scores.items():
-            table.add_row(name, *(f"{value:.3f}" for value in found[kind].values()))
-        console.print(table)
-
-
-def show_topics(described: list[Description]) -> None:
-    table = Table("topic", "videos", "words", "tags", "nearest", title="topics", title_justify="left")
-    for one in described:
-        nearest = ", ".join(f"{other} ({likeness:.2f})" for other, likeness in one.nearest)
-        table.add_row(str(one.topic), f"{one.videos:,}", ", ".join(one.words[:5]), ", ".join(one.tags[:5]), nearest)
-    console.print(table)
-
-
-def show_topic(one: Description, titles: dict[str, str | None]) -> None:
-    show_topics([one])
-    table = Table("video", "title", title="its most typical videos", title_justify="left")
-    for video in one.typical_videos:
-        table.add_row(video, titles[video] or "")
-    console.print(table)
-
-
-def show_trials(trials: list[dict[str, Any]]) -> None:
-    table = Table("trial", "AUC", "log loss", "epochs", "settings", "", title="trials, the best first", title_justify="left")
-    for trial in trials:
-        course = trial["course"]
-        numbers = [f"{course['auc']:.4f}", f"{course['log_loss']:.4f}", str(course["epochs"])] if course else ["-"] * 3
-        note = trial["status"] + (f": {trial['reason']}" if trial["status"] == "failed" else "")
-        table.add_row(str(trial["number"]), *numbers, in_words(trial["values"]), note)
-    console.print(table)
-
-
 def sample_users(config: Config, count: int) -> list[str]:
     """The users with the most clicks."""
     log = Workspace(config.workspace).read("interactions")
     clicks = log.filter(log["clicked"]).group_by("user_id").aggregate([("clicked", "count")])
     return clicks.sort_by([("clicked_count", "descending"), ("user_id", "ascending")])["user_id"].to_pylist()[:count]
-
-
-def show_answers(url: str, users: list[str]) -> None:
-    headers = {"Authorization": f"Bearer {key}"} if (key := next(iter(api_keys()), None)) else {}
-    for user in users:
-        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": user, "k": 5}, headers=headers, timeout=30)
-        answer.raise_for_status()
-        table = Table("video", "title", "score", "why", title=f"POST /v1/recommend for user {user}", title_justify="left")
-        for video in answer.json()["videos"]:
-            table.add_row(video["video_id"], video["title"] or "", f"{video['score']:.3f}", video["why"])
-        console.print(table)
-
-
-def _moment(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ class FilesData(Section):
 
     kind: Literal["files"]
     catalog: str  # or a folder of videos, each of which is then a row
-    interactions: str | None = None  # needed from `train` on
+    # Needed from `train` on. Files or folders: also what `rayrec events export` writes, beside an older log.
+    interactions: str | list[str] | None = None
     users: str | None = None
     # our column -> theirs, for columns that are named otherwise
     catalog_columns: dict[str, str] = {}
@@ -363,7 +364,7 @@ class Serving(Section):
     # Where events are kept: a SQLite file, or redis://HOST:PORT/DATABASE; <workspace>/state/events.db when not given.
     state: str | None = None
     retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are dropped
-    requests_per_s: Annotated[float, Field(gt=0)] | None = None  # of one caller (API key, or address without keys), for each replica
+    requests_per_s: Annotated[float, Field(gt=0)] | None = None  # of one API key, or address without keys, on each replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
 
     @model_validator(mode="after")

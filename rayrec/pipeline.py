@@ -103,7 +103,7 @@ STAGES = {
             "publish",
             publish,
             reads=data.READS,
-            may_read=(*data.MAY_READ, "features", "topic_centres"),
+            may_read=(*data.MAY_READ, "features", "topic_centres", "embeddings", "predictions"),
             after=("train",),
             settings=lambda config: settings_of(config.recall),
         ),

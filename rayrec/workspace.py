@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,10 @@ class Workspace:
             raise WorkspaceError(f"workspace {self.uri}: {stage} has no finished version {version!r}")
         self.write_file(f"{stage}/current", version.encode())
 
+    def pin(self, stage: str, versions: Iterable[str]) -> None:
+        """These versions stay, however many come after them, until others are pinned in their place."""
+        self.write_file(f"{stage}/pinned", json.dumps(sorted(versions)).encode())
+
     def versions(self, stage: str) -> list[Manifest]:
         """A stage's finished versions, the oldest first."""
         found = self.fs.get_file_info(pafs.FileSelector(f"{self.root}/{stage}", allow_not_found=True))
@@ -213,6 +217,7 @@ class Workspace:
         self.write_file(f"{manifest.stage}/{manifest.version}/manifest.json", json.dumps(asdict(manifest), indent=1).encode())
         self.switch(manifest.stage, manifest.version)
         keep = {kept.version for kept in self.versions(manifest.stage)[-KEPT_VERSIONS:]} | {manifest.version}
+        keep |= set(json.loads(self._read_text(f"{manifest.stage}/pinned") or "[]"))
         for item in self.fs.get_file_info(pafs.FileSelector(f"{self.root}/{manifest.stage}")):
             if item.type == pafs.FileType.Directory and item.base_name not in keep:
                 self.fs.delete_dir(item.path)

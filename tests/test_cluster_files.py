@@ -89,35 +89,39 @@ def test_ray_knows_every_key_of_the_serve_config() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "place"),
+    ("section", "place"),
     [
-        (["http_options"], ".http_options"),
-        (["applications", 0], ".applications[0]"),
-        (["applications", 0, "deployments", 1], ".applications[0].deployments[1]"),
-        (["applications", 0, "deployments", 1, "autoscaling_config"], ".applications[0].deployments[1].autoscaling_config"),
-        (["applications", 0, "deployments", 0, "ray_actor_options"], ".applications[0].deployments[0].ray_actor_options"),
+        ({"http_options": {}}, ".http_options"),
+        ({"applications": [{}]}, ".applications[0]"),
+        ({"applications": [{"deployments": [{}, {}]}]}, ".applications[0].deployments[1]"),
+        ({"applications": [{"deployments": [{"autoscaling_config": {}}]}]}, ".applications[0].deployments[0].autoscaling_config"),
+        ({"applications": [{"deployments": [{"ray_actor_options": {}}]}]}, ".applications[0].deployments[0].ray_actor_options"),
     ],
 )
-def test_a_key_that_ray_would_drop_is_found(steps: list[str | int], place: str) -> None:
+def test_a_key_that_ray_would_drop_is_found(section: dict[str, Any], place: str) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    config = serve_yaml()
-    section: Any = config
-    for step in steps:
-        section = section[step]
-    section["nonsense"] = 1
-    assert unknown_keys(config, ServeDeploySchema) == [f"{place}.nonsense"]
+    innermost: Any = section
+    while innermost:
+        innermost = innermost[-1] if isinstance(innermost, list) else next(iter(innermost.values()))
+    innermost["nonsense"] = 1
+    assert unknown_keys(section, ServeDeploySchema) == [f"{place}.nonsense"]
 
 
 def test_the_service_is_not_open_to_the_network() -> None:
     assert serve_yaml()["http_options"]["host"] == "127.0.0.1"
 
 
-def test_the_serve_config_fits_our_application() -> None:
+@pytest.mark.parametrize(("state", "on_the_head"), [("/var/lib/rayrec/events.db", True), ("redis://db:6379/0", False)])
+def test_the_serve_config_fits_our_application(state: str, on_the_head: bool) -> None:
     from ray.serve._private.build_app import build_app
 
     (application,) = serve_yaml()["applications"]
+    application["args"]["config"]["serving"]["state"] = state
     module, builder = application["import_path"].split(":")
     built = build_app(getattr(importlib.import_module(module), builder)(application["args"]), name=application["name"])
-    assert {section["name"] for section in application["deployments"]} == {deployment.name for deployment in built.deployments}
     assert built.ingress_deployment_name == "TopicRecall"
+    deployments = {deployment.name: deployment for deployment in built.deployments}
+    assert ("node:__internal_head__" in deployments["TopicRecall"].ray_actor_options.get("resources", {})) == on_the_head
+    scaling = deployments["NeuralRanker"]._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 4)

@@ -1,5 +1,8 @@
 """Any catalog and log in Parquet or CSV: the user's columns mapped to ours. A folder of videos is a catalog too.
 
+A log may be several files: a folder of them, or a list of files and folders. Those that `rayrec events export` wrote say so in
+their metadata and are read as they are, whatever the config says of the names and units of the others.
+
 Our columns are found under their own names or under those that the `..._columns` mappings of the config give. An optional column
 that isn't there is normal. Columns that we don't know are side columns, which rankers may use as fields.
 """
@@ -9,9 +12,11 @@ from difflib import get_close_matches
 from rayrec import tables
 from rayrec.config import FilesData
 from rayrec.datasets.conversion import Conventions, convert_rows
-from rayrec.datasets.reading import list_videos, read_rows
+from rayrec.datasets.reading import list_tables, list_videos, read_rows
 from rayrec.datasets.screening import Incoming
 from rayrec.tables import TableError, did_you_mean
+
+EXPORTED = {b"rayrec": b"interactions"}  # the metadata of files in our own names and units
 
 
 def read_table(name: str, settings: FilesData) -> Incoming:
@@ -19,12 +24,19 @@ def read_table(name: str, settings: FilesData) -> Incoming:
 
     Raises `TableError` when the file can't be read or lacks a column, or a mapping names one that isn't there.
     """
-    path = getattr(settings, name)
-    if path is None:
+    given = getattr(settings, name)
+    if given is None:
         return Incoming.whole(f"no {name}", tables.empty(name))
-    if name == "catalog" and (listed := list_videos(path)):
+    if name == "catalog" and (listed := list_videos(given)):
         return listed
+    paths = [path for each in ([given] if isinstance(given, str) else given) for path in list_tables(each)]
+    return Incoming.joined([_read_file(name, path, settings) for path in paths])
+
+
+def _read_file(name: str, path: str, settings: FilesData) -> Incoming:
     raw = read_rows(path)
+    if EXPORTED.items() <= (raw.table.schema.metadata or {}).items():
+        return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
     columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
     return convert_rows(name, raw, columns, Conventions(settings.list_separator, settings.time_unit, settings.click_at_least))
 

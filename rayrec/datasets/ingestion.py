@@ -66,7 +66,8 @@ def sources(workspace: Workspace, config: Config) -> list[Any]:
     elif isinstance(data, YouTubeData):
         paths = [data.path]
     else:
-        paths = [path for path in (data.catalog, data.interactions, data.users) if path]
+        given = [each for each in (data.catalog, data.interactions, data.users) if each]
+        paths = [path for each in given for path in ([each] if isinstance(each, str) else each)]
     return [fact for path in paths for fact in _facts(path)]
 
 

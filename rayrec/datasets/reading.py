@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from rayrec import tables
-from rayrec.datasets.screening import STAGE, Incoming
+from rayrec.datasets.screening import STAGE, Incoming, join_uri
 from rayrec.tables import TableError
 from rayrec.workspace import open_filesystem
 
+TABLE_ENDINGS = (".parquet", ".csv")
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 LONGEST_ROW = 16 << 20  # bytes; the CSV reader works in blocks of this size and a row must fit into one
 
@@ -43,6 +44,24 @@ def list_videos(folder: str) -> Incoming | None:
         raise TableError(f"{folder}: the folder holds no video ({', '.join(VIDEO_ENDINGS)})")
     ids = [str(PurePosixPath(name).with_suffix("")) for name in videos]
     return Incoming.whole(folder, pa.table({"video_id": ids, "uri": videos}))
+
+
+def list_tables(path: str) -> list[str]:
+    """The tables of a folder and of the folders in it, by name; of a file, the file itself.
+
+    Names that begin with "_" or "." are no tables. Raises `TableError` for a folder without any.
+    """
+    filesystem, inside = open_filesystem(path)
+    if filesystem.get_file_info(inside).type != pafs.FileType.Directory:
+        return [path]
+    found = filesystem.get_file_info(pafs.FileSelector(inside, recursive=True))
+    names = sorted(item.path[len(inside) :].lstrip("/") for item in found if item.is_file)
+    listed = [
+        name for name in names if name.lower().endswith(TABLE_ENDINGS) and not any(part[0] in "_." for part in name.split("/"))
+    ]
+    if not listed:
+        raise TableError(f"{path}: the folder holds no table ({', '.join(TABLE_ENDINGS)})")
+    return [join_uri(path, name) for name in listed]
 
 
 def read_parquet(path: str) -> Incoming:

@@ -20,16 +20,35 @@ STAGE = "ingest"
 
 @dataclass
 class Incoming:
-    """The rows of one file: those still good, their row numbers in the file (from 0, without the header), and the rejects."""
+    """The rows of one file: those still good, their row numbers in the file (from 0, without the header), and the rejects.
+
+    Of several files that were `joined`, `sources` says which row is from which.
+    """
 
     source: str
     table: pa.Table
     rows: np.ndarray
     rejected: list[pa.Table] = field(default_factory=list)
+    sources: pa.Array | None = None
 
     @classmethod
     def whole(cls, source: str, table: pa.Table) -> "Incoming":
         return cls(source, table, np.arange(table.num_rows))
+
+    @classmethod
+    def joined(cls, parts: "list[Incoming]") -> "Incoming":
+        """The rows of several files, one after the other. A side column whose types differ becomes text."""
+        if len(parts) == 1:
+            return parts[0]
+        kinds: dict[str, set[pa.DataType]] = {}
+        for column in (column for part in parts for column in part.table.schema):
+            kinds.setdefault(column.name, set()).add(column.type)
+        mixed = {name for name, types in kinds.items() if len(types) > 1}
+        together = pa.concat_tables([_as_text(part.table, mixed) for part in parts], promote_options="default")
+        files, counts = pa.array([part.source for part in parts]), [part.table.num_rows for part in parts]
+        sources = pa.DictionaryArray.from_arrays(np.repeat(np.arange(len(parts), dtype=np.int32), counts), files)
+        rejected = [rejects for part in parts for rejects in part.rejected]
+        return cls(", ".join(files.to_pylist()), together, np.concatenate([part.rows for part in parts]), rejected, sources)
 
     @property
     def read(self) -> int:
@@ -57,9 +76,19 @@ class Incoming:
         """Keep `good`; the row numbers of `rejected` are positions in the present table and become those of the file."""
         positions = rejected["row"].to_numpy()
         numbered = rejected.set_column(rejected.schema.get_field_index("row"), "row", pa.array(self.rows[positions], pa.int64()))
+        if self.sources is not None:
+            bad = self.sources.take(pa.array(positions)).dictionary_decode()
+            numbered = numbered.set_column(rejected.schema.get_field_index("source"), "source", bad)
+            self.sources = self.sources.take(pa.array(np.delete(np.arange(len(self.rows)), positions)))
         self.rejected.append(numbered)
         self.rows = np.delete(self.rows, positions)
         self.table = good
+
+
+def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
+    for name in names & set(table.column_names):
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(tables.TEXT))
+    return table
 
 
 def reject_unknown_videos(interactions: Incoming, catalog: Incoming) -> None:

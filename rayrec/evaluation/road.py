@@ -16,6 +16,7 @@ from rayrec.ranking.examples import RankingData
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall import steps
 from rayrec.recall.queues import ItemTopics, TopicQueues
+from rayrec.recall.selection import best
 from rayrec.training.metrics import ndcg_at_k, recall_at_k
 
 
@@ -87,8 +88,9 @@ def topic_pages(
     queues = TopicQueues.build(item_topics, counters.exposures, counters.clicks, available, settings, rng)
     pages, found = [], []
     for person in people:
-        candidates = steps.drop(steps.source(person.history, item_topics, queues, settings), person.banned)
-        candidates = steps.backfill(candidates, queues, person.banned, settings.candidates, settings.fresh_share)
+        bans, luck = steps.Bans.of(person.banned), int(rng.integers(2**31))
+        candidates = steps.drop(steps.source(person.history, queues, settings, bans, luck), bans)
+        candidates = steps.backfill(candidates, queues, bans, settings.candidates, luck)
         scores = scorer.score(
             [scorer.users.ids[person.user]],
             [person.history],
@@ -97,7 +99,7 @@ def topic_pages(
             candidates.items[None],
             [person.context],
         )[0]
-        pages.append(candidates.items[steps.select(candidates, scores, k)])
+        pages.append(candidates.items[best(scores, k)])
         found.append(recall_at_k(candidates.items, person.relevant))
     return pages, float(np.mean(found)) if found else float("nan")
 

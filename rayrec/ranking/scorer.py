@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
@@ -21,7 +22,7 @@ from rayrec.ranking import models
 from rayrec.ranking.batch import Batch
 from rayrec.ranking.context import ContextEncoder
 from rayrec.ranking.examples import RankingData
-from rayrec.ranking.fields import FieldEncoder, FieldTable, Tables
+from rayrec.ranking.fields import DataError, FieldEncoder, FieldTable, Tables, refuse_not_finite
 from rayrec.ranking.model import RankingModel
 
 CPU = torch.device("cpu")
@@ -66,6 +67,26 @@ class Scorer:
     def index_of(self, video_id: str) -> int:
         """The item index of a video, 0 when it is unknown."""
         return self.items.index.get(video_id, 0)
+
+    def with_items(self, table: pa.Table) -> "Scorer":
+        """The same weights over the videos of `table` (as `joined_items` makes it), those that training never saw among them.
+
+        Raises `DataError` when the table lacks a column that training had, or holds it otherwise.
+        """
+        encoder = self.item_encoder
+        wanted = [*encoder.vocabularies, *encoder.scales, *encoder.vector_scales]
+        for name in wanted:
+            if name not in table.column_names:
+                raise DataError(f"the ranker was trained with {name!r} of each video, which is not there now; train again")
+        refuse_not_finite(table, "video_id", wanted)
+        for name, (means, _) in encoder.vector_scales.items():
+            size = pc.max(pc.list_value_length(table[name])).as_py()
+            if size is not None and size != len(means):
+                raise DataError(f"the ranker was trained with {len(means)} numbers in {name!r}, which has {size} now; train again")
+        items = encoder.encode(table)
+        scorer = Scorer.build(self.settings, self.user_encoder, encoder, self.context_encoder, self.users, items)
+        scorer.model.load_state_dict(self.model.state_dict())
+        return scorer.to(self.device)
 
     def to(self, device: torch.device) -> "Scorer":
         self.model.to(device)

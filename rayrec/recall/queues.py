@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from rayrec.config import Recall
 
-MOST_POPULAR = 10_000  # videos of the ordered head of `popular`; behind it the others come in no order
+# Videos of the ordered head of `popular`, more than one user has seen; behind it the others come in no order. Withdrawals make it
+# shorter; the others move up when they are shown next.
+MOST_POPULAR = 5_000
 # The kinds of items. A weak one has been shown often enough, is below `least_ctr`, and so is in no topic's queue.
 HIDDEN, FRESH, ESTABLISHED, WEAK = range(4)
 NONE = np.empty(0, dtype=np.int32)
@@ -69,6 +71,7 @@ class TopicQueues:
     item_topics: ItemTopics
     settings: Recall
     kind: np.ndarray  # int8 [I]
+    ctr: np.ndarray  # float32 [I]; above 1 where clicks came without an impression
     established: list[np.ndarray]  # int32, by topic
     newcomers: list[np.ndarray]  # int32, by topic: the fresh ones
     popular: np.ndarray  # int32, over all topics: most clicks first, weak ones too, MOST_POPULAR at the most
@@ -87,19 +90,19 @@ class TopicQueues:
     ) -> "TopicQueues":
         """From each item's counters and whether it may be shown at all (arrays over items, item 0 included)."""
         lists = [NONE] * (int(item_topics.topics.max(initial=-1)) + 1)
-        nothing = cls(item_topics, settings, np.zeros(len(available), np.int8), lists, lists, NONE, NONE, NONE)
+        kind, ctr = np.zeros(len(available), np.int8), np.zeros(len(available), np.float32)
+        nothing = cls(item_topics, settings, kind, ctr, lists, lists, NONE, NONE, NONE)
         queues = nothing.updated(rng.permutation(np.arange(1, len(available), dtype=np.int32)), exposures, clicks, available)
         return replace(queues, fresh=in_turns(queues.fresh, item_topics))
 
     def updated(self, changed: np.ndarray, exposures: np.ndarray, clicks: np.ndarray, available: np.ndarray) -> "TopicQueues":
         """The queues after these distinct items (never 0) have changed; the arrays are over all items and as they are now."""
         before, after = self.kind[changed], _kinds(exposures[changed], clicks[changed], available[changed], self.settings)
-        kind = self.kind.copy()
-        kind[changed] = after
+        kind, ctr = self.kind.copy(), self.ctr.copy()
+        kind[changed], ctr[changed] = after, clicks[changed] / np.maximum(exposures[changed], 1)
         queued = (before == ESTABLISHED) | (after == ESTABLISHED)
         turned = (before == FRESH) != (after == FRESH)
         known = (before >= ESTABLISHED) | (after >= ESTABLISHED)
-        ctr = clicks, np.maximum(exposures, 1)
         popular, fresh, spread = self.popular, self.fresh, self.spread
         if known.any():
             popular = np.append(_without(popular, changed, len(kind)), changed[after >= ESTABLISHED])
@@ -110,6 +113,7 @@ class TopicQueues:
         return replace(
             self,
             kind=kind,
+            ctr=ctr,
             established=self._relisted(self.established, changed[queued], after[queued] == ESTABLISHED, ctr),
             newcomers=self._relisted(self.newcomers, changed[turned], after[turned] == FRESH),
             popular=popular,
@@ -128,18 +132,23 @@ class TopicQueues:
         room = int(np.ceil(len(established) * share / max(1 - share, 1e-9))) if len(established) else len(fresh)
         drawn = min(len(fresh), room)
         if count is not None and count < len(established) + drawn:
-            drawn = min(drawn, max(int(count * share), count - len(established)))
+            drawn = min(drawn, max(int(count * share + 1e-9), count - len(established)))
             established = established[: count - drawn]
         if not drawn:
             return established
         number = np.arange(drawn)
-        ahead = ((number + 1) * (1 - share) / max(share, 1e-9) + 1e-9).clip(max=len(established)).astype(np.int64)
+        # The n-th fresh item has place n / share, as far as there are established ones to fill the places before it.
+        ahead = np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).clip(max=len(established)).astype(np.int64)
         queue = np.empty(len(established) + drawn, dtype=np.int32)
         is_fresh = np.zeros(len(queue), dtype=bool)
         is_fresh[ahead + number] = True
         queue[is_fresh] = fresh[(luck + number) % len(fresh)]
         queue[~is_fresh] = established
         return queue
+
+    def is_shown(self, items: np.ndarray) -> np.ndarray:
+        """Which of the items may be shown at all."""
+        return self.kind[items] != HIDDEN
 
     def is_fresh(self, items: np.ndarray) -> np.ndarray:
         return self.kind[items] == FRESH
@@ -161,32 +170,26 @@ class TopicQueues:
         yield self.fresh[:start]
 
     def _relisted(
-        self,
-        lists: list[np.ndarray],
-        changed: np.ndarray,
-        belong: np.ndarray,
-        ctr: tuple[np.ndarray, np.ndarray] | None = None,
+        self, lists: list[np.ndarray], changed: np.ndarray, belong: np.ndarray, ctr: np.ndarray | None = None
     ) -> list[np.ndarray]:
         """The lists with each changed item in those of its topics if it belongs there (a mask), else in none.
 
-        `ctr` are the clicks and exposures to order by, best first; without it, what comes stands behind what was there.
+        They are ordered by `ctr`, the best first; without it, what comes stands behind what was there.
         """
         place, topic = self.item_topics.pairs(changed)
         touched = np.unique(topic)
-        old = [lists[number] for number in touched]
-        comes = belong[place]
-        kept = np.concatenate([NONE, *old])
-        of_kept = np.repeat(touched, [len(part) for part in old])
+        old = [lists[number] for number in touched.tolist()]
+        kept, comes = np.concatenate([NONE, *old]), belong[place]
         stays = _outside(kept, changed, len(self.kind))
         items = np.concatenate([kept[stays], changed[place[comes]]])
-        topics = np.concatenate([of_kept[stays], topic[comes]])
-        # One number orders by topic and inside a topic by CTR, whatever the CTR (clicks may outnumber exposures). Most of the
-        # items stand in order already, which the stable sort makes use of.
-        order = np.argsort(topics + 0.5 / (1 + ctr[0][items] / ctr[1][items]) if ctr else topics, kind="stable")
-        ends = np.searchsorted(topics[order], touched, side="right")
+        topics = np.concatenate([np.repeat(touched, [len(part) for part in old])[stays], topic[comes]])
+        # One number orders by topic and inside a topic by CTR, whatever the CTR. Most of the items stand in order already, which
+        # the stable sort makes use of.
+        order = np.argsort(topics if ctr is None else topics + 0.5 / (1.0 + ctr[items].astype(np.float64)), kind="stable")
+        items, ends = items[order], np.cumsum(np.bincount(np.searchsorted(touched, topics), minlength=len(touched))).tolist()
         new = list(lists)
-        for number, part in zip(touched.tolist(), np.split(items[order], ends[:-1]), strict=True) if len(touched) else ():
-            new[number] = part.copy()  # a view would keep the lists of all the others alive
+        for number, start, end in zip(touched.tolist(), [0, *ends], ends, strict=False):
+            new[number] = items[start:end].copy()  # a view would keep the lists of all the others alive
         return new
 
 

@@ -1,19 +1,18 @@
-"""The HTTP API and the feed page, as a FastAPI application around a `Recommender`. It needs no Ray.
+"""The HTTP API and the pages, as a FastAPI application around the arms that answer. It needs no Ray.
 
 Whatever a caller does wrong is answered with a 4xx and `{"error": "a sentence"}`. Media are served by video id only: a caller never
-names a path.
+names a path. What is told of each request is in watch.py, who may ask in guard.py.
 """
 
+import asyncio
 import logging
-import mimetypes
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
-from urllib.request import url2pathname
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -21,73 +20,107 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from rayrec import __version__
+from rayrec.config import Serving
 from rayrec.recall import steps
-from rayrec.serving.guard import Guard
+from rayrec.serving import answers
+from rayrec.serving.arms import Arms
+from rayrec.serving.dashboard import dashboard
+from rayrec.serving.guard import Guard, Keys
 from rayrec.serving.messages import (
     ERRORS,
-    Debug,
+    Dashboard,
     ErrorAnswer,
     EventsAnswer,
     EventsRequest,
+    Forgotten,
     Ready,
     RecommendAnswer,
-    RecommendedVideo,
     RecommendRequest,
-    ScoredTopic,
-    StepTime,
+    SimilarAnswer,
     Topic,
     User,
     UserTopic,
     Video,
+    Withdrawn,
     sentence,
 )
+from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommendation import OverloadedError, Page, Recommender, now_ms
 from rayrec.serving.store import Event, StoreError
+from rayrec.serving.watch import Watch
 
-PAGE = Path(__file__).parent / "page"
+if TYPE_CHECKING:
+    from rayrec.serving.swapping import Swap  # which imports ray
+
+PAGE = FilePath(__file__).parent / "page"
 BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20}  # bytes
 MOST_AHEAD_MS = 5 * 60 * 1000  # how far the clock of a caller may be ahead of ours
 # Scripts, styles and calls only from here; media also from where the catalog says that they lie.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
     "media-src 'self' blob: https: http:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
 }
+COVER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "The cover"}
+}
+
+PathId = Annotated[str, Path(min_length=1, max_length=512, examples=["v7"])]
+UserId = Annotated[str, Path(min_length=1, max_length=512, examples=["ann"])]
+CurrentArms = Callable[[], Arms]
 
 log = logging.getLogger(__name__)
 
 
-def create_api(current: Callable[[], Recommender | None], keys: list[str], most_k: int) -> FastAPI:
-    """`current` gives the recommender in use (None until there is one); it is asked anew for each request."""
+def create_api(
+    arms: Callable[[], Arms | None], serving: Serving, keys: Keys, metrics: Metrics, swaps: "Callable[[], list[Swap]]"
+) -> FastAPI:
+    """`arms` gives what answers now (None while nothing is loaded); it is asked anew for each request."""
+
+    def current() -> Arms:
+        found = arms()
+        if found is None:
+            raise OverloadedError("no bundle is loaded yet")
+        return found
+
+    guard = Middleware(
+        Guard, keys=keys, body_limits=BODY_LIMITS, requests_per_s=serving.requests_per_s, timeout_s=serving.timeout_s
+    )
     api = FastAPI(
         title="rayrec",
         version=__version__,
         summary="Recommendations for short videos.",
         docs_url=None,  # FastAPI's own page loads scripts from another host; ours is page/docs.html
         redoc_url=None,
-        middleware=[Middleware(Guard, keys=keys, body_limits=BODY_LIMITS)],
+        middleware=[Middleware(Watch, metrics=metrics), guard],
         responses=ERRORS,
     )
     _add_errors(api)
-    _add_recommendations(api, current, most_k)
-    _add_catalog(api, current)
-    _add_page(api)
+    _add_recommendations(api, current, serving.most_k, metrics)
+    _add_users(api, current)
+    _add_catalog(api, current, serving.most_k)
+    _add_operation(api, arms, current, swaps)
+    _add_pages(api)
+    _describe_keys(api, keys)
     return api
 
 
-def _add_recommendations(api: FastAPI, current: Callable[[], Recommender | None], most_k: int) -> None:
-    @api.post("/v1/recommend", summary="A page of videos for a user")
-    async def recommend(request: RecommendRequest) -> RecommendAnswer:
+def _add_recommendations(api: FastAPI, current: CurrentArms, most_k: int, metrics: Metrics) -> None:
+    @api.post("/v1/recommend", summary="A page of videos for a user", response_model=RecommendAnswer)
+    async def recommend(request: RecommendRequest) -> Response:
         """The k videos that the user will most likely click, the best first, none of them seen before or excluded.
 
         They are logged as shown. A user who is not known gets popular and fresh videos.
         """
         if request.k > most_k:
             raise HTTPException(422, f"k: {request.k} videos are more than the {most_k} that one page may hold (serving.most_k)")
-        recommender = _ready(current())
-        page = await recommender.recommend(request.user_id, request.k, request.exclude)
-        return _answer(recommender, page, request)
+        arm, recommender = current().arm_of(request.user_id)
+        page = await recommender.recommend(
+            request.user_id, request.k, request.exclude, request.blocked_authors, request.context, arm
+        )
+        _measure(metrics, page, arm)
+        return Response(answers.page(recommender, page, arm, request.debug), media_type="application/json")
 
     @api.post("/v1/events", summary="What users did with what they were shown")
     async def events(request: EventsRequest) -> EventsAnswer:
@@ -95,20 +128,38 @@ def _add_recommendations(api: FastAPI, current: Callable[[], Recommender | None]
 
         An event_id counts once, however often it is sent.
         """
-        recommender, now = _ready(current()), now_ms()
+        arms, now = current(), now_ms()
         for place, event in enumerate(request.events):
-            if event.video_id not in recommender.bundle.item_of:
+            if not any(event.video_id in recommender.bundle.item_of for recommender in arms.named().values()):
                 raise HTTPException(404, f"events.{place}: there is no video {event.video_id!r}")
             if event.at is not None and event.at > now + MOST_AHEAD_MS:
                 raise HTTPException(422, f"events.{place}.at: {event.at} lies in the future; UTC milliseconds are {now} now")
         rows = [Event(**event.model_dump(exclude={"at"}), at=now if event.at is None else event.at) for event in request.events]
-        new = await recommender.add_events(rows)
+        new = await arms.stable.add_events(rows)
+        for kind, count in Counter(event.kind for event in rows).items():
+            metrics.count("events_total", count, kind=kind)
         return EventsAnswer(received=len(rows), new=new)
 
+
+def _measure(metrics: Metrics, page: Page, arm: str) -> None:
+    metrics.count("pages_total", arm=arm)
+    metrics.count("events_total", len(page.items), kind="impression")
+    if page.trace.steps[0].count == 0:  # clicks after hydrate
+        metrics.count("cold_users_total", arm=arm)
+    popular, new = int((page.topics == steps.POPULAR).sum()), int((page.topics == steps.FRESH).sum())
+    for source, count in (("topic", len(page.topics) - popular - new), ("popular", popular), ("new", new)):
+        metrics.count("videos_total", count, source=source)
+    for step in page.trace.steps:
+        metrics.observe("step_seconds", step.milliseconds / 1000, step=step.name)
+        metrics.observe("step_candidates", step.count, step=step.name)
+
+
+def _add_users(api: FastAPI, current: CurrentArms) -> None:
+    # Ids may hold slashes.
     @api.get("/v1/users/{user_id:path}", summary="What is known of a user")
-    async def user(user_id: str) -> User:
-        recommender = _ready(current())
-        state = recommender.user(user_id)
+    async def user(user_id: UserId) -> User:
+        _, recommender = current().arm_of(user_id)
+        state = await asyncio.to_thread(recommender.user, user_id)
         topics, clicks = steps.top_topics(state.clicked, recommender.bundle.item_topics, recommender.settings)
         words = recommender.bundle.words
         found = [
@@ -117,66 +168,113 @@ def _add_recommendations(api: FastAPI, current: Callable[[], Recommender | None]
         ]
         return User(user_id=user_id, clicks=len(state.clicked), seen=len(np.unique(state.seen)), topics=found)
 
-    @api.get("/healthz", summary="Whether the service runs", tags=["operation"])
-    async def healthz() -> Ready:
-        recommender = current()
-        return Ready(bundle=recommender.bundle.version if recommender else None)
-
-    @api.get("/readyz", summary="Whether the service answers: a bundle is loaded and the ranker scores", tags=["operation"])
-    async def readyz() -> Ready:
-        recommender = _ready(current())
-        await recommender.rank("", recommender.user(""), now_ms(), np.ones(1, np.int32), {})
-        return Ready(bundle=recommender.bundle.version)
+    @api.delete("/v1/users/{user_id:path}", summary="Forget a user")
+    async def forget(user_id: UserId) -> Forgotten:
+        """Deletes the user's events. What the training log says of them is not looked at any more; it goes with the next training
+        on a log without them."""
+        return Forgotten(events=await asyncio.to_thread(current().stable.store.forget, user_id))
 
 
-def _add_catalog(api: FastAPI, current: Callable[[], Recommender | None]) -> None:
-    def facts_of(video_id: str) -> tuple[Recommender, int, dict[str, Any]]:
-        recommender = _ready(current())
-        item = recommender.bundle.item_of.get(video_id)
-        if item is None:
-            raise HTTPException(404, f"there is no video {video_id!r}")
-        return recommender, item, recommender.bundle.facts_of(np.array([item]))[0]
+def _add_catalog(api: FastAPI, current: CurrentArms, most_k: int) -> None:
+    def find(video_id: str) -> tuple[Recommender, int]:
+        for recommender in current().named().values():
+            if (item := recommender.bundle.item_of.get(video_id)) is not None:
+                return recommender, item
+        raise HTTPException(404, f"there is no video {video_id!r}")
 
     @api.get("/v1/topics", summary="All topics")
     async def topics() -> list[Topic]:
-        rows = _ready(current()).bundle.topics.to_pylist()
+        rows = current().stable.bundle.topics.to_pylist()
         return [Topic(topic=row["topic"], words=row["words"] or [], videos=row["videos"]) for row in rows]
 
     # Ids may hold slashes, so the longer paths come first.
-    @api.get("/v1/videos/{video_id:path}/cover", summary="A video's cover, JPEG", response_class=Response)
-    async def cover(video_id: str) -> Response:
-        recommender, item, _ = facts_of(video_id)
+    @api.get("/v1/videos/{video_id:path}/cover", summary="A video's cover, JPEG", response_class=Response, responses=COVER)
+    async def cover(video_id: PathId) -> Response:
+        recommender, item = find(video_id)
         jpeg = recommender.bundle.cover(item)
         if jpeg is None:
             raise HTTPException(404, f"video {video_id!r} has no cover")
-        headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
-        return Response(jpeg, media_type="image/jpeg", headers=headers)
+        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     @api.get("/v1/videos/{video_id:path}/file", summary="The video file; byte ranges are supported", response_class=Response)
-    async def file(video_id: str) -> Response:
-        place = _place_of(facts_of(video_id)[2]["uri"])
+    async def file(video_id: PathId) -> Response:
+        recommender, item = find(video_id)
+        place = answers.place_of(recommender.bundle.facts_of(np.array([item]))[0]["uri"])
         if isinstance(place, str):
             return RedirectResponse(place)
         if place is None or not place.is_file():
             raise HTTPException(404, f"video {video_id!r} has no file that this service can hand out")
-        return FileResponse(place, headers={"X-Content-Type-Options": "nosniff"})
+        return FileResponse(place)
 
     @api.get("/v1/videos/{video_id:path}", summary="What is known of a video")
-    async def video(video_id: str) -> Video:
-        recommender, _, facts = facts_of(video_id)
-        return Video(**_video(facts, recommender.bundle.words))
+    async def video(video_id: PathId) -> Video:
+        recommender, item = find(video_id)
+        return answers.video(recommender, item)
+
+    @api.get("/v1/similar/{video_id:path}", summary="Videos like a video")
+    async def similar(video_id: PathId, k: Annotated[int, Query(ge=1, le=most_k)] = min(10, most_k)) -> SimilarAnswer:
+        """By their vectors, or by their topics where the topics stage made no vectors; the most similar first."""
+        recommender, _ = find(video_id)
+        items, similarity = await asyncio.to_thread(recommender.similar, video_id, k)
+        return SimilarAnswer(video_id=video_id, videos=answers.similar(recommender, items, similarity))
+
+    async def withdraw(video_id: str, withdrawn: bool) -> Withdrawn:
+        recommender, _ = find(video_id)
+        await asyncio.to_thread(recommender.store.withdraw, video_id, withdrawn)
+        return Withdrawn(video_id=video_id, withdrawn=withdrawn)
+
+    @api.put("/v1/withdrawn/{video_id:path}", summary="Keep a video out of all pages", tags=["operation"])
+    async def put_withdrawn(video_id: PathId) -> Withdrawn:
+        return await withdraw(video_id, True)
+
+    @api.delete("/v1/withdrawn/{video_id:path}", summary="Let a withdrawn video into pages again", tags=["operation"])
+    async def delete_withdrawn(video_id: PathId) -> Withdrawn:
+        return await withdraw(video_id, False)
 
 
-def _add_page(api: FastAPI) -> None:
+def _add_operation(api: FastAPI, arms: Callable[[], Arms | None], current: CurrentArms, swaps: "Callable[[], list[Swap]]") -> None:
+    @api.get("/v1/dashboard", summary="The numbers of the page /dashboard", tags=["operation"])
+    async def numbers() -> Dashboard:
+        return await asyncio.to_thread(lambda: dashboard(current(), swaps(), now_ms()))
+
+    @api.get("/healthz", summary="Whether the service runs", tags=["operation"])
+    async def healthz() -> Ready:
+        found = arms()
+        return Ready(bundle=found.stable.bundle.version if found else None)
+
+    @api.get("/readyz", summary="Whether the service answers: a bundle is loaded and the ranker scores", tags=["operation"])
+    async def readyz() -> Ready:
+        recommender = current().stable
+        user = await asyncio.to_thread(recommender.user, "")
+        await recommender.rank("", user, now_ms(), np.ones(1, np.int32), {})
+        return Ready(bundle=recommender.bundle.version)
+
+
+def _add_pages(api: FastAPI) -> None:
     @api.get("/", include_in_schema=False)
-    async def page() -> Response:
+    async def feed() -> Response:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+    @api.get("/dashboard", include_in_schema=False)
+    async def board() -> Response:
+        return FileResponse(PAGE / "dashboard.html", headers=PAGE_HEADERS)
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
 
     api.mount("/page", StaticFiles(directory=PAGE))
+
+
+def _describe_keys(api: FastAPI, keys: Keys) -> None:
+    """Say in /openapi.json that calls need a key, where they do."""
+    if keys:
+        described = api.openapi()
+        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, methods in described["paths"].items():
+            if path.startswith("/v1/"):
+                for method in methods.values():
+                    method["security"] = [{"key": []}]
 
 
 def _add_errors(api: FastAPI) -> None:
@@ -202,63 +300,5 @@ def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(OverloadedError)
     @api.exception_handler(StoreError)
     async def busy(request: Request, problem: Exception) -> JSONResponse:
-        log.warning("%s %s: %s: %s", request.method, request.url.path, type(problem).__name__, problem)
+        log.warning("busy: %s: %s", type(problem).__name__, problem)
         return error(503, "the service is busy or starting; try again in a second", {"Retry-After": "1"})
-
-    @api.exception_handler(Exception)
-    async def failed(request: Request, problem: Exception) -> JSONResponse:
-        return error(500, "the service failed on this request; its log says why")
-
-
-def _ready(recommender: Recommender | None) -> Recommender:
-    if recommender is None:
-        raise OverloadedError("no bundle is loaded yet")
-    return recommender
-
-
-def _answer(recommender: Recommender, page: Page, request: RecommendRequest) -> RecommendAnswer:
-    words = recommender.bundle.words
-    facts = recommender.bundle.facts_of(page.items)
-    videos = [
-        RecommendedVideo(**_video(fact, words), score=round(float(score), 6), **_reason(int(topic), words))
-        for fact, score, topic in zip(facts, page.scores, page.topics, strict=True)
-    ]
-    times = [StepTime(step=step.name, milliseconds=round(step.milliseconds, 3), count=step.count) for step in page.trace.steps]
-    debug = Debug(steps=times) if request.debug else None
-    return RecommendAnswer(request_id=page.request_id, bundle=recommender.bundle.version, videos=videos, debug=debug)
-
-
-def _reason(topic: int, words: dict[int, list[str]]) -> dict[str, Any]:
-    """Why a video is in the page."""
-    if topic == steps.POPULAR:
-        return {"why": "popular"}
-    if topic == steps.FRESH:
-        return {"why": "new"}
-    return {"why": "topic: " + (", ".join(words.get(topic, [])) or str(topic)), "topic": topic}
-
-
-def _video(facts: dict[str, Any], words: dict[int, list[str]]) -> dict[str, Any]:
-    """The fields of a `Video` from a row of the bundle's items."""
-    base = f"/v1/videos/{quote(facts['video_id'], safe='')}"
-    topics = zip(facts["topics"] or [], facts["similarity"] or [], strict=True)
-    plain = ("video_id", "title", "author_id", "primary_class", "secondary_class", "published_at", "duration_s")
-    return {
-        **{name: facts[name] for name in plain},
-        "tags": facts["tags"] or [],
-        "topics": [
-            ScoredTopic(topic=topic, words=words.get(topic, []), similarity=round(similarity, 4)) for topic, similarity in topics
-        ],
-        "cover": f"{base}/cover" if facts["has_cover"] else None,
-        "file": f"{base}/file" if _place_of(facts["uri"]) else None,
-    }
-
-
-def _place_of(uri: str | None) -> Path | str | None:
-    """Where a catalog's medium is: a path of this machine or a web address; None for what is elsewhere or no medium."""
-    if uri is None or uri.startswith(("http://", "https://")):
-        return uri
-    if not (mimetypes.guess_type(uri)[0] or "").startswith(("video/", "audio/", "image/")):
-        return None
-    if uri.startswith("file://"):
-        return Path(url2pathname(uri.removeprefix("file://")))
-    return Path(uri) if uri.startswith("/") else None

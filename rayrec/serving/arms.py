@@ -32,6 +32,10 @@ class Wish(BaseModel):
     version: str | None = None
     canary: Canary | None = None
 
+    def versions(self) -> set[str]:
+        """Those that it names."""
+        return {version for version in (self.version, self.canary and self.canary.version) if version}
+
 
 @dataclass(frozen=True)
 class Arms:
@@ -62,7 +66,18 @@ class Report:
     bundles: dict[str, str]  # arm -> version
     share: float  # of the users who get the canary
     queue_age_s: float
+    impressions: int  # of all users, in the last hour or two
+    clicks: int
     refusals: int  # since it started
+
+
+@dataclass(frozen=True)
+class RankerReport:
+    """What one replica of `NeuralRanker` says of itself."""
+
+    replica: str
+    node: str
+    bundles: list[str]  # the versions that it has loaded
 
 
 def verdict(reports: Iterable[Report], wish: Wish) -> str | None:

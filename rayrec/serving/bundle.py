@@ -1,9 +1,9 @@
 """The bundle: one folder with all that serving loads, each file with its checksum. No pickle.
 
     bundle.json       what made it, and the end of the log that it knows
-    items.arrow       a row for each of the ranker's items but "no item": what the catalog says, cover, topics, exposures and clicks
+    items.arrow       a row for each of the ranker's items but "no item": what the catalog says, cover, topics, vector, counters
     topics.arrow      the words of each topic
-    users.arrow       what each user of the log clicked and saw last, as item indices
+    users.arrow       what each user of the log clicked and saw last, as item indices; in the order of their ids
     ranker/           the `Scorer`, as it saves itself
     checksums.json    SHA-256 of each of the above, written last
 
@@ -13,12 +13,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import __version__
@@ -28,7 +30,7 @@ from rayrec.workspace import Workspace
 if TYPE_CHECKING:
     from rayrec.ranking.scorer import Scorer
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "bundle"  # in the folder of a version of the stage `publish`
 ITEMS = pa.schema(
     {
@@ -46,6 +48,8 @@ ITEMS = pa.schema(
         "exposures": pa.int64(),
         "clicks": pa.int64(),
         "cover_jpeg": pa.large_binary(),
+        # Of length 1, or zeros for a video without one; null in all rows where the topics stage made none.
+        "vector": pa.large_list(pa.float32()),
     }
 )
 TOPICS = pa.schema({"topic": pa.int32(), "words": pa.list_(pa.string()), "videos": pa.int32()})
@@ -70,6 +74,7 @@ class Facts:
 
     log_until: int  # UTC ms; the log's last impression. Events count from here on.
     most_clicks: int  # of a user that recall and the ranker look at
+    metrics: dict[str, float] = field(default_factory=dict)  # of this ranker, where `evaluate` had run
     format: int = FORMAT
     rayrec: str = __version__
 
@@ -119,7 +124,26 @@ class Bundle:
 
     @cached_property
     def item_topics(self) -> ItemTopics:
-        return ItemTopics.of(self.item_ids, self.items.select(["video_id", "topics"]))
+        lists = self.items["topics"].combine_chunks()
+        return ItemTopics.of_lists(pa.concat_arrays([pa.nulls(1, lists.type), lists]))
+
+    @cached_property
+    def authors(self) -> dict[str, int]:
+        """A number from 1 for each author."""
+        names = self.items["author_id"].combine_chunks().unique().drop_null().to_pylist()
+        return {name: number for number, name in enumerate(names, start=1)}
+
+    @cached_property
+    def author_of(self) -> np.ndarray:
+        """The author of each item, int32 [I + 1], 0 where it is unknown."""
+        found = pc.index_in(self.items["author_id"], value_set=pa.array(list(self.authors), pa.string()))
+        return np.append(0, found.fill_null(-1).to_numpy() + 1).astype(np.int32)
+
+    @cached_property
+    def vectors(self) -> np.ndarray | None:
+        """float32 [I, size], item i in row i - 1; None where there are none."""
+        column = self.items["vector"].combine_chunks()
+        return None if column.null_count or not len(column) else column.flatten().to_numpy().reshape(len(column), -1)
 
     @cached_property
     def words(self) -> dict[int, list[str]]:
@@ -135,28 +159,35 @@ class Bundle:
         return np.concatenate([[0], self.items["published_at"].fill_null(0).to_numpy()])
 
     def user(self, user_id: str) -> UserLog:
-        row = self._user_rows.get(user_id)
-        return UserLog(*(column[row].values.to_numpy() for column in self._user_columns)) if row is not None else NOBODY
+        ids, *columns = self._user_columns
+        row = bisect_left(
+            range(len(ids)), user_id, key=lambda place: ids[place].as_py()
+        )  # no index in memory for millions of users
+        if row == len(ids) or ids[row].as_py() != user_id:
+            return NOBODY
+        return UserLog(*(column[row].values.to_numpy() for column in columns))
+
+    def busiest_users(self, count: int) -> list[str]:
+        """The users with the most clicks in the log, as far as the bundle keeps them."""
+        ids, clicked, *_ = self._user_columns
+        most = np.argsort(-clicked.value_lengths().to_numpy(), kind="stable")[:count]
+        return cast(list[str], ids.take(pa.array(most)).to_pylist())
 
     def facts_of(self, items: np.ndarray) -> list[dict[str, Any]]:
-        """What the catalog says of each item, without its cover."""
-        return cast(list[dict[str, Any]], self._items_without_cover.take(pa.array(items - 1)).to_pylist())
+        """What the catalog says of each item, without its cover and vector."""
+        return cast(list[dict[str, Any]], self._plain_items.take(pa.array(items - 1)).to_pylist())
 
     def cover(self, item: int) -> bytes | None:
         return cast(bytes | None, self.items["cover_jpeg"][item - 1].as_py())
 
     @cached_property
-    def _items_without_cover(self) -> pa.Table:
+    def _plain_items(self) -> pa.Table:
         has_cover = self.items["cover_jpeg"].is_valid()
-        return self.items.drop_columns(["cover_jpeg"]).append_column("has_cover", has_cover)
+        return self.items.drop_columns(["cover_jpeg", "vector"]).append_column("has_cover", has_cover)
 
     @cached_property
-    def _user_rows(self) -> dict[str, int]:
-        return {user_id: row for row, user_id in enumerate(self.users["user_id"].to_pylist())}
-
-    @cached_property
-    def _user_columns(self) -> list[pa.ListArray]:
-        return [self.users[name].combine_chunks() for name in ("clicked", "clicked_at", "seen")]
+    def _user_columns(self) -> list[pa.Array]:
+        return [self.users[name].combine_chunks() for name in USERS.names]
 
 
 def load_scorer(fs: pafs.FileSystem, folder: str) -> "Scorer":
@@ -180,10 +211,9 @@ def locate(workspace: Workspace, version: str | None) -> tuple[str, str]:
     return version, f"{workspace.root}/publish/{version}/{FOLDER}"
 
 
-def write(fs: pafs.FileSystem, folder: str, facts: Facts, tables: dict[str, pa.Table], ranker: str) -> None:
-    """Make a bundle in an empty folder from its tables and the folder that `Scorer.save` wrote. The caller makes it visible."""
-    fs.create_dir(f"{folder}/ranker", recursive=True)
-    pafs.copy_files(ranker, f"{folder}/ranker", source_filesystem=fs, destination_filesystem=fs)
+def write(fs: pafs.FileSystem, folder: str, facts: Facts, tables: dict[str, pa.Table], scorer: "Scorer") -> None:
+    """Make a bundle in an empty folder from its tables and the ranker. The caller makes it visible."""
+    scorer.save(fs, f"{folder}/ranker")
     with fs.open_output_stream(f"{folder}/bundle.json") as stream:
         stream.write(json.dumps(asdict(facts)).encode())
     for name, schema in TABLES.items():

@@ -1,9 +1,10 @@
 """The stage `publish`: the tables and the trained ranker become a bundle.
 
-Items are put in the ranker's order, so that recall and ranking speak of the same numbers. What a data set lacks (topics, covers,
-titles) is empty in the bundle.
+The items are the videos of today's catalog, in its order. The ranker's item table is made anew from it with the trained encoders,
+so that a video that came after the training is an item like any other. What a data set lacks (topics, covers) stays empty.
 """
 
+import json
 import time
 
 import numpy as np
@@ -13,14 +14,15 @@ import pyarrow.compute as pc
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving import bundle
 from rayrec.serving.recommendation import MOST_SEEN
-from rayrec.training.data import RANKER
+from rayrec.training.data import RANKER, joined_items
 from rayrec.workspace import StageRun
 
 
 def publish(run: StageRun) -> None:
-    """Reads catalog and interactions and, where they are there, topics, topic_centres and features; and the files of `train`."""
-    ranker = f"{run.input_folder('train')}/{RANKER}"
-    scorer = Scorer.load(run.fs, ranker)
+    """Reads catalog, interactions and the files of `train`; where they are there, also topics, topic_centres, embeddings, features,
+    what the ranker uses beside them, and the report of `evaluate`."""
+    trained = Scorer.load(run.fs, f"{run.input_folder('train')}/{RANKER}")
+    scorer = trained.with_items(joined_items(run, trained.settings))
     log = run.read("interactions")
     item = scorer.items.rows_of(log["video_id"].combine_chunks())
     items = item_table(run, scorer.item_ids[1:], item, log["clicked"].to_numpy())
@@ -31,7 +33,7 @@ def publish(run: StageRun) -> None:
     folder = f"{run.folder}/{bundle.FOLDER}"
     run.fs.create_dir(folder, recursive=True)
     run.fs.delete_dir_contents(folder)  # of a run that was killed
-    bundle.write(run.fs, folder, bundle.Facts(log_until, most_clicks), tables, ranker)
+    bundle.write(run.fs, folder, bundle.Facts(log_until, most_clicks, metrics_of(run)), tables, scorer)
     run.count(rows_in=log.num_rows, rows_out=items.num_rows)
 
 
@@ -39,15 +41,26 @@ def item_table(run: StageRun, ids: list[str], item: np.ndarray, clicked: np.ndar
     """`bundle.ITEMS` for videos in this order; `item` and `clicked` are the log's rows."""
     catalog = _aligned(run.read("catalog"), ids)
     columns = {name: catalog[name] for name in bundle.ITEMS.names if name in catalog.column_names}
-    for table, names in (("topics", ("topics", "similarity")), ("features", ("cover_jpeg",))):
+    for table, names in (("topics", ("topics", "similarity")), ("features", ("cover_jpeg",)), ("embeddings", ("vector",))):
         found = run.read_if_there(table)
         aligned = _aligned(found, ids) if found is not None else None
         columns |= {
             name: aligned[name] if aligned is not None else pa.nulls(len(ids), bundle.ITEMS.field(name).type) for name in names
         }
+    columns["vector"] = _dense(columns["vector"])
     columns["exposures"] = np.bincount(item, minlength=len(ids) + 1)[1:]
     columns["clicks"] = np.bincount(item[clicked], minlength=len(ids) + 1)[1:]
     return pa.table(columns)
+
+
+def metrics_of(run: StageRun) -> dict[str, float]:
+    """How good `evaluate` found this very ranker; nothing where it has not run since the training."""
+    judged = run.workspace.manifest("evaluate")
+    if judged is None or judged.inputs["train"] != run.input_folder("train").rsplit("/", 1)[1]:
+        return {}
+    report = json.loads(run.workspace.read_file(f"{run.workspace.folder('evaluate')}/report.json"))
+    served = next(iter(report["clicks"]))  # `evaluate` puts the ranker that is served first
+    return {**report["clicks"][served], **report["pages"][served], "candidate_recall": report["candidate_recall"]}
 
 
 def topic_table(run: StageRun) -> pa.Table:
@@ -70,7 +83,7 @@ def user_table(log: pa.Table, item: np.ndarray, most_clicks: int) -> pa.Table:
     last = last[item[last] > 0]
     seen = _Latest(user[last], at[last], MOST_SEEN)
     count = len(users.dictionary)
-    return pa.table(
+    table = pa.table(
         {
             "user_id": users.dictionary,
             "clicked": clicks.lists(clicked_items.astype(np.int32), count),
@@ -78,6 +91,7 @@ def user_table(log: pa.Table, item: np.ndarray, most_clicks: int) -> pa.Table:
             "seen": seen.lists(item[last][seen.rows].astype(np.int32), count),
         }
     )
+    return table.sort_by("user_id")
 
 
 class _Latest:
@@ -99,3 +113,14 @@ def _aligned(table: pa.Table, ids: list[str]) -> pa.Table:
     """The rows of the videos in the order of `ids`; nulls for those that the table lacks."""
     rows = pc.index_in(pa.array(ids, pa.string()), value_set=table["video_id"].combine_chunks())
     return table.take(rows).set_column(table.column_names.index("video_id"), "video_id", pa.array(ids, pa.string()))
+
+
+def _dense(vectors: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Vectors of one size, with zeros in the place of nulls; as they are where all are null."""
+    present = vectors.is_valid().to_numpy(zero_copy_only=False)
+    if not present.any():
+        return pa.nulls(len(vectors), bundle.ITEMS.field("vector").type)
+    found = pc.list_flatten(vectors).to_numpy().reshape(present.sum(), -1)
+    rows = np.zeros((len(vectors), found.shape[1]), dtype=np.float32)
+    rows[present] = found
+    return pa.LargeListArray.from_arrays(np.arange(len(rows) + 1) * rows.shape[1], rows.ravel())

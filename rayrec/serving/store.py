@@ -17,14 +17,14 @@ from rayrec import tables
 from rayrec.config import Config, ConfigError
 
 Kind = Literal["impression", "click", "watch", "like", "skip"]
-MOST_READ = 8192  # of a user's events `activity` looks at the latest so many, so that no user is slow
+MOST_READ = 4096  # of a user's events `activity` looks at the latest so many, so that no user is slow
 PIECE = 200_000  # events in a table of `read`, at most
 MINUTE = 60_000  # ms
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class StoreError(RuntimeError):
-    """The store can't answer now (its disk is full, it is restarting, another process holds it too long); a later call may succeed."""
+    """The store can't answer now (its disk is full, it restarts, another process holds it too long); a later call may succeed."""
 
 
 class Event(NamedTuple):
@@ -126,10 +126,12 @@ class StateStore(Protocol):
 
 
 def open_store(config: Config) -> StateStore:
-    """The store that `serving.state` names. Raises `ConfigError` when it can't be used, `StoreError` when it can't be opened now."""
+    """The store that `serving.state` names. Raises `ConfigError` when it can't be used, `StoreError` when it can't be had now."""
     if is_redis(config):
-        from rayrec.serving.redis_store import RedisStore  # only those who use it need the package
-
+        try:
+            from rayrec.serving.redis_store import RedisStore  # only those who use it need the package
+        except ModuleNotFoundError as error:
+            raise ConfigError("serving.state names a Redis, which needs one more package: pip install 'rayrec[redis]'") from error
         return RedisStore(str(config.serving.state))
     from rayrec.serving.sqlite_store import SqliteStore
 
@@ -153,6 +155,16 @@ def state_path(config: Config) -> Path:
             f"the events can't be kept in {config.workspace}: set serving.state to a local file, such as events.db, or to Redis"
         )
     return Path(config.workspace).expanduser().resolve() / "state" / "events.db"
+
+
+def activity_of(
+    latest: Iterable[tuple[int, int, bool, str]], since: Since, most_clicks: int, most_seen: int, forgotten: bool
+) -> Activity:
+    """The activity that a user's latest events tell: (time, number, is it a click, video), the latest first."""
+    counting = [event for event in latest if event[0] > since.at and event[1] > since.number]
+    clicks = [(video, at) for at, _, click, video in counting if click][:most_clicks][::-1]
+    seen = list(dict.fromkeys([event[3] for event in counting]))[:most_seen][::-1]
+    return Activity([video for video, _ in clicks], [at for _, at in clicks], seen, forgotten)
 
 
 def digest(user_id: str) -> str:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import FilesData, load
-from rayrec.datasets.files import read_table
+from rayrec.datasets.files import EXPORTED, read_table
 from rayrec.datasets.ingestion import ingest
 from rayrec.tables import TableError
 from rayrec.workspace import Stage, Workspace
@@ -154,3 +154,66 @@ def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     with pytest.raises(TableError, match="media: the folder holds no video"):
         read_table("catalog", load(None, ["dataset.kind=files", f"dataset.catalog={tmp_path / 'media'}"]).dataset)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A folder as `rayrec events export` leaves it."""
+    for day, arm in ((1, None), (2, "canary")):
+        log = {
+            "user_id": ["ann"],
+            "video_id": ["v1"],
+            "shown_at": [day * 86_400_000],
+            "clicked": [True],
+            "arm": pa.array([arm], pa.string()),
+        }
+        path = tmp_path / "exported" / f"1970-01-0{day + 1}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table(log).replace_schema_metadata(EXPORTED), path)
+    pq.write_table(pa.table({"event_id": ["e1"]}), tmp_path / "exported" / "_export.parquet")
+    return path.parent
+
+
+def test_a_log_in_a_folder(exported: Path, written: Written) -> None:
+    log = read_table("interactions", FilesData(kind="files", catalog=written("catalog.csv", CATALOG), interactions=str(exported)))
+    assert log.table.select(["shown_at", "clicked", "arm"]).to_pylist() == [
+        {"shown_at": 86_400_000, "clicked": True, "arm": None},
+        {"shown_at": 2 * 86_400_000, "clicked": True, "arm": "canary"},
+    ]
+
+
+def test_a_log_in_several_places(exported: Path, written: Written) -> None:
+    places = [written("old.csv", LOG), str(exported)]
+    dataset = FilesData(kind="files", catalog=written("catalog.csv", CATALOG)).model_copy(update={"interactions": places})
+    log = read_table("interactions", dataset)
+    assert log.table["shown_at"].to_pylist() == [1000, 2000, 3000, 86_400_000, 2 * 86_400_000]
+    assert log.table["arm"].to_pylist() == [None, None, None, None, "canary"]
+
+
+def test_an_exported_log_beside_an_old_one_in_other_names_and_units(exported: Path, written: Written, ingested: Ingest) -> None:
+    written("exported/old.csv", "who,video_id,shown_at,clicked,arm\nbob,v1,50,5,7\nbob,v9,51,5,7\nbob,v2,soon,1,\nbob,v2,60,1,\n")
+    catalog = written("catalog.csv", CATALOG)
+    names = {"user_id": "who"}
+    dataset = FilesData(
+        kind="files", catalog=catalog, interactions=str(exported), interactions_columns=names, time_unit="s", click_at_least=4
+    )
+    workspace = ingested(dataset)
+    columns = ["user_id", "shown_at", "clicked", "arm"]
+    assert [tuple(row.values()) for row in workspace.read("interactions", columns).to_pylist()] == [
+        ("bob", 50_000, True, "7"),  # a side column that is text elsewhere is text here
+        ("bob", 60_000, False, None),
+        ("ann", 86_400_000, True, None),
+        ("ann", 2 * 86_400_000, True, "canary"),
+    ]
+    rejects = [(Path(row["source"]).name, row["row"], row["reason"]) for row in workspace.rejects("ingest").to_pylist()]
+    assert sorted(rejects) == [
+        ("old.csv", 1, "video_id: 'v9' is not in the catalog"),
+        ("old.csv", 2, "shown_at: 'soon' is not a time: neither a number (of s) nor ISO 8601, such as 2024-01-31T12:00:00Z"),
+    ]
+
+
+def test_a_folder_without_tables_is_an_error(tmp_path: Path, written: Written) -> None:
+    (tmp_path / "log").mkdir()
+    written("log/_export.parquet", "")
+    with pytest.raises(TableError, match=r"log: the folder holds no table \(.parquet, .csv\)"):
+        read_table("interactions", FilesData(kind="files", catalog="catalog.csv", interactions=str(tmp_path / "log")))

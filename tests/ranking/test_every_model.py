@@ -101,3 +101,17 @@ def test_training_lowers_the_loss(data, settings, name):
             losses.append(loss.item())
         epochs.append(np.mean(losses))
     assert epochs[-1] < epochs[0] - 0.005
+
+
+def test_a_video_that_training_never_saw_is_scored_and_the_others_as_before(raw, settings, name):
+    settings = settings.model_copy(update=FULL)
+    scorer = untrained(name, prepared(raw, settings), settings, spread=0.2)
+    items = join_items(raw["catalog"], raw["topics"], raw["vectors"], list(settings.modalities))
+    new = items.slice(3, 1).set_column(0, "video_id", pa.array(["new"]))
+    grown = scorer.with_items(pa.concat_tables([new, items]))  # in front, so that all numbers move
+    assert grown.item_ids == ["", "new", *scorer.item_ids[1:]]
+    past, times, at = [np.array([3, 7, 4])], [np.array([1, 2, 3])], np.array([9])
+    before = scorer.score(["u1"], past, times, at, np.arange(1, 41)[None])[0]
+    after = grown.score(["u1"], [past[0] + 1], times, at, np.arange(1, 42)[None])[0]
+    np.testing.assert_allclose(after[1:], before, atol=1e-6)
+    assert 0 < after[0] < 1

@@ -1,12 +1,14 @@
 """A saved scorer scores as before; training's path and serving's give the same numbers."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 import torch
 
 from rayrec.config import ConfigError
-from rayrec.ranking.examples import batches
+from rayrec.ranking.examples import batches, join_items
+from rayrec.ranking.fields import DataError
 from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
 
@@ -58,6 +60,19 @@ def test_padding_scores_zero_and_unknown_videos_have_index_zero(scorer):
     assert scorer.score(["u1"], [np.empty(0, np.int32)], [np.empty(0)], np.array([0]), np.array([[0, 0]])).tolist() == [[0.0, 0.0]]
     assert scorer.index_of("nowhere") == 0
     assert scorer.item_ids[scorer.index_of("v7")] == "v7"
+
+
+def test_items_that_are_not_what_training_had_are_refused(scorer, data, raw, settings):
+    items = join_items(raw["catalog"], raw["topics"], raw["vectors"], list(settings.modalities))
+    with pytest.raises(DataError, match="trained with 'author_id' of each video, which is not there now"):
+        scorer.with_items(items.drop_columns("author_id"))
+    place = items.column_names.index("audio")
+    other = items.set_column(place, "audio", pa.array([[1.0]] * 40, pa.list_(pa.float32())))
+    with pytest.raises(DataError, match="trained with 3 numbers in 'audio', which has 1 now"):
+        scorer.with_items(other)
+    broken = items.set_column(place, "audio", pa.array([[1.0, 2.0, np.inf]] * 40, pa.list_(pa.float32())))
+    with pytest.raises(DataError, match="finite"):
+        scorer.with_items(broken)
 
 
 def test_a_misspelt_model_is_named(data, settings):

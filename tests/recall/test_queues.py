@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from rayrec.config import Recall
-from rayrec.recall.queues import ItemTopics, TopicQueues
+from rayrec.recall import queues as queues_module
+from rayrec.recall.queues import ItemTopics, TopicQueues, in_turns
 
 ITEMS, TOPICS = 300, 6
 
@@ -40,15 +41,95 @@ def test_queues_hold_what_the_source_says(world):
         assert len(queue) == len(set(queue))
 
 
-def test_fresh_items_are_drawn_anew_and_stand_between_the_others(world):
+def test_fresh_items_are_drawn_by_luck_and_stand_between_the_others(world):
     ids, table, _, exposures, clicks, available = world
-    topics = ItemTopics.of(ids, table)
-    draws = [TopicQueues.build(topics, exposures, clicks, available, Recall(), np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    assert all(np.array_equal(draws[0].queue(t), draws[1].queue(t)) for t in range(TOPICS))
-    assert any(not np.array_equal(draws[0].queue(t), draws[2].queue(t)) for t in range(TOPICS))
-    queue = draws[0].queue(0)
-    places = np.flatnonzero(exposures[queue] < 10)
-    assert places[0] == 9  # the tenth place is the first fresh one
+    queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
+    draws = [queues.queue(0, luck=luck) for luck in (0, 0, 1)]
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    places = np.flatnonzero(queues.is_fresh(draws[0]))
+    assert places.tolist() == [9, 19, 29, len(draws[0]) - 1]  # each tenth place, and the end for one more
+    drawn = {item for luck in range(100) for item in queues.queue(0, luck=luck) if queues.is_fresh(item)}
+    assert drawn == set(queues.newcomers[0].tolist())  # everyone's turn comes
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 1.0])
+def test_the_head_of_a_queue_is_its_beginning(world, share):
+    ids, table, _, exposures, clicks, available = world
+    settings = Recall(fresh_share=share)
+    queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, settings, np.random.default_rng(0))
+    whole = queues.queue(2, luck=5)
+    assert len(set(whole.tolist())) == len(whole)
+    for count in range(len(whole) + 3):
+        head = queues.queue(2, count, luck=5)
+        assert len(head) == min(count, len(whole))
+        assert np.array_equal(queues.is_fresh(head), queues.is_fresh(whole[:count]))
+
+
+def everything(queues):
+    """What queues hold, without the order of those that are equal and of the fresh ones."""
+    return (
+        [sorted(part.tolist()) for part in (*queues.established, *queues.newcomers)],
+        queues.kind.tolist(),
+        queues.popular.tolist(),
+        sorted(queues.spread.tolist()),
+        sorted(queues.fresh.tolist()),
+    )
+
+
+def test_queues_brought_up_to_date_are_those_built_anew(world, monkeypatch):
+    monkeypatch.setattr(queues_module, "MOST_POPULAR", 50)
+    ids, table, lists, exposures, clicks, available = world
+    topics, rng = ItemTopics.of(ids, table), np.random.default_rng(1)
+    available[1:] = True
+    queues = TopicQueues.build(topics, exposures, clicks, available, Recall(), rng)
+    for _ in range(30):
+        before = everything(queues)
+        changed = rng.choice(np.arange(1, ITEMS, dtype=np.int32), 12, replace=False)
+        now = exposures.copy(), clicks.copy(), available.copy()
+        now[0][changed] += rng.integers(0, 9, 12)
+        now[1][changed] += rng.integers(0, 3, 12)
+        later = queues.updated(changed, *now)
+        assert everything(later) == everything(TopicQueues.build(topics, *now, Recall(), rng))
+        for part in later.established:
+            ctr = now[1][part] / np.maximum(now[0][part], 1)
+            assert np.all(np.diff(ctr) <= 0)
+        assert everything(queues) == before  # a request that still reads the old ones is not disturbed
+        untouched = set(range(TOPICS)) - {topic for item in changed for topic in lists[item]}
+        assert all(later.established[topic] is queues.established[topic] for topic in untouched)
+        queues, (exposures, clicks, available) = later, now
+
+
+def test_what_is_withdrawn_leaves_all_lists_and_may_come_back(world):
+    ids, table, _, exposures, clicks, available = world
+    available[1:] = True
+    queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
+    gone = np.arange(5, 90, dtype=np.int32)
+    without = queues.updated(gone, exposures, clicks, ~np.isin(np.arange(ITEMS), gone))
+    for part in (*without.established, *without.newcomers, without.popular, without.spread, without.fresh):
+        assert not set(part.tolist()) & set(gone.tolist())
+    assert not without.is_shown(gone).any()
+    assert everything(without.updated(gone, exposures, clicks, available)) == everything(queues)
+
+
+def test_all_that_is_not_fresh_comes_behind_the_popular(world, monkeypatch):
+    monkeypatch.setattr(queues_module, "MOST_POPULAR", 20)
+    ids, table, _, exposures, clicks, available = world
+    queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
+    known = [i for i in range(1, ITEMS) if available[i] and exposures[i] >= 10]
+    assert queues.popular.tolist() == sorted(known, key=lambda i: (-clicks[i], i))[:20]
+    for spread in (True, False):
+        found = np.concatenate(list(queues.popular_first(spread)))
+        assert sorted(found.tolist()) == known
+    for luck in (0, 7, 10**9):
+        assert sorted(np.concatenate(list(queues.fresh_from(luck))).tolist()) == sorted(queues.fresh.tolist())
+
+
+def test_topics_take_turns():
+    lists = pa.array([None, [0], [0], [0, 1], [1], None, [2], None], pa.list_(pa.int32()))
+    topics = ItemTopics.of_lists(lists)
+    # Item 3 waits until topic 0 has had two; 5 and 7 have no topic and share one turn.
+    assert in_turns(np.arange(1, 8), topics).tolist() == [1, 5, 6, 2, 4, 7, 3]
 
 
 def test_a_topic_of_fresh_items_alone_keeps_them_all():
@@ -66,7 +147,7 @@ def test_without_topics_there_are_only_popular_and_fresh(world):
     ids, _, _, exposures, clicks, available = world
     topics = ItemTopics.of(ids, None)
     queues = TopicQueues.build(topics, exposures, clicks, available, Recall(), np.random.default_rng(0))
-    assert len(queues.items) == 0
+    assert len(queues.queue(0)) == 0
     assert set(queues.popular.tolist()) == {i for i in range(1, ITEMS) if available[i] and exposures[i] >= 10}
 
 
@@ -75,3 +156,9 @@ def test_item_topics_follow_the_item_order(world):
     topics = ItemTopics.of(ids, table)
     picked = np.array([7, 0, 3, 7])
     assert topics.of_items(picked).tolist() == [t for i in picked for t in lists[i]]
+    places, _ = topics.pairs(picked)
+    assert places.tolist() == [place for place, i in enumerate(picked) for _ in lists[i]]
+    items, shared = topics.holders(np.array([2, 3]))
+    assert dict(zip(items.tolist(), shared.tolist(), strict=True)) == {
+        i: len({2, 3} & set(lists[i])) for i in range(ITEMS) if {2, 3} & set(lists[i])
+    }

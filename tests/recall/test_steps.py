@@ -6,7 +6,7 @@ import pytest
 
 from rayrec.config import Recall
 from rayrec.recall.queues import ItemTopics, TopicQueues
-from rayrec.recall.steps import FRESH, POPULAR, Candidates, backfill, drop, select, source, top_topics
+from rayrec.recall.steps import FRESH, POPULAR, Bans, Candidates, backfill, drop, source, top_topics
 
 # Items 1-20: item i has topic i % 4; items 16-20 are fresh. CTR falls with the number.
 IDS = ["", *(f"v{i}" for i in range(1, 21))]
@@ -14,13 +14,14 @@ TOPICS = ItemTopics.of(
     IDS, pa.table({"video_id": IDS[1:], "topics": pa.array([[i % 4] for i in range(1, 21)], pa.list_(pa.int32()))})
 )
 NONE = np.empty(0, dtype=np.int32)
+NOTHING = Bans.of(NONE)
 
 
 @pytest.fixture
 def queues():
     exposures = np.array([0] + [100] * 15 + [0] * 5)
     clicks = np.array([0] + list(range(60, 45, -1)) + [0] * 5)
-    return TopicQueues.build(TOPICS, exposures, clicks, np.ones(21, bool), Recall(fresh_share=0.1), np.random.default_rng(0))
+    return TopicQueues.build(TOPICS, exposures, clicks, np.arange(21) > 0, Recall(fresh_share=0.1), np.random.default_rng(0))
 
 
 def test_top_topics_are_those_of_the_latest_clicks():
@@ -32,41 +33,62 @@ def test_top_topics_are_those_of_the_latest_clicks():
 
 def test_candidates_are_shared_by_weight(queues):
     history = np.array([1, 5, 9, 2])  # topic 1 three times, topic 2 once
-    found = source(history, TOPICS, queues, Recall(topics=2, candidates=4))
+    found = source(history, queues, Recall(topics=2, candidates=4), NOTHING, luck=0)
     assert found.topics.tolist() == [1, 1, 1, 2]
     assert found.items.tolist() == [*queues.queue(1)[:3], *queues.queue(2)[:1]]
-    assert len(source(NONE, TOPICS, queues, Recall())) == 0
+    assert len(source(NONE, queues, Recall(), NOTHING, luck=0)) == 0
+
+
+def test_who_has_seen_the_best_of_a_topic_gets_the_next_best(queues):
+    history, settings = np.array([1, 5, 9, 2]), Recall(topics=2, candidates=4)
+    bans = Bans.of(np.array([1, 5, 2]))
+    found = source(history, queues, settings, bans, luck=0)
+    assert found.items.tolist() == [1, 5, 9, 13, queues.queue(1)[4], 2, 6]
+    assert drop(found, bans).items.tolist() == [9, 13, queues.queue(1)[4], 6]
+    everything = source(history, queues, settings, Bans.of(np.arange(21)), luck=0)
+    assert len(drop(everything, Bans.of(np.arange(21)))) == 0
 
 
 def test_an_item_of_two_topics_stands_once():
     topics = ItemTopics.of(["", "a"], pa.table({"video_id": ["a"], "topics": pa.array([[0, 1]], pa.list_(pa.int32()))}))
-    queues = TopicQueues.build(topics, np.array([0, 20]), np.array([0, 10]), np.ones(2, bool), Recall(), np.random.default_rng(0))
-    assert source(np.array([1]), topics, queues, Recall()).items.tolist() == [1]
+    queues = TopicQueues.build(
+        topics, np.array([0, 20]), np.array([0, 10]), np.array([False, True]), Recall(), np.random.default_rng(0)
+    )
+    assert drop(source(np.array([1]), queues, Recall(), NOTHING, luck=0), NOTHING).items.tolist() == [1]
+
+
+def test_what_is_banned():
+    author_of = np.array([0, 1, 1, 2, 3])
+    bans = Bans.of(np.array([4, 2, 4]), blocked=np.array([2]), author_of=author_of)
+    assert bans.allow(np.arange(5)).tolist() == [False, True, False, False, False]
+    assert bans.also(np.array([1])).allow(np.arange(5)).tolist() == [False] * 5
+    assert NOTHING.allow(np.arange(3)).tolist() == [False, True, True]
 
 
 def test_drop_and_backfill(queues):
-    banned = np.array([1, 2, 16], dtype=np.int32)
-    kept = drop(source(np.array([1, 5]), TOPICS, queues, Recall(candidates=3)), banned)
-    assert not set(kept.items) & set(banned.tolist())
-    filled = backfill(kept, queues, banned, wanted=10, fresh_share=0.2)
-    assert len(filled) == len(set(filled.items.tolist())) == 10
-    assert filled.items[: len(kept)].tolist() == kept.items.tolist()
-    assert not set(filled.items.tolist()) & set(banned.tolist())
-    assert {POPULAR, FRESH} <= set(filled.topics.tolist())
+    bans = Bans.of(np.array([1, 2, 16]))
+    kept = drop(source(np.array([1, 5]), queues, Recall(candidates=3), bans, luck=1), bans)
+    assert not set(kept.items) & {1, 2, 16}
+    filled = backfill(kept, queues, bans, wanted=13, luck=1)
+    assert len(filled) == len(set(filled.items.tolist())) == 13
+    assert filled.items[:3].tolist() == kept.items.tolist() == [5, 9, 13]
+    assert not set(filled.items.tolist()) & {1, 2, 16}
+    assert filled.topics[3:].tolist() == [POPULAR] * 9 + [FRESH]
+    assert filled.items[3:12].tolist() == [3, 4, 6, 7, 8, 10, 11, 12, 14]  # the most clicked first
+
+
+def test_where_no_topic_brings_anything_topics_take_turns(queues):
+    filled = backfill(Candidates(NONE, NONE), queues, NOTHING, wanted=8, luck=0)
+    popular = filled.items[filled.topics == POPULAR]
+    assert sorted(popular[:4] % 4) == [0, 1, 2, 3]
+    assert popular.tolist() == [1, 2, 3, 4, 5, 6, 7]  # of each topic the most clicked, then the next
+    assert np.count_nonzero(filled.topics == FRESH) == 1
 
 
 def test_backfill_gives_all_there_is_and_no_more(queues):
-    everything = backfill(Candidates(NONE, NONE), queues, NONE, wanted=10**6, fresh_share=0.1)
-    assert sorted(everything.items.tolist()) == list(range(1, 21))
-    assert len(backfill(everything, queues, NONE, wanted=5, fresh_share=0.1)) == 20
-    nothing = backfill(Candidates(NONE, NONE), queues, np.arange(21), wanted=5, fresh_share=0.1)
+    for luck in range(7):
+        everything = backfill(Candidates(NONE, NONE), queues, NOTHING, wanted=10**6, luck=luck)
+        assert sorted(everything.items.tolist()) == list(range(1, 21))
+    assert len(backfill(everything, queues, NOTHING, wanted=5, luck=0)) == 20
+    nothing = backfill(Candidates(NONE, NONE), queues, Bans.of(np.arange(21)), wanted=5, luck=0)
     assert len(nothing) == 0
-
-
-def test_select_takes_the_best_in_order():
-    candidates = Candidates(np.arange(1, 7, dtype=np.int32), np.zeros(6, dtype=np.int32))
-    scores = np.array([0.1, 0.9, 0.5, 0.9, 0.2, 0.3])
-    assert select(candidates, scores, 3).tolist() in ([1, 3, 2], [3, 1, 2])
-    assert sorted(select(candidates, scores, 100).tolist()) == list(range(6))
-    assert select(candidates, scores, 0).tolist() == []
-    assert select(candidates.take(NONE.astype(int)), NONE, 3).tolist() == []

@@ -10,12 +10,13 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from rayrec.config import Config
+from rayrec.config import Config, load
 from rayrec.serving.bundle import Bundle, locate
 from rayrec.serving.recommendation import Recommender
-from rayrec.serving.store import SqliteStore
+from rayrec.serving.sqlite_store import SqliteStore
 from rayrec.workspace import Workspace
 from tests.serving.small_world import build_workspace, rank_by_number
+from tests.serving.stores import RedisServer, redis_server
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def bundle(published: Config) -> Bundle:
 @pytest.fixture
 def recommender(bundle: Bundle, published: Config, tmp_path: Path) -> Iterator[Recommender]:
     store = SqliteStore(tmp_path / "events.db")
-    yield Recommender(bundle, store, rank_by_number, published.recall, seed=0)
+    yield Recommender(bundle, store, rank_by_number, published.recall, published.selection, seed=0)
     store.close()
 
 
@@ -59,3 +60,19 @@ def listen() -> Iterator[Callable[[FastAPI], httpx.Client]]:
         client.close()
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
+    """The config of an empty state, once for each store. Without a redis-server on the machine only SQLite is tested."""
+    if request.param == "redis":
+        server = request.getfixturevalue("redis")
+        server.flush()
+        return load(None, [f"serving.state={server.url}"])
+    return load(None, [f"serving.state={tmp_path / 'state' / 'events.db'}"])

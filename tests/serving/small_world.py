@@ -29,7 +29,12 @@ def topic_of(number: int) -> int:
     return number % 4
 
 
-def _write(writes: dict[str, pa.Table]) -> Stage:
+def author_of(number: int) -> str | None:
+    """Each of five authors has videos on all topics; those of the last eight videos are not known."""
+    return f"a{number % 5}" if number < 32 else None
+
+
+def write_tables(writes: dict[str, pa.Table]) -> Stage:
     def work(run: StageRun) -> None:
         for name, table in writes.items():
             run.write(name, table)
@@ -49,16 +54,17 @@ def _train(run: StageRun) -> None:
 TRAIN = Stage("train", _train, reads=READS, may_read=MAY_READ)
 
 
-def catalog(media: Path) -> pa.Table:
+def catalog(media: Path, count: int = 40) -> pa.Table:
     """Even videos have a file, 20 is on the web, 21 in a bucket, 22's file has gone, and 23's is no medium."""
     odd = {20: "https://example.org/a.mp4", 21: "s3://bucket/a.mp4", 22: str(media / "gone.mp4"), 23: "/etc/passwd"}
     return pa.table(
         {
-            "video_id": [video(n) for n in range(40)],
-            "uri": [odd.get(n, str(media / "clip.mp4") if n % 2 == 0 else None) for n in range(40)],
-            "title": [f"<b>Clip</b> {n} of {WORDS[topic_of(n)][0]}s" for n in range(40)],
-            "tags": [WORDS[topic_of(n)] for n in range(40)],
-            "published_at": pa.array([LOG_STARTS] * 40, pa.int64()),
+            "video_id": [video(n) for n in range(count)],
+            "uri": [odd.get(n, str(media / "clip.mp4") if n % 2 == 0 else None) for n in range(count)],
+            "title": [f"<b>Clip</b> {n} of {WORDS[topic_of(n)][0]}s" for n in range(count)],
+            "tags": [WORDS[topic_of(n)] for n in range(count)],
+            "author_id": [author_of(n) for n in range(count)],
+            "published_at": pa.array([LOG_STARTS] * count, pa.int64()),
         }
     )
 
@@ -77,26 +83,46 @@ def interactions() -> pa.Table:
     return pa.table({"user_id": user, "video_id": [video(n) for n in item], "shown_at": at, "clicked": clicked})
 
 
+def embeddings(count: int) -> pa.Table:
+    """A video points where its topic does, with a turn towards the next topic that grows with its number; v39 has none."""
+    numbers = [n for n in range(count) if n != 39]
+    vectors = [
+        [np.cos(0.01 * n) * (topic == topic_of(n)) + np.sin(0.01 * n) * (topic == topic_of(n + 1)) for topic in range(4)]
+        for n in numbers
+    ]
+    return pa.table({"video_id": [video(n) for n in numbers], "vector": pa.array(vectors, pa.list_(pa.float32()))})
+
+
+def _tables(media: Path, count: int) -> list[Stage]:
+    """The stages before training, for a catalog of so many videos."""
+    ids = [video(n) for n in range(count)]
+    topics = pa.table({"video_id": ids, "topics": [[topic_of(n)] for n in range(count)], "similarity": [[0.9]] * count})
+    centres = pa.table({"topic": range(4), "centre": [[1.0]] * 4, "videos": [count // 4] * 4, "tags": list(WORDS)})
+    covers = [JPEG if n % 2 == 0 else None for n in range(count)]
+    return [
+        write_tables({"catalog": catalog(media, count), "interactions": interactions()}),
+        write_tables({"features": pa.table({"video_id": ids, "status": ["ok"] * count, "cover_jpeg": covers})}),
+        write_tables({"topics": topics, "topic_centres": centres, "embeddings": embeddings(count)}),
+    ]
+
+
 def build_workspace(folder: Path, **settings: object) -> Config:
     """Run the stages that lead to a bundle, in the workspace `folder`."""
     media = folder / "media"
     media.mkdir(parents=True)
     write_clip(media / "clip.mp4", sound=tone(440, 2))
     config = load(None, [f"workspace={folder}", "recall.least_exposures=3", *(f"{key}={value}" for key, value in settings.items())])
-    workspace, ids = Workspace(folder), [video(n) for n in range(40)]
-    topics = pa.table({"video_id": ids, "topics": [[topic_of(n)] for n in range(40)], "similarity": [[0.9]] * 40})
-    centres = pa.table({"topic": range(4), "centre": [[1.0]] * 4, "videos": [10] * 4, "tags": list(WORDS)})
-    features = pa.table({"video_id": ids, "status": ["ok"] * 40, "cover_jpeg": [JPEG if n % 2 == 0 else None for n in range(40)]})
-    stages = [
-        _write({"catalog": catalog(media), "interactions": interactions()}),
-        _write({"features": features}),
-        _write({"topics": topics, "topic_centres": centres}),
-        TRAIN,
-        STAGES["publish"],
-    ]
-    for stage in stages:
-        workspace.run(stage, config)
+    for stage in (*_tables(media, 40), TRAIN, STAGES["publish"]):
+        Workspace(folder).run(stage, config)
     return config
+
+
+def publish_catalog_of(config: Config, count: int) -> None:
+    """Publish once more with so many videos in the catalog, without training."""
+    workspace = Workspace(config.workspace)
+    for stage in _tables(Path(config.workspace) / "media", count):
+        workspace.run(stage, config, force=True)
+    workspace.run(STAGES["publish"], config)
 
 
 async def rank_by_number(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:

@@ -9,12 +9,30 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 
-from rayrec.config import Config
+from rayrec.config import Config, with_values
+from rayrec.pipeline import STAGES
 from rayrec.serving.bundle import Bundle, BundleError, load_scorer, locate
 from rayrec.workspace import Workspace, WorkspaceError
-from tests.serving.small_world import JPEG, LOG_STARTS, build_workspace, interactions, topic_of, video
+from tests.serving.small_world import (
+    JPEG,
+    LOG_STARTS,
+    TRAIN,
+    author_of,
+    build_workspace,
+    catalog,
+    embeddings,
+    interactions,
+    topic_of,
+    video,
+    write_tables,
+)
 
 FS = pafs.LocalFileSystem()
+
+
+def load(workspace: Workspace) -> Bundle:
+    version, folder = locate(workspace, None)
+    return Bundle.load(workspace.fs, folder, version)
 
 
 @pytest.fixture
@@ -55,7 +73,59 @@ def test_a_users_log_is_in_time_order(bundle: Bundle) -> None:
     last_shown = {row["video_id"]: row["shown_at"] for row in rows}
     assert [bundle.item_ids[item] for item in log.seen] == sorted(last_shown, key=last_shown.__getitem__)
     assert all(topic_of(item - 1) == 3 for item in log.clicked)
-    assert len(bundle.user("nobody").clicked) == 0
+    for stranger in ("nobody", "", "zz"):
+        assert len(bundle.user(stranger).clicked) == 0
+
+
+def test_users_are_found_by_id_and_the_busiest_first(bundle: Bundle) -> None:
+    rows = interactions().to_pylist()
+    clicks = {f"u{user}": sum(row["clicked"] for row in rows if row["user_id"] == f"u{user}") for user in range(12)}
+    for user, count in clicks.items():
+        assert len(bundle.user(user).clicked) == count
+    busiest = bundle.busiest_users(5)
+    assert len(set(busiest)) == 5
+    assert [clicks[user] for user in busiest] == sorted(clicks.values(), reverse=True)[:5]
+
+
+def test_authors_have_numbers(bundle: Bundle) -> None:
+    by_number = {number: name for name, number in bundle.authors.items()}
+    assert [by_number.get(number) for number in bundle.author_of[1:]] == [author_of(n) for n in range(40)]
+    assert (bundle.author_of[0], bundle.author_of.dtype) == (0, np.int32)
+
+
+def test_vectors_stand_in_item_order(bundle: Bundle) -> None:
+    assert bundle.vectors is not None
+    assert bundle.vectors.shape == (40, 4)
+    expected = np.stack(embeddings(39)["vector"].to_numpy(zero_copy_only=False))
+    rows = [bundle.item_of[video(n)] - 1 for n in range(39)]
+    np.testing.assert_array_equal(bundle.vectors[rows], expected)
+    assert not bundle.vectors[bundle.item_of["v39"] - 1].any()
+
+
+def test_a_bundle_knows_how_good_its_ranker_was_found(tmp_path: Path) -> None:
+    """Only a report on this very ranker counts."""
+    config = build_workspace(tmp_path)
+    workspace = Workspace(config.workspace)
+    assert load(workspace).facts.metrics == {}
+    workspace.run(STAGES["evaluate"], config)
+    assert load(workspace).facts.metrics == {}
+    workspace.run(STAGES["publish"], config)
+    metrics = load(workspace).facts.metrics
+    assert 0 < metrics["auc"] <= 1
+    assert {"ndcg", "candidate_recall"} < set(metrics)
+    workspace.run(TRAIN, config, force=True)
+    workspace.run(STAGES["publish"], config)
+    assert load(workspace).facts.metrics == {}
+
+
+def test_a_data_set_of_catalog_and_log_alone_makes_a_bundle(tmp_path: Path) -> None:
+    config, workspace = with_values(Config(), {"workspace": str(tmp_path), "ranker.topics": False}), Workspace(tmp_path)
+    for stage in (write_tables({"catalog": catalog(tmp_path), "interactions": interactions()}), TRAIN, STAGES["publish"]):
+        workspace.run(stage, config)
+    bare = load(workspace)
+    assert bare.vectors is None
+    assert not len(bare.item_topics.topics)
+    assert bare.cover(1) is None
 
 
 def test_histories_keep_the_latest_clicks(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The service on a real Ray head with HAProxy, started as `rayrec serve` does it. One head for all the tests, in their order."""
 
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +15,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
 
-from rayrec.config import Config, ConfigError
+from rayrec.config import Config, ConfigError, dump
 from rayrec.pipeline import STAGES
 from rayrec.serving import cluster, processes
 from rayrec.serving.bundle import BundleError, locate
@@ -92,6 +95,90 @@ def test_serving_again_moves_the_running_replicas_to_the_new_bundle(service: htt
     assert service.get("/healthz").json()["bundle"] == manifest.version
     assert len(recommend(service, "u5", k=3)) == 3
     assert {process.pid for process in address.processes() if "ServeReplica" in process.name()} == replicas
+
+
+SWAPS = """
+import sys
+from rayrec.config import load
+from rayrec.pipeline import STAGES
+from rayrec.serving import cluster, swapping
+from rayrec.workspace import Workspace
+
+config = load(None, sys.argv[1:])
+first = cluster.standing(config).version
+second = Workspace(config.workspace).run(STAGES["publish"], config, force=True)[0].version
+swapping.swap(config, share=0.5)
+swapping.swap(config)
+swapping.rollback(config)
+assert [(s.version, s.canary) for s in swapping.swaps(Workspace(config.workspace))[-4:]] == [
+    (first, None), (first, second), (second, None), (first, None)
+]
+"""
+
+
+def test_canary_swap_and_rollback_drop_no_request(service: httpx.Client, config: Config) -> None:
+    before = service.get("/healthz").json()["bundle"]
+    answers: list[tuple[str, int, str, str]] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        for number in itertools.count():
+            user = f"visitor {number % 20}"
+            answer = service.post("/v1/recommend", json={"user_id": user, "k": 1})
+            body = answer.json()
+            answers.append((user, answer.status_code, body.get("bundle"), body.get("arm")))
+            if done.is_set():
+                return
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    arguments = [sys.executable, "-c", SWAPS, f"workspace={config.workspace}", f"serving.port={config.serving.port}"]
+    swapped = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    done.set()
+    asking.join()
+    assert swapped.returncode == 0, swapped.stderr
+    assert {status for _, status, _, _ in answers} == {200}
+    assert len({bundle for _, _, bundle, _ in answers}) == 2
+    seen = {(user, arm) for user, _, bundle, arm in answers if arm == "canary"}
+    assert 0 < len(seen) < 20  # a share of the users, and the same ones all the time
+    assert service.get("/healthz").json()["bundle"] == before
+
+
+def test_the_status_shows_replicas_bundles_and_swaps(service: httpx.Client, config: Config) -> None:
+    code = "import sys; from rayrec.cli import main; main(['serve', '--status', *sys.argv[1:]])"
+    path = Path(config.workspace) / "config.yaml"
+    path.write_text(yaml.safe_dump(dump(config)))
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True
+    )
+    for words in (
+        "service: running",
+        "TopicRecall",
+        "NeuralRanker",
+        service.get("/healthz").json()["bundle"],
+        "impressions",
+        "done",
+    ):
+        assert words in told.stdout, told.stderr
+
+
+@pytest.mark.parametrize("name", ["NeuralRanker", "TopicRecall"])
+def test_a_replica_that_dies_is_replaced_and_nobody_hangs(service: httpx.Client, config: Config, name: str) -> None:
+    address = cluster.running(config)
+    assert address is not None
+    (replica,) = (process for process in address.processes() if "ServeReplica" in process.name() and name in process.name())
+    replica.kill()
+    answers = []
+    for number in range(200):
+        started = time.monotonic()
+        answer = service.post("/v1/recommend", json={"user_id": f"mourner {number}", "k": 1})
+        assert time.monotonic() - started < 2 * config.serving.timeout_s
+        assert answer.status_code in (200, 503), answer.text
+        answers.append(answer.status_code)
+        if answers[-20:] == [200] * 20:
+            break
+        time.sleep(0.3)
+    assert answers[-20:] == [200] * 20
 
 
 def test_a_broken_bundle_is_refused_and_the_old_one_goes_on(service: httpx.Client, config: Config) -> None:

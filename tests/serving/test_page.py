@@ -1,53 +1,97 @@
-"""The feed page in a real browser: it plays, it tells what was done, and the next page follows."""
+"""The pages in a real browser: the feed plays, tells what was done and follows it; the dashboard shows what the service knows."""
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from rayrec.config import Serving
 from rayrec.serving.api import create_api
-from rayrec.serving.recommendation import Recommender
-from tests.serving.small_world import rank_by_last_click
+from rayrec.serving.arms import Arms
+from rayrec.serving.guard import Keys
+from rayrec.serving.metrics import LocalMetrics
+from rayrec.serving.recommendation import Recommender, now_ms
+from rayrec.serving.store import Event
+from rayrec.serving.swapping import Swap
+from tests.serving.small_world import rank_by_last_click, topic_of, video
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the feed page is not tested")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the pages are not tested")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: the feed page is not tested")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: the pages are not tested")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+SWAPS = [Swap(now_ms() - 60_000, "first", None, 0.0, "done"), Swap(now_ms(), "second", None, 0.0, "checksum differs")]
+
+
+def topics_of(videos: list[str]) -> list[int]:
+    return [topic_of(int(each[1:])) for each in videos]
+
+
+def expose(recommender: Recommender, user: str, count: int) -> None:
+    """Show a user the first videos there are."""
+    recommender.store.add_events([Event(f"{user}-{n}", user, video(n), "impression", now_ms()) for n in range(count)])
 
 
 @dataclass
 class Feed:
-    """The page, and what the browser complained of."""
+    """A page, and what the browser complained of."""
 
     page: "playwright.Page"
     recommender: Recommender
-    complaints: list[str]
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, path: str) -> None:
+        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda problem: self.complaints.append(str(problem)))
+        at_home = (path.split("/", 3)[2], "blob:")
+        self.page.on("request", lambda request: None if at_home[0] in request.url else self.complaints.append(request.url))
+        self.page.goto(path)
 
     def videos(self) -> list[str]:
-        """Those of the page, once it is loaded."""
-        self.page.wait_for_selector("#feed[aria-busy=false]", state="attached")
-        return self.page.locator("#feed > li").evaluate_all("items => items.map(item => item.dataset.video)")
+        """Those of the feed, once nothing is being asked for."""
+        self.page.wait_for_selector("#feed[aria-busy=false] > .slide", state="attached")
+        return self.page.locator("#feed > .slide:not(.end)").evaluate_all("slides => slides.map(slide => slide.dataset.video)")
 
-    def next(self) -> list[str]:
-        self.page.get_by_role("button", name="Next page").click()
-        return self.videos()
+    def current(self) -> str:
+        """The video in view, the only one that is not inert."""
+        return self.page.locator("#feed > .slide:not([inert])").get_attribute("data-video") or ""
 
-    def play(self, video: str, seconds: float) -> float:
-        """Play a video for a while; its length."""
-        self.page.locator(f"[data-video={video}] .cover").click()
-        element, deadline = self.page.locator("video"), time.monotonic() + 20
-        while element.evaluate("video => video.currentTime") < seconds:
-            assert time.monotonic() < deadline, "the video does not play"
-            time.sleep(0.05)
-        return element.evaluate("video => video.duration")
+    def ahead(self) -> list[str]:
+        return self.videos()[self.videos().index(self.current()) + 1 :]
 
-    def events(self, user: str) -> list[tuple[str, str, float | None]]:
-        query = "SELECT kind, video_id, watch_s FROM events WHERE user_id = ? AND kind != 'impression' ORDER BY number"
-        return self.recommender.store._rows(query, (user,))
+    def move(self, key: str) -> str:
+        """The video in view after a key that leaves the one before it."""
+        before = self.current()
+        self.page.keyboard.press(key)
+        self.page.wait_for_selector(f"#feed > .slide:not([inert]):not([data-video={before}])")
+        return self.current()
+
+    def move_to_clip(self) -> str:
+        """The next video that has a file."""
+        while not self.page.locator("#feed > .slide:not([inert]) video").count():
+            self.move("j")
+        return self.current()
+
+    def wait_for_clip(self, seconds: float) -> None:
+        clip = "document.querySelector('.slide:not([inert]) video')"
+        self.page.wait_for_function(f"() => !{clip}.paused && {clip}.currentTime > {seconds}")
+
+    def events(self, user: str, kind: str, video_id: str) -> list[tuple[str, str, float | None]]:
+        """What the store holds of a user but impressions, once an event is there."""
+        for _ in range(200):
+            stored = [row for piece in self.recommender.store.read(0, None) for row in piece.to_pylist() if row["user_id"] == user]
+            told = [(row["kind"], row["video_id"], row["watch_s"]) for row in stored if row["kind"] != "impression"]
+            if (kind, video_id) in [each[:2] for each in told]:
+                return told
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"no {kind} of {video_id}, only {told}")
+
+    def weights(self) -> dict[str, str]:
+        rows = self.page.locator("#weights li")
+        return dict(zip(rows.locator(".words").all_text_contents(), rows.locator(".share").all_text_contents(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -58,86 +102,203 @@ def browser() -> Iterator["playwright.Browser"]:
         browser.close()
 
 
+Show = Callable[..., Feed]
+
+
 @pytest.fixture
-def feed(browser: "playwright.Browser", recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]) -> Iterator[Feed]:
+def show(browser: "playwright.Browser", recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]) -> Iterator[Show]:
+    """Open a page of the service; when the test ends, the browser must have had nothing to complain of."""
     recommender.rank = rank_by_last_click
-    client = listen(create_api(lambda: recommender, [], most_k=100))
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda problem: complaints.append(str(problem)))
-    page.on(
-        "request",
-        lambda request: complaints.append(request.url) if not request.url.startswith((str(client.base_url), "blob:")) else None,
-    )
-    page.goto(f"{client.base_url}/?user=ann")
-    found = Feed(page, recommender, complaints)
-    yield found
-    page.close()
+    opened: list[Feed] = []
+
+    def start(path: str, size: dict[str, int] = DESK, keys: tuple[str, ...] = (), **settings: str) -> Feed:
+        api = create_api(lambda: Arms(recommender), Serving(), Keys(keys), LocalMetrics(), lambda: SWAPS)
+        feed = Feed(browser.new_page(viewport=size, **settings), recommender)
+        feed.page.set_default_timeout(10_000)
+        opened.append(feed)
+        feed.open(f"{listen(api).base_url}{path}")
+        return feed
+
+    yield start
+    for feed in opened:
+        feed.page.close()
+        assert feed.complaints == []
 
 
-def test_a_click_changes_the_next_recommendations(feed: Feed) -> None:
-    first, chosen = feed.videos(), "v30"  # of topic 2
-    assert len(first) == 12
-    assert feed.play(chosen, seconds=0.5) == pytest.approx(2, abs=0.2)
-    second = feed.next()
-    assert not set(first) & set(second)
-    assert [int(video[1:]) % 4 for video in second[:5]] == [2] * 5  # what is like the click comes first
-    assert feed.page.locator("#topics li").all_text_contents() == ["guitar, song1"]
-    assert "topic: guitar, song" in feed.page.locator("#feed .why").all_text_contents()
-    click, watch = feed.events("ann")
-    assert click == ("click", chosen, None)
-    assert watch[:2] == ("watch", chosen)
-    assert 0.3 < (watch[2] or 0) <= 2.1
-
-    # Another user, who saw the same first page and clicked nothing, gets another second page.
-    feed.page.get_by_label("User").fill("bob")
-    feed.page.get_by_role("button", name="Show").click()
-    feed.page.get_by_text("videos for bob").wait_for()
-    assert feed.videos() == first
-    assert feed.next() != second
-    assert feed.complaints == []
+def test_a_clip_plays_muted_and_what_was_watched_is_told(show: Show) -> None:
+    feed = show("/?user=ann")
+    assert len(feed.videos()) == 4
+    video_id = feed.move_to_clip()
+    feed.wait_for_clip(1.2)  # of 2 s: past the half, it counts as a click
+    clip = feed.page.locator(".slide:not([inert]) video")
+    assert clip.evaluate("clip => clip.muted")
+    feed.page.locator(".slide:not([inert]) .tap").click()
+    assert not clip.evaluate("clip => clip.muted")
+    feed.page.mouse.wheel(0, 500)  # the column snaps to the next one
+    feed.page.wait_for_selector(f"#feed > .slide:not([inert]):not([data-video={video_id}])")
+    click, watch = feed.events("ann", "watch", video_id)
+    assert click == ("click", video_id, None)
+    assert watch[:2] == ("watch", video_id)
+    assert 1.1 < (watch[2] or 0) < 20
+    assert len(feed.videos()) > 4  # the feed goes on by itself
 
 
-def test_likes_and_skips_are_told(feed: Feed) -> None:
-    one, other = feed.videos()[:2]
-    feed.page.locator(f"[data-video={one}] .like").click()
-    feed.page.locator(f"[data-video={other}] .skip").focus()
-    feed.page.keyboard.press("Enter")  # all can be done from the keyboard
-    feed.next()
-    assert [event[:2] for event in feed.events("ann")] == [("like", one), ("skip", other)]
-    assert feed.complaints == []
+def test_what_follows_a_like_is_like_it_and_the_topics_move(show: Show) -> None:
+    feed = show("/?user=ann")
+    first = feed.videos()
+    assert feed.page.locator("#no-weights").is_visible()
+    liked = feed.current()
+    feed.page.locator(".slide:not([inert]) .like").click()
+    feed.page.wait_for_function("() => document.querySelectorAll('#feed > .slide').length >= 8")
+    assert topics_of(feed.ahead())[:4] == topics_of([liked]) * 4  # before those that were waiting
+    assert feed.ahead()[4:] == first[1:]
+    feed.page.wait_for_selector("#weights li .bar[aria-valuenow='100']")
+    words = list(feed.weights())
+    assert [event[:2] for event in feed.events("ann", "like", liked)] == [("click", liked), ("like", liked)]
+
+    # A like of another topic takes half of the weight.
+    while topics_of([feed.current()]) == topics_of([liked]):
+        feed.move("ArrowDown")
+    feed.page.keyboard.press("l")
+    feed.page.wait_for_selector("#weights li:nth-child(2) .bar[aria-valuenow='50']")
+    assert set(feed.weights().values()) == {"50 %"}
+    assert set(words) < set(feed.weights())
+    assert "50 %" in (feed.page.text_content("#weights-said") or "")  # for those who don't see the bars
 
 
-def test_titles_are_text_not_markup(feed: Feed) -> None:
-    title = feed.page.locator("#feed h3").first
+def test_a_skip_moves_on(show: Show) -> None:
+    feed = show("/?user=ann")
+    feed.videos()
+    skipped = feed.current()
+    feed.page.locator(".slide:not([inert]) .skip").click()
+    feed.page.wait_for_selector(f"#feed > .slide:not([inert]):not([data-video={skipped}])")
+    feed.events("ann", "skip", skipped)
+    assert feed.page.locator(f"[data-video={skipped}].skipped").count() == 1
+
+
+def test_everything_from_the_keyboard(show: Show) -> None:
+    feed = show("/?user=ann")
+    first = feed.videos()[0]
+    second = feed.move("ArrowDown")
+    assert feed.page.evaluate("document.activeElement.dataset.video") == second  # so that Tab goes on from there
+    assert feed.move("k") == first
+    feed.page.keyboard.press("w")
+    assert feed.page.get_by_text("Chance that you click it").locator("visible=true").count() == 1
+    assert feed.page.locator(".slide:not([inert]) .why").get_attribute("aria-expanded") == "true"
+    feed.move("s")
+    assert feed.page.locator("[data-video].skipped").get_attribute("data-video") == first
+    liked = feed.current()
+    for _ in range(3):  # the clip, why this, like
+        feed.page.keyboard.press("Tab")
+    feed.page.keyboard.press("Enter")
+    feed.events("ann", "like", liked)
+    feed.page.get_by_text("Keys", exact=True).click()
+    feed.page.get_by_label("Single letters do something").uncheck()
+    feed.page.keyboard.press("j")
+    feed.page.wait_for_timeout(300)
+    assert feed.current() == liked
+
+
+def test_another_user_gets_another_feed(show: Show) -> None:
+    feed = show("/?user=ann")
+    first = feed.videos()
+    feed.page.keyboard.press("l")
+    feed.page.wait_for_function("() => document.querySelectorAll('#feed > .slide').length >= 8")
+    feed.page.get_by_label("User", exact=True).fill("bob")
+    feed.page.get_by_role("button", name="Switch").click()
+    feed.page.wait_for_function("() => document.querySelectorAll('#feed > .slide').length == 4")
+    assert feed.videos() == first  # nothing is known of either
+    assert feed.weights() == {}
+    known = feed.page.locator("#users button").all_text_contents()
+    assert len(known) == 5  # of the log
+    feed.page.locator("#users button").first.click()
+    feed.page.wait_for_selector("#weights li")
+    assert f"user={known[0]}" in feed.page.url
+    assert feed.page.locator("#users [aria-pressed=true]").all_text_contents() == known[:1]
+
+
+def test_on_a_phone_the_side_view_is_a_drawer(show: Show) -> None:
+    feed = show("/?user=u1", PHONE)
+    feed.videos()
+    assert not feed.page.locator("#weights").is_visible()
+    assert feed.page.locator(".card").first.bounding_box() == {"x": 0, "y": 0, **PHONE}
+    feed.page.get_by_role("button", name="Your topics").click()
+    feed.page.locator("#weights li").first.wait_for()
+    assert feed.page.evaluate("document.activeElement.id") == "close-panel"
+    assert feed.page.evaluate("document.getElementById('stage').inert")
+    feed.page.keyboard.press("Escape")
+    feed.page.locator("#weights").wait_for(state="hidden")
+    assert feed.page.evaluate("document.activeElement.id") == "open-panel"
+
+
+def test_whoever_wants_no_motion_gets_no_autoplay(show: Show) -> None:
+    feed = show("/?user=ann", reduced_motion="reduce")
+    feed.videos()
+    feed.move_to_clip()
+    feed.page.wait_for_timeout(200)
+    clip = feed.page.locator(".slide:not([inert]) video")
+    assert clip.evaluate("clip => clip.paused")
+    feed.page.keyboard.press("Space")
+    feed.wait_for_clip(0.1)
+
+
+def test_titles_are_text_not_markup(show: Show) -> None:
+    feed = show("/?user=ann")
+    feed.videos()
+    title = feed.page.locator("#feed h2").first
     assert (title.text_content() or "").startswith("<b>Clip</b>")
     assert title.locator("b").count() == 0
 
 
-def test_the_last_page_says_so(feed: Feed) -> None:
-    pages = [feed.videos(), *(feed.next() for _ in range(4))]
-    assert [len(page) for page in pages] == [12, 12, 12, 4, 0]
-    assert "ann has seen every video there is" in (feed.page.text_content("#status") or "")
+def test_the_end_says_so(show: Show, recommender: Recommender) -> None:
+    expose(recommender, "ann", 38)
+    feed = show("/?user=ann")
+    assert len(feed.videos()) == 2
+    feed.move("j")
+    feed.page.keyboard.press("j")
+    feed.page.get_by_text("ann has seen every video there is").wait_for()
+    feed.page.wait_for_selector(".end:not([inert])")
 
 
-def test_with_api_keys_the_page_asks_for_one(
-    browser: "playwright.Browser", recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]
-) -> None:
-    client = listen(create_api(lambda: recommender, ["secret"], most_k=100))
-    page = browser.new_page()
-    page.goto(f"{client.base_url}/?user=ann")
-    page.get_by_label("API key").fill("secret")
-    page.get_by_role("button", name="Show").click()
-    page.get_by_text("12 videos for ann").wait_for()
-    # Its file comes as a blob, since a <video> can't send the key.
-    Feed(page, recommender, []).play("v30", seconds=0.2)
-    page.close()
+def test_with_api_keys_the_page_asks_for_one(show: Show) -> None:
+    feed = show("/?user=ann", keys=("secret",))
+    for key in ("wrong", "secret"):
+        feed.page.get_by_label("API key", exact=True).fill(key)
+        feed.page.get_by_role("button", name="Go on").click()
+    feed.videos()
+    feed.move_to_clip()
+    feed.wait_for_clip(0.2)  # its file comes as a blob, since a <video> can't send the key
+    assert feed.page.locator(".slide:not([inert]) video").evaluate("clip => clip.src").startswith("blob:")
+    assert all("401" in complaint for complaint in feed.complaints)
+    feed.complaints.clear()
 
 
-def test_the_api_page_lists_every_endpoint(feed: Feed) -> None:
-    feed.page.goto(feed.page.url.split("?")[0] + "docs")
+def test_events_reach_the_store_when_the_page_is_left(show: Show) -> None:
+    feed = show("/?user=ann")
+    feed.videos()
+    video_id = feed.move_to_clip()
+    feed.wait_for_clip(0.4)
+    feed.page.goto("about:blank")
+    feed.events("ann", "watch", video_id)
+
+
+def test_the_dashboard_shows_queues_clicks_and_swaps_and_follows(show: Show, recommender: Recommender) -> None:
+    expose(recommender, "ann", 10)
+    feed = show("/dashboard")
+    assert feed.page.locator("#day dd").nth(1).text_content() == "10"
+    assert "0.0 %" in (feed.page.locator("#chart svg").get_attribute("aria-label") or "")
+    assert feed.page.locator("#arms b").all_text_contents() == ["stable"]
+    assert feed.page.locator("#swaps code").all_text_contents() == ["second", "first"]
+    assert feed.page.locator(".outcome.bad").all_text_contents() == ["checksum differs"]
+    assert feed.page.locator(".queue").count() == 4
+    feed.page.get_by_label("Find a topic").fill("guitar")
+    assert [text.split(",")[0] for text in feed.page.locator(".queue h3").all_text_contents()] == ["guitar"]
+    expose(recommender, "bob", 7)
+    feed.page.locator("#day").get_by_text("17", exact=True).wait_for()
+
+
+def test_the_api_page_lists_every_endpoint(show: Show) -> None:
+    feed = show("/docs")
     feed.page.wait_for_selector(".endpoint")
     titles = feed.page.locator(".endpoint h2").all_text_contents()
-    assert {"POST /v1/recommend", "POST /v1/events", "GET /v1/topics", "GET /readyz"} < set(titles)
-    assert feed.complaints == []
+    assert {"POST /v1/recommend", "POST /v1/events", "GET /v1/topics", "GET /v1/dashboard", "GET /readyz"} < set(titles)

@@ -59,21 +59,19 @@ async function askAnew() {
 
 function place(page, next) {
   const made = page.videos.map((video) => new Slide(video, page, { tell, toggleSound, skip, like }));
-  for (const slide of made) {
-    slides.set(slide.node, slide);
-    slide.node.inert = true;
-  }
   const nodes = made.map((slide) => slide.node);
-  if (next && current) {
+  for (const slide of made) slides.set(slide.node, slide);
+  if (!nodes.length && !ended) {
+    ended = true;
+    nodes.push(theEnd());
+  }
+  for (const node of nodes) node.inert = true; // until it is in view
+  if (next && current && !ended) {
     // Nothing may move that is in view: in the middle of a swipe the next slide stays where it is.
     const settled = Math.abs(current.node.offsetTop - feed.scrollTop) < 2;
     (settled ? current.node : (current.node.nextElementSibling ?? current.node)).after(...nodes);
   } else {
     feed.append(...nodes);
-  }
-  if (!nodes.length && !ended) {
-    ended = true;
-    feed.append(theEnd());
   }
   if (!current && feed.firstElementChild) settle();
   else nearby();
@@ -81,14 +79,12 @@ function place(page, next) {
 
 function theEnd() {
   const text = [element("h2", { text: "That was all" }), element("p", { class: "quiet", text: `${viewer()} has seen every video there is.` })];
-  const end = element("article", { class: "slide end", tabindex: "-1" }, icon("end"), ...text);
-  slides.set(end, null);
-  return end;
+  return element("article", { class: "slide end", tabindex: "-1" }, icon("end"), ...text);
 }
 
 function restart() {
   leave();
-  for (const slide of slides.values()) slide?.remove();
+  for (const slide of slides.values()) slide.remove();
   feed.replaceChildren();
   slides.clear();
   $("told").replaceChildren();
@@ -105,10 +101,12 @@ const nodeInView = () => feed.children[Math.round(feed.scrollTop / feed.clientHe
 function settle() {
   const node = nodeInView();
   if (!node || node === current?.node) return;
+  const moved = current !== null;
   leave();
   current = slides.get(node) ?? { node };
+  node.inert = false;
   current.enter?.();
-  if (document.activeElement === document.body) node.focus({ preventScroll: true });
+  if (moved && document.activeElement === document.body) node.focus({ preventScroll: true });
   else if (current.title) $("announced").textContent = current.title;
   while ([...feed.children].indexOf(node) > MOST_BEHIND) drop(feed.firstElementChild);
   feed.scrollTo({ top: node.offsetTop, behavior: "instant" });
@@ -116,6 +114,7 @@ function settle() {
 }
 
 function leave() {
+  if (current) current.node.inert = true;
   current?.leave?.();
   outbox.flush();
 }
@@ -161,7 +160,8 @@ addEventListener("resize", () => current && feed.scrollTo({ top: current.node.of
 // --- what the user does ---
 
 function tell(slide, kind, more = {}) {
-  outbox.add({ user_id: slide.page.user, video_id: slide.video.video_id, kind, request_id: slide.page.request_id, ...more });
+  const { user, request_id, arm } = slide.page;
+  outbox.add({ user_id: user, video_id: slide.video.video_id, kind, request_id, arm, ...more });
   const did = { click: "Clicked", like: "Liked", skip: "Skipped", watch: `Watched ${more.watch_s?.toFixed(1)} s` }[kind];
   const line = element("li", {}, icon(kind), element("span", { class: "did", text: did }), element("span", { class: "what", text: slide.title }));
   $("told").prepend(line);
@@ -225,8 +225,7 @@ function say(text, bad = false) {
 }
 
 function showAnswer(page, milliseconds) {
-  const arm = page.arm ? `, arm ${page.arm}` : "";
-  $("answer").textContent = `bundle ${page.bundle}${arm}, ${page.videos.length} videos in ${Math.round(milliseconds)} ms`;
+  $("answer").textContent = `bundle ${page.bundle}, ${page.arm}; ${page.videos.length} videos in ${Math.round(milliseconds)} ms`;
   say("");
 }
 

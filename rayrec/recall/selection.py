@@ -1,0 +1,82 @@
+"""The last step to a page: which of the scored candidates stand on it, and where."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayrec.config import Selection
+from rayrec.recall.queues import ItemTopics
+
+
+def best(scores: np.ndarray, k: int) -> np.ndarray:
+    """The rows of the k highest scores, the highest first."""
+    k = min(k, len(scores))
+    rows = np.argpartition(-scores, k - 1)[:k] if k else np.empty(0, dtype=np.int64)
+    return rows[np.argsort(-scores[rows], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Takes a page by score, by a rule of diversity where there is one, and leaves places to fresh videos where it should."""
+
+    settings: Selection
+    item_topics: ItemTopics
+    author_of: np.ndarray  # int32 [I], 0 for unknown
+
+    def select(self, items: np.ndarray, scores: np.ndarray, fresh: np.ndarray, k: int, luck: int) -> np.ndarray:
+        """The rows of at most k candidates in the order of the page; `fresh` is a mask, `luck` says which fresh ones are tried.
+
+        A page has `explore * k` places for exploration, rounded up or down by chance so that this is their mean. They are the last
+        of equal stretches of the page, as the fresh ones' places in a queue are.
+        """
+        rules = self.settings
+        if not rules.explore and rules.most_per_topic is None and rules.most_per_author is None:
+            return best(scores, k)
+        rng, k = np.random.default_rng(luck), min(k, len(scores))
+        places = int(k * rules.explore + rng.random())
+        page = _Page(rules, self._groups(items))
+        explored, _ = page.take(rng.permutation(np.flatnonzero(fresh)), places)
+        order = np.argsort(-scores, kind="stable")
+        rest, skipped = page.take(order[~np.isin(order, explored)], k - len(explored))
+        chosen = np.array([*rest, *skipped[: k - len(explored) - len(rest)]], dtype=np.int64)
+        chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+        number = np.arange(len(explored))
+        ends = (number + 1) * k // max(len(explored), 1)
+        return np.insert(chosen, ends - 1 - number, explored)
+
+    def _groups(self, items: np.ndarray) -> list[list[int]]:
+        """What each item counts for as far as there are rules: its topics, and its author, below 0, where it is known."""
+        groups: list[list[int]] = [[] for _ in items]
+        if self.settings.most_per_topic is not None:
+            for place, topic in zip(*(column.tolist() for column in self.item_topics.pairs(items)), strict=True):
+                groups[place].append(topic)
+        if self.settings.most_per_author is not None:
+            for place, author in enumerate(self.author_of[items].tolist()):
+                groups[place] += [-author] if author else []
+        return groups
+
+
+class _Page:
+    """Counts what stands on a page."""
+
+    def __init__(self, rules: Selection, groups: list[list[int]]) -> None:
+        self.rules, self.groups, self.counts = rules, groups, Counter[int]()
+
+    def take(self, rows: np.ndarray, count: int) -> tuple[list[int], list[int]]:
+        """The first `count` rows that the rules allow, and those that they skipped."""
+        taken: list[int] = []
+        skipped: list[int] = []
+        for row in rows.tolist():
+            if len(taken) == count:
+                break
+            if any(self._is_full(group) for group in self.groups[row]):
+                skipped.append(row)
+                continue
+            taken.append(row)
+            self.counts.update(self.groups[row])
+        return taken, skipped
+
+    def _is_full(self, group: int) -> bool:
+        most = self.rules.most_per_topic if group >= 0 else self.rules.most_per_author
+        return most is not None and self.counts[group] >= most

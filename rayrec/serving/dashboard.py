@@ -1,0 +1,68 @@
+"""The numbers of the dashboard: who is served what, what stands first in the queues, how often it is clicked, how swaps went."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rayrec.serving import answers
+from rayrec.serving.arms import CANARY, Arms
+from rayrec.serving.messages import Arm, Dashboard, Queue, QueuedVideo, SwapMade, Traffic
+from rayrec.serving.recommendation import Recommender
+
+if TYPE_CHECKING:
+    from rayrec.serving.swapping import Swap  # which imports ray
+
+HOUR_MS, HOURS = 3_600_000, 24
+MOST_QUEUES, MOST_FIRST = 100, 10  # a catalog of a million videos has thousands of queues
+MOST_USERS = 5
+
+
+def dashboard(arms: Arms, swaps: "list[Swap]", now: int) -> Dashboard:
+    """Reads the store; raises `StoreError` when that can't answer now."""
+    stable = arms.stable
+    return Dashboard(
+        arms=[
+            Arm(arm=name, bundle=recommender.bundle.version, share=arms.share if name == CANARY else 1 - arms.share)
+            for name, recommender in arms.named().items()
+        ],
+        queues=_queues(stable),
+        traffic=_traffic(stable, now),
+        metrics=stable.bundle.facts.metrics,
+        swaps=[
+            SwapMade(at=swap.at, bundle=swap.version, canary=swap.canary, share=swap.share, outcome=swap.outcome) for swap in swaps
+        ],
+        users=stable.bundle.busiest_users(MOST_USERS),
+        refreshed_at=stable.refreshed_at,
+    )
+
+
+def _traffic(recommender: Recommender, now: int) -> list[Traffic]:
+    """By hour, the last one up to now; hours without events are there too."""
+    first = now - now % HOUR_MS - (HOURS - 1) * HOUR_MS
+    found = {each.at: (each.impressions, each.clicks) for each in recommender.store.traffic(first, HOUR_MS)}
+    counts = [(at, *found.get(at, (0, 0))) for at in range(first, now + 1, HOUR_MS)]
+    return [Traffic(at=at, impressions=impressions, clicks=clicks) for at, impressions, clicks in counts]
+
+
+def _queues(recommender: Recommender) -> list[Queue]:
+    """The longest ones."""
+    words, queues = recommender.bundle.words, {topic: recommender.queues.queue(topic) for topic in recommender.bundle.words}
+    longest = sorted(queues, key=lambda topic: (-len(queues[topic]), topic))[:MOST_QUEUES]
+    return [
+        Queue(topic=topic, words=words[topic], videos=len(queues[topic]), first=_first(recommender, queues[topic][:MOST_FIRST]))
+        for topic in longest
+    ]
+
+
+def _first(recommender: Recommender, items: np.ndarray) -> list[QueuedVideo]:
+    exposures, clicks = recommender.exposures[items].tolist(), recommender.clicks[items].tolist()
+    return [
+        QueuedVideo(
+            video_id=facts["video_id"],
+            title=facts["title"],
+            ctr=round(clicked / max(shown, 1), 4),
+            exposures=shown,
+            cover=answers.cover_path(facts),
+        )
+        for facts, shown, clicked in zip(recommender.bundle.facts_of(items), exposures, clicks, strict=True)
+    ]

@@ -1,0 +1,156 @@
+"""What the service counts and measures: the table of its metrics, and where their numbers go.
+
+A replica adds up in its own memory, which costs less than a microsecond a number. On Ray, `RayMetrics` hands the sums on once a
+second; each node of a cluster then tells them to Prometheus for all of its replicas, with the prefix `ray_` and the tags `WorkerId`
+and `NodeAddress` (deploy/ has the configuration). An own `/metrics` would tell of one replica, whichever HAProxy chose.
+
+A histogram goes out as counters, NAME_bucket with the tag `le`, NAME_sum and NAME_count (and _total behind each, which Ray adds);
+`histogram_quantile` works on those as on any. Ray's own histograms cost 8 us a number, of which a request has fifteen, and give
+sums that are guessed from their buckets.
+"""
+
+import bisect
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Protocol
+
+PREFIX = "rayrec_"
+FLUSH_S = 1.0
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+THINGS = (0, 1, 10, 25, 50, 100, 200, 300, 400, 600, 1000)
+
+
+class Metric(NamedTuple):
+    name: str  # without PREFIX
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    tags: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()  # of a histogram: the largest number of each but the last
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("requests_total", "counter", "Requests answered.", ("route", "status")),
+        Metric("request_seconds", "histogram", "Time from a request's arrival to the end of its answer.", ("route",), SECONDS),
+        Metric("pages_total", "counter", "Pages recommended.", ("arm",)),
+        Metric("cold_users_total", "counter", "Pages for users without any click.", ("arm",)),
+        Metric("videos_total", "counter", "Videos recommended, by what brought them: topic, popular or new.", ("source",)),
+        Metric("step_seconds", "histogram", "Time that a step of a recommendation took.", ("step",), SECONDS),
+        Metric("step_candidates", "histogram", "What a step left: candidates, or videos from select on.", ("step",), THINGS),
+        Metric("events_total", "counter", "Events taken in, by kind, repeats too; impressions of pages among them.", ("kind",)),
+        Metric("queue_age_seconds", "gauge", "Time since the queues last took in the events."),
+        Metric("event_lag_seconds", "gauge", "Time from the newest event's arrival until the queues held it."),
+        Metric("bundle_loaded", "gauge", "1 for a bundle that answers, 0 for one that has gone.", ("version", "arm")),
+        Metric("swaps_refused_total", "counter", "Bundles that could not be loaded; the one before them went on."),
+    )
+}
+Series = tuple[str, tuple[str, ...]]  # a metric's name and its tags' values, in the order of `Metric.tags`
+
+
+class Metrics(Protocol):
+    """Every method may be called from any thread. A name or tags that METRICS does not know raise ValueError."""
+
+    def count(self, name: str, value: float = 1, **tags: str) -> None:
+        """Add to a counter."""
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        """Give a gauge its value."""
+
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        """Add one number to a histogram."""
+
+
+class LocalMetrics:
+    """Numbers that stay in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[Series, float] = {}  # of counters and gauges
+        self._histograms: dict[Series, tuple[list[int], list[float]]] = {}  # numbers in each bucket, and [their sum]
+
+    def count(self, name: str, value: float = 1, **tags: str) -> None:
+        series = _series(name, "counter", tags)
+        with self._lock:
+            self._values[series] = self._values.get(series, 0.0) + value
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        series = _series(name, "gauge", tags)
+        with self._lock:
+            self._values[series] = value
+
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        series, bounds = _series(name, "histogram", tags), METRICS[name].buckets
+        with self._lock:
+            found = self._histograms.get(series)
+            if found is None:
+                found = self._histograms[series] = [0] * (len(bounds) + 1), [0.0]
+            found[0][bisect.bisect_left(bounds, value)] += 1
+            found[1][0] += value
+
+    def value(self, name: str, **tags: str) -> float:
+        """Of a counter or gauge; 0 before its first number."""
+        return self._values.get(_series(name, METRICS[name].kind, tags), 0.0)
+
+    def samples(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        """Name, tags' values and value of all that there is; histograms as counters, `le` their last tag."""
+        with self._lock:
+            values = list(self._values.items())
+            histograms = [(series, list(counts), total[0]) for series, (counts, total) in self._histograms.items()]
+        for (name, tags), value in values:
+            yield name, tags, value
+        for (name, tags), counts, total in histograms:
+            for bound, below in zip((*METRICS[name].buckets, "+Inf"), itertools.accumulate(counts), strict=True):
+                yield f"{name}_bucket", (*tags, str(bound)), below
+            yield f"{name}_sum", tags, total
+            yield f"{name}_count", tags, sum(counts)
+
+
+class RayMetrics(LocalMetrics):
+    """Numbers that Ray's exporter of this node tells to Prometheus. Must be made in a process of a Ray cluster."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        super().__init__()
+        self._sent: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._exports = {
+            name: (tags, kind, (Gauge if kind == "gauge" else Counter)(PREFIX + name, help, tags))
+            for name, kind, help, tags in _exported()
+        }
+        threading.Thread(target=self._flush_for_ever, name="metrics", daemon=True).start()
+
+    def flush(self) -> None:
+        """Tell Ray what is new."""
+        for name, values, value in self.samples():
+            tags, kind, export = self._exports[name]
+            new = value - self._sent.get((name, values), 0.0)
+            if kind == "gauge":
+                export.set(value, dict(zip(tags, values, strict=True)))
+            elif new > 0:
+                export.inc(new, dict(zip(tags, values, strict=True)))
+                self._sent[name, values] = value
+
+    def _flush_for_ever(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(FLUSH_S):
+            self.flush()
+
+
+def _series(name: str, kind: str, tags: dict[str, str]) -> Series:
+    metric = METRICS.get(name)
+    if metric is None or metric.kind != kind or len(tags) != len(metric.tags) or not all(tag in tags for tag in metric.tags):
+        raise ValueError(f"there is no {kind} {name!r} with the tags {sorted(tags)}; see METRICS in serving/metrics.py")
+    return name, tuple([tags[tag] for tag in metric.tags])
+
+
+def _exported() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Name, kind, help and tags of what goes out to Prometheus."""
+    for name, kind, help, tags, _ in METRICS.values():
+        if kind != "histogram":
+            yield name, kind, help, tags
+        else:
+            yield f"{name}_bucket", "counter", help, (*tags, "le")
+            yield f"{name}_sum", "counter", help, tags
+            yield f"{name}_count", "counter", help, tags

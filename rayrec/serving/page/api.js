@@ -1,0 +1,56 @@
+// Calls to the service: with an API key where it asks for one, and again where it is busy.
+
+import { askForKey, key } from "./key.js";
+
+const MOST_TRIES = 5;
+const BUSY = [429, 503];
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+// `status` is 0 when there was no answer at all.
+export class ServiceError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+
+  get passing() {
+    return !this.status || BUSY.includes(this.status);
+  }
+}
+
+// `last`: the page is going away, so it is sent once and outlives the page.
+export async function call(path, body, { last = false } = {}) {
+  for (let tries = 1; ; tries++) {
+    const used = key();
+    const headers = { ...(used && { Authorization: `Bearer ${used}` }), ...(body && { "Content-Type": "application/json" }) };
+    const options = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), keepalive: last };
+    const response = await fetch(path, options).catch(() => null);
+    if (response?.ok) return response;
+    if (response?.status === 401 && !last) {
+      await askForKey(used);
+      continue;
+    }
+    const problem = new ServiceError(response?.status ?? 0, await reason(response));
+    if (!problem.passing || last || tries === MOST_TRIES) throw problem;
+    const seconds = Number(response?.headers.get("Retry-After")) || 0.5 * tries;
+    await pause(1000 * seconds * (0.75 + 0.5 * Math.random())); // not all pages at the same moment
+  }
+}
+
+export const get = async (path) => (await call(path)).json();
+export const post = async (path, body) => (await call(path, body)).json();
+
+// What an <img> or <video> can load: with an API key the bytes themselves, since those elements can't send one.
+export async function loadable(path) {
+  return key() ? URL.createObjectURL(await (await call(path)).blob()) : path;
+}
+
+export function release(source) {
+  if (source?.startsWith("blob:")) URL.revokeObjectURL(source);
+}
+
+async function reason(response) {
+  if (!response) return "the service can't be reached";
+  const answer = await response.json().catch(() => ({}));
+  return answer.error || `the service answered ${response.status}`;
+}

@@ -1,0 +1,36 @@
+// Small helpers for the page. Titles, tags and ids come from strangers, so text is only ever set as text.
+
+export const $ = (id) => document.getElementById(id);
+
+export function element(name, { text = "", ...attributes } = {}, ...children) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function svg(name, attributes = {}, text = "") {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
+export function icon(name) {
+  const made = svg("svg", { class: "icon", "aria-hidden": "true" });
+  made.append(svg("use", { href: `#icon-${name}` }));
+  return made;
+}
+
+// Neighbours on the wheel are far apart, so that topics 3 and 4 don't look alike.
+export const hueOfTopic = (topic) => Math.round((topic * 137.508 + 12) % 360);
+export const hueOfText = (text) => [...text].reduce((hue, letter) => (hue * 31 + letter.codePointAt(0)) % 360, 7);
+
+export const nameOfTopic = (topic, words, most = 3) => words?.slice(0, most).join(", ") || `topic ${topic}`;
+export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+export const prefersStill = () => still.matches;

@@ -1,0 +1,28 @@
+// The side view: beside the feed where there is room, a drawer over it on a phone.
+
+import { $ } from "./dom.js";
+
+const narrow = matchMedia("(max-width: 899px)");
+
+export function startPanel() {
+  $("open-panel").addEventListener("click", () => show(true));
+  $("close-panel").addEventListener("click", () => show(false));
+  $("shade").addEventListener("click", () => show(false));
+  $("panel").addEventListener("keydown", (event) => event.key === "Escape" && show(false));
+  narrow.addEventListener("change", () => show(false));
+  show(false);
+}
+
+export const panelIsOver = () => narrow.matches && $("panel").classList.contains("open");
+
+function show(open) {
+  const over = narrow.matches && open;
+  const was = $("panel").classList.contains("open");
+  $("panel").classList.toggle("open", over);
+  $("shade").hidden = !over;
+  $("panel").inert = narrow.matches && !open;
+  for (const id of ["top", "stage"]) $(id).inert = over;
+  $("open-panel").setAttribute("aria-expanded", over);
+  if (over) $("close-panel").focus();
+  else if (was) $("open-panel").focus();
+}

@@ -1,0 +1,88 @@
+// One clip: loaded when it is near, played when it is in view, and how long it was watched.
+
+import { loadable, release } from "./api.js";
+
+export const sound = { on: false }; // for all clips; browsers let clips start by themselves only without
+
+export class Clip {
+  #path;
+  #failed;
+  #loading = null; // resolves to what the element loads from
+  #wanted = false;
+  #last = 0;
+
+  // `watched(seconds, duration)` is told as it plays, `failed()` when it can't.
+  constructor(video, path, { watched, failed }) {
+    this.video = video;
+    this.#path = path;
+    this.#failed = failed;
+    this.seconds = 0; // played since `take`
+    video.addEventListener("timeupdate", () => {
+      this.#measure();
+      watched(this.seconds, video.duration);
+    });
+    video.addEventListener("playing", () => video.classList.add("shown"));
+    video.addEventListener("error", () => video.hasAttribute("src") && failed());
+  }
+
+  load() {
+    if (!this.#loading) {
+      const mine = loadable(this.#path).then(
+        (source) => {
+          if (this.#loading === mine) this.video.src = source; // not unloaded meanwhile
+          return source;
+        },
+        () => void this.#failed(),
+      );
+      this.#loading = mine;
+    }
+    return this.#loading;
+  }
+
+  unload() {
+    if (!this.#loading) return;
+    this.pause();
+    this.#loading.then(release);
+    this.#loading = null;
+    this.video.classList.remove("shown");
+    this.video.removeAttribute("src");
+    this.video.load();
+  }
+
+  async play() {
+    this.#wanted = true;
+    await this.load();
+    if (!this.#wanted) return;
+    this.video.muted = !sound.on;
+    await this.video.play().catch((problem) => {
+      if (problem.name !== "NotAllowedError" || !sound.on) return;
+      this.video.muted = true; // sound needs a touch of this page first
+      return this.video.play().catch(() => {});
+    });
+  }
+
+  pause() {
+    this.#wanted = false;
+    this.video.pause();
+  }
+
+  get playing() {
+    return this.#wanted;
+  }
+
+  // The seconds played since the last call.
+  take() {
+    this.#measure();
+    const seconds = this.seconds;
+    this.seconds = 0;
+    return seconds;
+  }
+
+  // What was played, not how far: at the end it begins again.
+  #measure() {
+    const { currentTime, duration } = this.video;
+    const step = currentTime - this.#last + (currentTime < this.#last ? duration : 0);
+    if (step > 0 && step < 2) this.seconds += step;
+    this.#last = currentTime;
+  }
+}

@@ -1,0 +1,187 @@
+// One video of the feed: its cover, its clip, what can be done with it, and why it is there.
+
+import { loadable, release } from "./api.js";
+import { $, element, hueOfText, hueOfTopic, nameOfTopic, percent, prefersStill } from "./dom.js";
+import { Clip, sound } from "./player.js";
+
+// A click: watched for so long (or to the half of a shorter clip), touched, or liked.
+const CLICK_S = 3;
+
+export class Slide {
+  clicked = false;
+  liked = false;
+  #cover = null;
+
+  // `tell(kind, more)` gets the events; `toggleSound()`, `skip()` and `like()` what buttons ask for.
+  constructor(video, page, { tell, toggleSound, skip, like }) {
+    this.video = video;
+    this.page = page; // the answer that it came with, and whose it is
+    this.title = video.title || video.video_id;
+    this.tell = tell;
+    this.node = $("slide").content.firstElementChild.cloneNode(true);
+    this.node.dataset.video = video.video_id;
+    this.#write();
+    this.#draw();
+    this.find(".tap").addEventListener("click", () => this.tap(toggleSound));
+    this.find(".tap").addEventListener("dblclick", () => like(this));
+    this.find(".sound").addEventListener("click", toggleSound);
+    this.find(".like").addEventListener("click", () => like(this));
+    this.find(".skip").addEventListener("click", () => skip(this));
+    this.find(".pause").addEventListener("click", () => this.togglePlay());
+    this.find(".why").addEventListener("click", () => this.toggleReasons());
+  }
+
+  find(selector) {
+    return this.node.querySelector(selector);
+  }
+
+  // --- near, in view, gone ---
+
+  async near() {
+    this.clip?.load();
+    if (this.#cover || !this.video.cover) return;
+    this.#cover = loadable(this.video.cover);
+    try {
+      const source = await this.#cover;
+      for (const image of this.node.querySelectorAll(".cover, .backdrop")) image.src = source;
+      this.find(".cover").decode().then(() => this.node.classList.add("covered"), () => {});
+    } catch {
+      this.#cover = null; // the gradient stays
+    }
+  }
+
+  far() {
+    this.clip?.unload();
+  }
+
+  enter() {
+    this.near();
+    if (!prefersStill()) this.clip?.play();
+    this.showState();
+  }
+
+  leave() {
+    this.clip?.pause();
+    this.toggleReasons(false);
+    this.tellWatched();
+  }
+
+  remove() {
+    this.far();
+    this.#cover?.then(release, () => {});
+    this.node.remove();
+  }
+
+  // --- what the user does ---
+
+  tap(toggleSound) {
+    this.click();
+    if (this.clip && !this.clip.playing) this.clip.play();
+    else if (this.clip) toggleSound();
+    if (!this.clip) this.node.classList.add("opened");
+    this.showState();
+  }
+
+  togglePlay() {
+    if (this.clip?.playing) this.clip.pause();
+    else this.clip?.play();
+    this.showState();
+  }
+
+  toggleReasons(open = this.find(".reasons").hidden) {
+    this.find(".reasons").hidden = !open;
+    this.find(".why").setAttribute("aria-expanded", open);
+  }
+
+  click() {
+    if (this.clicked) return;
+    this.clicked = true;
+    this.tell(this, "click");
+  }
+
+  like() {
+    if (this.liked) return false;
+    this.liked = true;
+    this.find(".like").setAttribute("aria-pressed", "true");
+    this.node.classList.add("liked");
+    this.click();
+    this.tell(this, "like");
+    return true;
+  }
+
+  tellWatched() {
+    const seconds = this.clip?.take() ?? 0;
+    if (seconds >= 0.1) this.tell(this, "watch", { watch_s: Math.round(100 * seconds) / 100 });
+  }
+
+  showState() {
+    const playing = this.clip?.playing;
+    this.node.classList.toggle("paused", Boolean(this.clip) && !playing);
+    this.find(".sound").setAttribute("aria-pressed", sound.on);
+    this.find(".pause").setAttribute("aria-label", playing ? "Pause" : "Play");
+    const does = playing ? (sound.on ? "Sound off" : "Sound on") : this.clip ? "Play" : "Open";
+    this.find(".tap").setAttribute("aria-label", `${does}: ${this.title}`);
+    if (this.clip) this.clip.video.muted = !sound.on;
+  }
+
+  // --- how it looks ---
+
+  #write() {
+    const { video, title } = this;
+    const id = `slide-${crypto.randomUUID()}`;
+    Object.assign(this.find("h2"), { textContent: title, id: `${id}-title` });
+    this.node.setAttribute("aria-labelledby", `${id}-title`);
+    this.node.setAttribute("aria-describedby", `${id}-why`);
+    this.node.style.setProperty("--hue", hueOfText(video.video_id));
+    this.find(".name").textContent = title;
+    this.find(".byline").textContent = [video.author_id, video.primary_class].filter(Boolean).join(" · ");
+    this.find(".tags").textContent = video.tags.slice(0, 5).map((tag) => `#${tag}`).join(" ");
+    Object.assign(this.find(".why"), { id: `${id}-why` }).setAttribute("aria-controls", `${id}-reasons`);
+    this.find(".reasons").id = `${id}-reasons`;
+    this.find(".like").setAttribute("aria-label", `Like ${title}`);
+    this.find(".skip").setAttribute("aria-label", `Not for me: ${title}`);
+    this.#explain();
+  }
+
+  #explain() {
+    const { topic, topics, why, score } = this.video;
+    const words = topics.find((each) => each.topic === topic)?.words;
+    const name = topic == null ? why : nameOfTopic(topic, words) || why;
+    this.find(".why-text").textContent = topic == null ? why : name;
+    const sentence =
+      { popular: "Many people click it.", new: "It is new: few people have seen it yet." }[why] ?? `You clicked videos about ${name} lately.`;
+    const near = topics.map((each) => {
+      const bar = element("span", { class: "bar", "aria-hidden": "true" });
+      bar.style.setProperty("--share", each.similarity);
+      const row = element("li", {}, element("span", { class: "words", text: nameOfTopic(each.topic, each.words) }), element("span", { text: percent(each.similarity) }), bar);
+      row.style.setProperty("--hue", hueOfTopic(each.topic));
+      return row;
+    });
+    this.find(".why").style.setProperty("--hue", topic == null ? 0 : hueOfTopic(topic));
+    this.find(".why").classList.toggle("plain", topic == null);
+    this.find(".reasons").append(
+      element("p", { text: sentence }),
+      element("p", { class: "chance" }, element("span", { text: "Chance that you click it" }), element("b", { text: percent(score, 1) })),
+      ...(near.length ? [element("p", { class: "quiet", text: "How well it fits its topics" }), element("ul", {}, ...near)] : []),
+    );
+  }
+
+  #draw() {
+    const video = this.find("video");
+    if (!this.video.file) {
+      video.remove();
+      this.node.classList.add("still");
+      return;
+    }
+    this.clip = new Clip(video, this.video.file, {
+      watched: (seconds, duration) => {
+        this.find(".progress").style.setProperty("--share", duration ? video.currentTime / duration : 0);
+        if (seconds >= Math.min(CLICK_S, duration / 2)) this.click();
+      },
+      failed: () => {
+        this.node.classList.add("failed");
+        this.find(".trouble").hidden = false;
+      },
+    });
+  }
+}

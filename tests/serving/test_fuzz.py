@@ -1,0 +1,63 @@
+"""Requests that schemathesis makes up from the OpenAPI document, well-formed and not: none gets a 5xx, answers are as documented.
+
+`benchmarks/faults.py` sends many more to a running service.
+"""
+
+import contextlib
+
+import pytest
+from fastapi import FastAPI
+
+from rayrec.config import Serving
+from rayrec.serving.api import create_api
+from rayrec.serving.arms import Arms
+from rayrec.serving.guard import Keys
+from rayrec.serving.metrics import LocalMetrics
+from rayrec.serving.recommendation import Recommender
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: the API is not fuzzed")
+from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
+from hypothesis.errors import Unsatisfiable  # noqa: E402
+from schemathesis import GenerationMode  # noqa: E402
+from schemathesis.checks import CHECKS  # noqa: E402
+from schemathesis.specs.openapi import checks as openapi  # noqa: E402
+
+EXAMPLES = 15  # for each operation, once well-formed and once malformed
+AS_DOCUMENTED = [
+    CHECKS.get_one("not_a_server_error"),
+    openapi.status_code_conformance,
+    openapi.content_type_conformance,
+    openapi.response_schema_conformance,
+]
+HOST = {"Host": "localhost"}
+
+
+@pytest.fixture
+def api(recommender: Recommender) -> FastAPI:
+    return create_api(lambda: Arms(recommender), Serving(), Keys(), LocalMetrics(), list)
+
+
+def test_no_request_breaks_the_service(api: FastAPI, subtests: pytest.Subtests) -> None:
+    described = schemathesis.openapi.from_asgi("/openapi.json", api, headers=HOST)
+    operations = [operation.ok() for operation in described.get_all_operations()]
+    assert len(operations) > 12
+    for operation in operations:
+        for mode in GenerationMode:
+            with subtests.test(operation=operation.label, mode=mode.value), contextlib.suppress(Unsatisfiable):
+                try_out(operation, mode)  # Unsatisfiable: there is nothing about it that could be malformed
+
+
+def try_out(operation, mode: GenerationMode) -> None:
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def answered_as_documented(case) -> None:
+        case.validate_response(case.call(headers=HOST), checks=AS_DOCUMENTED)
+
+    answered_as_documented()

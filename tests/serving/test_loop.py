@@ -1,0 +1,103 @@
+"""The loop closes: serve, click, export, ingest, train, publish, and serve what the clicks taught. Without Ray."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rayrec.config import Config, with_values
+from rayrec.pipeline import STAGES
+from rayrec.serving.bundle import Bundle, load_scorer, locate
+from rayrec.serving.export import export_events
+from rayrec.serving.recommendation import Page, Recommender, UserState, now_ms
+from rayrec.serving.store import Event, Since, StateStore, open_store
+from rayrec.workspace import Workspace
+from tests.serving.small_world import TRAIN, build_workspace, topic_of
+
+PAGES = 9
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A published workspace whose raw data are files: a catalog, and a folder of logs with the old one."""
+    config = build_workspace(tmp_path / "workspace", **{"recall.least_ctr": 0, "split.validation": 0.05, "split.test": 0.05})
+    workspace = Workspace(config.workspace)
+    (tmp_path / "log").mkdir()
+    pq.write_table(workspace.read("catalog"), tmp_path / "catalog.parquet")
+    pq.write_table(workspace.read("interactions"), tmp_path / "log" / "old.parquet")
+    files = {"kind": "files", "catalog": str(tmp_path / "catalog.parquet"), "interactions": str(tmp_path / "log")}
+    return with_values(config, {"dataset": files})
+
+
+@pytest.fixture
+def store(config: Config) -> Iterator[StateStore]:
+    store = open_store(config)
+    yield store
+    store.close()
+
+
+def ranked_by(bundle: Bundle, workspace: Workspace) -> Callable[..., Awaitable[np.ndarray]]:
+    """The bundle's own ranker."""
+    scorer = load_scorer(workspace.fs, locate(workspace, bundle.version)[1])
+
+    async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+        return scorer.score([user_id], [user.clicked], [user.clicked_at], np.array([at]), candidates[None])[0]
+
+    return rank
+
+
+def serving(config: Config, store: StateStore) -> Recommender:
+    workspace = Workspace(config.workspace)
+    version, folder = locate(workspace, None)
+    bundle = Bundle.load(workspace.fs, folder, version)
+    return Recommender(bundle, store, ranked_by(bundle, workspace), config.recall, config.selection, seed=0)
+
+
+def ask(recommender: Recommender, user: str) -> Page:
+    return asyncio.run(recommender.recommend(user, 4, []))
+
+
+def browse(recommender: Recommender, user: str, topic: int) -> list[int]:
+    """A few pages, every video on a topic clicked; the items clicked."""
+    clicked = []
+    for _ in range(PAGES):
+        page = ask(recommender, user)
+        liked = [item for item in page.items.tolist() if topic_of(item - 1) == topic]
+        ids = [recommender.bundle.item_ids[item] for item in liked]
+        recommender.store.add_events(
+            [Event(f"{page.request_id}-{n}-c", user, v, "click", now_ms(), page.request_id) for n, v in enumerate(ids)]
+        )
+        clicked += liked
+    return clicked
+
+
+def test_what_is_clicked_is_learned(config: Config, store: StateStore, tmp_path: Path) -> None:
+    before, workspace = serving(config, store), Workspace(config.workspace)
+    clicked = browse(before, "newcomer", topic=2)
+    assert clicked
+    assert len(before.bundle.user("newcomer").clicked) == 0
+    before.refresh(now_ms())
+
+    done = export_events(config, str(tmp_path / "log"))
+    assert (done.impressions, done.waiting) == (PAGES * 4, 0)
+    for stage in (STAGES["ingest"], TRAIN, STAGES["publish"]):
+        assert workspace.run(stage, config)[1]
+    assert workspace.rejects("ingest").num_rows == 0
+
+    after = serving(config, store)
+    assert after.bundle.version != before.bundle.version
+    assert store.since(after.bundle.facts.log_until) == Since(done.upto, 0)
+    # The log speaks of the newcomer now, the store no more, and nothing counts twice.
+    assert (
+        sorted(after.bundle.user("newcomer").clicked.tolist()) == sorted(after.user("newcomer").clicked.tolist()) == sorted(clicked)
+    )
+    assert after.exposures.tolist() == before.exposures.tolist()
+    assert after.clicks.tolist() == before.clicks.tolist()
+    # Other answers, from the same history.
+    candidates, at = np.arange(1, 41, dtype=np.int32), now_ms()
+    scores = [asyncio.run(each.rank("newcomer", each.user("newcomer"), at, candidates, {})) for each in (before, after)]
+    assert np.abs(scores[0] - scores[1]).max() > 1e-3

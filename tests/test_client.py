@@ -1,0 +1,145 @@
+"""The client against a service that is played: what it sends, and how it meets trouble. No pause is really waited for."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+
+from rayrec.client import AsyncClient, Client, ServiceError
+
+Answers = list[httpx.Response | Exception]
+Ask = Callable[[Callable[[Any], Any]], Any]
+
+
+class Played:
+    """Answers one after the other, keeps the requests, and time that passes only in pauses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers: Answers = []
+        self.requests: list[httpx.Request] = []
+        self.pauses: list[float] = []
+        monkeypatch.setattr("rayrec.client.time.sleep", self.pauses.append)
+        monkeypatch.setattr("rayrec.client.time.monotonic", lambda: sum(self.pauses))
+
+        async def sleep(seconds: float) -> None:
+            self.pauses.append(seconds)
+
+        monkeypatch.setattr("rayrec.client.asyncio.sleep", sleep)
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @property
+    def bodies(self) -> list[Any]:
+        return [json.loads(request.content) for request in self.requests]
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    return Played(monkeypatch)
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest, played: Played) -> Ask:
+    """Calls a method of either client: `ask(lambda service: service.user("ann"))`."""
+    transport = httpx.MockTransport(played.answer)
+
+    def sync(call: Callable[[Any], Any]) -> Any:
+        with Client(key="k", transport=transport) as service:
+            return call(service)
+
+    async def other(call: Callable[[Any], Any]) -> Any:
+        async with AsyncClient(key="k", transport=transport) as service:
+            return await call(service)
+
+    return sync if request.param == "sync" else lambda call: asyncio.run(other(call))
+
+
+def busy(status: int = 503, **headers: str) -> httpx.Response:
+    return httpx.Response(status, json={"error": "busy"}, headers={"Retry-After": "2"} | headers)
+
+
+def ok(**answer: Any) -> httpx.Response:
+    return httpx.Response(200, json=answer)
+
+
+def test_each_method_is_one_request(played: Played, ask: Ask) -> None:
+    calls: list[tuple[Callable[[Any], Any], str, Any]] = [
+        (
+            lambda service: service.recommend("ann", 3, exclude=["v1"], context={"device": "phone"}),
+            "POST /v1/recommend",
+            {"user_id": "ann", "k": 3, "exclude": ["v1"], "blocked_authors": [], "context": {"device": "phone"}, "debug": False},
+        ),
+        (lambda service: service.events([{"event_id": "e"}]), "POST /v1/events", {"events": [{"event_id": "e"}]}),
+        (lambda service: service.similar("a/b", k=4), "GET /v1/similar/a%2Fb?k=4", None),
+        (lambda service: service.user("ann smith"), "GET /v1/users/ann%20smith", None),
+        (lambda service: service.forget("ann"), "DELETE /v1/users/ann", None),
+    ]
+    for call, line, body in calls:
+        played.answers = [ok(fine=True)]
+        assert ask(call) == {"fine": True}
+        request = played.requests[-1]
+        assert f"{request.method} {request.url.raw_path.decode()}" == line
+        assert (json.loads(request.content) if request.content else None) == body
+        assert request.headers["Authorization"] == "Bearer k"
+
+
+def test_a_busy_service_is_asked_again_when_it_says(played: Played, ask: Ask) -> None:
+    played.answers = [busy(), httpx.ConnectError("refused"), busy(429), ok(received=1)]
+    assert ask(lambda service: service.events([{"user_id": "ann"}])) == {"received": 1}
+    first, second, third = played.pauses
+    assert 2.05 <= first <= 2.1
+    assert 0.1 <= second <= 0.2
+    assert 2.2 <= third <= 2.4
+    assert len({request.headers["X-Request-Id"] for request in played.requests}) == 1
+    ids = [body["events"][0]["event_id"] for body in played.bodies]
+    assert len(ids) == 4
+    assert len(set(ids)) == 1
+
+
+def test_retry_after_may_be_a_date(played: Played, ask: Ask) -> None:
+    played.answers = [busy(**{"Retry-After": formatdate(time.time() + 5, usegmt=True)}), busy(**{"Retry-After": "soon"}), ok()]
+    ask(lambda service: service.user("ann"))
+    assert 3 < played.pauses[0] < 6
+    assert played.pauses[1] < 1
+
+
+def test_patience_ends(played: Played, ask: Ask) -> None:
+    played.answers = [busy() for _ in range(50)]
+    with pytest.raises(ServiceError, match="503: busy") as problem:
+        ask(lambda service: service.user("ann"))
+    assert problem.value.status == 503
+    assert sum(played.pauses) < 30 < sum(played.pauses) + 10
+    played.answers = [httpx.ReadTimeout("slow") for _ in range(50)]
+    with pytest.raises(ServiceError, match="can't be reached: ReadTimeout") as problem:
+        ask(lambda service: service.user("ann"))
+    assert problem.value.status == 0
+
+
+def test_what_is_refused_is_not_sent_again(played: Played, ask: Ask) -> None:
+    for answer, sentence in (
+        (httpx.Response(422, json={"error": "k: too many"}), "422: k: too many"),
+        (httpx.Response(500, json={"error": "failed"}), "500: failed"),
+        (httpx.Response(200, text="<html>"), "200: the answer is no JSON: '<html>'"),
+    ):
+        played.answers = [answer]
+        with pytest.raises(ServiceError, match=sentence):
+            ask(lambda service: service.user("ann"))
+    assert played.pauses == []
+
+
+def test_it_needs_httpx_alone() -> None:
+    heavy = "ray torch pandas numpy pyarrow fastapi pydantic"
+    code = f"import rayrec.client, sys; print([name for name in '{heavy}'.split() if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
