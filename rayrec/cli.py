@@ -84,7 +84,7 @@ for _name in STAGES:
 def tune(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Search the settings of the ranker and its training (section `tuning`) and write the best ones as a config."""
     with sentences():
-        workspace, folder = done(TUNE, load(config, overrides), force)
+        workspace, folder = run_alone(TUNE, load(config, overrides), force)
         show_trials(json.loads(workspace.read_file(f"{folder}/{tuning.TRIALS}")))
         console.print(f"the best: rayrec train {folder}/{tuning.BEST}\nall trials, and pictures: {folder}")
 
@@ -93,7 +93,7 @@ def tune(config: ConfigPath, overrides: Overrides = None, force: Force = False) 
 def compare(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Train several rankers (section `comparison`) on the same data with several seeds and measure them on the test split."""
     with sentences():
-        workspace, folder = done(COMPARE, load(config, overrides), force)
+        workspace, folder = run_alone(COMPARE, load(config, overrides), force)
         console.print(workspace.read_file(f"{folder}/{comparison.TABLE}").decode(), markup=False, soft_wrap=True)
         console.print(f"all pairs, and a picture: {folder}")
 
@@ -123,7 +123,7 @@ def assign(config: ConfigPath, overrides: Overrides = None) -> None:
 def report(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Write the topics as a page to look at: words, covers, a map, and how well they know the classes."""
     with sentences():
-        workspace, folder = done(TOPIC_REPORT, load(config, overrides), force)
+        workspace, folder = run_alone(TOPIC_REPORT, load(config, overrides), force)
         show_representations(json.loads(workspace.read_file(f"{folder}/{SCORES}")))
         console.print(f"the page: {folder}/{REPORT}")
 
@@ -208,7 +208,7 @@ def export(
     with sentences():
         done = export_events(load(config, overrides), to)
         console.print(
-            f"{done.events:,} new events: {done.impressions:,} impressions in {done.days} files of a day; "
+            f"{done.events:,} new events: {done.impressions:,} impressions in {done.days} daily files; "
             f"{done.waiting:,} clicks and the like wait for their impression"
         )
 
@@ -284,7 +284,7 @@ def stages(wanted: list[Stage], config: Config, force: bool) -> None:
             )
 
 
-def done(stage: Stage, config: Config, force: bool) -> tuple[Workspace, str]:
+def run_alone(stage: Stage, config: Config, force: bool) -> tuple[Workspace, str]:
     """The workspace after a stage has run in it, and the folder of what the stage left."""
     stages([stage], config, force)
     workspace = Workspace(config.workspace)

@@ -1,7 +1,6 @@
 """The tables that the command line prints."""
 
 import json
-import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from rayrec.config import Config
 from rayrec.serving.arms import CANARY, STABLE, RankerReport, Report
-from rayrec.serving.guard import KEYS_VARIABLE
+from rayrec.serving.guard import api_keys
 from rayrec.serving.swapping import Swap
 from rayrec.topics.describing import Description
 from rayrec.training.search_report import in_words
@@ -93,7 +92,7 @@ def show_trials(trials: list[dict[str, Any]]) -> None:
 
 
 def show_answers(url: str, users: list[str]) -> None:
-    key = os.environ.get(KEYS_VARIABLE, "").split(",")[0].strip()
+    key = next(iter(api_keys()), None)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     for user in users:
         answer = httpx.post(f"{url}/v1/recommend", json={"user_id": user, "k": 5}, headers=headers, timeout=30)

@@ -1,6 +1,6 @@
 """Which bundle answers whom: the stable one, or for a share of the users the canary that is on trial beside it.
 
-`Wish` is what an operator asks for, `Arms` what a replica of the service has, `Report` what the replica says of both.
+`Rollout` is what an operator asks for, `Arms` what a replica of the service has, `Report` what the replica says of both.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ class Canary(BaseModel):
     share: Annotated[float, Field(gt=0, lt=1)]
 
 
-class Wish(BaseModel):
+class Rollout(BaseModel):
     """The deployments' `user_config`: which bundles are to be served. Without a version, the workspace's current one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,9 +60,9 @@ class Report:
 
     replica: str
     node: str  # its address
-    wish: Wish  # the last one that it was given
-    switching: bool  # it is loading what the wish names
-    refused: str  # why it can't fulfil the wish; "" when it does
+    rollout: Rollout  # the last one that it was given
+    switching: bool  # it is loading what the rollout names
+    refused: str  # why it can't carry it out; "" when it does
     bundles: dict[str, str]  # arm -> version
     share: float  # of the users who get the canary
     queue_age_s: float
@@ -80,10 +80,10 @@ class RankerReport:
     bundles: list[str]  # the versions that it has loaded
 
 
-def verdict(reports: Iterable[Report], wish: Wish) -> str | None:
-    """Whether replicas fulfil a wish: None while one of them is still at it, "" when all do, else why one refuses it."""
+def verdict(reports: Iterable[Report], rollout: Rollout) -> str | None:
+    """Whether replicas carry out a rollout: None while one of them is still at it, "" when all do, else why one refuses it."""
     reports = list(reports)
-    told = [report for report in reports if report.wish == wish and not report.switching]
+    told = [report for report in reports if report.rollout == rollout and not report.switching]
     for report in told:
         if report.refused:
             return report.refused

@@ -160,9 +160,8 @@ class Bundle:
 
     def user(self, user_id: str) -> UserLog:
         ids, *columns = self._user_columns
-        row = bisect_left(
-            range(len(ids)), user_id, key=lambda place: ids[place].as_py()
-        )  # no index in memory for millions of users
+        # Without an index of millions of users in memory.
+        row = bisect_left(range(len(ids)), user_id, key=lambda place: ids[place].as_py())
         if row == len(ids) or ids[row].as_py() != user_id:
             return NOBODY
         return UserLog(*(column[row].values.to_numpy() for column in columns))

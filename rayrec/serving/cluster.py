@@ -24,7 +24,7 @@ import ray
 
 from rayrec.config import Config, ConfigError, dump
 from rayrec.serving import guard, processes
-from rayrec.serving.arms import STABLE, RankerReport, Report, Wish, verdict
+from rayrec.serving.arms import STABLE, RankerReport, Report, Rollout, verdict
 from rayrec.serving.bundle import locate, verify
 from rayrec.serving.head import LOOPBACK, Address, ClusterError, cpus, make_token, start_head, use_token
 from rayrec.serving.store import is_redis, state_path
@@ -123,24 +123,24 @@ def serve(config: Config) -> str:
     return url
 
 
-def standing(config: Config) -> Wish:
+def standing(config: Config) -> Rollout:
     """What the running service was last asked to serve, with the version spelled out. Raises `ClusterError` when none runs."""
-    wish = _wish_of(_client(config).get_serve_details())
-    return wish if wish.version else wish.model_copy(update={"version": reports(config)[0].bundles[STABLE]})
+    rollout = _rollout_of(_client(config).get_serve_details())
+    return rollout if rollout.version else rollout.model_copy(update={"version": reports(config)[0].bundles[STABLE]})
 
 
-def move(config: Config, wish: Wish) -> None:
-    """Have all replicas of the running service fulfil a wish, and wait until they do.
+def move(config: Config, rollout: Rollout) -> None:
+    """Have all replicas of the running service carry out a rollout, and wait until they do.
 
     Raises `SwapRefusedError` when one can't (or not in time); all are then asked to go back to what was before.
     """
     client = _client(config)
     before = _deployed(client.get_serve_details())
-    client.deploy_applications(with_wish(before, wish))
+    client.deploy_applications(with_rollout(before, rollout))
     deadline, reason = time.monotonic() + MOVE_TIMEOUT_S, None
     while reason is None and time.monotonic() < deadline:
         time.sleep(0.3)
-        reason = verdict(reports(config), wish)
+        reason = verdict(reports(config), rollout)
     if reason != "":
         client.deploy_applications(before)
         raise SwapRefusedError(f"the new bundle is refused: {reason or f'replicas were not ready in {MOVE_TIMEOUT_S} s'}")
@@ -160,15 +160,15 @@ def details(config: Config) -> dict[str, Any]:
     return _application_of(_client(config).get_serve_details())
 
 
-def with_wish(deployed: dict[str, Any], wish: Wish) -> dict[str, Any]:
-    """A Serve config in which our deployments have this wish as their `user_config`."""
+def with_rollout(deployed: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
+    """A Serve config in which our deployments have this rollout as their `user_config`."""
     deployed = copy.deepcopy(deployed)
     (application,) = (each for each in deployed["applications"] if each["name"] == APPLICATION)
     sections = {section["name"]: section for section in application.setdefault("deployments", [])}
     for name in (RECALL, RANKER):
         if name not in sections:
             application["deployments"].append(sections.setdefault(name, {"name": name}))
-        sections[name]["user_config"] = wish.model_dump()
+        sections[name]["user_config"] = rollout.model_dump()
     return deployed
 
 
@@ -210,10 +210,10 @@ def _application_of(found: dict[str, Any]) -> dict[str, Any]:
     return cast(dict[str, Any], found["applications"][APPLICATION])
 
 
-def _wish_of(found: dict[str, Any]) -> Wish:
+def _rollout_of(found: dict[str, Any]) -> Rollout:
     sections = _application_of(found)["deployed_app_config"].get("deployments", [])
     configs = {section["name"]: section.get("user_config") for section in sections}
-    return Wish.model_validate(configs.get(RECALL) or {})
+    return Rollout.model_validate(configs.get(RECALL) or {})
 
 
 def _deployed(found: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def _application(config: Config, version: str) -> dict[str, Any]:
                 "route_prefix": "/",
                 "import_path": "rayrec.serving.deployments:app",
                 "args": {"config": settings},
-                "deployments": [{"name": name, "user_config": Wish(version=version).model_dump()} for name in (RECALL, RANKER)],
+                "deployments": [{"name": name, "user_config": Rollout(version=version).model_dump()} for name in (RECALL, RANKER)],
             }
         ],
     }

@@ -31,7 +31,7 @@ def dashboard(arms: Arms, swaps: "list[Swap]", now: int) -> Dashboard:
         swaps=[
             SwapMade(at=swap.at, bundle=swap.version, canary=swap.canary, share=swap.share, outcome=swap.outcome) for swap in swaps
         ],
-        users=stable.bundle.busiest_users(MOST_USERS),
+        users=[user_id for user_id in stable.bundle.busiest_users(MOST_USERS) if not stable.user(user_id).forgotten],
         refreshed_at=stable.refreshed_at,
     )
 

@@ -1,10 +1,10 @@
 """The Serve graph: `TopicRecall`, the HTTP ingress, and `NeuralRanker`, which it asks for scores.
 
 `app` builds it, for `serve deploy` (`import_path: rayrec.serving.deployments:app`) as for `serve.run`. Which bundles are in use is
-the deployments' `user_config`, a `Wish`: when it changes, a running replica of `TopicRecall` loads the new bundle beside the one in
-use, has every ranker load it, warms both up, and switches. Serve ends a replica whose `reconfigure` raises, and leaves one out of
-its lists while it runs; so a running replica's `reconfigure` only takes note. A bundle that can't be loaded is refused: the replica
-goes on with what it has and says so in its `report`.
+the deployments' `user_config`, a `Rollout`: when it changes, a running replica of `TopicRecall` loads the new bundle beside the one
+in use, has every ranker load it, warms both up, and switches. Serve ends a replica whose `reconfigure` raises, and leaves one out
+of its lists while it runs; so a running replica's `reconfigure` only takes note. A bundle that can't be loaded is refused: the
+replica goes on with what it has and says so in its `report`.
 
 A request carries the version of the bundle that it was made with, so it is always ranked by the bundle that its candidates came
 from, whichever replica switches first.
@@ -28,9 +28,9 @@ from ray.serve.handle import DeploymentHandle
 from rayrec.config import Config, ConfigError, load
 from rayrec.serving import guard
 from rayrec.serving.api import create_api
-from rayrec.serving.arms import Arms, RankerReport, Report, Wish
+from rayrec.serving.arms import Arms, RankerReport, Report, Rollout
 from rayrec.serving.bundle import Bundle, BundleError, load_scorer, locate
-from rayrec.serving.loading import MOST_BATCH, Shelf, first_that_loads, try_out, warm_up
+from rayrec.serving.loading import MOST_BATCH, VersionCache, first_that_loads, try_out, warm_up
 from rayrec.serving.metrics import RayMetrics
 from rayrec.serving.recommendation import OverloadedError, Rank, Recommender, UserState, now_ms
 from rayrec.serving.store import is_redis, open_store
@@ -73,7 +73,7 @@ def app(args: dict[str, Any]) -> serve.Application:
     if "://" not in config.workspace and not config.workspace.startswith("/"):
         raise ConfigError(f"workspace {config.workspace!r}: give an absolute path or a URI, as replicas start in other folders")
     everywhere: dict[str, Any] = {
-        "user_config": Wish().model_dump(),
+        "user_config": Rollout().model_dump(),
         "health_check_period_s": 2,  # how soon a dead replica is noticed and replaced
         "max_surge_percent": 100,  # a replica that must be restarted for another config goes when the new one is there
     }
@@ -129,7 +129,7 @@ class NeuralRanker:
         bind_to_node_address()
         log_as_json()
         self.workspace = Workspace(workspace)
-        self.scorers = Shelf(self._load)
+        self.scorers = VersionCache(self._load)
         self.wanted: set[str] = set()
         self._dropping: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -147,7 +147,7 @@ class NeuralRanker:
 
     async def _load_wanted(self, user_config: dict[str, Any]) -> None:
         try:
-            wanted = [version for version, _ in _located(self.workspace, Wish.model_validate(user_config))]
+            wanted = [version for version, _ in _located(self.workspace, Rollout.model_validate(user_config))]
             self.wanted = set(wanted)
             for version in wanted:
                 await asyncio.to_thread(self.scorers.get, version)
@@ -220,8 +220,8 @@ class TopicRecall:
         guard.check_exposure(ray.util.get_node_ip_address(), self.keys)
         self.workspace, self.store, self.metrics = Workspace(config.workspace), open_store(config), RayMetrics()
         self.arms: Arms | None = None
-        self.wish, self.refused, self.refusals = Wish(), "", 0
-        self.settled: Wish | None = None  # the last wish that was fulfilled or refused
+        self.rollout, self.refused, self.refusals = Rollout(), "", 0
+        self.settled: Rollout | None = None  # the last rollout that was carried out or refused
         self._switching, self._tasks = asyncio.Lock(), set[asyncio.Task[None]]()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -229,17 +229,17 @@ class TopicRecall:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """A new replica loads what is wanted; raises when neither that nor another published bundle can be loaded."""
-        self.wish = Wish.model_validate(user_config)
+        self.rollout = Rollout.model_validate(user_config)
         if self.arms is not None:
-            self._spawn(self._switch(self.wish))
+            self._spawn(self._switch(self.rollout))
             return
         try:
-            self._use(await self._arms_of(self.wish))
-            self.settled = self.wish
+            self._use(await self._arms_of(self.rollout))
+            self.settled = self.rollout
         except Exception as problem:
-            self._refuse(self.wish, problem)
+            self._refuse(self.rollout, problem)
             published = [manifest.version for manifest in reversed(self.workspace.versions("publish"))]
-            self._use(await first_that_loads(published, lambda version: self._arms_of(Wish(version=version))))
+            self._use(await first_that_loads(published, lambda version: self._arms_of(Rollout(version=version))))
         self._spawn(self._refresh())
         self._spawn(self._prune())
 
@@ -251,8 +251,8 @@ class TopicRecall:
         return Report(
             replica=_replica_id(),
             node=ray.util.get_node_ip_address(),
-            wish=self.wish,
-            switching=self.settled is not self.wish,
+            rollout=self.rollout,
+            switching=self.settled is not self.rollout,
             refused=self.refused,
             bundles={name: recommender.bundle.version for name, recommender in arms.named().items()},
             share=arms.share,
@@ -262,16 +262,16 @@ class TopicRecall:
             refusals=self.refusals,
         )
 
-    async def _switch(self, wish: Wish) -> None:
-        """Fulfil a wish, unless a later one has come, or refuse it."""
+    async def _switch(self, rollout: Rollout) -> None:
+        """Carry out a rollout, unless a later one has come, or refuse it."""
         async with self._switching:
-            if wish is not self.wish:
+            if rollout is not self.rollout:
                 return
             try:
-                self._use(await self._arms_of(wish))
-                self.refused, self.settled = "", wish
+                self._use(await self._arms_of(rollout))
+                self.refused, self.settled = "", rollout
             except Exception as problem:
-                self._refuse(wish, problem)
+                self._refuse(rollout, problem)
 
     def _use(self, arms: Arms) -> None:
         """Answer from these arms from now on. Requests that are under way hold the recommender that they began with."""
@@ -281,19 +281,19 @@ class TopicRecall:
                 self.metrics.set("bundle_loaded", value, version=recommender.bundle.version, arm=name)
         log.info("serving %s", {name: recommender.bundle.version for name, recommender in arms.named().items()})
 
-    def _refuse(self, wish: Wish, problem: Exception) -> None:
-        log.error("%s is refused, the service goes on with what it has", wish, exc_info=problem)
+    def _refuse(self, rollout: Rollout, problem: Exception) -> None:
+        log.error("%s is refused, the service goes on with what it has", rollout, exc_info=problem)
         self.refused = str(problem) if isinstance(problem, ValueError) else repr(problem)
-        self.refusals, self.settled = self.refusals + 1, wish
+        self.refusals, self.settled = self.refusals + 1, rollout
         self.metrics.count("swaps_refused_total")
 
-    async def _arms_of(self, wish: Wish) -> Arms:
-        """The recommenders that a wish names: those that are there, and others loaded beside them."""
+    async def _arms_of(self, rollout: Rollout) -> Arms:
+        """The recommenders that a rollout names: those that are there, and others loaded beside them."""
         there = {each.bundle.version: each for each in self.arms.named().values()} if self.arms is not None else {}
         found = [
-            there.get(version) or await self._recommender(version, folder) for version, folder in _located(self.workspace, wish)
+            there.get(version) or await self._recommender(version, folder) for version, folder in _located(self.workspace, rollout)
         ]
-        return Arms(found[0], found[1] if wish.canary else None, wish.canary.share if wish.canary else 0.0)
+        return Arms(found[0], found[1] if rollout.canary else None, rollout.canary.share if rollout.canary else 0.0)
 
     async def _recommender(self, version: str, folder: str) -> Recommender:
         """Loaded and, unless the whole service is only starting, ready in every ranker and tried out."""
@@ -309,7 +309,7 @@ class TopicRecall:
         return Recommender(bundle, self.store, self._rank_with(version), config.recall, config.selection, config.seed)
 
     async def _make_rankers_ready(self, bundle: Bundle) -> None:
-        """Those that are just being told of the wish are in none of Serve's lists; they load what it names by themselves."""
+        """Those that are just being told of the rollout are in none of Serve's lists; they load what it names by themselves."""
         async with asyncio.timeout(LOAD_TIMEOUT_S):
             while True:
                 try:
@@ -378,9 +378,9 @@ class TopicRecall:
         task.add_done_callback(self._tasks.discard)
 
 
-def _located(workspace: Workspace, wish: Wish) -> list[tuple[str, str]]:
-    """The versions and folders of the bundles that a wish names, the stable one first."""
-    return [locate(workspace, version) for version in (wish.version, *([wish.canary.version] if wish.canary else []))]
+def _located(workspace: Workspace, rollout: Rollout) -> list[tuple[str, str]]:
+    """The versions and folders of the bundles that a rollout names, the stable one first."""
+    return [locate(workspace, version) for version in (rollout.version, *([rollout.canary.version] if rollout.canary else []))]
 
 
 def _replica_id() -> str:

@@ -1,5 +1,6 @@
 """How replicas come by what they serve from: loaded once, kept while it is needed, and never left with nothing."""
 
+import asyncio
 import logging
 import threading
 import time
@@ -23,7 +24,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Shelf(Generic[T]):
+class VersionCache(Generic[T]):
     """What has been loaded, by version. Every method may be called from any thread."""
 
     def __init__(self, load: Callable[[str], T]) -> None:
@@ -88,9 +89,9 @@ async def try_out(recommender: Recommender) -> None:
     """
     bundle, settings, queues = recommender.bundle, recommender.settings, recommender.queues
     for user_id in [*bundle.busiest_users(5), ""]:
-        user = recommender.user(user_id)
+        user = await asyncio.to_thread(recommender.user, user_id)
         bans = steps.Bans.of(user.seen, np.empty(0, np.int32), bundle.author_of)
-        candidates = steps.source(user.clicked, queues, settings, bans, luck=0)
+        candidates = steps.drop(steps.source(user.clicked, queues, settings, bans, luck=0), bans)
         candidates = steps.backfill(candidates, queues, bans, settings.candidates, luck=0)
         if len(candidates):
             scores = await recommender.rank(user_id, user, now_ms(), candidates.items, {})

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from rayrec.config import Config
 from rayrec.serving import cluster
-from rayrec.serving.arms import Canary, Wish
+from rayrec.serving.arms import Canary, Rollout
 from rayrec.serving.bundle import Bundle, BundleError, locate
 from rayrec.serving.recommendation import now_ms
 from rayrec.workspace import Workspace
@@ -35,9 +35,9 @@ class Swap:
     outcome: str  # DONE, or why it was refused
 
     @classmethod
-    def to(cls, wish: Wish, outcome: str) -> "Swap":
-        canary = wish.canary
-        return cls(now_ms(), wish.version or "", canary.version if canary else None, canary.share if canary else 0.0, outcome)
+    def to(cls, rollout: Rollout, outcome: str) -> "Swap":
+        canary = rollout.canary
+        return cls(now_ms(), rollout.version or "", canary.version if canary else None, canary.share if canary else 0.0, outcome)
 
 
 def swaps(workspace: Workspace) -> list[Swap]:
@@ -53,20 +53,20 @@ def record(workspace: Workspace, swap: Swap) -> None:
     workspace.write_file(HISTORY, json.dumps(rows, indent=1).encode())
 
 
-def former(history: list[Swap], standing: Wish, published: set[str]) -> Wish:
+def former(history: list[Swap], standing: Rollout, published: set[str]) -> Rollout:
     """What to roll back to: the stable bundle alone while there is a canary, else the bundle that was stable before it.
 
     Bundles that were rolled back from don't count, nor those that are no longer in `published`.
     """
     if standing.canary is not None:
-        return Wish(version=standing.version)
+        return Rollout(version=standing.version)
     road: list[str] = []  # of stable bundles; going back to one shortens it
     for version in [*(each.version for each in history if each.outcome == DONE), standing.version or ""]:
         road = [*(road[: road.index(version)] if version in road else road), version]
     earlier = [version for version in road[:-1] if version in published]
     if not earlier:
         raise SwapError(f"there is nothing to roll back to: no bundle that was served before {standing.version} is still published")
-    return Wish(version=earlier[-1])
+    return Rollout(version=earlier[-1])
 
 
 def swap(config: Config, version: str | None = None, share: float | None = None) -> Swap | None:
@@ -75,23 +75,25 @@ def swap(config: Config, version: str | None = None, share: float | None = None)
     Returns once every replica serves it; None when that is so already. Raises `BundleError` when the bundle is broken and
     `SwapRefusedError` when a replica can't serve it: all then go on with what they have. Raises `ClusterError` when nothing runs.
     """
+    if share is not None and not 0 < share < 1:
+        raise SwapError(f"--canary takes a share of the users between 0 and 1, such as 0.1, not {share:g}")
     workspace = Workspace(config.workspace)
     version, folder = locate(workspace, version)
     standing = _standing(config, workspace)
     if share is None:
-        wish = Wish(version=version)
+        rollout = Rollout(version=version)
     elif version == standing.version:
         raise SwapError(f"bundle {version} is the one that everybody gets already; a canary is another one (--bundle)")
     else:
-        wish = Wish(version=standing.version, canary=Canary(version=version, share=share))
-    if wish == standing:
+        rollout = Rollout(version=standing.version, canary=Canary(version=version, share=share))
+    if rollout == standing:
         return None
     try:
         Bundle.load(workspace.fs, folder, version)
     except BundleError as problem:
-        record(workspace, Swap.to(wish, str(problem)))
+        record(workspace, Swap.to(rollout, str(problem)))
         raise
-    return _move(config, workspace, standing, wish)
+    return _move(config, workspace, standing, rollout)
 
 
 def rollback(config: Config) -> Swap:
@@ -116,7 +118,7 @@ def watch(config: Config, share: float | None, tell: Callable[[str], None]) -> N
         time.sleep(WATCH_EVERY_S)
 
 
-def _standing(config: Config, workspace: Workspace) -> Wish:
+def _standing(config: Config, workspace: Workspace) -> Rollout:
     """What is served now; it goes into the history when it came there without a swap."""
     standing = cluster.standing(config)
     if standing.version not in {each.version for each in swaps(workspace) if each.outcome == DONE}:
@@ -124,15 +126,15 @@ def _standing(config: Config, workspace: Workspace) -> Wish:
     return standing
 
 
-def _move(config: Config, workspace: Workspace, standing: Wish, wish: Wish) -> Swap:
-    workspace.pin("publish", standing.versions() | wish.versions())  # a replica may start anew at any time
+def _move(config: Config, workspace: Workspace, standing: Rollout, rollout: Rollout) -> Swap:
+    workspace.pin("publish", standing.versions() | rollout.versions())  # a replica may start anew at any time
     try:
-        cluster.move(config, wish)
+        cluster.move(config, rollout)
     except cluster.SwapRefusedError as problem:
-        record(workspace, Swap.to(wish, str(problem)))
+        record(workspace, Swap.to(rollout, str(problem)))
         raise
-    done = Swap.to(wish, DONE)
+    done = Swap.to(rollout, DONE)
     record(workspace, done)
-    if wish.canary is None and wish.version is not None:
-        workspace.switch("publish", wish.version)
+    if rollout.canary is None and rollout.version is not None:
+        workspace.switch("publish", rollout.version)
     return done

@@ -6,11 +6,11 @@ from typing import Any, cast
 import pytest
 from pydantic import ValidationError
 
-from rayrec.serving.arms import CANARY, STABLE, Arms, Canary, Report, Wish, verdict
+from rayrec.serving.arms import CANARY, STABLE, Arms, Canary, Report, Rollout, verdict
 from rayrec.serving.recommendation import Recommender
 
 USERS = [f"u{n}" for n in range(4000)]
-OLD, NEW = Wish(version="a"), Wish(version="a", canary=Canary(version="b", share=0.1))
+OLD, NEW = Rollout(version="a"), Rollout(version="a", canary=Canary(version="b", share=0.1))
 
 
 def recommender(version: str) -> Recommender:
@@ -23,9 +23,9 @@ def canaries(version: str, share: float) -> set[str]:
     return {user for user in USERS if arms.arm_of(user)[0] == CANARY}
 
 
-def report(wish: Wish, **fields: Any) -> Report:
+def report(rollout: Rollout, **fields: Any) -> Report:
     plain: dict[str, Any] = {"replica": "r", "node": "n", "switching": False, "refused": "", "bundles": {STABLE: "a"}, "share": 0.0}
-    return Report(**plain | {"wish": wish, "queue_age_s": 0.1, "impressions": 0, "clicks": 0, "refusals": 0} | fields)
+    return Report(**plain | {"rollout": rollout, "queue_age_s": 0.1, "impressions": 0, "clicks": 0, "refusals": 0} | fields)
 
 
 def test_without_a_canary_everybody_gets_the_stable_bundle() -> None:
@@ -48,14 +48,14 @@ def test_another_canary_has_other_users() -> None:
 
 
 @pytest.mark.parametrize("config", [{"verison": "a"}, {"canary": {"version": "b", "share": 1.5}}, {"canary": {"version": "b"}}])
-def test_a_wrong_user_config_is_no_wish(config: dict[str, Any]) -> None:
+def test_a_wrong_user_config_is_no_rollout(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Wish.model_validate(config)
+        Rollout.model_validate(config)
 
 
-def test_a_wish_survives_the_way_through_serve() -> None:
-    assert Wish.model_validate(NEW.model_dump()) == NEW
-    assert Wish.model_validate({}) == Wish()
+def test_a_rollout_survives_the_way_through_serve() -> None:
+    assert Rollout.model_validate(NEW.model_dump()) == NEW
+    assert Rollout.model_validate({}) == Rollout()
 
 
 def test_a_swap_is_done_when_every_replica_says_so() -> None:
@@ -64,4 +64,4 @@ def test_a_swap_is_done_when_every_replica_says_so() -> None:
     assert verdict([report(NEW), report(NEW, switching=True)], NEW) is None
     assert verdict([report(NEW), report(NEW)], NEW) == ""
     assert verdict([report(OLD), report(NEW, refused="broken")], NEW) == "broken"
-    assert verdict([report(OLD, refused="an older wish")], NEW) is None
+    assert verdict([report(OLD, refused="an older rollout")], NEW) is None

@@ -26,10 +26,10 @@ from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.model import NoOptions, RankingModel
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving import deployments
-from rayrec.serving.arms import Canary, Report, Wish
+from rayrec.serving.arms import Canary, Report, Rollout
 from rayrec.serving.bundle import BundleError, load_scorer, locate
 from rayrec.serving.deployments import Call, NeuralRanker, TopicRecall, app
-from rayrec.serving.loading import Shelf, warm_up
+from rayrec.serving.loading import VersionCache, warm_up
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommendation import OverloadedError
 from rayrec.training.data import ranking_data
@@ -113,7 +113,7 @@ def test_what_evaluation_and_the_service_say_of_an_impression_is_the_same(publis
     offline = predict(scorer.model, test, HistoryGather(clicks, settings.history_length, scorer.device), scorer.device)
 
     ranker = NeuralRanker(published.workspace)
-    ranker.scorers = Shelf({version: scorer}.__getitem__)
+    ranker.scorers = VersionCache({version: scorer}.__getitem__)
     calls = []
     for user, item, at, end in zip(test.user.tolist(), test.item, test.at.tolist(), test.end, strict=True):
         known = slice(clicks.offsets[user], end)
@@ -191,9 +191,9 @@ def recall(world: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[TopicReca
     replica.store.close()
 
 
-async def reconfigured(recall: TopicRecall, wish: Wish) -> Report:
-    """What the replica reports when it has done with a wish."""
-    await recall.reconfigure(wish.model_dump())
+async def reconfigured(recall: TopicRecall, rollout: Rollout) -> Report:
+    """What the replica reports when it has done with a rollout."""
+    await recall.reconfigure(rollout.model_dump())
     while recall._tasks:
         await asyncio.sleep(0.005)
     return await recall.report()
@@ -203,13 +203,13 @@ def test_a_running_replica_moves_to_another_bundle_and_a_canary(recall: TopicRec
     first, second = locate(Workspace(world.workspace), None)[0], publish(world)
 
     async def walk() -> None:
-        assert (await reconfigured(recall, Wish(version=first))).bundles == {"stable": first}
+        assert (await reconfigured(recall, Rollout(version=first))).bundles == {"stable": first}
         stable = recall.arms.stable
-        report = await reconfigured(recall, Wish(version=first, canary=Canary(version=second, share=0.5)))
+        report = await reconfigured(recall, Rollout(version=first, canary=Canary(version=second, share=0.5)))
         assert (report.bundles, report.share, report.refused) == ({"stable": first, "canary": second}, 0.5, "")
         assert recall.arms.stable is stable  # not loaded again
         canary = recall.arms.canary
-        assert (await reconfigured(recall, Wish(version=second))).bundles == {"stable": second}
+        assert (await reconfigured(recall, Rollout(version=second))).bundles == {"stable": second}
         assert recall.arms.stable is canary
         assert recall.ranker.replica.scorers.versions() == [second]  # the first one's was never asked for
         assert recall.store.latest() == 0  # trying out showed nothing to anybody
@@ -231,35 +231,35 @@ def test_what_can_not_be_served_is_refused_and_the_old_bundle_goes_on(recall: To
         recall.ranker.replica.prepare = lambda version: asyncio.sleep(0, 7)
 
     async def walk() -> Report:
-        await reconfigured(recall, Wish(version=first))
-        return await reconfigured(recall, Wish(version="0000-0" if harm == "gone" else second))
+        await reconfigured(recall, Rollout(version=first))
+        return await reconfigured(recall, Rollout(version="0000-0" if harm == "gone" else second))
 
     report = asyncio.run(walk())
     said = {"gone": "holds no bundle", "broken": "items.arrow", "no numbers": "no probabilities", "other items": "knows 7 items"}
     assert said[harm] in report.refused
     assert (report.bundles, report.refusals, report.switching) == ({"stable": first}, 1, False)
     assert recall.metrics.value("swaps_refused_total") == 1
-    assert asyncio.run(reconfigured(recall, Wish(version=first))).refused == ""
+    assert asyncio.run(reconfigured(recall, Rollout(version=first))).refused == ""
 
 
 def test_a_new_replica_serves_an_older_bundle_rather_than_none(recall: TopicRecall, world: Config) -> None:
     workspace = Workspace(world.workspace)
     first, second = locate(workspace, None)[0], publish(world)
     (Path(locate(workspace, second)[1]) / "items.arrow").write_bytes(b"broken")
-    report = asyncio.run(reconfigured(recall, Wish(version=second)))
+    report = asyncio.run(reconfigured(recall, Rollout(version=second)))
     assert report.bundles == {"stable": first}
     assert "items.arrow" in report.refused
 
 
-def test_a_ranker_survives_a_wish_that_it_can_not_fulfil(world: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ranker_survives_a_rollout_that_it_can_not_carry_out(world: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployments, "bind_to_node_address", lambda: None)
     version = locate(Workspace(world.workspace), None)[0]
     spoil(world, version, without_numbers)
     ranker = NeuralRanker(world.workspace)
 
     async def walk() -> None:
-        for wish in (Wish(version=version), Wish(version="0000-0")):
-            await ranker.reconfigure(wish.model_dump())
+        for rollout in (Rollout(version=version), Rollout(version="0000-0")):
+            await ranker.reconfigure(rollout.model_dump())
         with pytest.raises(BundleError, match="no probabilities"):
             await ranker.prepare(version)
 
@@ -268,7 +268,7 @@ def test_a_ranker_survives_a_wish_that_it_can_not_fulfil(world: Config, monkeypa
 
 def test_a_ranker_that_dies_is_answered_for_by_another(recall: TopicRecall, world: Config) -> None:
     async def walk() -> None:
-        await reconfigured(recall, Wish())
+        await reconfigured(recall, Rollout())
         ranker, ask = cast(Any, recall.ranker), recall.arms.stable
         lost = ActorUnavailableError("gone", None)
         ranker.failures = [lost]

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rayrec.serving.bundle import BundleError
-from rayrec.serving.loading import Shelf, first_that_loads
+from rayrec.serving.loading import VersionCache, first_that_loads
 
 
 def test_a_version_is_loaded_once_however_many_ask_at_once() -> None:
@@ -18,16 +18,16 @@ def test_a_version_is_loaded_once_however_many_ask_at_once() -> None:
         time.sleep(0.02)
         return version.upper()
 
-    shelf = Shelf(load)
+    cache = VersionCache(load)
     got: list[str] = []
-    threads = [threading.Thread(target=lambda: got.append(shelf.get("a"))) for _ in range(5)]
+    threads = [threading.Thread(target=lambda: got.append(cache.get("a"))) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert (loads, got) == (["a"], ["A"] * 5)
-    assert "a" in shelf
-    assert "b" not in shelf
+    assert "a" in cache
+    assert "b" not in cache
 
 
 def test_what_fails_to_load_is_not_kept_and_harms_nothing() -> None:
@@ -38,25 +38,25 @@ def test_what_fails_to_load_is_not_kept_and_harms_nothing() -> None:
             raise BundleError(f"{version} is broken")
         return version.upper()
 
-    shelf = Shelf(load)
-    assert shelf.get("a") == "A"
+    cache = VersionCache(load)
+    assert cache.get("a") == "A"
     with pytest.raises(BundleError, match="b is broken"):
-        shelf.get("b")
-    assert shelf.versions() == ["a"]
+        cache.get("b")
+    assert cache.versions() == ["a"]
     broken.clear()
-    assert shelf.get("b") == "B"
+    assert cache.get("b") == "B"
 
 
 def test_what_is_neither_wanted_nor_used_goes() -> None:
-    shelf = Shelf(str.upper)
+    cache = VersionCache(str.upper)
     for version in "abc":
-        shelf.get(version)
-    shelf.drop(keep={"c"}, unused_s=60)
-    assert shelf.versions() == ["a", "b", "c"]  # requests that were made with them may be under way
+        cache.get(version)
+    cache.drop(keep={"c"}, unused_s=60)
+    assert cache.versions() == ["a", "b", "c"]  # requests that were made with them may be under way
     time.sleep(0.02)
-    shelf.get("b")
-    shelf.drop(keep={"c"}, unused_s=0.01)
-    assert shelf.versions() == ["b", "c"]
+    cache.get("b")
+    cache.drop(keep={"c"}, unused_s=0.01)
+    assert cache.versions() == ["b", "c"]
 
 
 def test_a_new_replica_serves_the_first_bundle_that_loads() -> None:

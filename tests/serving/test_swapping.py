@@ -8,7 +8,7 @@ import pytest
 from rayrec.config import Config
 from rayrec.pipeline import STAGES
 from rayrec.serving import cluster, swapping
-from rayrec.serving.arms import Canary, Wish
+from rayrec.serving.arms import Canary, Rollout
 from rayrec.serving.bundle import BundleError, locate
 from rayrec.serving.swapping import DONE, Swap, SwapError, former, record, swaps
 from rayrec.workspace import Workspace
@@ -33,25 +33,25 @@ def history(*versions: str) -> list[Swap]:
     ],
 )
 def test_a_rollback_goes_to_what_was_served_before(road: tuple[str, ...], back: str | None) -> None:
-    standing = Wish(version=road[-1])
+    standing = Rollout(version=road[-1])
     if back is None:
         with pytest.raises(SwapError, match="nothing to roll back to"):
             former(history(*road), standing, ALL)
     else:
-        assert former(history(*road), standing, ALL) == Wish(version=back)
+        assert former(history(*road), standing, ALL) == Rollout(version=back)
 
 
 def test_a_rollback_passes_by_what_was_refused_and_what_is_gone() -> None:
     refused = Swap(9, "c", None, 0.0, "c is broken")
-    assert former([*history("a", "b"), refused], Wish(version="b"), ALL) == Wish(version="a")
-    assert former(history("a", "c", "b"), Wish(version="b"), {"a", "b"}) == Wish(version="a")
+    assert former([*history("a", "b"), refused], Rollout(version="b"), ALL) == Rollout(version="a")
+    assert former(history("a", "c", "b"), Rollout(version="b"), {"a", "b"}) == Rollout(version="a")
     with pytest.raises(SwapError, match="before b is still published"):
-        former(history("a", "b"), Wish(version="b"), {"b"})
+        former(history("a", "b"), Rollout(version="b"), {"b"})
 
 
 def test_a_rollback_ends_a_canary_first() -> None:
-    standing = Wish(version="b", canary=Canary(version="c", share=0.1))
-    assert former(history("a", "b"), standing, ALL) == Wish(version="b")
+    standing = Rollout(version="b", canary=Canary(version="c", share=0.1))
+    assert former(history("a", "b"), standing, ALL) == Rollout(version="b")
 
 
 def test_the_history_is_kept_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,19 +73,19 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return build_workspace(tmp_path_factory.mktemp("swapped"))
 
 
-Service = list[Wish]  # what it was asked to serve, one after the other
+Service = list[Rollout]  # what it was asked to serve, one after the other
 
 
 @pytest.fixture
 def service(small_world: Config, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """A service that fulfils every wish, and serves the current bundle now."""
+    """A service that carries out every rollout, and serves the current bundle now."""
     workspace = Workspace(small_world.workspace)
-    wishes = [Wish(version=locate(workspace, None)[0])]
-    monkeypatch.setattr(cluster, "standing", lambda config: wishes[-1])
-    monkeypatch.setattr(cluster, "move", lambda config, wish: wishes.append(wish))
+    rollouts = [Rollout(version=locate(workspace, None)[0])]
+    monkeypatch.setattr(cluster, "standing", lambda config: rollouts[-1])
+    monkeypatch.setattr(cluster, "move", lambda config, rollout: rollouts.append(rollout))
     workspace.write_file(swapping.HISTORY, b"[]")
-    workspace.pin("publish", wishes[0].versions())
-    return wishes
+    workspace.pin("publish", rollouts[0].versions())
+    return rollouts
 
 
 @pytest.fixture
@@ -96,14 +96,14 @@ def publish(small_world: Config) -> Callable[[], str]:
 def test_a_bundle_is_tried_kept_and_left_again(service: Service, small_world: Config, publish: Callable[[], str]) -> None:
     first, second = service[-1].version, publish()
     assert swapping.swap(small_world, share=0.1) is not None
-    assert service[-1] == Wish(version=first, canary=Canary(version=second, share=0.1))
+    assert service[-1] == Rollout(version=first, canary=Canary(version=second, share=0.1))
     assert swapping.swap(small_world) is not None
-    assert service[-1] == Wish(version=second)
+    assert service[-1] == Rollout(version=second)
     assert swapping.swap(small_world) is None
     with pytest.raises(SwapError, match="a canary is another one"):
         swapping.swap(small_world, share=0.1)
     swapping.rollback(small_world)
-    assert service[-1] == Wish(version=first)
+    assert service[-1] == Rollout(version=first)
     workspace = Workspace(small_world.workspace)
     assert locate(workspace, None)[0] == first  # what a service serves that is started anew
     assert [(swap.version, swap.canary) for swap in swaps(workspace)] == [
@@ -132,7 +132,7 @@ def test_a_broken_bundle_reaches_no_replica(service: Service, small_world: Confi
 def test_what_a_replica_refuses_is_no_success(
     service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(config: Config, wish: Wish) -> None:
+    def refuse(config: Config, rollout: Rollout) -> None:
         raise cluster.SwapRefusedError("its ranker knows 3 items")
 
     monkeypatch.setattr(cluster, "move", refuse)
@@ -176,4 +176,4 @@ def test_watching_tries_each_published_bundle_once(
         swapping.watch(small_world, None, said.append)
     assert said[0] == f"bundle {published[0]} is served"
     assert "items.arrow is not the file that was published" in said[1]
-    assert [wish.version for wish in service[1:]] == published[:1]
+    assert [rollout.version for rollout in service[1:]] == published[:1]
