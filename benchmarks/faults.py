@@ -4,9 +4,9 @@
     PYTHONPATH=. python benchmarks/faults.py --parts ranker swaps
     PYTHONPATH=. python benchmarks/faults.py --parts soak --minutes 20
 
-ranker, recall: one of two replicas is killed.  node: the second node of a cluster is killed, with the ranker replica on it, and
-comes back.  swaps: ten new bundles.  redis: the store is killed and started again.  malformed: requests that are wrong in every way
-that schemathesis and serving_load/fuzz.py know.  soak: more load than the service can take, for minutes.
+ranker, recall: one of two replicas is killed, then the only one.  node: the second node of a cluster is killed, with the ranker
+replica on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.  malformed: requests that are
+wrong in every way that schemathesis and serving_load/fuzz.py know.  soak: more load than the service can take, for minutes.
 
 The load is recommendations and batches of events; 503 and closed connections are tried again, as `rayrec.client` does it.
 That client itself runs beside the load; what it raises counts as failed. At the end of each part the store must hold every event
@@ -41,16 +41,16 @@ PIECES = 10  # of the long parts, after each of which one looks at memory
 
 
 def ranker(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
-    return [_replica_killed(config, watch, "NeuralRanker")]
+    return [_replica_killed(config, watch, "NeuralRanker", of) for of in (2, 1)]
 
 
 def recall(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
-    return [_replica_killed(config, watch, "TopicRecall")]
+    return [_replica_killed(config, watch, "TopicRecall", of) for of in (2, 1)]
 
 
-def _replica_killed(config: Config, watch: Watch, deployment: str) -> dict[str, Any]:
-    with serving(with_serving(config, recall_replicas=2, ranker_replicas=2)) as service:
-        return observe(f"a {deployment} killed", service, watch, lambda: faulting.kill_replica(service, deployment))
+def _replica_killed(config: Config, watch: Watch, deployment: str, of: int) -> dict[str, Any]:
+    with serving(with_serving(config, recall_replicas=of, ranker_replicas=of)) as service:
+        return observe(f"one of {of} {deployment} killed", service, watch, lambda: faulting.kill_replica(service, deployment))
 
 
 def node(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:

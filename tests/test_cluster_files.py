@@ -46,7 +46,12 @@ def test_the_cloud_costs_nothing_but_its_head_when_idle() -> None:
 
 def test_every_node_gets_the_token_and_the_environment_before_ray_starts(cluster: dict[str, Any]) -> None:
     setup = "\n".join(cluster["setup_commands"])
-    for variable in ("RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"):
+    for variable in (
+        "RAY_AUTH_MODE=token",
+        "RAY_SERVE_ENABLE_HA_PROXY=1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
+        'RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"',
+    ):
         assert variable in setup
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):

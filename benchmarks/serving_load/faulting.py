@@ -38,8 +38,9 @@ def kill_replica(service: Service, deployment: str) -> str:
     """Kill one of the deployment's replicas, and wait until there are as many as before."""
     replicas = service.replicas(deployment)
     replicas[0].kill()
+    replicas[0].wait(RECOVERY_TIMEOUT_S)  # else the dead one would be counted
     started = time.monotonic()
-    progress(f"{replicas[0].name()} is dead")
+    progress(f"a {deployment} is dead")
     await_replicas(service, deployment, len(replicas))
     return f"another one runs after {time.monotonic() - started:.0f} s"
 

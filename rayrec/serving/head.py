@@ -130,6 +130,9 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        # A recall replica that died with a request in its hands has not answered it: HAProxy sends it again. Every call may be sent
+        # twice (events bear ids). Otherwise it closes the caller's connection without a word.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are not enough on a busy machine
         # On one machine no other proxy has to be told before a replica goes.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
