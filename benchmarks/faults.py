@@ -4,9 +4,9 @@
     PYTHONPATH=. python benchmarks/faults.py --parts ranker swaps
     PYTHONPATH=. python benchmarks/faults.py --parts soak --minutes 20
 
-ranker, recall: one of two replicas is killed, then the only one.  node: the second node of a cluster is killed, with the ranker
-replica on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.  malformed: requests that are
-wrong in every way that schemathesis and serving_load/fuzz.py know.  soak: more load than the service can take, for minutes.
+ranker, recall: one of two replicas is killed, then the only one.  node: the second node of a cluster (with Redis) is killed, with
+the ranker replica on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.  malformed: requests
+that are wrong in every way that schemathesis and serving_load/fuzz.py know.  soak: more load than the service can take, for minutes.
 
 The load is recommendations and batches of events; 503 and closed connections are tried again, as `rayrec.client` does it.
 That client itself runs beside the load; what it raises counts as failed. At the end of each part the store must hold every event
@@ -54,7 +54,10 @@ def _replica_killed(config: Config, watch: Watch, deployment: str, of: int) -> d
 
 
 def node(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
-    with faulting.two_nodes(config) as (service, second):
+    with (
+        faulting.redis_server(Path(config.workspace) / "redis of two nodes") as server,
+        faulting.two_nodes(with_serving(config, state=server.url)) as (service, second),
+    ):
 
         def kill_and_start() -> str:
             second.kill()

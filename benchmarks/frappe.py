@@ -9,7 +9,6 @@ of any user's data: two Parquet files, `rayrec ingest`, `rayrec compare`.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from quality import DECAYS, Run, Train, Trial, show, standings, trained_by
+from quality import DECAYS, show, standings, trained_by, trained_by_us
 from training import ENVIRONMENTS, ROOT
 
-from rayrec.config import Config, with_values
-from rayrec.pipeline import COMPARE, STAGES
-from rayrec.training.comparison import RESULTS
-from rayrec.workspace import Workspace
+from rayrec.config import Config
 
 FRAPPE = ROOT.parent / "shared" / "data" / "frappe"
 FIELDS = ["user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"]
@@ -101,31 +97,6 @@ def for_us(log: pd.DataFrame, folder: Path, epochs: int, patience: int) -> Confi
     )
 
 
-def trained_by_us(log: pd.DataFrame, config: Config) -> Train:
-    """The stage `compare`, which keeps what it has measured."""
-    workspace = Workspace(config.workspace)
-    workspace.run(STAGES["ingest"], config)
-    rows = log["split"].value_counts().sort_index().tolist()
-
-    def train(trials: list[Trial], seeds: list[int]) -> dict[Trial, list[Run]]:
-        arms = {
-            f"{trial.model}, {trial.weight_decay}": OURS[trial.model] | {"training.weight_decay": trial.weight_decay}
-            for trial in trials
-        }
-        workspace.run(COMPARE, with_values(config, {"comparison.arms": arms, "comparison.seeds": seeds}))
-        runs: dict[str, list[Run]] = {arm: [] for arm in arms}
-        for pair in json.loads(workspace.read_file(f"{workspace.folder(COMPARE.name)}/{RESULTS}")):
-            measured = pair["measured"]
-            if measured is None:
-                raise RuntimeError(f"{pair['arm']}, seed {pair['seed']}: {pair['reason']}")
-            assert measured["examples"] == rows, f"the splits should have {rows} rows, not {measured['examples']}"
-            course = measured["course"]
-            runs[pair["arm"]].append(measured | {"validation_auc": course["auc"], "best_epoch": course["best_epoch"]})
-        return dict(zip(trials, runs.values(), strict=True))
-
-    return train
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--frappe", type=Path, default=FRAPPE, help="a folder with frappe.validation.libfm and frappe.test.libfm")
@@ -139,7 +110,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     log = read(options.frappe)
     with tempfile.TemporaryDirectory() as folder:
-        ours = trained_by_us(log, for_us(log, Path(folder), options.epochs, options.patience))
+        ours = trained_by_us(for_us(log, Path(folder), options.epochs, options.patience), OURS)
         found = standings("rayrec", ours, list(OURS), options.seeds, options.decays)
         stored = Path(folder) / "rows.npz"
         np.savez(stored, **for_peers(log))
@@ -149,7 +120,11 @@ def main() -> None:
             found += standings(library, theirs, models, options.seeds, options.decays)
     order = [*OURS, *THEIRS["deepctr-torch"]]
     found.sort(key=lambda standing: order.index(standing.trial.model))
-    show("Frappe", found, **settings, examples=log["split"].value_counts().sort_index().tolist())
+    rows = log["split"].value_counts().sort_index().tolist()
+    for standing in found:
+        for one in standing.runs:
+            assert one.get("examples", rows) == rows, f"{standing.trial.model}: the splits should have {rows} rows"
+    show("Frappe", found, **settings, examples=rows)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,11 @@ from typing import Any, NamedTuple
 from figures import machine
 from training import LIBRARIES, PEERS, environment, run
 
+from rayrec.config import Config, with_values
+from rayrec.pipeline import COMPARE, STAGES
+from rayrec.training.comparison import RESULTS
+from rayrec.workspace import Workspace
+
 DECAYS = [0.0, 1e-5, 1e-4, 1e-3]
 WITHOUT = "lr"  # FTRL has no weight decay
 
@@ -61,6 +66,26 @@ def trained_by(library: str, stored: Path, settings: dict[str, Any], environment
         return json.loads(file.read_text())
 
     return lambda trials, seeds: {trial: [one(trial, seed) for seed in seeds] for trial in trials}
+
+
+def trained_by_us(config: Config, models: dict[str, dict[str, Any]]) -> Train:
+    """The stage `compare` on the config's data set, which keeps what it has measured; `models` gives each one's part of the config."""
+    workspace = Workspace(config.workspace)
+    workspace.run(STAGES["ingest"], config)
+
+    def train(trials: list[Trial], seeds: list[int]) -> dict[Trial, list[Run]]:
+        arms = {f"{name}, {decay}": models[name] | {"training.weight_decay": decay} for name, decay in trials}
+        workspace.run(COMPARE, with_values(config, {"comparison.arms": arms, "comparison.seeds": seeds}))
+        runs: dict[str, list[Run]] = {arm: [] for arm in arms}
+        for pair in json.loads(workspace.read_file(f"{workspace.folder(COMPARE.name)}/{RESULTS}")):
+            measured = pair["measured"]
+            if measured is None:
+                raise RuntimeError(f"{pair['arm']}, seed {pair['seed']}: {pair['reason']}")
+            course = measured["course"]
+            runs[pair["arm"]].append(measured | {"validation_auc": course["auc"], "best_epoch": course["best_epoch"]})
+        return dict(zip(trials, runs.values(), strict=True))
+
+    return train
 
 
 def table(standings: list[Standing]) -> str:

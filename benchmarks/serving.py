@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--connections", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=10, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of which the median is given")
-    parser.add_argument("--warm", type=float, default=5, help="seconds of load before the first measurement")
+    parser.add_argument("--warm", type=float, default=30, help="seconds of load before the first measurement")
     parser.add_argument("--replicas", type=int, default=3, help="of the ranker, in scaling")
     parser.add_argument("--patience", type=float, default=900, help="seconds that scaling waits for a replica to come or go")
     parser.add_argument("--videos", type=int, default=20_000)

@@ -129,8 +129,7 @@ class TopicQueues:
         if not 0 <= topic < len(self.established):
             return NONE
         established, fresh, share = self.established[topic], self.newcomers[topic], self.settings.fresh_share
-        room = int(np.ceil(len(established) * share / max(1 - share, 1e-9))) if len(established) else len(fresh)
-        drawn = min(len(fresh), room)
+        drawn = self.length(topic) - len(established)
         if count is not None and count < len(established) + drawn:
             drawn = min(drawn, max(int(count * share + 1e-9), count - len(established)))
             established = established[: count - drawn]
@@ -145,6 +144,14 @@ class TopicQueues:
         queue[is_fresh] = fresh[(luck + number) % len(fresh)]
         queue[~is_fresh] = established
         return queue
+
+    def length(self, topic: int) -> int:
+        """How many items the whole queue of a topic holds."""
+        if not 0 <= topic < len(self.established):
+            return 0
+        established, fresh, share = len(self.established[topic]), len(self.newcomers[topic]), self.settings.fresh_share
+        room = int(np.ceil(established * share / max(1 - share, 1e-9))) if established else fresh
+        return established + min(fresh, room)
 
     def is_shown(self, items: np.ndarray) -> np.ndarray:
         """Which of the items may be shown at all."""

@@ -36,6 +36,7 @@ from rayrec.serving.messages import (
     Ready,
     RecommendAnswer,
     RecommendRequest,
+    Refused,
     SimilarAnswer,
     Topic,
     User,
@@ -126,19 +127,27 @@ def _add_recommendations(api: FastAPI, current: CurrentArms, most_k: int, metric
     async def events(request: EventsRequest) -> EventsAnswer:
         """Clicks, watch times, likes and skips. When this answers, all events of the batch are on the disk.
 
-        An event_id counts once, however often it is sent.
+        An event_id counts once, however often it is sent. Events of unknown videos and of the future are named in `refused`; all
+        others are kept. A batch of which nothing can be kept is answered with 422.
         """
         arms, now = current(), now_ms()
-        for place, event in enumerate(request.events):
+        rows, refused = [], []
+        for event in request.events:
             if not any(event.video_id in recommender.bundle.item_of for recommender in arms.named().values()):
-                raise HTTPException(404, f"events.{place}: there is no video {event.video_id!r}")
-            if event.at is not None and event.at > now + MOST_AHEAD_MS:
-                raise HTTPException(422, f"events.{place}.at: {event.at} lies in the future; UTC milliseconds are {now} now")
-        rows = [Event(**event.model_dump(exclude={"at"}), at=now if event.at is None else event.at) for event in request.events]
+                refused.append(Refused(event_id=event.event_id, error=f"there is no video {event.video_id!r}"))
+            elif event.at is not None and event.at > now + MOST_AHEAD_MS:
+                told = f"at: {event.at} lies in the future; UTC milliseconds are {now} now"
+                refused.append(Refused(event_id=event.event_id, error=told))
+            else:
+                rows.append(Event(**event.model_dump(exclude={"at"}), at=now if event.at is None else event.at))
+        if not rows:
+            raise HTTPException(422, f"events.0: {refused[0].error}")
         new = await arms.stable.add_events(rows)
         for kind, count in Counter(event.kind for event in rows).items():
             metrics.count("events_total", count, kind=kind)
-        return EventsAnswer(received=len(rows), new=new)
+        if refused:
+            metrics.count("events_total", len(refused), kind="refused")
+        return EventsAnswer(received=len(request.events), new=new, refused=refused)
 
 
 def _measure(metrics: Metrics, page: Page, arm: str) -> None:

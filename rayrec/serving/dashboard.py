@@ -46,10 +46,11 @@ def _traffic(recommender: Recommender, now: int) -> list[Traffic]:
 
 def _queues(recommender: Recommender) -> list[Queue]:
     """The longest ones."""
-    words, queues = recommender.bundle.words, {topic: recommender.queues.queue(topic) for topic in recommender.bundle.words}
-    longest = sorted(queues, key=lambda topic: (-len(queues[topic]), topic))[:MOST_QUEUES]
+    words, queues = recommender.bundle.words, recommender.queues
+    lengths = {topic: queues.length(topic) for topic in words}
+    longest = sorted(words, key=lambda topic: (-lengths[topic], topic))[:MOST_QUEUES]
     return [
-        Queue(topic=topic, words=words[topic], videos=len(queues[topic]), first=_first(recommender, queues[topic][:MOST_FIRST]))
+        Queue(topic=topic, words=words[topic], videos=lengths[topic], first=_first(recommender, queues.queue(topic, MOST_FIRST)))
         for topic in longest
     ]
 

@@ -45,6 +45,7 @@ EVENT = {
     "request_id": "9f2c",
     "arm": "stable",
 }
+REFUSED = {"event_id": "e9", "error": "there is no video 'v0'"}
 QUEUED = {"video_id": "v7", "title": "A song in the rain", "ctr": 0.18, "exposures": 250, "cover": "/v1/videos/v7/cover"}
 RECOMMENDED = VIDEO | {"score": 0.31, "why": "topic: guitar, song", "topic": 3}
 
@@ -90,11 +91,19 @@ class ErrorAnswer(BaseModel):
     error: str
 
 
+class Refused(BaseModel):
+    model_config = example(**REFUSED)
+
+    event_id: str
+    error: str
+
+
 class EventsAnswer(BaseModel):
-    model_config = example(received=3, new=2)
+    model_config = example(received=4, new=2, refused=[REFUSED])
 
     received: int
-    new: int = Field(description="how many of them were not known before")
+    new: int = Field(description="how many of them were not known before; these are on the disk")
+    refused: list[Refused] = Field([], description="those that were not kept; sent again they would be refused again")
 
 
 class Ready(BaseModel):

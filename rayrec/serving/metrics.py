@@ -39,7 +39,7 @@ METRICS = {
         Metric("videos_total", "counter", "Videos recommended, by what brought them: topic, popular or new.", ("source",)),
         Metric("step_seconds", "histogram", "Time that a step of a recommendation took.", ("step",), SECONDS),
         Metric("step_candidates", "histogram", "What a step left: candidates, or videos from select on.", ("step",), THINGS),
-        Metric("events_total", "counter", "Events taken in, by kind, repeats too; impressions of pages among them.", ("kind",)),
+        Metric("events_total", "counter", "Events by kind, repeats and impressions of pages too, and `refused` ones.", ("kind",)),
         Metric("queue_age_seconds", "gauge", "Time since the queues last took in the events."),
         Metric("event_lag_seconds", "gauge", "Time from the newest event's arrival until the queues held it."),
         Metric("bundle_loaded", "gauge", "1 for a bundle that answers, 0 for one that has gone.", ("version", "arm")),

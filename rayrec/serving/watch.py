@@ -6,6 +6,7 @@ Neither API keys nor user ids are logged: a request is named by its route, not b
 import json
 import logging
 import re
+import sys
 import time
 import uuid
 from contextvars import ContextVar
@@ -93,7 +94,8 @@ class JsonLines(logging.Formatter):
 
 def log_as_json() -> None:
     """Make what rayrec logs in this process JSON lines on stderr (on Ray: in the worker's .err file)."""
-    handler, ours = logging.StreamHandler(), logging.getLogger("rayrec")
+    # The process's own stderr: Serve puts another in its place, which looks through the stack for each line and adds words to it.
+    handler, ours = logging.StreamHandler(sys.__stderr__), logging.getLogger("rayrec")
     handler.setFormatter(JsonLines())
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.INFO)

@@ -59,7 +59,8 @@ def test_the_head_of_a_queue_is_its_beginning(world, share):
     settings = Recall(fresh_share=share)
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, settings, np.random.default_rng(0))
     whole = queues.queue(2, luck=5)
-    assert len(set(whole.tolist())) == len(whole)
+    assert len(set(whole.tolist())) == len(whole) == queues.length(2)
+    assert queues.length(99) == 0
     for count in range(len(whole) + 3):
         head = queues.queue(2, count, luck=5)
         assert len(head) == min(count, len(whole))

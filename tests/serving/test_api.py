@@ -79,8 +79,8 @@ def test_events_change_the_next_answer(client: httpx.Client) -> None:
     before = client.get("/v1/users/new").json()
     assert (before["clicks"], before["topics"]) == (0, [])
     answer = client.post("/v1/events", json={"events": [click(36), click(0), click(5)]}).json()
-    assert answer == {"received": 3, "new": 3}
-    assert client.post("/v1/events", json={"events": [click(5)]}).json() == {"received": 1, "new": 0}
+    assert answer == {"received": 3, "new": 3, "refused": []}
+    assert client.post("/v1/events", json={"events": [click(5)]}).json() == {"received": 1, "new": 0, "refused": []}
     after = client.get("/v1/users/new").json()
     assert [(topic["words"], topic["clicks"]) for topic in after["topics"]] == [(["dog", "puppy"], 2), (["sea", "beach"], 1)]
     page = client.post("/v1/recommend", json={"user_id": "new", "k": 40}).json()["videos"]
@@ -130,13 +130,13 @@ WRONG_EVENTS: list[tuple[list[dict[str, Any]], int, str]] = [
     ([click(0, vdieo=1)], 422, "unknown field 'events.0.vdieo'; did you mean 'video_id'?"),
     ([click(0, kind="clik")], 422, "events.0.kind: Input should be 'impression', 'click'"),
     ([click(0), {"event_id": "x", "user_id": "u", "kind": "click"}], 422, "events.1.video_id is missing"),
-    ([click(1), click(0, video_id="v99")], 404, "events.1: there is no video 'v99'"),
+    ([click(0, video_id="v99")], 422, "events.0: there is no video 'v99'"),
     ([click(0, watch_s=-1)], 422, "events.0.watch_s: Input should be greater"),
     ([click(0, watch_s=float("nan"))], 422, "events.0.watch_s: Input should be a finite number"),
     ([click(0, watch_s=float("inf"))], 422, "events.0.watch_s: Input should be a finite number"),
     ([click(0, at=-5)], 422, "events.0.at: "),
-    ([click(0, at=now_ms() + 10**7)], 422, "events.0.at: "),
-    ([click(0, at=10**30)], 422, "events.0.at: "),
+    ([click(0, at=now_ms() + 10**7)], 422, "events.0: at: "),
+    ([click(0, at=10**30)], 422, "events.0: at: "),
     ([click(n) for n in range(1001)], 422, "events: List should have at most 1000 items"),
 ]
 
@@ -149,6 +149,19 @@ def test_wrong_events_get_a_sentence_and_none_is_kept(client: httpx.Client, subt
             )
             assert error(response, status).startswith(sentence)
     assert client.get("/v1/users/new").json()["clicks"] == 0
+
+
+def test_events_that_can_not_be_kept_are_named_and_the_others_kept(client: httpx.Client, metrics: LocalMetrics) -> None:
+    later = now_ms() + 10**7
+    wrong = [click(1, video_id="v99"), click(2, at=later)]
+    answer = client.post("/v1/events", json={"events": [click(0), *wrong, click(5)]}).json()
+    assert (answer["received"], answer["new"]) == (4, 2)
+    first, second = answer["refused"]
+    assert first == {"event_id": "e1", "error": "there is no video 'v99'"}
+    assert second["event_id"] == "e2"
+    assert second["error"].startswith(f"at: {later} lies in the future")
+    assert client.get("/v1/users/new").json()["clicks"] == 2
+    assert metrics.value("events_total", kind="refused") == 2
 
 
 def test_a_large_body_is_refused(client: httpx.Client) -> None:

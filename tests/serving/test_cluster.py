@@ -58,7 +58,7 @@ def test_recommendations_over_http(service: httpx.Client) -> None:
 def test_events_change_the_next_answer(service: httpx.Client) -> None:
     assert {video["why"] for video in recommend(service, "new", k=1)} <= {"popular", "new"}
     clicks = [{"event_id": f"e{n}", "user_id": "new", "video_id": f"v{n}", "kind": "click"} for n in (3, 7, 11)]
-    assert service.post("/v1/events", json={"events": clicks}).json() == {"received": 3, "new": 3}
+    assert service.post("/v1/events", json={"events": clicks}).json() == {"received": 3, "new": 3, "refused": []}
     page = recommend(service, "new", k=40)
     assert "topic: cake, sugar" in {video["why"] for video in page}
     assert not {"v3", "v7", "v11"} & {video["video_id"] for video in page}

@@ -248,7 +248,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[st
     """What is logged, line by line."""
     ours = logging.getLogger("rayrec")
     before, stream = (ours.handlers, ours.propagate, ours.level), io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("sys.__stderr__", stream)
     watch.log_as_json()
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     ours.handlers, ours.propagate, ours.level = before

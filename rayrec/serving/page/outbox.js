@@ -9,7 +9,7 @@ export class Outbox {
   #unsent = [];
   #sending = null;
 
-  // `sent()` follows each batch that was acknowledged; `refused(error)` one that the service will never take.
+  // `sent()` follows each batch that was acknowledged; `refused(error)` one of which the service will never take all.
   constructor({ sent, refused }) {
     this.sent = sent;
     this.refused = refused;
@@ -37,9 +37,10 @@ export class Outbox {
     while (this.#unsent.length) {
       const batch = this.#unsent.slice(0, MOST_AT_ONCE);
       try {
-        await call("/v1/events", { events: batch });
+        const { refused } = await call("/v1/events", { events: batch });
         this.#forget(batch);
         this.sent();
+        if (refused.length) this.refused(new Error(refused[0].error));
       } catch (error) {
         if (error.passing) return void setTimeout(() => this.flush(), AGAIN_MS);
         this.#forget(batch);
