@@ -111,8 +111,9 @@ def malformed(config: Config, watch: Watch, options: argparse.Namespace) -> Rows
         def send() -> str:
             pids, memory = service.pids(*REPLICAS), []
             for piece in range(PIECES):
-                statuses.update(fuzz.own_requests(service.port, options.malformed * 9 // 10 // PIECES, piece))
-                statuses.update(fuzz.from_the_openapi_document(service.url, options.malformed // 10 // PIECES, piece))
+                found = fuzz.from_the_openapi_document(service.url, options.malformed // 10 // PIECES, piece)
+                statuses.update(found)
+                statuses.update(fuzz.own_requests(service.port, options.malformed // PIECES - found.total(), piece))
                 memory.append(round(service.mebibytes(*REPLICAS)))
                 progress(f"{statuses.total():,} malformed requests: {dict(statuses)}; {memory[-1]} MiB")
             if service.pids(*REPLICAS) != pids:

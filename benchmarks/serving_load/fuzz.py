@@ -12,7 +12,7 @@ from typing import Any
 
 from serving_load.client import CLOSED, HUNG, UNDOCUMENTED_503
 
-AT_ONCE = 32  # connections
+AT_ONCE = 64  # connections
 TIMEOUT_S = 20.0
 PATIENCE_S = 0.5  # for an answer to a request that may be incomplete
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closed with a reset, so that no port waits for the other side
@@ -75,8 +75,8 @@ async def _send(address: str, port: int, request: bytes) -> int:
         except TimeoutError:
             writer.write_eof()  # what was announced does not come
             head = await reader.read(1 << 16)
-        if head.startswith(b"HTTP/1.1 100"):
-            head = await reader.read(1 << 16)
+        if head.startswith(b"HTTP/1.1 100"):  # go on; what follows may have come along
+            head = head.partition(b"\r\n\r\n")[2] or await reader.read(1 << 16)
         status = re.match(rb"HTTP/1\.\d (\d\d\d)", head)
         found = int(status[1]) if status else CLOSED
         return UNDOCUMENTED_503 if found == 503 and b"retry-after:" not in head.lower() else found
