@@ -5,8 +5,9 @@
     PYTHONPATH=. python benchmarks/faults.py --parts soak --minutes 20
 
 ranker, recall: one of two replicas is killed, then the only one.  node: the second node of a cluster (with Redis) is killed, with
-the ranker replica on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.  malformed: requests
-that are wrong in every way that schemathesis and serving_load/fuzz.py know.  soak: more load than the service can take, for minutes.
+the ranker replica on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.
+malformed: requests that are wrong in every way that schemathesis and serving_load/fuzz.py know.
+soak: more load than the service can take, for minutes.
 
 The load is recommendations and batches of events; 503 and closed connections are tried again, as `rayrec.client` does it.
 That client itself runs beside the load; what it raises counts as failed. At the end of each part the store must hold every event

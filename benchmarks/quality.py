@@ -69,7 +69,7 @@ def trained_by(library: str, stored: Path, settings: dict[str, Any], environment
 
 
 def trained_by_us(config: Config, models: dict[str, dict[str, Any]]) -> Train:
-    """The stage `compare` on the config's data set, which keeps what it has measured; `models` gives each one's part of the config."""
+    """The stage `compare` on the config's data set; `models` gives each one's part of the config."""
     workspace = Workspace(config.workspace)
     workspace.run(STAGES["ingest"], config)
 

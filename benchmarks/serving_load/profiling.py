@@ -1,6 +1,7 @@
-"""Where recall's and the ranker's CPU time goes under load: the system says what each thread used, samples of its stacks (py-spy) on what.
+"""Where recall's and the ranker's CPU time goes under load.
 
-Samples alone do not tell: a thread that waits for work or for Python's lock is often sampled as if it worked.
+The system says how much each thread used, samples of its stacks (py-spy) what for. Samples alone do not tell: a thread that waits
+for work or for Python's lock is often sampled as if it worked.
 """
 
 import re
@@ -68,7 +69,9 @@ def profile(config: Config, size: Size, seconds: float) -> tuple[list[dict[str, 
     rows, total = [], sum(seconds for _, seconds in cpu.values())
     for name, found in parts.items():
         for part, spent_on in found.most_common():
-            rows.append({"process": name, "part": part, "of its CPU time": spent_on / found.total(), "of the service's": spent_on / total})
+            rows.append(
+                {"process": name, "part": part, "of its CPU time": spent_on / found.total(), "of the service's": spent_on / total}
+            )
     model = sum(found[MODEL] for found in parts.values())
     for pid, (name, spent_by) in sorted(cpu.items(), key=lambda item: -item[1][1]):
         if pid not in replicas.values() and spent_by > 0.005 * total:
