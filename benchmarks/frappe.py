@@ -112,6 +112,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = trained_by_us(for_us(log, Path(folder), options.epochs, options.patience), OURS)
         found = standings("rayrec", ours, list(OURS), options.seeds, options.decays)
+        rows = log["split"].value_counts().sort_index().tolist()
+        assert all(one["examples"] == rows for standing in found for one in standing.runs), f"the splits should have {rows} rows"
         stored = Path(folder) / "rows.npz"
         np.savez(stored, **for_peers(log))
         settings = {name: getattr(options, name) for name in ("epochs", "patience", "threads")} | {"dropout": DROPOUT}
@@ -120,10 +122,6 @@ def main() -> None:
             found += standings(library, theirs, models, options.seeds, options.decays)
     order = [*OURS, *THEIRS["deepctr-torch"]]
     found.sort(key=lambda standing: order.index(standing.trial.model))
-    rows = log["split"].value_counts().sort_index().tolist()
-    for standing in found:
-        for one in standing.runs:
-            assert one.get("examples", rows) == rows, f"{standing.trial.model}: the splits should have {rows} rows"
     show("Frappe", found, **settings, examples=rows)
 
 

@@ -84,7 +84,8 @@ class _Methods(ABC, Generic[Answer]):
     def events(self, events: Sequence[Json]) -> Answer:
         """Hand in up to 1000 events; when this is answered they are on the disk, but for those that are `refused` (unknown videos).
 
-        Events without an event_id get one."""
+        Events without an event_id get one.
+        """
         return self._make(Call("POST", "/v1/events", {"events": [{"event_id": uuid.uuid4().hex, **event} for event in events]}))
 
     def similar(self, video_id: str, k: int = 10) -> Answer:
