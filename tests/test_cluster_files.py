@@ -4,6 +4,7 @@ Ray drops unknown keys of a Serve config without a word, so the walk over its sc
 """
 
 import importlib
+import os
 import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -11,6 +12,8 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 import yaml
 from pydantic import BaseModel
+
+from rayrec.serving.head import HAPROXY, HAPROXY_SETTINGS
 
 ROOT = Path(__file__).parents[1]
 CLOUD, OWN, EVERYWHERE = "# --- in the AWS cloud", "# --- on machines of your own", "# --- everywhere"
@@ -50,9 +53,11 @@ def test_every_node_gets_the_token_and_the_environment_before_ray_starts(cluster
         "RAY_AUTH_MODE=token",
         "RAY_SERVE_ENABLE_HA_PROXY=1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
-        'RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"',
+        f"RAY_SERVE_HAPROXY_BINARY_PATH=$HOME/rayrec/{HAPROXY.relative_to(ROOT)}",
+        *(f"{name}={value}" for name, value in HAPROXY_SETTINGS.items()),
     ):
-        assert variable in setup
+        assert variable in setup.replace('"', "")
+    assert os.access(HAPROXY, os.X_OK)
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
         assert commands[-1].startswith("unset OMP_NUM_THREADS")

@@ -112,9 +112,9 @@ def serve(config: Config) -> str:
     address = start(config)
     if address.keys != keys.fingerprint():
         raise ClusterError(f"{guard.KEYS_VARIABLE} has changed since the head was started; run `rayrec stop` and then serve again")
-    _check_port(address, serving.host, serving.port)
     use_token()
     client = ServeSubmissionClient(address.dashboard)
+    _check_place(client.get_serve_details().get("http_options"), serving.host, serving.port)
     workspace.pin("publish", {version})  # a replica may start anew at any time
     client.deploy_applications(_application(config, version))
     host = LOOPBACK if serving.host == "0.0.0.0" else serving.host
@@ -265,15 +265,14 @@ def _application(config: Config, version: str) -> dict[str, Any]:
     }
 
 
-def _check_port(address: Address, host: str, port: int) -> None:
-    """Raises `ClusterError` when another program, or our own service under another port, is in the way."""
-    ours = processes.listening(address.processes())
-    if any(place[1] == port and name == "haproxy" for place, name in ours.items()):
-        return
-    if "haproxy" in ours.values():
-        raise ClusterError("the service runs on another port already; run `rayrec stop` before it can move")
-    if not processes.is_free(host, port):
-        raise ClusterError(f"port {port} of {host} is in use by another program; end that, or set serving.port to another one")
+def _check_place(standing: dict[str, Any] | None, host: str, port: int) -> None:
+    """Raises `ClusterError` when our own service at another place (Serve can't move), or another program, is in the way."""
+    if standing is None:
+        if not processes.is_free(host, port):
+            raise ClusterError(f"port {port} of {host} is in use by another program; end that, or set serving.port to another one")
+    elif (standing["host"], standing["port"]) != (host, port):
+        place = f"{standing['host']}:{standing['port']}"
+        raise ClusterError(f"the service runs at {place} already; run `rayrec stop` before it can move to {host}:{port}")
 
 
 def _record(config: Config) -> Path:

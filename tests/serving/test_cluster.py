@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -24,6 +23,7 @@ from rayrec.serving.bundle import BundleError, locate
 from rayrec.serving.cluster import ClusterError
 from rayrec.workspace import Workspace, WorkspaceError
 from tests.serving.small_world import build_workspace
+from tests.serving.sockets import listening
 
 ROOT = Path(__file__).parents[2]
 PUBLISH = STAGES["publish"]
@@ -76,7 +76,7 @@ def test_media_errors_and_page_come_through_haproxy(service: httpx.Client) -> No
 def test_nothing_listens_beyond_this_machine(service: httpx.Client, config: Config) -> None:
     address = cluster.running(config)
     assert address is not None
-    sockets = processes.listening(address.processes())
+    sockets = listening(address.processes())
     owners = " ".join(sockets.values())
     assert len(sockets) > 10
     for name in ("haproxy", "raylet", "gcs_server", "NeuralRanker", "TopicRecall", "DashboardAgent"):
@@ -196,11 +196,10 @@ def test_what_stands_in_the_way_is_named(
     service: httpx.Client, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     moved = config.model_copy(update={"serving": config.serving.model_copy(update={"port": processes.free_ports(1)[0]})})
-    with pytest.raises(ClusterError, match="runs on another port already; run `rayrec stop`"):
+    with pytest.raises(ClusterError, match=f"runs at 127.0.0.1:{config.serving.port} already; run `rayrec stop`"):
         cluster.serve(moved)
-    elsewhere = replace(cluster.running(config), folder="/nowhere", session=-1)
     with pytest.raises(ClusterError, match=f"port {config.serving.port} of 127.0.0.1 is in use by another program"):
-        cluster._check_port(elsewhere, "127.0.0.1", config.serving.port)
+        cluster._check_place(None, "127.0.0.1", config.serving.port)
     with pytest.raises(ConfigError, match="set RAYREC_API_KEYS"):
         cluster.serve(config.model_copy(update={"serving": config.serving.model_copy(update={"host": "0.0.0.0"})}))
     with pytest.raises(WorkspaceError, match="rayrec publish"):

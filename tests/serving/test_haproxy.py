@@ -1,0 +1,150 @@
+"""HAProxy as `haproxy.sh` starts it, with the configuration that Ray writes for it, before two servers of the test's own."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rayrec.serving import head, processes
+from tests.serving.sockets import listening
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+
+
+class Server:
+    """Answers every request with its name, but closes the connection without an answer when `dying`."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name, self.dying, self.seen = name, False, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=self._answer, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while received := connection.recv(65536):
+                if received.startswith(b"GET /-/healthz"):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    continue
+                self.seen += 1
+                if self.dying:
+                    return
+                while not received.endswith(b"body"):
+                    received += connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(self.name), self.name))
+
+
+@dataclass
+class Proxy:
+    port: int
+    servers: tuple[Server, Server]
+    process: subprocess.Popen
+
+    def ask(self, connection: socket.socket, pause_s: float) -> bytes:
+        """The answer to a request of which the body comes later than the rest, as most clients send it on a busy machine."""
+        connection.sendall(REQUEST)
+        time.sleep(pause_s)
+        connection.sendall(b"body")
+        return connection.recv(65536)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Proxy]]:
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, HTTPOptions, ServerConfig
+
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(head.HAPROXY))
+    port, stats, metrics = processes.free_ports(3)
+    settings = head.HAPROXY_SETTINGS
+    servers = Server(b"first"), Server(b"second")
+    started: list[subprocess.Popen] = []
+
+    def start(host: str = "127.0.0.1") -> Proxy:
+        config = HAProxyConfig(
+            http_options=HTTPOptions(host=host, port=port),
+            stats_port=stats,
+            metrics_port=metrics,
+            socket_path=f"{tmp_path}/a.sock",
+            metrics_socket_path=f"{tmp_path}/m.sock",
+            server_state_base=str(tmp_path),
+            server_state_file=f"{tmp_path}/state",
+            retry_on=settings["RAY_SERVE_HAPROXY_RETRY_ON"],
+            retries=int(settings["RAY_SERVE_HAPROXY_RETRIES"]),
+            bufsize=int(settings["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]),
+            nbthread=2,
+            has_received_routes=True,
+            has_received_servers=True,
+        )
+        first, second = (ServerConfig(name=server.name.decode(), host="127.0.0.1", port=server.port) for server in servers)
+        backend = BackendConfig(name="app", path_prefix="/", app_name="app", servers=[first], fallback_server=second)
+        api = HAProxyApi(config, {"app": backend}, config_file_path=f"{tmp_path}/haproxy.cfg")
+        api._generate_config_file_internal()
+        (tmp_path / "state").touch()
+        started.append(subprocess.Popen([head.HAPROXY, "-db", "-f", api.config_file_path], stderr=subprocess.DEVNULL))
+        asyncio.run(api._wait_for_hap_availability(started[-1]))
+        return Proxy(port, servers, started[-1])
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+    for server in servers:
+        server.listener.close()
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.2])
+def test_a_request_whose_replica_dies_is_answered_by_another(proxy: Callable[..., Proxy], pause_s: float) -> None:
+    running = proxy()
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+        assert running.ask(connection, pause_s).endswith(b"first")
+        first, _ = running.servers
+        first.dying = True
+        first.listener.close()
+        assert running.ask(connection, pause_s).endswith(b"second")
+
+
+def test_an_error_of_its_own_is_a_503_to_be_tried_again(proxy: Callable[..., Proxy]) -> None:
+    running = proxy()
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+        assert running.ask(connection, 0).endswith(b"first")
+        for server in running.servers:
+            server.dying = True
+        answer = running.ask(connection, 0)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1\r\n" in answer.lower()
+    assert b"content-type: application/json\r\n" in answer.lower()
+    assert answer.endswith(b'{"error":"no replica can answer now; try again in a second"}')
+
+
+def test_a_request_that_does_not_arrive_is_refused(proxy: Callable[..., Proxy]) -> None:
+    running = proxy()
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+        connection.sendall(REQUEST)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b'{"error":"the request did not arrive within 5 s"}')
+    assert running.servers[0].seen == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_service_alone_listens_elsewhere_than_on_the_loopback(proxy: Callable[..., Proxy], host: str) -> None:
+    running = proxy(host)
+    places = listening([psutil.Process(running.process.pid)])
+    assert len(places) == 3
+    assert {ip for ip, port in places if port == running.port} == {host}
+    assert {ip for ip, port in places if port != running.port} == {"127.0.0.1"}
