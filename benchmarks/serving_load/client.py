@@ -37,6 +37,7 @@ class Traffic:
     k: int = 10
     events: int = 0  # in a batch
     pause_s: float = 0.0  # of a connection between an answer and the next request
+    apart: bool = False  # a millisecond between headers and body: many clients (httpx) write twice, and may rest between
     retry: bool = False
     seed: int = 0
 
@@ -122,7 +123,7 @@ class Connection:
         self.traffic, self.random = traffic, random.Random(f"{traffic.seed} {number}")
         self.number, self.count = number, 0
         self.sock: socket.socket | None = None
-        self.request, self.events = b"", range(0)
+        self.request, self.events = [b""], range(0)  # the request in the pieces in which it is sent
         self.received, self.sent, self.due = b"", 0.0, 0.0
 
     def next_request(self) -> None:
@@ -144,7 +145,8 @@ class Connection:
         else:
             path, body, self.events = "recommend", f'{{"user_id":"{user}","k":{traffic.k}}}', range(0)
         head = f"POST /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1:{traffic.port}\r\nContent-Type: application/json\r\n"
-        self.request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        pieces = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode(), body.encode()]
+        self.request = pieces if traffic.apart else [b"".join(pieces)]
 
     def send(self, selector: selectors.BaseSelector) -> bool:
         """Send the request; says whether it could be sent."""
@@ -154,7 +156,10 @@ class Connection:
                 self.sock = socket.create_connection(("127.0.0.1", self.traffic.port), timeout=5)
                 self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 selector.register(self.sock, selectors.EVENT_READ, self)
-            self.sock.sendall(self.request)
+            for number, piece in enumerate(self.request):
+                if number:
+                    time.sleep(0.001)
+                self.sock.sendall(piece)
         except OSError:
             self.close(selector)
             return False

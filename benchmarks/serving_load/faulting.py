@@ -18,6 +18,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from rayrec.config import Config, dump
 from rayrec.serving import cluster, processes
 from rayrec.serving.head import Address, use_token
+from serving_load.observing import REPLICAS
 from serving_load.service import ROOT, Service, on_free_port, progress, rayrec, service_of
 
 RECOVERY_TIMEOUT_S = 240.0
@@ -107,7 +108,7 @@ class Node:
 
 @contextlib.contextmanager
 def two_nodes(config: Config) -> Iterator[tuple[Service, Node]]:
-    """The service as serve_config.yaml deploys it on a cluster, with a ranker replica on each of two nodes."""
+    """The service as serve_config.yaml deploys it on a cluster, with a replica of each kind on each of two nodes."""
     config = on_free_port(config)
     try:
         address = cluster.start(config)
@@ -117,11 +118,13 @@ def two_nodes(config: Config) -> Iterator[tuple[Service, Node]]:
         deployed["http_options"]["port"] = config.serving.port
         (application,) = deployed["applications"]
         application["args"] = {"config": dump(config)}
-        application["deployments"] = [{"name": "NeuralRanker", "num_replicas": 2, "max_replicas_per_node": 1}]
+        each = {"num_replicas": 2, "max_replicas_per_node": 1}
+        application["deployments"] = [{"name": name, **each} for name in REPLICAS]
         use_token()
         ServeSubmissionClient(address.dashboard).deploy_applications(deployed)
         service = service_of(config)
-        await_replicas(service, "NeuralRanker", 2)
+        for name in REPLICAS:
+            await_replicas(service, name, 2)
         wait_until(lambda: httpx.get(f"{service.url}/readyz", timeout=10).is_success, "an answer")
         yield service, second
     finally:

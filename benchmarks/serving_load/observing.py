@@ -72,6 +72,7 @@ def observe(
         videos=watch.size.videos,
         events=5,
         pause_s=watch.pause_s,
+        apart=True,
         retry=True,
         seed=SEED,
     )

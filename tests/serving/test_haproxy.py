@@ -22,10 +22,11 @@ REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
 
 
 class Server:
-    """Answers every request with its name, but closes the connection without an answer when `dying`."""
+    """Answers every request with 200 and its name; when `dying`, it closes the connection without an answer."""
 
     def __init__(self, name: bytes) -> None:
         self.name, self.dying, self.seen = name, False, 0
+        self.head = b"200 OK"
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -46,7 +47,7 @@ class Server:
                     return
                 while not received.endswith(b"body"):
                     received += connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(self.name), self.name))
+                connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (self.head, len(self.name), self.name))
 
 
 @dataclass
@@ -118,17 +119,27 @@ def test_a_request_whose_replica_dies_is_answered_by_another(proxy: Callable[...
         assert running.ask(connection, pause_s).endswith(b"second")
 
 
-def test_an_error_of_its_own_is_a_503_to_be_tried_again(proxy: Callable[..., Proxy]) -> None:
+@pytest.mark.parametrize("head", ["", "500 Internal Server Error\r\nContent-Type: text/plain", "503 Service Unavailable"])
+def test_an_error_that_is_not_the_services_is_a_503_to_be_tried_again(proxy: Callable[..., Proxy], head: str) -> None:
     running = proxy()
     with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
         assert running.ask(connection, 0).endswith(b"first")
         for server in running.servers:
-            server.dying = True
+            server.dying, server.head = not head, head.encode()
         answer = running.ask(connection, 0)
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 1\r\n" in answer.lower()
     assert b"content-type: application/json\r\n" in answer.lower()
     assert answer.endswith(b'{"error":"no replica can answer now; try again in a second"}')
+
+
+def test_an_error_of_the_services_own_stays(proxy: Callable[..., Proxy]) -> None:
+    running = proxy()
+    running.servers[0].head = b"500 Internal Server Error\r\nContent-Type: application/json"
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+        answer = running.ask(connection, 0)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.endswith(b"first")
 
 
 def test_a_request_that_does_not_arrive_is_refused(proxy: Callable[..., Proxy]) -> None:
