@@ -3,6 +3,9 @@
 PYTHON ?= python3
 EXTRAS ?= [dev]
 
+# Containers tend to forbid it; then each of Ray's processes compiles torch and Ray anew, 10 s of CPU time each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo stop test lint install clean
 .DEFAULT_GOAL := demo
 
