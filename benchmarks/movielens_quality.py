@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/movielens_quality.py --movielens ml-100k
 
 Ours are those of `configs/movielens_results.yaml`: embeddings of 16, an MLP of 128-64, dropout of .1, batches of 1,024, Adam at
-.001, histories of 20. The peer has the same, on the same rows as `training.py`: a rating from 4 on is a click, and the log is cut by time. Age and year are categories for it, numbers
-for us. `quality.py` says how the weight decay is chosen.
+.001, histories of 20, no hidden ids. The peer has the same, on the same rows as `training.py`: a rating from 4 on is a click, and
+the log is cut by time. Age and year are categories for it, numbers for us. `quality.py` says how the weight decay is chosen.
 """
 
 import argparse
