@@ -75,7 +75,7 @@ async def _send(address: str, port: int, request: bytes) -> int:
         except TimeoutError:
             writer.write_eof()  # what was announced does not come
             head = await reader.read(1 << 16)
-        if head.startswith(b"HTTP/1.1 100"):  # go on; what follows may have come along
+        while head.startswith(b"HTTP/1.1 100"):  # go on, says HAProxy, and the replica again; what follows may have come along
             head = head.partition(b"\r\n\r\n")[2] or await reader.read(1 << 16)
         status = re.match(rb"HTTP/1\.\d (\d\d\d)", head)
         found = int(status[1]) if status else CLOSED
