@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import os
 import socket
 import subprocess
@@ -45,8 +46,8 @@ class Server:
                 self.seen += 1
                 if self.dying:
                     return
-                while not received.endswith(b"body"):
-                    received += connection.recv(65536)
+                while not received.endswith(b"body") and (more := connection.recv(65536)):
+                    received += more
                 connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (self.head, len(self.name), self.name))
 
 
@@ -56,12 +57,20 @@ class Proxy:
     servers: tuple[Server, Server]
     process: subprocess.Popen
 
-    def ask(self, connection: socket.socket, pause_s: float) -> bytes:
-        """The answer to a request of which the body comes later than the rest, as most clients send it on a busy machine."""
-        connection.sendall(REQUEST)
-        time.sleep(pause_s)
-        connection.sendall(b"body")
-        return connection.recv(65536)
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Callable[..., tuple[int, http.client.HTTPMessage, bytes]]]:
+        """A function that sends a request over one connection, the body `pause_s` after the rest, and gives the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+
+            def ask(body: bytes = b"body", pause_s: float = 0.0) -> tuple[int, http.client.HTTPMessage, bytes]:
+                connection.sendall(REQUEST)
+                time.sleep(pause_s)
+                connection.sendall(body)
+                answer = http.client.HTTPResponse(connection)
+                answer.begin()
+                return answer.status, answer.headers, answer.read()
+
+            yield ask
 
 
 @pytest.fixture
@@ -111,44 +120,40 @@ def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 @pytest.mark.parametrize("pause_s", [0, 0.2])
 def test_a_request_whose_replica_dies_is_answered_by_another(proxy: Callable[..., Proxy], pause_s: float) -> None:
     running = proxy()
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
-        assert running.ask(connection, pause_s).endswith(b"first")
+    with running.connection() as ask:
+        assert ask(pause_s=pause_s)[2] == b"first"
         first, _ = running.servers
         first.dying = True
         first.listener.close()
-        assert running.ask(connection, pause_s).endswith(b"second")
+        assert ask(pause_s=pause_s)[2] == b"second"
 
 
 @pytest.mark.parametrize("head", ["", "500 Internal Server Error\r\nContent-Type: text/plain", "503 Service Unavailable"])
 def test_an_error_that_is_not_the_services_is_a_503_to_be_tried_again(proxy: Callable[..., Proxy], head: str) -> None:
     running = proxy()
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
-        assert running.ask(connection, 0).endswith(b"first")
+    with running.connection() as ask:
+        assert ask()[2] == b"first"
         for server in running.servers:
             server.dying, server.head = not head, head.encode()
-        answer = running.ask(connection, 0)
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"retry-after: 1\r\n" in answer.lower()
-    assert b"content-type: application/json\r\n" in answer.lower()
-    assert answer.endswith(b'{"error":"no replica can answer now; try again in a second"}')
+        status, headers, body = ask()
+    assert (status, headers["Retry-After"], headers["Content-Type"]) == (503, "1", "application/json")
+    assert body == b'{"error":"no replica can answer now; try again in a second"}'
 
 
 def test_an_error_of_the_services_own_stays(proxy: Callable[..., Proxy]) -> None:
     running = proxy()
     running.servers[0].head = b"500 Internal Server Error\r\nContent-Type: application/json"
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
-        answer = running.ask(connection, 0)
-    assert answer.startswith(b"HTTP/1.1 500 ")
-    assert answer.endswith(b"first")
+    with running.connection() as ask:
+        status, _, body = ask()
+    assert (status, body) == (500, b"first")
 
 
 def test_a_request_that_does_not_arrive_is_refused(proxy: Callable[..., Proxy]) -> None:
     running = proxy()
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
-        connection.sendall(REQUEST)
-        answer = connection.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert answer.endswith(b'{"error":"the request did not arrive within 5 s"}')
+    with running.connection() as ask:
+        status, headers, body = ask(b"bo")
+    assert (status, headers["Content-Type"]) == (408, "application/json")
+    assert body == b'{"error":"the request did not arrive within 5 s"}'
     assert running.servers[0].seen == 0
 
 
