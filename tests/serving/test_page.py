@@ -24,6 +24,11 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 SWAPS = [Swap(now_ms() - 60_000, "first", None, 0.0, "done"), Swap(now_ms(), "second", None, 0.0, "checksum differs")]
+# What the page says in red counts as a complaint of the browser's.
+IN_RED = """new MutationObserver(() => {
+  const said = document.querySelector("#status.bad")?.textContent;
+  if (said) console.error(said);
+}).observe(document, { subtree: true, childList: true, attributes: true });"""
 
 
 def topics_of(videos: list[str]) -> list[int]:
@@ -44,6 +49,7 @@ class Feed:
     complaints: list[str] = field(default_factory=list)
 
     def open(self, path: str) -> None:
+        self.page.add_init_script(IN_RED)
         self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda problem: self.complaints.append(str(problem)))
         at_home = (path.split("/", 3)[2], "blob:")
@@ -174,6 +180,18 @@ def test_a_skip_moves_on(show: Show) -> None:
     feed.page.wait_for_selector(f"#feed > .slide:not([inert]):not([data-video={skipped}])")
     feed.events("ann", "skip", skipped)
     assert feed.page.locator(f"[data-video={skipped}].skipped").count() == 1
+
+
+def test_an_event_that_is_refused_is_said(show: Show) -> None:
+    feed = show("/?user=ann")
+    feed.videos()
+    answer = {"received": 1, "new": 0, "refused": [{"event_id": "e", "error": "there is no such video"}]}
+    feed.page.route("**/v1/events", lambda route: route.fulfill(json=answer))
+    with feed.page.expect_console_message(lambda message: message.text == "there is no such video"):
+        feed.page.keyboard.press("l")
+    feed.page.close()
+    assert set(feed.complaints) == {"there is no such video"}
+    feed.complaints.clear()
 
 
 def test_everything_from_the_keyboard(show: Show) -> None:

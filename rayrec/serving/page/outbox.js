@@ -1,6 +1,6 @@
 // Events on their way to the service. They keep their ids until they are acknowledged, so sending one twice is safe.
 
-import { call } from "./api.js";
+import { call, post } from "./api.js";
 
 const MOST_AT_ONCE = 100; // far below the 64 KiB that a browser lets outlive the page
 const AGAIN_MS = 3000;
@@ -37,7 +37,7 @@ export class Outbox {
     while (this.#unsent.length) {
       const batch = this.#unsent.slice(0, MOST_AT_ONCE);
       try {
-        const { refused } = await call("/v1/events", { events: batch });
+        const { refused } = await post("/v1/events", { events: batch });
         this.#forget(batch);
         this.sent();
         if (refused.length) this.refused(new Error(refused[0].error));
