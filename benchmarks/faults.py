@@ -5,7 +5,7 @@
     PYTHONPATH=. python benchmarks/faults.py --parts soak --minutes 20
 
 ranker, recall: one of two replicas is killed, then the only one.  node: the second node of a cluster (with Redis) is killed, with
-the ranker replica on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.
+a replica of each kind on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.
 malformed: requests that are wrong in every way that schemathesis and serving_load/fuzz.py know.
 soak: more load than the service can take, for minutes.
 
