@@ -25,7 +25,7 @@ from figures import median_of, show
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from rayrec.topics import clustering, distributed
+from rayrec.topics import clustering
 
 NOISE = 1.0  # of the standard deviation of the mixture's middles
 
@@ -61,11 +61,11 @@ def main() -> None:
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     parts = [pa.FixedSizeListArray.from_arrays(part.ravel(), options.size) for part in np.array_split(vectors, 4 * cores)]
     dataset = ray.data.from_arrow([pa.table({"vector": part.cast(pa.list_(pa.float32()))}) for part in parts])
-    on_ray = distributed.passes(dataset)
-    distributed.cluster(dataset, 2, 0, 1)  # starts the workers
+    on_ray = clustering.passes(dataset)
+    clustering.cluster(dataset, 2, 0, 1)  # starts the workers
 
     def iterate(each: clustering.Each) -> np.ndarray:
-        return clustering.lloyd(each, first, options.iterations, least_gain=-np.inf)[0]
+        return clustering.lloyd(each, first, options.iterations, min_gain=-np.inf)[0]
 
     def in_threads() -> np.ndarray:
         with clustering.in_threads(vectors) as each:
@@ -90,7 +90,7 @@ def main() -> None:
         "start to end": {
             "faiss (25 iterations)": lambda: by_faiss(25),
             "ours, threads": lambda: clustering.cluster(vectors, options.clusters, 0),
-            "ours, Ray": lambda: distributed.cluster(dataset, options.clusters, 0),
+            "ours, Ray": lambda: clustering.cluster(dataset, options.clusters, 0),
         },
     }
     rows: list[dict[str, Any]] = []

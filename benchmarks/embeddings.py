@@ -23,9 +23,8 @@ from figures import median_of, peak_gib, show
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rayrec.ranking.optimizers import LazyAdam
-from rayrec.training.exchange import exchange_gradients
-from rayrec.workers import Worker
+from rayrec.training.exchange import Worker, exchange_gradients
+from rayrec.training.optimizers import LazyAdam
 
 BATCH, IDS, COLUMNS = 1024, 20, 16
 FEW = 10_000  # rows
@@ -65,7 +64,7 @@ class Trainer:
         self.worker, self.model = worker, Model(rows, sparse)
         parameters = self.model.parameters()
         self.optimizer = LazyAdam(parameters, lr=1e-3) if sparse else torch.optim.Adam(parameters, lr=1e-3)
-        share = slice(worker.rank, None, worker.count)
+        share = slice(worker.rank, None, worker.world_size)
         self.batches = cycle(draw(way, rows, 64)[:, share].contiguous())
         self.labels = torch.rand(BATCH)[share].round()
 
@@ -84,16 +83,18 @@ def work(worker: Worker, threads: int, meeting: str, answers: Any, case: Case, s
     """One process: the median step with each table, and the process's peak memory."""
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    if worker.count > 1:
+    if worker.world_size > 1:
         file = f"file://{meeting}/meeting"
-        dist.init_process_group("gloo", init_method=file, rank=worker.rank, world_size=worker.count, timeout=timedelta(seconds=120))
+        dist.init_process_group(
+            "gloo", init_method=file, rank=worker.rank, world_size=worker.world_size, timeout=timedelta(seconds=120)
+        )
     trainers = [Trainer(worker, rows, case.ids, case.sparse) for rows in case.rows]
     times: list[list[float]] = [[] for _ in trainers]
     for _ in range(steps // TURN + 1):
         for trainer, taken in zip(trainers, times, strict=True):
             taken.extend(trainer.step() for _ in range(TURN))
     answers.put(([median_of(taken[TURN:]) for taken in times], peak_gib()))
-    if worker.count > 1:
+    if worker.world_size > 1:
         dist.destroy_process_group()
 
 

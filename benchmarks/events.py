@@ -24,7 +24,7 @@ import redis
 from figures import median_of, peak_gib, show
 
 from rayrec.config import load
-from rayrec.serving.store import Event, Since, StateStore, open_store
+from rayrec.serving.state.store import Event, Since, StateStore, open_store
 
 BATCH = 50
 KINDS = ["impression"] * 14 + ["click"] * 2 + ["watch"] * 2 + ["like", "skip"]

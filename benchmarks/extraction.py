@@ -1,6 +1,6 @@
 """The stage `extract` against a bare loop of processes that does the same work, and where the time goes.
 
-    python benchmarks/extraction.py [KEY=VALUE]... [--clips DIR] [--media DIR] [--videos N] [--runs N] [--gpu]
+    python benchmarks/extract.py [KEY=VALUE]... [--clips DIR] [--media DIR] [--videos N] [--runs N] [--gpu]
 
 The clips are the synthetic world's, made on the first run. Both sides decode the same files, run the same networks with as many
 processes and threads, mix as many videos in a batch, and write the same part files. They take turns in one run. Two ratios:
@@ -28,11 +28,12 @@ import pyarrow.fs as pafs
 from figures import median_of, show
 
 from rayrec.config import Config, Features, WorldData, load
-from rayrec.features import audio, decode, packets
+from rayrec.features import audio
+from rayrec.features.media import decode, packets
 from rayrec.features.rows import Networks, decode_rows, load_networks, network_rows, resolved
 
 ROOT = Path(__file__).parents[1]
-MOST_WAIT_S = 600  # for a bare process that may have died
+MAX_WAIT_S = 600  # for a bare process that may have died
 
 
 def main() -> None:
@@ -57,10 +58,10 @@ def main() -> None:
 
 def make_clips(folder: Path, count: int, seed: int) -> pa.Table:
     """The rows to decode."""
-    from rayrec.datasets import world, world_media
+    from rayrec.datasets.synthetic import media, world
 
     clips = world.make(WorldData(videos=count, users=10, requests=20, days=2), seed).clips
-    world_media.write_clips(clips, pafs.LocalFileSystem(), str(folder))
+    media.write_clips(clips, pafs.LocalFileSystem(), str(folder))
     return rows_of([folder / f"{clip.name}.mp4" for clip in clips])
 
 
@@ -202,7 +203,7 @@ class Written:
     """Writes parts as the stage does, and notes when."""
 
     def __init__(self) -> None:
-        from rayrec.features.extraction import Parts
+        from rayrec.stages.extract import Parts
 
         self.start = time.perf_counter()
         self.folder = tempfile.TemporaryDirectory()
@@ -250,17 +251,17 @@ def against_processes(videos: pa.Table, config: Config, runs: int, cpus: int, gp
 
 
 def through_ray(videos: pa.Table, config: Config) -> dict[str, float]:
-    from rayrec.features import extraction
+    from rayrec.stages import extract
 
     written = Written()
-    for part in extraction._extracted(videos, config, len(videos)):
+    for part in extract._extracted(videos, config, len(videos)):
         written.add(part)
     return written.figures()
 
 
 def through_processes(videos: pa.Table, config: Config, cpus: int, gpu: bool) -> dict[str, float]:
     """As many decoders and models as the pipeline has, each a process; queues between them."""
-    from rayrec.features.extraction import PART_VIDEOS, TORCH_THREADS
+    from rayrec.stages.extract import PART_VIDEOS, TORCH_THREADS
 
     written, features = Written(), config.features
     networks = load_networks(features, config.seed)
@@ -279,7 +280,7 @@ def through_processes(videos: pa.Table, config: Config, cpus: int, gpu: bool) ->
         todo.put(None)
     waiting, left = [], len(videos)
     while left:
-        waiting.append(done.get(timeout=MOST_WAIT_S))
+        waiting.append(done.get(timeout=MAX_WAIT_S))
         left -= len(waiting[-1])
         if sum(map(len, waiting)) >= PART_VIDEOS or not left:
             written.add(pa.concat_tables(waiting).combine_chunks())

@@ -30,31 +30,32 @@ import numpy as np
 from figures import show
 from serving_load import faulting, fuzz, world
 from serving_load.client import CLOSED, HUNG, UNDOCUMENTED_503, Answers
-from serving_load.observing import FAILED, REPLICAS, Watch, holds, observe
+from serving_load.observing import FAILED, REPLICAS, TrainingCallback, holds, observe
 from serving_load.service import end_cleanly, progress, rayrec, serving, with_serving
 
 from rayrec.config import Config
-from rayrec.pipeline import STAGES
-from rayrec.workspace import Workspace
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
 
 Rows = list[dict[str, Any]]
 PIECES = 10  # of the long parts, after each of which one looks at memory
 
 
-def ranker(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
-    return [_replica_killed(config, watch, "NeuralRanker", of) for of in (2, 1)]
+def ranker(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
+    return [_replica_killed(config, callback, "NeuralRanker", of) for of in (2, 1)]
 
 
-def recall(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
-    return [_replica_killed(config, watch, "TopicRecall", of) for of in (2, 1)]
+def recall(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
+    return [_replica_killed(config, callback, "TopicRecall", of) for of in (2, 1)]
 
 
-def _replica_killed(config: Config, watch: Watch, deployment: str, of: int) -> dict[str, Any]:
+def _replica_killed(config: Config, callback: TrainingCallback, deployment: str, of: int) -> dict[str, Any]:
     with serving(with_serving(config, recall_replicas=of, ranker_replicas=of)) as service:
-        return observe(f"one of {of} {deployment} killed", service, watch, lambda: faulting.kill_replica(service, deployment))
+        return observe(f"one of {of} {deployment} killed", service, callback, lambda: faulting.kill_replica(service, deployment))
 
 
-def node(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+def node(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
     with (
         faulting.redis_server(Path(config.workspace) / "redis of two nodes") as server,
         faulting.two_nodes(with_serving(config, state=server.url)) as (service, second),
@@ -63,22 +64,22 @@ def node(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
         def kill_and_start() -> str:
             second.kill()
             progress("the second node is dead")
-            time.sleep(watch.calm_s)
+            time.sleep(callback.calm_s)
             started = time.monotonic()
             second.start()
             faulting.await_replicas(service, "NeuralRanker", 2)
             return f"started again, its ranker back after {time.monotonic() - started:.0f} s"
 
-        return [observe("the second node killed", service, watch, kill_and_start)]
+        return [observe("the second node killed", service, callback, kill_and_start)]
 
 
-def swaps(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+def swaps(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
     with serving(config) as service:
 
         def swap() -> str:
             took = []
             for number in range(options.swaps):
-                manifest, _ = Workspace(config.workspace).run(STAGES["publish"], service.config, force=True)
+                manifest, _ = run_stage(Workspace(config.workspace), load_stage("publish"), service.config, force=True)
                 started = time.monotonic()
                 rayrec("swap", service.config)
                 faulting.await_version(service, manifest.version)
@@ -86,10 +87,10 @@ def swaps(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
                 progress(f"swap {number + 1}: {took[-1]:.1f} s")
             return f"{np.median(took):.1f} s each"
 
-        return [observe(f"{options.swaps} swaps", service, watch, swap)]
+        return [observe(f"{options.swaps} swaps", service, callback, swap)]
 
 
-def redis(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+def redis(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
     with (
         faulting.redis_server(Path(config.workspace) / "redis") as server,
         serving(with_serving(config, state=server.url)) as service,
@@ -102,10 +103,10 @@ def redis(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
             server.start()
             return "killed, and started again 2 s later"
 
-        return [observe("Redis restarted", service, watch, restart)]
+        return [observe("Redis restarted", service, callback, restart)]
 
 
-def malformed(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+def malformed(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
     statuses: Counter[int] = Counter()
     with serving(config) as service:
 
@@ -121,7 +122,7 @@ def malformed(config: Config, watch: Watch, options: argparse.Namespace) -> Rows
                 raise RuntimeError("a replica has died")
             return f"no replica died; MiB {memory}"
 
-        beside = observe("the load beside them", service, watch, send)
+        beside = observe("the load beside them", service, callback, send)
     other = {
         status: count
         for status, count in statuses.items()
@@ -133,7 +134,7 @@ def malformed(config: Config, watch: Watch, options: argparse.Namespace) -> Rows
     return [row | {"closed": statuses[CLOSED], "note": f"4xx: {refused}"}, beside]
 
 
-def soak(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+def soak(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
     memory, marks = [], [time.monotonic()]
     with serving(config) as service:
 
@@ -146,18 +147,18 @@ def soak(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
                 progress(f"soak: {memory[-1]} MiB")
             return f"MiB {memory}"
 
-        def course(answers: Answers) -> str:
+        def summary(answers: Answers) -> str:
             parts = [answers.between(start, end) for start, end in itertools.pairwise(marks)]
             p99, rate = (
                 [round(value(part)) for part in parts] for value in (lambda part: part.milliseconds(99), Answers.per_second)
             )
             return f"p99 ms {p99}; requests/s {rate}"
 
-        saturated = Watch(watch.size, options.saturation, 0.0, watch.calm_s)
-        return [observe(f"{options.minutes:g} minutes at saturation", service, saturated, wait, course)]
+        saturated = TrainingCallback(callback.size, options.saturation, 0.0, callback.calm_s)
+        return [observe(f"{options.minutes:g} minutes at saturation", service, saturated, wait, summary)]
 
 
-PARTS: dict[str, Callable[[Config, Watch, argparse.Namespace], Rows]] = {
+PARTS: dict[str, Callable[[Config, TrainingCallback, argparse.Namespace], Rows]] = {
     each.__name__: each for each in (ranker, recall, node, swaps, redis, malformed, soak)
 }
 
@@ -179,7 +180,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("COLUMNS", "200")  # the table is wide
     end_cleanly()
-    watch = Watch(
+    callback = TrainingCallback(
         world.Size(options.videos, options.users, options.impressions, options.topics),
         options.connections,
         options.pause,
@@ -187,11 +188,11 @@ def main() -> None:
     )
     rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="rayrec-bench-", ignore_cleanup_errors=True) as folder:
-        config = world.build(Path(folder) / "world", watch.size, [])
+        config = world.build(Path(folder) / "world", callback.size, [])
         for name in options.parts:
             progress(f"{name} ...")
             try:
-                found = PARTS[name](with_serving(config, state=f"{folder}/world/state/{name}.db"), watch, options)
+                found = PARTS[name](with_serving(config, state=f"{folder}/world/state/{name}.db"), callback, options)
             except Exception as error:
                 traceback.print_exc()
                 found = [{"part": name, "other": "0", "client failed": 0, "lost": 0, "note": f"{FAILED}: {error}"}]

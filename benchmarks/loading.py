@@ -21,11 +21,12 @@ import torch
 from figures import median_of, peak_gib, show
 
 from rayrec.config import Config, Ranker, Training
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.examples import Examples, RankingData, training_batches
-from rayrec.ranking.history import HistoryGather
-from rayrec.training.streaming import lay_out, training_data
-from rayrec.workspace import Stage, StageRun, Workspace
+from rayrec.data.batches import Batch
+from rayrec.data.examples import Examples, RankingData, training_batches
+from rayrec.data.history import HistoryGather
+from rayrec.stages.on_ray.streaming import training_data, write_blocks
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Workspace
 
 RANKER = Ranker(context_fields=["device", "hour"], item_fields=["author_id", "primary_class", "secondary_class", "tags"])
 DAYS, FIRST = 30, 1_700_000_000_000
@@ -85,7 +86,7 @@ def make(path: str, sizes: dict[str, int]) -> None:
     log = Stage("ingest", lambda run: write(run, **sizes), writes=("catalog", "interactions", "users"), settings=lambda _: sizes)
     topics = Stage("topics", lambda run: write_topics(run, sizes["videos"]), writes=("topics",), settings=lambda _: sizes)
     for stage in (log, topics):
-        Workspace(path).run(stage, Config(workspace=path))
+        run_stage(Workspace(path), stage, Config(workspace=path))
 
 
 def load(path: str) -> dict[str, float]:
@@ -111,7 +112,7 @@ def stream(path: str) -> dict[str, float]:
     workspace, config, folder = Workspace(path), config_of(path, stream_above=1), f"{path}/blocks-{time.time_ns()}"
     ray.init(include_dashboard=False, log_to_driver=False)
     started = time.perf_counter()
-    lay_out(workspace, config, folder)
+    write_blocks(workspace, config, folder)
     laid_out, started = time.perf_counter() - started, time.perf_counter()
     data = training_data(workspace, config, folder)
     prepared = time.perf_counter() - started

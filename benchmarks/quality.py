@@ -17,9 +17,10 @@ from figures import machine
 from training import LIBRARIES, PEERS, environment, run
 
 from rayrec.config import Config, with_values
-from rayrec.pipeline import COMPARE, STAGES
-from rayrec.training.comparison import RESULTS
-from rayrec.workspace import Workspace
+from rayrec.stages.compare import RESULTS
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
 
 DECAYS = [0.0, 1e-5, 1e-4, 1e-3]
 WITHOUT = "lr"  # FTRL has no weight decay
@@ -71,18 +72,18 @@ def trained_by(library: str, stored: Path, settings: dict[str, Any], environment
 def trained_by_us(config: Config, models: dict[str, dict[str, Any]]) -> Train:
     """The stage `compare` on the config's data set; `models` gives each one's part of the config."""
     workspace = Workspace(config.workspace)
-    workspace.run(STAGES["ingest"], config)
+    run_stage(workspace, load_stage("ingest"), config)
 
     def train(trials: list[Trial], seeds: list[int]) -> dict[Trial, list[Run]]:
         arms = {f"{name}, {decay}": models[name] | {"training.weight_decay": decay} for name, decay in trials}
-        workspace.run(COMPARE, with_values(config, {"comparison.arms": arms, "comparison.seeds": seeds}))
+        run_stage(workspace, load_stage("compare"), with_values(config, {"comparison.arms": arms, "comparison.seeds": seeds}))
         runs: dict[str, list[Run]] = {arm: [] for arm in arms}
-        for pair in json.loads(workspace.read_file(f"{workspace.folder(COMPARE.name)}/{RESULTS}")):
+        for pair in json.loads(workspace.read_file(f"{workspace.folder('compare')}/{RESULTS}")):
             measured = pair["measured"]
             if measured is None:
                 raise RuntimeError(f"{pair['arm']}, seed {pair['seed']}: {pair['reason']}")
-            course = measured["course"]
-            runs[pair["arm"]].append(measured | {"validation_auc": course["auc"], "best_epoch": course["best_epoch"]})
+            summary = measured["summary"]
+            runs[pair["arm"]].append(measured | {"validation_auc": summary["auc"], "best_epoch": summary["best_epoch"]})
         return dict(zip(trials, runs.values(), strict=True))
 
     return train

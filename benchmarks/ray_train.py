@@ -23,10 +23,11 @@ import torch
 from figures import median_of, show
 
 from rayrec.config import Config, dump, load
-from rayrec.ray_workers import train_on_ray
-from rayrec.training.data import ranking_data
-from rayrec.training.loop import Epoch, Watch, train_ranker
-from rayrec.workspace import Stage, StageRun, Workspace
+from rayrec.data.loading import ranking_data
+from rayrec.stages.on_ray.training import train_on_ray
+from rayrec.training.trainer import Epoch, TrainingCallback, train_ranker
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Workspace
 
 SIDES = ("without Ray", "inside Ray Train")
 
@@ -48,7 +49,7 @@ def train_in_turn(task: dict[str, Any]) -> None:
             wait()
 
     wait()
-    _, epochs = train_ranker(data, config.ranker, config.training, config.seed, watch=Watch(pass_on))
+    _, epochs = train_ranker(data, config.ranker, config.training, config.seed, callback=TrainingCallback(pass_on))
     (folder / f"speeds-{side}").write_text(json.dumps([epoch.examples_per_s for epoch in epochs[1:]]))
 
 
@@ -75,7 +76,7 @@ def main() -> None:
         settings = {"ranker.model": options.model, "training.epochs": options.epochs, "training.patience": options.epochs}
         config = load(None, [f"workspace={folder}/workspace", *(f"{key}={value}" for key, value in settings.items())])
         ingest = Stage("ingest", lambda run: write_log(run, options.impressions), writes=("catalog", "interactions"))
-        Workspace(config.workspace).run(ingest, config)
+        run_stage(Workspace(config.workspace), ingest, config)
         tasks = [{"config": dump(config), "folder": folder, "side": side} for side in range(len(SIDES))]
         (Path(folder) / "turn-0").touch()
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112

@@ -15,7 +15,7 @@ import numpy as np
 from figures import median_of, peak_gib, show
 
 from rayrec.config import Recall
-from rayrec.recall import steps
+from rayrec.recall import pipeline
 from rayrec.recall.queues import NONE, ItemTopics, TopicQueues
 from rayrec.recall.similar import by_topics, by_vector, nearest
 
@@ -37,7 +37,7 @@ def world(videos: int, topics: int, rng: np.random.Generator) -> tuple[ItemTopic
     return ItemTopics(offsets, (pairs % topics).astype(np.int32)), exposures, rng.binomial(exposures, rng.beta(2, 12, videos + 1))
 
 
-def visitors(
+def test_users(
     item_topics: ItemTopics, queues: TopicQueues, count: int, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The clicks and the seen videos of users with four favourite topics each, who have seen the best of them."""
@@ -81,13 +81,13 @@ def main() -> None:
     queues: TopicQueues
     built = row("build", 1, build)
     arrays = [queues.kind, queues.ctr, queues.popular, queues.spread, queues.fresh, *queues.established, *queues.newcomers]
-    people = visitors(item_topics, queues, 100, rng)
+    people = test_users(item_topics, queues, 100, rng)
     lucks = rng.integers(2**31, size=options.requests).tolist()
 
     def ask(number: int, history: np.ndarray, seen: np.ndarray, blocked: np.ndarray = NONE) -> None:
-        bans = steps.Bans.of(seen, blocked, authors)
-        candidates = steps.drop(steps.source(history, queues, settings, bans, lucks[number]), bans)
-        assert len(steps.backfill(candidates, queues, bans, settings.candidates, lucks[number])) == settings.candidates
+        exclusions = pipeline.Exclusions.of(seen, blocked, authors)
+        candidates = pipeline.drop(pipeline.source(history, queues, settings, exclusions, lucks[number]), exclusions)
+        assert len(pipeline.backfill(candidates, queues, exclusions, settings.candidates, lucks[number])) == settings.candidates
 
     rows = [
         built,

@@ -14,8 +14,8 @@ from figures import show
 
 from rayrec.config import load
 from rayrec.evaluation.representations import compare
-from rayrec.evaluation.topic_report import known_classes
-from rayrec.workspace import Workspace
+from rayrec.stages.topic_report import known_classes
+from rayrec.workspace.versions import Workspace
 
 
 def main() -> None:

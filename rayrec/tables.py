@@ -7,7 +7,6 @@ be there and hold a value in every row; any other column may be missing and is t
 `validate` refuses a table at its first fault; `screen` splits one into its good rows and its `rejects`. Both use the same rules.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -16,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.config import MODALITIES
+from rayrec.errors import RayrecError, did_you_mean
+
 TEXT, TIME, SECONDS = pa.string(), pa.int64(), pa.float32()
 VECTOR, IDS = pa.list_(pa.float32()), pa.list_(pa.int32())
-MODALITIES = ("image", "cover", "motion", "audio", "text", "private_public")
 
 
-class TableError(ValueError):
+class TableError(RayrecError):
     """A table does not obey its schema; the message names the table, the column and the row."""
 
 
@@ -148,6 +149,9 @@ TABLES: dict[str, TableSpec] = {
     ),
 }
 
+# The synthetic world's own knowledge.
+TRUTH = ("truth_topics", "truth_clicks", "truth_preferences")
+
 # What could not be read, and why. Every stage may write one, so it belongs to none. `source` is the file (or the table, when the
 # row came from one); `row` counts from 0 in that source.
 REJECTS = TableSpec(_schema({"stage": TEXT, "source": TEXT, "reason": TEXT}, {"row": pa.int64(), "id": TEXT}), stage="")
@@ -160,12 +164,6 @@ def spec_of(name: str) -> TableSpec:
     if name not in TABLES:
         raise TableError(f"there is no table {name!r}{did_you_mean(name, TABLES)}")
     return TABLES[name]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that names the nearest known word, or lists them all when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
 
 
 def empty(name: str) -> pa.Table:

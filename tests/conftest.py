@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# What tests of several rooms share.
+pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("datasets", "media", "ranking", "topics"))
+
 # Ray reads these when it starts; the defaults make short tests wait, and workers (nice 15) wait for ever on a busy machine.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from rayrec.serving.head import HAPROXY, HAPROXY_SETTINGS
+from rayrec.serving.cluster.head import HAPROXY, HAPROXY_SETTINGS
 
 ROOT = Path(__file__).parents[1]
 CLOUD, OWN, EVERYWHERE = "# --- in the AWS cloud", "# --- on machines of your own", "# --- everywhere"

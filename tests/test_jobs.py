@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from rayrec.config import load
-from rayrec.pipeline import STAGES, run_stages
-from rayrec.serving import cluster
-from rayrec.workspace import Workspace
+from rayrec.serving.cluster import service
+from rayrec.stages.pipeline import load_stage, run_stages
+from rayrec.workspace.versions import Workspace
 
 ROOT = Path(__file__).parents[1]
 # A world of twelve videos, and networks as small as they come.
@@ -33,11 +33,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     config = load(ROOT / "configs" / "demo.yaml", [f"workspace={tmp_path / 'workspace'}", *SMALL])
-    run_stages([STAGES["ingest"]], config)
+    run_stages([load_stage("ingest")], config)
     try:
-        yield cluster.start(config).dashboard, config.workspace
+        yield service.start(config).dashboard, config.workspace
     finally:
-        cluster.stop(config)
+        service.stop(config)
 
 
 def submit(script: str, dashboard: str, workspace: str) -> subprocess.Popen[str]:

@@ -7,10 +7,10 @@ import torch
 from common import begin
 from ours import setup
 
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.examples import training_batches
-from rayrec.ranking.history import HistoryGather
-from rayrec.training.loop import CPU, Watch, fit
+from rayrec.data.batches import Batch
+from rayrec.data.examples import training_batches
+from rayrec.data.history import HistoryGather
+from rayrec.training.trainer import CPU, TrainingCallback, fit
 
 
 def bare_epoch(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ready: list[Batch]) -> float:
@@ -32,8 +32,8 @@ def main() -> None:
     gather = HistoryGather(data.clicks, settings.history, CPU)
     ready = [batch for batch, _ in training_batches(data.train, gather, training, CPU, settings.seed, 1)]
     speeds: list[float] = []
-    watch = Watch(on_epoch=lambda _: speeds.append(len(data.train) / bare_epoch(bare, optimizer, ready)))
-    epochs = fit(looped, data, settings.history, training, settings.seed, CPU, watch)
+    callback = TrainingCallback(on_epoch=lambda _: speeds.append(len(data.train) / bare_epoch(bare, optimizer, ready)))
+    epochs = fit(looped, data, settings.history, training, settings.seed, CPU, callback)
     print(json.dumps({"model": settings.model, "loop": [epoch.examples_per_s for epoch in epochs], "bare": speeds}))
 
 

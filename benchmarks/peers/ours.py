@@ -9,11 +9,11 @@ from movielens import tables
 
 import rayrec
 from rayrec.config import Ranker, Split, Training
+from rayrec.data.examples import Examples, RankingData, prepare
+from rayrec.data.history import HistoryGather
 from rayrec.ranking import models
-from rayrec.ranking.examples import Examples, RankingData, prepare
-from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.model import RankingModel
-from rayrec.training.loop import CPU, fit, predict
+from rayrec.training.trainer import CPU, fit, predict
 
 OURS = {"user": "user_id", "film": "video_id", "genres": "tags"}  # where our name differs from the rows'
 

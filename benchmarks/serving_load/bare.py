@@ -17,14 +17,14 @@ import torch
 import uvicorn
 
 from rayrec.config import load
-from rayrec.serving.api import create_api
-from rayrec.serving.arms import Arms
 from rayrec.serving.bundle import Bundle, load_scorer, locate
-from rayrec.serving.guard import Keys
+from rayrec.serving.http.app import create_api
+from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
-from rayrec.serving.recommendation import Recommender, UserState, now_ms
-from rayrec.serving.store import open_store
-from rayrec.workspace import Workspace
+from rayrec.serving.recommender import Recommender, UserState, now_ms
+from rayrec.serving.rollout.arms import Arms
+from rayrec.serving.state.store import open_store
+from rayrec.workspace.versions import Workspace
 
 
 def main() -> None:

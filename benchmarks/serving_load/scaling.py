@@ -17,7 +17,7 @@ LOOK_S = 1.0
 def timeline(config: Config, size: Size, replicas: int, patience: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row for each time with one load and one number of replicas; and after how many seconds of a step it had its replicas."""
     rows, reached = [], {}
-    with serving(with_serving(config, ranker_replicas=1, most_ranker_replicas=replicas)) as service:
+    with serving(with_serving(config, ranker_replicas=1, max_ranker_replicas=replicas)) as service:
         started = time.monotonic()
         for name, connections, wanted in (("calm", FEW, 1), ("up", MANY, replicas), ("down", FEW, 1)):
             progress(f"scaling: {connections} connections, until there are {wanted} ranker replicas")

@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from rayrec.config import Config
-from rayrec.serving import cluster, processes
+from rayrec.serving.cluster import processes, service
 
 COMMAND_TIMEOUT_S = 400
 BARE_TIMEOUT_S = 60
@@ -58,7 +58,7 @@ class Service:
 
     def running(self, deployment: str) -> list[int]:
         """The processes of the replicas that, as Serve says, take requests. One that has died may be among them for a moment."""
-        replicas = cluster.details(self.config)["deployments"][deployment]["replicas"]
+        replicas = service.details(self.config)["deployments"][deployment]["replicas"]
         return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
 
     def pids(self, *deployments: str) -> set[int]:
@@ -90,7 +90,7 @@ def serving(config: Config) -> Iterator[Service]:
 
 def service_of(config: Config) -> Service:
     """The one that runs on our head."""
-    address = cluster.running(config)
+    address = service.running(config)
     if address is None:
         raise RuntimeError("the head is gone")
     return Service(config, address.processes)

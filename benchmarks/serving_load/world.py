@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from rayrec import tables
 from rayrec.config import Config, load
-from rayrec.pipeline import STAGES
-from rayrec.workspace import Stage, StageRun, Workspace
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Workspace
 
 DAY_MS = 86_400_000
 TOPICS_OF_A_VIDEO, TOPICS_OF_A_USER = 2, 4
@@ -36,11 +37,11 @@ def build(folder: Path, size: Size, settings: list[str]) -> Config:
     stages = [
         _writing({"catalog": _catalog(size, rng), "interactions": _interactions(size, topics, rng)}),
         _writing({"topics": _topics(topics), "topic_centres": _centres(topics, size.topics), "embeddings": _embeddings(size, rng)}),
-        STAGES["train"],
-        STAGES["publish"],
+        load_stage("train"),
+        load_stage("publish"),
     ]
     for stage in stages:
-        workspace.run(stage, config)
+        run_stage(workspace, stage, config)
     return config
 
 

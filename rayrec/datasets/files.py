@@ -14,7 +14,8 @@ from rayrec.config import FilesData
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.reading import list_tables, list_videos, read_rows
 from rayrec.datasets.screening import Incoming
-from rayrec.tables import TableError, did_you_mean
+from rayrec.errors import did_you_mean
+from rayrec.tables import TableError
 
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of files in our own names and units
 

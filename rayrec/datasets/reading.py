@@ -16,7 +16,7 @@ from pyarrow import csv
 from rayrec import tables
 from rayrec.datasets.screening import STAGE, Incoming, join_uri
 from rayrec.tables import TableError
-from rayrec.workspace import open_filesystem
+from rayrec.workspace.files import open_filesystem
 
 TABLE_ENDINGS = (".parquet", ".csv")
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")

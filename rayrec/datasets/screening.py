@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec import tables
-from rayrec.workspace import open_filesystem
+from rayrec.workspace.files import open_filesystem
 
 STAGE = "ingest"
 

@@ -36,7 +36,7 @@ CATEGORIES = {
     "22": "People & Blogs",
     "23": "Comedy",
     "24": "Entertainment",
-    "25": "News & Politics",
+    "25": "ProgressReport & Politics",
     "26": "Howto & Style",
     "27": "Education",
     "28": "Science & Technology",

@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from rayrec.ranking.examples import Examples, RankingData
+from rayrec.data.examples import Examples, RankingData
 from rayrec.ranking.scorer import Scorer
 from rayrec.training.metrics import basic_metrics
 
-MOST_CLICKS = [10, 15, 20, 25, 30, 35]  # of each part but the last
-PARTS = ["<=10", *(f"{low + 1}-{high}" for low, high in pairwise(MOST_CLICKS)), ">35"]
+MAX_CLICKS = [10, 15, 20, 25, 30, 35]  # of each part but the last
+PARTS = ["<=10", *(f"{low + 1}-{high}" for low, high in pairwise(MAX_CLICKS)), ">35"]
 
 
 def history_lengths(data: RankingData, examples: Examples) -> np.ndarray:
@@ -21,7 +21,7 @@ def history_lengths(data: RankingData, examples: Examples) -> np.ndarray:
 
 def by_history(length: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> dict[str, dict[str, float]]:
     """Impressions, AUC, log loss and accuracy for each part of `PARTS` that has impressions."""
-    part = np.searchsorted(MOST_CLICKS, length)
+    part = np.searchsorted(MAX_CLICKS, length)
     rows = {name: np.flatnonzero(part == number) for number, name in enumerate(PARTS)}
     return {
         name: {"impressions": len(there), **basic_metrics(clicked[there], probability[there])}

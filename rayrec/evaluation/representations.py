@@ -72,7 +72,7 @@ def representations(
         title = lsa(catalog["title"].to_pylist(), fitted, seed)
     if title is not None:
         found["title"] = normalize(title)
-    tags, names = tag_graph.incidence(learned_on["tags"], settings.most_tags, settings.least_tag_videos)
+    tags, names = tag_graph.incidence(learned_on["tags"], settings.max_tags, settings.min_tag_videos)
     tag_vectors = tag_graph.tag_vectors(tags, names, settings, seed) if names else np.empty((0, settings.tag_size), np.float32)
     representation: Representation | None = None
     try:

@@ -26,9 +26,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from rayrec.config import ConfigError, ImageFeatures, MotionFeatures
+from rayrec.errors import did_you_mean
 from rayrec.features import c3d
-from rayrec.tables import did_you_mean
-from rayrec.workspace import open_filesystem
+from rayrec.workspace.files import open_filesystem
 
 CALIBRATION_CLIPS = 8
 # googlenet's and inception_v3's second classifiers: in training they would answer with tuples, and they are never asked.

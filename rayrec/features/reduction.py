@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 import safetensors.numpy
 import scipy.linalg
 
+from rayrec.tables import TableError
+
 Normalisation = Literal["zscore", "minmax"]
 Part = TypeVar("Part", "Moments", "Reduction")
 
@@ -109,11 +111,11 @@ def _principal(covariance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarra
 
 
 def matrix(column: pa.ChunkedArray, name: str) -> np.ndarray:
-    """The vectors of a list column, without its nulls, as float32 [N, D]. Raises `ValueError` when they differ in length."""
+    """The vectors of a list column, without its nulls, as float32 [N, D]. Raises `TableError` when they differ in length."""
     there = column.combine_chunks().drop_null()
     lengths = pc.unique(pc.list_value_length(there)).to_pylist()
     if len(lengths) > 1:
-        raise ValueError(f"features: the vectors of {name!r} hold {' and '.join(map(str, sorted(lengths)))} numbers")
+        raise TableError(f"features: the vectors of {name!r} hold {' and '.join(map(str, sorted(lengths)))} numbers")
     return pc.list_flatten(there).to_numpy().reshape(len(there), *(lengths or [0]))
 
 
@@ -132,11 +134,11 @@ def moments_of(table: pa.Table, names: list[str]) -> dict[str, Moments]:
 
 
 def merged(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, Moments]:
-    """Raises `ValueError` when vectors of one modality differ in length."""
+    """Raises `TableError` when vectors of one modality differ in length."""
     try:
         return {name: reduce(Moments.__add__, [part[name] for part in (first, second) if name in part]) for name in first | second}
     except ValueError as error:
-        raise ValueError(f"features: {error}; `rayrec extract --force` makes them anew") from None
+        raise TableError(f"features: {error}; `rayrec extract --force` makes them anew") from None
 
 
 # --- as bytes -------------------------------------------------------------------------------------------------------------------

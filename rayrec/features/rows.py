@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from rayrec import tables
 from rayrec.config import Features
-from rayrec.features import audio, decode
+from rayrec.features import audio
+from rayrec.features.media import decode
 
 if TYPE_CHECKING:
     import torch

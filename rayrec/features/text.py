@@ -43,7 +43,7 @@ def text_network(settings: TextFeatures) -> TextNetwork:
     """In evaluation mode, on the CPU. Raises `ConfigError` for a model that can't be had or is not whole."""
     body, subwords = load_transformer(settings.model, "features.text.model")
     tokenizer = Tokenizer.from_str(subwords)
-    tokenizer.enable_truncation(settings.most_tokens)
+    tokenizer.enable_truncation(settings.max_tokens)
     tokenizer.enable_padding(pad_id=getattr(body.config, "pad_token_id", None) or 0)  # the mask hides it, whatever it is
     return TextNetwork(body, tokenizer)
 

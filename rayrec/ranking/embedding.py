@@ -17,14 +17,14 @@ from torch import nn
 from torch.nn import functional
 
 from rayrec.config import Ranker
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.fields import FieldTable, Tables
+from rayrec.data.batches import Batch
+from rayrec.data.fields import FieldTable, Tables
 from rayrec.ranking.gathering import distinct, gather, weighted_sum
 
 INITIAL_DEVIATION = 0.05
 
 
-class Lookup(nn.Module):
+class EmbeddingTable(nn.Module):
     """The vocabularies of several fields as one matrix [values of all, dim + 1]; the last column holds the values' weights.
 
     `values` are the rows of a field table: [rows, W], the fields' values side by side, each field's counted from its own offset.
@@ -64,8 +64,8 @@ class Lookup(nn.Module):
 
     def embed(self, values_UW: torch.Tensor) -> torch.Tensor:
         """The same for values that need not come from the table."""
-        there_UW = (values_UW > self.floor_W).to(self.weight.dtype)
-        share_UW = there_UW / ((there_UW @ self.member_WF).clamp(min=1) @ self.member_WF.T)
+        mask_UW = (values_UW > self.floor_W).to(self.weight.dtype)
+        share_UW = mask_UW / ((mask_UW @ self.member_WF).clamp(min=1) @ self.member_WF.T)
         rows, width = values_UW.shape
         starts = torch.arange(0, rows * width, width, dtype=torch.int32, device=values_UW.device)[:, None] + self.start_F
         bags = functional.embedding_bag(
@@ -96,9 +96,9 @@ class FieldEmbedding(nn.Module):
         columns = {name: tensor for kind in (table.categorical, table.multivalued) for name, tensor in sorted(kind.items())}
         apart = [name for name in columns if name == "topics" and topic_dim != dim]
         groups = [([name for name in columns if name not in apart], dim), (apart, topic_dim)]
-        lookups = [Lookup({name: columns[name] for name in names}, table.sizes, size) for names, size in groups if names]
+        lookups = [EmbeddingTable({name: columns[name] for name in names}, table.sizes, size) for names, size in groups if names]
         self.lookups = nn.ModuleList(lookups)
-        self.lookup_of = {name: lookup for lookup in lookups for name in lookup.names}
+        self.table_of = {name: lookup for lookup in lookups for name in lookup.names}
         numbers = sorted(table.numeric)
         if numbers:
             self.register_buffer("numbers", torch.stack([table.numeric[name] for name in numbers], 1), persistent=False)
@@ -177,7 +177,7 @@ class Inputs(nn.Module):
         concatenated = [name for name in modalities if name not in fused]
         self.items = FieldEmbedding(tables.items, dim, topic_dim, "video_id", settings.id_dropout, concatenated)
         one = torch.zeros(1, dtype=torch.int64)
-        self.context = Lookup(dict.fromkeys(tables.context, one), tables.context, dim) if tables.context else None
+        self.context = EmbeddingTable(dict.fromkeys(tables.context, one), tables.context, dim) if tables.context else None
         self.request_fields = [*self.users.names, *tables.context]
         self.request_size = self.users.size + len(tables.context) * dim
         guided = settings.fusion == "user_attention"
@@ -188,7 +188,7 @@ class Inputs(nn.Module):
     def forward(self, batch: Batch) -> "Embedded":
         request_BR, request_weight_B = self._request(batch)
         rows_BX = torch.cat([batch.candidates, batch.history], 1)
-        rows_U, place_BX = distinct(rows_BX, self.items.rows)
+        rows_U, index_BX = distinct(rows_BX, self.items.rows)
         items_UE, weight_U = self.items(rows_U)
         content = None
         if self.fusion is not None:
@@ -199,8 +199,8 @@ class Inputs(nn.Module):
             else:
                 content = Content(self.fusion, modalities, there, self.fusion.query(request_BR))
         candidates = batch.candidates.shape[1]
-        place_BN, place_BH = place_BX[:, :candidates], place_BX[:, candidates:]
-        return Embedded(self.dim, request_BR, request_weight_B, items_UE, weight_U, place_BN, place_BH, batch.history > 0, content)
+        index_BN, index_BH = index_BX[:, :candidates], index_BX[:, candidates:]
+        return Embedded(self.dim, request_BR, request_weight_B, items_UE, weight_U, index_BN, index_BH, batch.history > 0, content)
 
     def _request(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         vectors, weights = self.users(batch.user)
@@ -220,9 +220,9 @@ class Content:
     there: torch.Tensor  # bool [U, M]
     query_BD: torch.Tensor
 
-    def of(self, place_BX: torch.Tensor) -> torch.Tensor:
+    def of(self, index_BX: torch.Tensor) -> torch.Tensor:
         """[B, X, D + 1]"""
-        return self.fusion(gather(self.modalities, place_BX), self.there[place_BX], self.query_BD[:, None])
+        return self.fusion(gather(self.modalities, index_BX), self.there[index_BX], self.query_BD[:, None])
 
 
 @dataclass
@@ -234,9 +234,9 @@ class Embedded:
     request_weight_B: torch.Tensor  # the sum of the fields' weights
     items_UE: torch.Tensor
     item_weight_U: torch.Tensor
-    place_BN: torch.Tensor  # in U
-    place_BH: torch.Tensor
-    there_BH: torch.Tensor  # bool: not padding
+    index_BN: torch.Tensor  # in U
+    index_BH: torch.Tensor
+    mask_BH: torch.Tensor  # bool: not padding
     content: Content | None
 
     def fields(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -245,30 +245,30 @@ class Embedded:
 
     @cached_property
     def candidates_BNE(self) -> torch.Tensor:
-        vectors = gather(self.items_UE, self.place_BN)
-        return vectors if self.content is None else torch.cat([vectors, self.content.of(self.place_BN)[..., :-1]], -1)
+        vectors = gather(self.items_UE, self.index_BN)
+        return vectors if self.content is None else torch.cat([vectors, self.content.of(self.index_BN)[..., :-1]], -1)
 
     @cached_property
     def clicked_BHE(self) -> torch.Tensor:
-        """The vectors of the clicked videos; what stands at padding means nothing (`there_BH`)."""
-        vectors = gather(self.items_UE, self.place_BH)
-        return vectors if self.content is None else torch.cat([vectors, self.content.of(self.place_BH)[..., :-1]], -1)
+        """The vectors of the clicked videos; what stands at padding means nothing (`mask_BH`)."""
+        vectors = gather(self.items_UE, self.index_BH)
+        return vectors if self.content is None else torch.cat([vectors, self.content.of(self.index_BH)[..., :-1]], -1)
 
     @cached_property
     def mean_clicked_BE(self) -> torch.Tensor:
         """The mean of the clicked videos' vectors, zeros without clicks; [B, H, E] is not made for it."""
-        share_BH = self.there_BH / self.there_BH.sum(1, keepdim=True).clamp(min=1)
-        mean = weighted_sum(self.items_UE, self.place_BH, share_BH)
+        share_BH = self.mask_BH / self.mask_BH.sum(1, keepdim=True).clamp(min=1)
+        mean = weighted_sum(self.items_UE, self.index_BH, share_BH)
         if self.content is None:
             return mean
-        content_BD = torch.einsum("bh,bhd->bd", share_BH, self.content.of(self.place_BH)[..., :-1])
+        content_BD = torch.einsum("bh,bhd->bd", share_BH, self.content.of(self.index_BH)[..., :-1])
         return torch.cat([mean, content_BD], 1)
 
     @cached_property
     def linear_BN(self) -> torch.Tensor:
         """The sum of the weights of all fields of request and candidate."""
-        weight_BN = self.request_weight_B[:, None] + gather(self.item_weight_U, self.place_BN)
-        return weight_BN if self.content is None else weight_BN + self.content.of(self.place_BN)[..., -1]
+        weight_BN = self.request_weight_B[:, None] + gather(self.item_weight_U, self.index_BN)
+        return weight_BN if self.content is None else weight_BN + self.content.of(self.index_BN)[..., -1]
 
 
 def masked_softmax(scores: torch.Tensor, there: torch.Tensor) -> torch.Tensor:

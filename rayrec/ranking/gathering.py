@@ -6,9 +6,10 @@ and each row's gradients summed in one piece, which on a CPU is two to four time
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
+
+from rayrec.training.optimizers import sort_rows
 
 
 def distinct(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,11 +28,11 @@ def gather(matrix: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     return found.view(*place.shape, *matrix.shape[1:])
 
 
-def weighted_sum(matrix_UX: torch.Tensor, place_BH: torch.Tensor, weight_BH: torch.Tensor) -> torch.Tensor:
+def weighted_sum(matrix_UX: torch.Tensor, index_BH: torch.Tensor, weight_BH: torch.Tensor) -> torch.Tensor:
     """The sum over h of weight[b, h] * matrix[place[b, h]]: [B, X]; [B, H, X] is not made. The weights get no gradient."""
     if matrix_UX.is_cuda:
-        return embedding_bag(place_BH, matrix_UX, mode="sum", per_sample_weights=weight_BH)
-    return _WeightedSum.apply(matrix_UX, place_BH, weight_BH)
+        return embedding_bag(index_BH, matrix_UX, mode="sum", per_sample_weights=weight_BH)
+    return _WeightedSum.apply(matrix_UX, index_BH, weight_BH)
 
 
 class _Gather(torch.autograd.Function):
@@ -60,15 +61,6 @@ class _WeightedSum(torch.autograd.Function):
         order, start_U = _places_by_row(place.flatten(), ctx.rows)
         line = order // place.shape[1]
         return embedding_bag(line, gradient, start_U, mode="sum", per_sample_weights=weight.flatten()[order]), None, None
-
-
-def sort_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row numbers on a CPU in ascending order, and the place where each stood; of equal ones the first comes first.
-
-    NumPy sorts plain integers with the CPU's vector instructions, so each carries its place along in its lower half.
-    """
-    keys = torch.from_numpy(np.sort((rows << 32 | torch.arange(len(rows))).numpy()))
-    return keys >> 32, keys & 0xFFFFFFFF
 
 
 def _places_by_row(place: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

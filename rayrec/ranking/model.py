@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rayrec.config import Ranker, Section, Training
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.fields import Tables
-from rayrec.ranking.optimizers import LazyAdam
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
+from rayrec.training.optimizers import LazyAdam
 
 
 class NoOptions(Section):

@@ -18,11 +18,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from rayrec.config import Ranker, dump
+from rayrec.data.batches import Batch
+from rayrec.data.context import ContextEncoder
+from rayrec.data.examples import RankingData
+from rayrec.data.fields import DataError, FieldEncoder, FieldTable, Tables, refuse_not_finite
 from rayrec.ranking import models
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.context import ContextEncoder
-from rayrec.ranking.examples import RankingData
-from rayrec.ranking.fields import DataError, FieldEncoder, FieldTable, Tables, refuse_not_finite
 from rayrec.ranking.model import RankingModel
 
 CPU = torch.device("cpu")

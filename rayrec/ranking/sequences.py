@@ -21,9 +21,9 @@ MINUTE_MS = 60_000
 
 def compacted(x: Embedded) -> Embedded:
     """The same batch with the clicks in front, in their order, and the holes behind; cut to the batch's longest history."""
-    longest = max(1, int(x.there_BH.sum(1).max()))
-    order_BH = (~x.there_BH).byte().argsort(dim=1, stable=True)[:, :longest]
-    return replace(x, place_BH=x.place_BH.gather(1, order_BH), there_BH=x.there_BH.gather(1, order_BH))
+    longest = max(1, int(x.mask_BH.sum(1).max()))
+    order_BH = (~x.mask_BH).byte().argsort(dim=1, stable=True)[:, :longest]
+    return replace(x, index_BH=x.index_BH.gather(1, order_BH), mask_BH=x.mask_BH.gather(1, order_BH))
 
 
 def sessions(x: Embedded, at_BH: torch.Tensor, gap_minutes: float, most: int, length: int) -> Embedded:
@@ -32,37 +32,37 @@ def sessions(x: Embedded, at_BH: torch.Tensor, gap_minutes: float, most: int, le
     A session ends where the next click comes more than `gap_minutes` later. The `length` latest clicks of each of the `most` latest
     sessions stay. The newest session comes first, in it the newest click, so that what is there stands in front of what is not.
     """
-    there_BH, at_BH = x.there_BH.flip(1), at_BH.flip(1)
-    order_BH = (~there_BH).byte().argsort(dim=1, stable=True)
-    there_BH, at_BH = there_BH.gather(1, order_BH), at_BH.gather(1, order_BH)
+    mask_BH, at_BH = x.mask_BH.flip(1), at_BH.flip(1)
+    order_BH = (~mask_BH).byte().argsort(dim=1, stable=True)
+    mask_BH, at_BH = mask_BH.gather(1, order_BH), at_BH.gather(1, order_BH)
     new_BH = nn.functional.pad(at_BH[:, :-1] - at_BH[:, 1:] > gap_minutes * MINUTE_MS, (1, 0))
     session_BH, number_BH = new_BH.cumsum(1), torch.arange(at_BH.shape[1], device=at_BH.device).expand_as(at_BH)
     position_BH = number_BH - (number_BH * new_BH).cummax(1).values
-    kept_BH = there_BH & (session_BH < most) & (position_BH < length)
+    kept_BH = mask_BH & (session_BH < most) & (position_BH < length)
     slot_BH = torch.where(kept_BH, session_BH * length + position_BH, most * length)  # one more slot, for what is left out
 
     def place(values_BH: torch.Tensor) -> torch.Tensor:
         return values_BH.new_zeros(len(values_BH), most * length + 1).scatter_(1, slot_BH, values_BH)[:, :-1]
 
-    return replace(x, place_BH=place(x.place_BH.flip(1).gather(1, order_BH)), there_BH=place(kept_BH))
+    return replace(x, index_BH=place(x.index_BH.flip(1).gather(1, order_BH)), mask_BH=place(kept_BH))
 
 
 def of_clicks(layer: nn.Module, x: Embedded) -> torch.Tensor:
     """`layer` of the clicked videos [B, H, out], once for each distinct video where its vector is the same for all users."""
-    return gather(layer(x.items_UE), x.place_BH) if x.content is None else layer(x.clicked_BHE)
+    return gather(layer(x.items_UE), x.index_BH) if x.content is None else layer(x.clicked_BHE)
 
 
 def of_candidates(layer: nn.Module, x: Embedded) -> torch.Tensor:
     """The same of the candidates [B, N, out]."""
-    return gather(layer(x.items_UE), x.place_BN) if x.content is None else layer(x.candidates_BNE)
+    return gather(layer(x.items_UE), x.index_BN) if x.content is None else layer(x.candidates_BNE)
 
 
-def recur(layer: nn.RNNBase, sequence_BTX: torch.Tensor, there_BT: torch.Tensor) -> torch.Tensor:
-    """The outputs of a recurrent layer at each step; `there_BT` says how long each sequence is. Behind its end they are zeros."""
-    lengths = there_BT.sum(1).clamp(min=1).cpu()
+def recur(layer: nn.RNNBase, sequence_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """The outputs of a recurrent layer at each step; `mask_BT` says how long each sequence is. Behind its end they are zeros."""
+    lengths = mask_BT.sum(1).clamp(min=1).cpu()
     packed = nn.utils.rnn.pack_padded_sequence(sequence_BTX, lengths, batch_first=True, enforce_sorted=False)
-    output, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=there_BT.shape[1])
-    return output * there_BT[..., None]
+    output, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=mask_BT.shape[1])
+    return output * mask_BT[..., None]
 
 
 class BilinearAttention(nn.Module):
@@ -72,9 +72,9 @@ class BilinearAttention(nn.Module):
         super().__init__()
         self.linear = nn.Linear(candidate_size, state_size, bias=False)
 
-    def forward(self, candidates_BNE: torch.Tensor, states_BTX: torch.Tensor, there_BT: torch.Tensor) -> torch.Tensor:
+    def forward(self, candidates_BNE: torch.Tensor, states_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """[B, N, T]"""
-        return masked_softmax(self.linear(candidates_BNE) @ states_BTX.mT, there_BT[:, None])
+        return masked_softmax(self.linear(candidates_BNE) @ states_BTX.mT, mask_BT[:, None])
 
 
 class AUGRU(nn.Module):

@@ -15,8 +15,8 @@ from rayrec.config import Recall
 
 # Videos of the ordered head of `popular`, more than one user has seen; behind it the others come in no order. Withdrawals make it
 # shorter; the others move up when they are shown next.
-MOST_POPULAR = 5_000
-# The kinds of items. A weak one has been shown often enough, is below `least_ctr`, and so is in no topic's queue.
+MAX_POPULAR = 5_000
+# The kinds of items. A weak one has been shown often enough, is below `min_ctr`, and so is in no topic's queue.
 HIDDEN, FRESH, ESTABLISHED, WEAK = range(4)
 NONE = np.empty(0, dtype=np.int32)
 
@@ -64,8 +64,8 @@ class ItemTopics:
 class TopicQueues:
     """A topic's queue is made of two lists: established items, best CTR first, and fresh ones in an order of chance.
 
-    A fresh item has fewer than `least_exposures`; fresh items make up `fresh_share` of a queue (all of it where a topic has nothing
-    else) and stand evenly between the established ones. An established item stays while its CTR is at least `least_ctr`.
+    A fresh item has fewer than `min_exposures`; fresh items make up `fresh_share` of a queue (all of it where a topic has nothing
+    else) and stand evenly between the established ones. An established item stays while its CTR is at least `min_ctr`.
     """
 
     item_topics: ItemTopics
@@ -74,7 +74,7 @@ class TopicQueues:
     ctr: np.ndarray  # float32 [I]; above 1 where clicks came without an impression
     established: list[np.ndarray]  # int32, by topic
     newcomers: list[np.ndarray]  # int32, by topic: the fresh ones
-    popular: np.ndarray  # int32, over all topics: most clicks first, weak ones too, MOST_POPULAR at the most
+    popular: np.ndarray  # int32, over all topics: most clicks first, weak ones too, MAX_POPULAR at the most
     spread: np.ndarray  # int32, `popular` with the topics taking turns
     fresh: np.ndarray  # int32, over all topics, which take turns
 
@@ -106,7 +106,7 @@ class TopicQueues:
         popular, fresh, spread = self.popular, self.fresh, self.spread
         if known.any():
             popular = np.append(_without(popular, changed, len(kind)), changed[after >= ESTABLISHED])
-            popular = popular[np.lexsort((popular, -clicks[popular]))][:MOST_POPULAR]
+            popular = popular[np.lexsort((popular, -clicks[popular]))][:MAX_POPULAR]
             spread = in_turns(popular, self.item_topics)
         if turned.any():
             fresh = np.append(_without(fresh, changed[turned], len(kind)), changed[turned & (after == FRESH)])
@@ -121,10 +121,10 @@ class TopicQueues:
             fresh=fresh,
         )
 
-    def queue(self, topic: int, count: int | None = None, luck: int = 0) -> np.ndarray:
+    def queue(self, topic: int, count: int | None = None, draw_seed: int = 0) -> np.ndarray:
         """The first `count` items (None: all) of a topic's queue by rank; empty for a topic without one.
 
-        The fresh ones are taken from the place `luck` of their list on, round and round: another number, other fresh items.
+        The fresh ones are taken from the place `draw_seed` of their list on, round and round: another number, other fresh items.
         """
         if not 0 <= topic < len(self.established):
             return NONE
@@ -141,7 +141,7 @@ class TopicQueues:
         queue = np.empty(len(established) + drawn, dtype=np.int32)
         is_fresh = np.zeros(len(queue), dtype=bool)
         is_fresh[ahead + number] = True
-        queue[is_fresh] = fresh[(luck + number) % len(fresh)]
+        queue[is_fresh] = fresh[(draw_seed + number) % len(fresh)]
         queue[~is_fresh] = established
         return queue
 
@@ -170,9 +170,9 @@ class TopicQueues:
         others[self.popular] = False
         yield np.flatnonzero(others).astype(np.int32)
 
-    def fresh_from(self, luck: int) -> Iterator[np.ndarray]:
-        """All fresh items, in parts, from the place `luck` of their list on and round."""
-        start = luck % max(len(self.fresh), 1)
+    def fresh_from(self, draw_seed: int) -> Iterator[np.ndarray]:
+        """All fresh items, in parts, from the place `draw_seed` of their list on and round."""
+        start = draw_seed % max(len(self.fresh), 1)
         yield self.fresh[start:]
         yield self.fresh[:start]
 
@@ -215,8 +215,8 @@ def in_turns(items: np.ndarray, item_topics: ItemTopics) -> np.ndarray:
 
 
 def _kinds(exposures: np.ndarray, clicks: np.ndarray, available: np.ndarray, settings: Recall) -> np.ndarray:
-    strong = clicks >= settings.least_ctr * np.maximum(exposures, 1)
-    shown = np.where(exposures < settings.least_exposures, FRESH, np.where(strong, ESTABLISHED, WEAK))
+    strong = clicks >= settings.min_ctr * np.maximum(exposures, 1)
+    shown = np.where(exposures < settings.min_exposures, FRESH, np.where(strong, ESTABLISHED, WEAK))
     return np.where(available, shown, HIDDEN).astype(np.int8)
 
 

@@ -24,16 +24,16 @@ class Selector:
     item_topics: ItemTopics
     author_of: np.ndarray  # int32 [I], 0 for unknown
 
-    def select(self, items: np.ndarray, scores: np.ndarray, fresh: np.ndarray, k: int, luck: int) -> np.ndarray:
-        """The rows of at most k candidates in the order of the page; `fresh` is a mask, `luck` says which fresh ones are tried.
+    def select(self, items: np.ndarray, scores: np.ndarray, fresh: np.ndarray, k: int, draw_seed: int) -> np.ndarray:
+        """The rows of at most k candidates in the order of the page; `fresh` is a mask, `draw_seed` chooses the fresh ones to try.
 
         A page has `explore * k` places for exploration, rounded up or down by chance so that this is their mean. They are the last
         of equal stretches of the page, as the fresh ones' places in a queue are.
         """
         rules = self.settings
-        if not rules.explore and rules.most_per_topic is None and rules.most_per_author is None:
+        if not rules.explore and rules.max_per_topic is None and rules.max_per_author is None:
             return best(scores, k)
-        rng, k = np.random.default_rng(luck), min(k, len(scores))
+        rng, k = np.random.default_rng(draw_seed), min(k, len(scores))
         places = int(k * rules.explore + rng.random())
         page = _Page(rules, self._groups(items))
         explored, _ = page.take(rng.permutation(np.flatnonzero(fresh)), places)
@@ -48,10 +48,10 @@ class Selector:
     def _groups(self, items: np.ndarray) -> list[list[int]]:
         """What each item counts for as far as there are rules: its topics, and its author, below 0, where it is known."""
         groups: list[list[int]] = [[] for _ in items]
-        if self.settings.most_per_topic is not None:
+        if self.settings.max_per_topic is not None:
             for place, topic in zip(*(column.tolist() for column in self.item_topics.pairs(items)), strict=True):
                 groups[place].append(topic)
-        if self.settings.most_per_author is not None:
+        if self.settings.max_per_author is not None:
             for place, author in enumerate(self.author_of[items].tolist()):
                 groups[place] += [-author] if author else []
         return groups
@@ -78,5 +78,5 @@ class _Page:
         return taken, skipped
 
     def _is_full(self, group: int) -> bool:
-        most = self.rules.most_per_topic if group >= 0 else self.rules.most_per_author
+        most = self.rules.max_per_topic if group >= 0 else self.rules.max_per_author
         return most is not None and self.counts[group] >= most

@@ -24,8 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import __version__
+from rayrec.errors import RayrecError
 from rayrec.recall.queues import ItemTopics
-from rayrec.workspace import Workspace
+from rayrec.workspace.versions import Workspace
 
 if TYPE_CHECKING:
     from rayrec.ranking.scorer import Scorer
@@ -64,7 +65,7 @@ USERS = pa.schema(
 TABLES = {"items": ITEMS, "topics": TOPICS, "users": USERS}
 
 
-class BundleError(ValueError):
+class BundleError(RayrecError):
     """A bundle is broken or incomplete; the message names the file and what to do."""
 
 
@@ -73,7 +74,7 @@ class Facts:
     """The content of bundle.json."""
 
     log_until: int  # UTC ms; the log's last impression. Events count from here on.
-    most_clicks: int  # of a user that recall and the ranker look at
+    max_clicks: int  # of a user that recall and the ranker look at
     metrics: dict[str, float] = field(default_factory=dict)  # of this ranker, where `evaluate` had run
     format: int = FORMAT
     rayrec: str = __version__

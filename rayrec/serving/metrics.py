@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple, Protocol
 
 PREFIX = "rayrec_"
-FLUSH_S = 1.0
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 THINGS = (0, 1, 10, 25, 50, 100, 200, 300, 400, 600, 1000)
 
@@ -107,37 +106,6 @@ class LocalMetrics:
             yield f"{name}_count", tags, sum(counts)
 
 
-class RayMetrics(LocalMetrics):
-    """Numbers that Ray's exporter of this node tells to Prometheus. Must be made in a process of a Ray cluster."""
-
-    def __init__(self) -> None:
-        from ray.util.metrics import Counter, Gauge
-
-        super().__init__()
-        self._sent: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._exports = {
-            name: (tags, kind, (Gauge if kind == "gauge" else Counter)(PREFIX + name, help, tags))
-            for name, kind, help, tags in _exported()
-        }
-        threading.Thread(target=self._flush_for_ever, name="metrics", daemon=True).start()
-
-    def flush(self) -> None:
-        """Tell Ray what is new."""
-        for name, values, value in self.samples():
-            tags, kind, export = self._exports[name]
-            new = value - self._sent.get((name, values), 0.0)
-            if kind == "gauge":
-                export.set(value, dict(zip(tags, values, strict=True)))
-            elif new > 0:
-                export.inc(new, dict(zip(tags, values, strict=True)))
-                self._sent[name, values] = value
-
-    def _flush_for_ever(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(FLUSH_S):
-            self.flush()
-
-
 def _series(name: str, kind: str, tags: dict[str, str]) -> Series:
     metric = METRICS.get(name)
     if metric is None or metric.kind != kind or len(tags) != len(metric.tags) or not all(tag in tags for tag in metric.tags):
@@ -145,7 +113,7 @@ def _series(name: str, kind: str, tags: dict[str, str]) -> Series:
     return name, tuple([tags[tag] for tag in metric.tags])
 
 
-def _exported() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+def exported() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
     """Name, kind, help and tags of what goes out to Prometheus."""
     for name, kind, help, tags, _ in METRICS.values():
         if kind != "histogram":

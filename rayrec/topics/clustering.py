@@ -18,8 +18,8 @@ from sklearn.cluster import kmeans_plusplus
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-MOST_ITERATIONS = 50
-LEAST_GAIN = 1e-4  # the iterations stop when the inertia falls by a smaller share than this
+MAX_ITERATIONS = 50
+MIN_GAIN = 1e-4  # the iterations stop when the inertia falls by a smaller share than this
 ROUNDS = 3  # of the start, each of which draws as many candidates as there will be centres
 START_VECTORS = 32  # for each centre; the start looks at about so many, evenly spread, instead of all
 FEW_VECTORS = 10_000  # so few are all candidates
@@ -38,17 +38,17 @@ class Partial(NamedTuple):
     inertia: np.ndarray  # [K]
 
 
-def cluster(vectors: np.ndarray, clusters: int, seed: int, most_iterations: int = MOST_ITERATIONS) -> np.ndarray:
+def cluster(vectors: np.ndarray, clusters: int, seed: int, max_iterations: int = MAX_ITERATIONS) -> np.ndarray:
     """L2-normalised K-means centres [topics, size]; fewer than `clusters` when there are fewer distinct vectors."""
     with in_threads(vectors) as each:
-        return k_means(each, clusters, seed, most_iterations)
+        return k_means(each, clusters, seed, max_iterations)
 
 
-def k_means(each: Each, clusters: int, seed: int, most_iterations: int) -> np.ndarray:
+def k_means(each: Each, clusters: int, seed: int, max_iterations: int) -> np.ndarray:
     """The best of one or several runs: L2-normalised centres, float32 [topics, D]."""
     size = sum(each(len))
     starts = STARTS if size * clusters <= CHEAP else 1
-    runs = [lloyd(each, start(each, size, clusters, [seed, run]), most_iterations) for run in range(starts)]
+    runs = [lloyd(each, start(each, size, clusters, [seed, run]), max_iterations) for run in range(starts)]
     return normalize(min(runs, key=lambda run: run[1])[0]).astype(np.float32)
 
 
@@ -66,14 +66,14 @@ def in_threads(vectors: np.ndarray) -> Iterator[Each]:
 # --- iterations -----------------------------------------------------------------------------------------------------------------
 
 
-def lloyd(each: Each, centres: np.ndarray, most_iterations: int, least_gain: float = LEAST_GAIN) -> tuple[np.ndarray, float]:
+def lloyd(each: Each, centres: np.ndarray, max_iterations: int, min_gain: float = MIN_GAIN) -> tuple[np.ndarray, float]:
     """The centres after the last iteration, and the inertia (sum of squared distances) that it began with."""
     before = np.inf
-    for _ in range(most_iterations):
+    for _ in range(max_iterations):
         merged = merge(each(partial, centres))
         inertia = float(merged.inertia.sum())
         centres = moved(merged)
-        if before - inertia <= least_gain * inertia and merged.counts.all():
+        if before - inertia <= min_gain * inertia and merged.counts.all():
             break
         before = inertia
     return centres, inertia

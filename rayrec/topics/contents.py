@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 from PIL import Image, ImageOps
 
+from rayrec.tables import TableError
 from rayrec.topics.titles import TitleCodec, padded
 
 CLASSES = ("primary_class", "secondary_class")
@@ -126,7 +127,7 @@ def read_vectors(catalog: pa.Table, vectors: pa.Table | None, scales: dict[str, 
         values, there = _aligned(catalog, vectors, name)
         if there.any():
             if values.shape[1] != scale.size:
-                raise ValueError(f"table vectors, column {name!r}: {values.shape[1]} numbers; the topic model has {scale.size}")
+                raise TableError(f"table vectors, column {name!r}: {values.shape[1]} numbers; the topic model has {scale.size}")
             part[there] = values / scale.by
         parts.append(part)
     return np.concatenate(parts, axis=1) if parts else None

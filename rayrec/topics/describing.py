@@ -10,7 +10,7 @@ from rayrec.topics.tag_graph import incidence
 from rayrec.topics.words import membership, title_words, typical
 
 WORDS, VIDEOS, NEIGHBOURS = 8, 12, 3  # shown of a topic
-MOST_TAGS = 50_000
+MAX_TAGS = 50_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def describe(catalog: pa.Table, topics: pa.Table, centres: np.ndarray) -> list[D
     members = membership(topics["topics"].to_numpy(), len(centres))
     likeness_to_centre = membership(topics["topics"].to_numpy(), len(centres), topics["similarity"].to_numpy())
     words = typical(members, *title_words(known["title"].to_pylist()), WORDS)
-    tags = typical(members, *incidence(known["tags"], MOST_TAGS), WORDS)
+    tags = typical(members, *incidence(known["tags"], MAX_TAGS), WORDS)
     likeness = centres @ centres.T
     np.fill_diagonal(likeness, -1)
     described = []

@@ -10,7 +10,7 @@ from torch import nn
 
 from rayrec.config import Topics
 from rayrec.topics.contents import Batch
-from rayrec.topics.titles import MOST_SUBWORDS
+from rayrec.topics.titles import MAX_SUBWORDS
 
 # Against learning a small catalog by heart: without them z tells its videos apart by whatever is peculiar to each.
 DROPOUT = 0.3
@@ -34,7 +34,7 @@ class TitleTransformer(nn.Module):
     def __init__(self, vocabulary: int, size: int) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, WIDTH, padding_idx=0)
-        self.places = nn.Embedding(MOST_SUBWORDS, WIDTH)
+        self.places = nn.Embedding(MAX_SUBWORDS, WIDTH)
         nn.init.normal_(self.words.weight, std=0.1)
         nn.init.normal_(self.places.weight, std=0.02)
         layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, DROPOUT, "gelu", batch_first=True, norm_first=True)
@@ -44,10 +44,10 @@ class TitleTransformer(nn.Module):
     def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:
         if self.training:
             titles_BL = with_gaps(titles_BL)
-        there_BL = titles_BL > 0
-        there_BL[:, 0] = True  # a title of no words attends to one padding, or else to nothing, which is not a number
+        mask_BL = titles_BL > 0
+        mask_BL[:, 0] = True  # a title of no words attends to one padding, or else to nothing, which is not a number
         places_L = torch.arange(titles_BL.shape[1], device=titles_BL.device)
-        states_BLW = self.layers(self.words(titles_BL) + self.places(places_L), src_key_padding_mask=~there_BL)
+        states_BLW = self.layers(self.words(titles_BL) + self.places(places_L), src_key_padding_mask=~mask_BL)
         return self.out(mean_over(states_BLW, titles_BL > 0))
 
 
@@ -63,9 +63,9 @@ class PretrainedTitles(nn.Module):
         self.out = nn.Linear(width, size)
 
     def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:
-        there_BL = titles_BL != self.padding
-        states_BLW = self.body(input_ids=titles_BL, attention_mask=there_BL).last_hidden_state
-        return self.out(mean_over(states_BLW, there_BL))
+        mask_BL = titles_BL != self.padding
+        states_BLW = self.body(input_ids=titles_BL, attention_mask=mask_BL).last_hidden_state
+        return self.out(mean_over(states_BLW, mask_BL))
 
 
 def with_gaps(titles_BL: torch.Tensor) -> torch.Tensor:
@@ -73,9 +73,9 @@ def with_gaps(titles_BL: torch.Tensor) -> torch.Tensor:
     return titles_BL * (torch.rand(titles_BL.shape, device=titles_BL.device) >= DROPOUT)
 
 
-def mean_over(states_BLW: torch.Tensor, there_BL: torch.Tensor) -> torch.Tensor:
+def mean_over(states_BLW: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
     """The mean of the states that are there [B, W]; zeros where none is."""
-    weights_BL1 = there_BL.unsqueeze(-1).to(states_BLW.dtype)
+    weights_BL1 = mask_BL.unsqueeze(-1).to(states_BLW.dtype)
     return (states_BLW * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1)
 
 

@@ -14,14 +14,14 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from rayrec.checkpoint import Checkpoint
 from rayrec.config import ConfigError, Topics
 from rayrec.topics import tag_graph
 from rayrec.topics.contents import Contents, Labels, read_labels
 from rayrec.topics.encoders import CoverEncoder, PretrainedTitles
 from rayrec.topics.mmoe import MMoE, task_loss
 from rayrec.topics.representation import Representation
-from rayrec.workers import ALONE, Worker
+from rayrec.training.exchange import SINGLE, Worker
+from rayrec.workspace.checkpoint import Checkpoint
 
 WEIGHT_DECAY = 0.1
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def train_representation(
     device: torch.device = CPU,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
-    worker: Worker = ALONE,
+    worker: Worker = SINGLE,
     shared: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> Representation:
     """Encoders trained on a catalog's classes and tags; without any label they stay as they are. `shared` wraps the model for DDP.
@@ -52,7 +52,7 @@ def train_representation(
     Raises `NothingToReadError` for a catalog without covers and titles.
     """
     representation = Representation.start(catalog, vectors, features, settings, seed)
-    labels = read_labels(catalog, tag_graph.incidence(catalog["tags"], settings.most_tags, settings.least_tag_videos)[0])
+    labels = read_labels(catalog, tag_graph.incidence(catalog["tags"], settings.max_tags, settings.min_tag_videos)[0])
     if labels.tasks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -73,7 +73,7 @@ def fit(
     device: torch.device,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     checkpoint: Checkpoint | None = None,
-    worker: Worker = ALONE,
+    worker: Worker = SINGLE,
 ) -> None:
     """Train an `MMoE` (or DDP around one), which is on `device`, on the given videos.
 
@@ -87,12 +87,12 @@ def fit(
             started = time.monotonic()
             torch.manual_seed(int(np.random.SeedSequence((seed, number, worker.rank)).generate_state(1)[0]))
             # Every worker takes the same number of videos, or one would wait for the others' last gradients for ever.
-            share = max(1, len(rows) // worker.count)
-            order = np.random.default_rng((seed, number)).permutation(rows)[worker.rank :: worker.count][:share]
-            loss = _epoch(model, contents, labels, order, max(1, settings.batch_size // worker.count), optimizer, device)
+            share = max(1, len(rows) // worker.world_size)
+            order = np.random.default_rng((seed, number)).permutation(rows)[worker.rank :: worker.world_size][:share]
+            loss = _epoch(model, contents, labels, order, max(1, settings.batch_size // worker.world_size), optimizer, device)
             if not np.isfinite(loss):
                 raise ConfigError(f"topics: the loss became {loss} in epoch {number + 1}; lower topics.learning_rate")
-            on_epoch(Epoch(number + 1, loss, len(order) * worker.count / (time.monotonic() - started)))
+            on_epoch(Epoch(number + 1, loss, len(order) * worker.world_size / (time.monotonic() - started)))
             if checkpoint and worker.rank == 0 and (time.monotonic() - saved_at > CHECKPOINT_S or number + 1 == settings.epochs):
                 checkpoint.save({"epochs": number + 1, "model": _bare(model).state_dict(), "optimizer": optimizer.state_dict()})
                 saved_at = time.monotonic()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rayrec.config import ImageFeatures, Topics, dump
+from rayrec.errors import RayrecError
 from rayrec.topics.contents import Contents, Scale, fit_scales, read_covers, read_titles, read_vectors
 from rayrec.topics.encoders import CoverEncoder, Encoders, PretrainedTitles, TitleBag, TitleTransformer, vector_encoder
 from rayrec.topics.titles import HashedTitles, SubwordTitles, TitleCodec
@@ -23,7 +24,7 @@ from rayrec.topics.titles import HashedTitles, SubwordTitles, TitleCodec
 WEIGHTS, RECORD = "encoders.safetensors", "encoders.json"
 
 
-class NothingToReadError(ValueError):
+class NothingToReadError(RayrecError):
     """No video of the catalog has a cover or a title."""
 
 

@@ -14,20 +14,20 @@ from gensim.models import Word2Vec
 
 from rayrec.config import Topics
 
-MOST_TAGS_OF_A_VIDEO = 200  # a video with more says nothing of which of them belong together, and has their number squared of pairs
+MAX_TAGS_OF_A_VIDEO = 200  # a video with more says nothing of which of them belong together, and has their number squared of pairs
 
 
-def incidence(tags: pa.ChunkedArray, most_tags: int, least_videos: int = 1) -> tuple[sp.csr_matrix, list[str]]:
+def incidence(tags: pa.ChunkedArray, max_tags: int, min_videos: int = 1) -> tuple[sp.csr_matrix, list[str]]:
     """Which video carries which tag, as a 0/1 matrix [videos, tags], and the tags in alphabetical order.
 
-    Tags of fewer than `least_videos` videos are left out; of more than `most_tags` tags those on the most videos stay (of tags on
+    Tags of fewer than `min_videos` videos are left out; of more than `max_tags` tags those on the most videos stay (of tags on
     equally many the alphabetically first).
     """
     names = sorted(pc.unique(pc.list_flatten(tags).drop_null()).to_pylist())
     matrix = incidence_of(tags, names)
     videos = np.bincount(matrix.indices, minlength=len(names))
-    kept = np.sort(np.argsort(-videos, kind="stable")[:most_tags])
-    kept = kept[videos[kept] >= least_videos]
+    kept = np.sort(np.argsort(-videos, kind="stable")[:max_tags])
+    kept = kept[videos[kept] >= min_videos]
     return (matrix, names) if len(kept) == len(names) else (matrix[:, kept], [names[tag] for tag in kept])
 
 
@@ -46,9 +46,9 @@ def incidence_of(tags: pa.ChunkedArray, names: list[str]) -> sp.csr_matrix:
 def tag_graph(videos_tags: sp.csr_matrix) -> sp.csr_matrix:
     """Edge weights [tags, tags]: the number of videos that carry both; no edge from a tag to itself.
 
-    Videos with more than `MOST_TAGS_OF_A_VIDEO` tags don't count.
+    Videos with more than `MAX_TAGS_OF_A_VIDEO` tags don't count.
     """
-    sane = videos_tags[np.diff(videos_tags.indptr) <= MOST_TAGS_OF_A_VIDEO]
+    sane = videos_tags[np.diff(videos_tags.indptr) <= MAX_TAGS_OF_A_VIDEO]
     graph = (sane.T @ sane).tocsr()
     graph.data[graph.indices == np.repeat(np.arange(graph.shape[0], dtype=graph.indices.dtype), np.diff(graph.indptr))] = 0
     graph.eliminate_zeros()

@@ -11,8 +11,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 BUCKETS = 1 << 14
-MOST_BAGGED = 512  # numbers of one title in a bag: a title of 10,000 characters costs no more than this
-MOST_SUBWORDS = 64  # in a sequence
+MAX_BAGGED = 512  # numbers of one title in a bag: a title of 10,000 characters costs no more than this
+MAX_SUBWORDS = 64  # in a sequence
 VOCABULARY = 8000  # subwords
 PADDING = "<pad>"
 
@@ -36,7 +36,7 @@ class SubwordTitles:
     def __init__(self, json: str, padding: int = 0) -> None:
         self.tokenizer = Tokenizer.from_str(json)
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(MOST_SUBWORDS)
+        self.tokenizer.enable_truncation(MAX_SUBWORDS)
         self.size, self.padding = self.tokenizer.get_vocab_size(), padding
 
     @classmethod
@@ -70,9 +70,9 @@ def words_and_trigrams(title: str) -> list[str]:
         found.append(word)
         framed = f"<{word}>"
         found += [framed[start : start + 3] for start in range(len(framed) - 2)]
-        if len(found) >= MOST_BAGGED:
+        if len(found) >= MAX_BAGGED:
             break
-    return found[:MOST_BAGGED]
+    return found[:MAX_BAGGED]
 
 
 def padded(lists: list[np.ndarray], padding: int) -> np.ndarray:

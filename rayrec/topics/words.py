@@ -7,9 +7,9 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import CountVectorizer
 
 # Scripts without spaces (Han, kana) and emoji count letter by letter; elsewhere a word has two letters at least.
-ALONE = r"\u3040-\u30ff\u3400-\u9fff\U0001f300-\U0001faff"
+SINGLE = r"\u3040-\u30ff\u3400-\u9fff\U0001f300-\U0001faff"
 FEW = 10  # titles; a word of no more than these may be in all of them
-WORD = rf"[{ALONE}]|[^\W{ALONE}][^\W{ALONE}]+"
+WORD = rf"[{SINGLE}]|[^\W{SINGLE}][^\W{SINGLE}]+"
 
 
 def membership(topics: Sequence[np.ndarray], count: int, weights: Sequence[np.ndarray] | None = None) -> sp.csr_matrix:

@@ -4,12 +4,24 @@ Every worker calls the same function at the same point, with `torch.distributed`
 on that backend's device. A worker alone tells nobody anything.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rayrec.ranking.optimizers import coalesce, sparse_parameters
-from rayrec.workers import Worker
+from rayrec.training.optimizers import coalesce, sparse_parameters
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of `world_size` processes that train one model together; each takes its share of every batch."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+SINGLE = Worker()
 
 
 @torch.no_grad()
@@ -19,7 +31,7 @@ def exchange_gradients(model: nn.Module, worker: Worker) -> None:
     For the gradient of a mean over the whole batch, a worker's loss is the sum over its share, divided by the whole batch's size.
     A gradient that is None (an empty share, a parameter not used) counts as zero. A table's gradient travels as its touched rows.
     """
-    if worker.count == 1:
+    if worker.world_size == 1:
         return
     tables = sparse_parameters(model)
     known = set(tables)
@@ -30,18 +42,18 @@ def exchange_gradients(model: nn.Module, worker: Worker) -> None:
 
 def gather_rows(values: Tensor, worker: Worker) -> Tensor:
     """The values of rows rank, rank + count, ... of n from each worker, put together in order: [n, ...] on each."""
-    if worker.count == 1:
+    if worker.world_size == 1:
         return values
     total = torch.tensor(len(values), device=values.device)
     dist.all_reduce(total)
     # Only the last workers may have a row less, so what fills them up ends up behind row n.
-    longest = -(-int(total) // worker.count)
+    longest = -(-int(total) // worker.world_size)
     return _gather(values, longest, worker).transpose(0, 1).flatten(0, 1)[: int(total)]
 
 
 def total(values: Tensor, worker: Worker) -> Tensor:
     """The sum of all workers' tensors, on each."""
-    if worker.count > 1:
+    if worker.world_size > 1:
         dist.all_reduce(values)
     return values
 
@@ -82,6 +94,6 @@ def _gather(values: Tensor, longest: int, worker: Worker) -> Tensor:
     """Each worker's [rows, ...], filled up with zeros to `longest` rows: [count, longest, ...]."""
     padded = values.new_zeros(longest, *values.shape[1:])
     padded[: len(values)] = values
-    everyone = values.new_empty(worker.count, *padded.shape)
+    everyone = values.new_empty(worker.world_size, *padded.shape)
     dist.all_gather_into_tensor(everyone.view(-1, *padded.shape[1:]), padded)
     return everyone

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow.fs as pafs
 
-from rayrec.training.loop import Epoch, Progress, Watch
-from rayrec.workspace import read_whole, write_whole
+from rayrec.errors import RayrecError
+from rayrec.training.trainer import Epoch, Progress, TrainingCallback
+from rayrec.workspace.files import read_whole, write_whole
 
 LINE_S = 10.0  # between two lines within an epoch
 LOOK_S = 0.5  # between two looks at the file
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class News:
+class ProgressReport:
     """All epochs so far, where the one under way stands, and the message of the error that ended it all."""
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -30,38 +31,38 @@ class News:
 
 @dataclass
 class ProgressFile:
-    """`News` as JSON."""
+    """`ProgressReport` as JSON."""
 
     fs: pafs.FileSystem
     path: str
     written_at: float = 0.0
 
-    def read(self) -> News:
+    def read(self) -> ProgressReport:
         try:
             facts = json.loads(read_whole(self.fs, self.path))
         except FileNotFoundError:
-            return News()
+            return ProgressReport()
         now = Progress(**facts["now"]) if facts["now"] else None
-        return News([Epoch(**epoch) for epoch in facts["epochs"]], now, facts["mistake"])
+        return ProgressReport([Epoch(**epoch) for epoch in facts["epochs"]], now, facts["mistake"])
 
-    def write(self, news: News) -> None:
+    def write(self, news: ProgressReport) -> None:
         write_whole(self.fs, self.path, json.dumps(asdict(news)).encode())
         self.written_at = time.monotonic()
 
-    def watch(self) -> Watch:
+    def callback(self) -> TrainingCallback:
         """For the first worker's `fit`."""
 
         def on_progress(progress: Progress, epochs: list[Epoch]) -> None:
             if time.monotonic() - self.written_at > LOOK_S:
-                self.write(News(epochs, progress))
+                self.write(ProgressReport(epochs, progress))
 
-        return Watch(lambda epochs: self.write(News(epochs)), on_progress)
+        return TrainingCallback(lambda epochs: self.write(ProgressReport(epochs)), on_progress)
 
 
-def raise_mistake(news: News) -> None:
-    """Raises `ValueError` where a mistake ended the run."""
+def raise_mistake(news: ProgressReport) -> None:
+    """Raises `RayrecError` where a mistake ended the run."""
     if news.mistake:
-        raise ValueError(news.mistake)
+        raise RayrecError(news.mistake)
 
 
 @contextmanager

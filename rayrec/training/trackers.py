@@ -1,7 +1,7 @@
 """Training as TensorBoard and MLflow show it, through their own libraries: `training.log_to`.
 
-A tracker is a `Watch`. It gets the settings as hyperparameters when training starts and a point for each metric at the end of each
-epoch. A run that goes on after a kill goes on in its tracker too.
+A tracker is a `TrainingCallback`. It gets the settings as hyperparameters when training starts and a point for each metric at the
+end of each epoch. A run that goes on after a kill goes on in its tracker too.
 """
 
 import json
@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from rayrec.config import Config, ConfigError, dump
-from rayrec.training.loop import Epoch, Progress, Watch
-from rayrec.workspace import Workspace
+from rayrec.training.trainer import Epoch, Progress, TrainingCallback
+from rayrec.workspace.versions import Workspace
 
 EXPERIMENT = "rayrec"  # in MLflow
 METRICS = ("loss", "validation_auc", "validation_log_loss", "examples_per_s")
@@ -44,8 +44,8 @@ def check(config: Config, workspace: Workspace) -> str | None:
 
 
 @contextmanager
-def tracked(config: Config, folder: str, mlflow: str | None) -> Iterator[Watch]:
-    """A watch for the first worker that tells all of `training.log_to`.
+def tracked(config: Config, folder: str, mlflow: str | None) -> Iterator[TrainingCallback]:
+    """A callback for the first worker that tells all of `training.log_to`.
 
     `folder` is the arm's; its last two parts name the run. `mlflow` is what `check` gave.
     """
@@ -58,18 +58,18 @@ def tracked(config: Config, folder: str, mlflow: str | None) -> Iterator[Watch]:
         yield together(watches)
 
 
-def together(watches: Sequence[Watch]) -> Watch:
+def together(watches: Sequence[TrainingCallback]) -> TrainingCallback:
     """All of them as one."""
 
     def on_epoch(epochs: list[Epoch]) -> None:
-        for watch in watches:
-            watch.on_epoch(epochs)
+        for callback in watches:
+            callback.on_epoch(epochs)
 
     def on_progress(progress: Progress, epochs: list[Epoch]) -> None:
-        for watch in watches:
-            watch.on_progress(progress, epochs)
+        for callback in watches:
+            callback.on_progress(progress, epochs)
 
-    return Watch(on_epoch, on_progress)
+    return TrainingCallback(on_epoch, on_progress)
 
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
@@ -92,7 +92,7 @@ def _metrics(epoch: Epoch) -> dict[str, float]:
 
 
 @contextmanager
-def _tensorboard(config: Config, folder: str) -> Iterator[Watch]:
+def _tensorboard(config: Config, folder: str) -> Iterator[TrainingCallback]:
     from tensorboardX import SummaryWriter
     from tensorboardX.summary import hparams
 
@@ -107,11 +107,11 @@ def _tensorboard(config: Config, folder: str) -> Iterator[Watch]:
         # What `add_hparams` does, without the folder that it makes.
         for summary in hparams(hyperparameters(config), dict.fromkeys(METRICS))[:2]:
             writer.file_writer.add_summary(summary)
-        yield Watch(on_epoch)
+        yield TrainingCallback(on_epoch)
 
 
 @contextmanager
-def _mlflow(config: Config, name: str, address: str) -> Iterator[Watch]:
+def _mlflow(config: Config, name: str, address: str) -> Iterator[TrainingCallback]:
     """The run of this name that has not finished, or a new one. Once training runs, a server that is away only makes warnings."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
@@ -139,7 +139,7 @@ def _mlflow(config: Config, name: str, address: str) -> Iterator[Watch]:
 
     status = "FAILED"
     try:
-        yield Watch(on_epoch)
+        yield TrainingCallback(on_epoch)
         status = "FINISHED"
     finally:
         with warned("the end"):

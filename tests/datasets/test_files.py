@@ -8,9 +8,10 @@ import pytest
 
 from rayrec.config import FilesData, load
 from rayrec.datasets.files import EXPORTED, read_table
-from rayrec.datasets.ingestion import ingest
+from rayrec.stages.ingest import ingest
 from rayrec.tables import TableError
-from rayrec.workspace import Stage, Workspace
+from rayrec.workspace.stage import Stage, run_stage
+from rayrec.workspace.versions import Workspace
 
 Ingest = Callable[..., Workspace]
 Written = Callable[[str, str | bytes], str]
@@ -143,7 +144,7 @@ def test_a_folder_of_videos_is_a_catalog(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"-")
     config = load(None, ["dataset.kind=files", f"dataset.catalog={tmp_path}", f"workspace={tmp_path / 'space'}"])
     workspace = Workspace(config.workspace)
-    workspace.run(Stage("ingest", ingest, writes=("catalog", "interactions", "users")), config)
+    run_stage(workspace, Stage("ingest", ingest, writes=("catalog", "interactions", "users")), config)
     catalog = workspace.read("catalog")
     assert catalog["video_id"].to_pylist() == ["a", "b", "deep/c"]
     assert catalog["uri"].to_pylist() == [str(tmp_path / name) for name in ("a.MOV", "b.mp4", "deep/c.webm")]

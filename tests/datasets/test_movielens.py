@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import MovieLensData
-from rayrec.workspace import Workspace
+from rayrec.workspace.versions import Workspace
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "ml-100k"
 ITEMS = [  # made up here, in the form of the real file
@@ -50,7 +50,7 @@ def test_the_format(ingested: Callable[..., Workspace], folder: Callable[[], str
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"MovieLens 100K is not at {REAL}")
 def test_the_real_thing(ingested: Callable[..., Workspace]) -> None:
-    workspace = ingested(MovieLensData(kind="movielens", path=str(REAL)), most_rejects=0)
+    workspace = ingested(MovieLensData(kind="movielens", path=str(REAL)), max_rejects=0)
     interactions, catalog, users = (workspace.read(name) for name in ("interactions", "catalog", "users"))
     assert (interactions.num_rows, users.num_rows, catalog.num_rows) == (100_000, 943, 1_682)
     assert workspace.rejects("ingest").num_rows == 0

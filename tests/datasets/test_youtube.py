@@ -6,7 +6,7 @@ import pytest
 from rayrec.config import YouTubeData
 from rayrec.datasets import youtube
 from rayrec.tables import TableError
-from rayrec.workspace import Workspace
+from rayrec.workspace.versions import Workspace
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "youtube" / "USvideos.csv"
 HEADER = "video_id,title,channel_title,category_id,tags,views,likes,dislikes,comment_total,thumbnail_link,date"
@@ -49,7 +49,7 @@ def test_another_file_is_named(written: Callable[..., str]) -> None:
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"the trending videos are not at {REAL}")
 def test_the_real_thing(ingested: Callable[..., Workspace]) -> None:
-    workspace = ingested(YouTubeData(kind="youtube", path=str(REAL)), most_rejects=0.01)
+    workspace = ingested(YouTubeData(kind="youtube", path=str(REAL)), max_rejects=0.01)
     catalog = workspace.read("catalog")
     # 2,335 different cells, one of which is the `#NAME?` of 30 videos.
     assert catalog.num_rows == 2_334 + 30

@@ -9,7 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from rayrec.config import AudioFeatures, ConfigError, Features
 from rayrec.features.audio import LOG_FLOOR, SIZE, audio_features, check, log_mel
-from rayrec.features.decode import decode
+from rayrec.features.media.decode import decode
 from tests.features.clips import RATE, tone, write_clip
 
 SETTINGS = AudioFeatures()

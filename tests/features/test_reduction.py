@@ -13,10 +13,11 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from rayrec.config import Config
 from rayrec.config import Reduction as Settings
-from rayrec.features import reducing
 from rayrec.features.reduction import Moments, Reduction, matrix, merged, moments_of, pack, reduced, unpack
-from rayrec.pipeline import STAGES
-from rayrec.workspace import Manifest, Stage, StageRun, Workspace
+from rayrec.stages import reduce
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Manifest, Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 
@@ -114,7 +115,7 @@ def test_columns_with_nulls_and_bytes_and_back() -> None:
 # --- the stage ------------------------------------------------------------------------------------------------------------------
 
 
-STAGE = STAGES["reduce"]
+STAGE = load_stage("reduce")
 
 
 class World:
@@ -161,21 +162,21 @@ class World:
         self._run("extract", ("features",), work, config)
 
     def reduce(self, force: bool = False, config: Config | None = None) -> tuple[Manifest, dict]:
-        manifest, _ = self.workspace.run(STAGE, config or self.config, force)
-        return manifest, json.loads((Path(self.workspace.folder("reduce")) / reducing.FACTS).read_text())["modalities"]
+        manifest, _ = run_stage(self.workspace, STAGE, config or self.config, force)
+        return manifest, json.loads((Path(self.workspace.folder("reduce")) / reduce.FACTS).read_text())["modalities"]
 
     def vectors(self, name: str = "image") -> np.ndarray:
         return matrix(self.workspace.read("vectors")[name], name)
 
     def _run(self, name, writes, work, config: Config | None = None) -> None:
         config = config or self.config
-        self.workspace.run(Stage(name, work, writes=writes, settings=lambda _: {"seed": config.seed}), config, force=True)
+        run_stage(self.workspace, Stage(name, work, writes=writes, settings=lambda _: {"seed": config.seed}), config, force=True)
 
 
 def test_the_stage_fits_on_the_training_split_and_keeps_its_fit(
     tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reducing, "SHARE_FILES", 3)  # several tasks
+    monkeypatch.setattr("rayrec.stages.reduce.SHARE_FILES", 3)  # several tasks
     image = correlated(100, 8)
     image[80:] *= 3
     world = World(tmp_path)

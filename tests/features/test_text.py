@@ -34,7 +34,7 @@ def test_the_mean_of_the_last_hidden_state(tiny_bert: Path) -> None:
 
 
 def test_long_titles_are_cut(tiny_bert: Path) -> None:
-    network = text_network(TextFeatures(model=str(tiny_bert), most_tokens=8))
+    network = text_network(TextFeatures(model=str(tiny_bert), max_tokens=8))
     one, other = text_features(network, ["abcdefgh" * 100, "abcdefgh" * 200])
     assert one == pytest.approx(other, abs=1e-6)
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from rayrec.config import Ranker
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.examples import RankingData
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.examples import RankingData
 from rayrec.ranking.layers import RequestMLP
 from rayrec.ranking.scorer import Scorer
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.examples import batches
+from rayrec.data.fields import FieldTable
+from rayrec.data.history import HistoryGather
 from rayrec.ranking.embedding import FieldEmbedding, Inputs, masked_softmax
-from rayrec.ranking.examples import batches
-from rayrec.ranking.fields import FieldTable
-from rayrec.ranking.history import HistoryGather
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_batch_is_its_rows_embedded_one_by_one(data, settings, batch, fusion):
         mean = torch.stack(clicked).mean(0) if clicked else torch.zeros(inputs.item_size)
         torch.testing.assert_close(x.mean_clicked_BE[b], mean, rtol=1e-4, atol=1e-5)
         if clicked:
-            torch.testing.assert_close(x.clicked_BHE[b][x.there_BH[b]], torch.stack(clicked), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(x.clicked_BHE[b][x.mask_BH[b]], torch.stack(clicked), rtol=1e-4, atol=1e-5)
 
 
 def test_softmax_over_nothing_is_zeros():

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rayrec.config import Ranker, Split, Training
+from rayrec.data.batches import Batch
+from rayrec.data.examples import RankingData, join_items, prepare, training_batches
+from rayrec.data.history import HistoryGather
 from rayrec.ranking import models
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.examples import RankingData, join_items, prepare, training_batches
-from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
 from tests.ranking.impressions import requests, untrained
 

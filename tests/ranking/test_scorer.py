@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from rayrec.config import ConfigError
-from rayrec.ranking.examples import batches, join_items
-from rayrec.ranking.fields import DataError
-from rayrec.ranking.history import HistoryGather
+from rayrec.data.examples import batches, join_items
+from rayrec.data.fields import DataError
+from rayrec.data.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
 
 CPU = torch.device("cpu")

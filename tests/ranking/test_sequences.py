@@ -59,9 +59,9 @@ def test_compacted_clicks_keep_their_order(data, settings):
     x = model.inputs(requests(data, settings, 2))
     y = compacted(x)
     for b in range(5):
-        clicks = [place for place, there in zip(x.place_BH[b].tolist(), x.there_BH[b].tolist(), strict=True) if there]
-        assert y.place_BH[b, : len(clicks)].tolist() == clicks
-        assert y.there_BH[b].tolist() == [True] * len(clicks) + [False] * (y.there_BH.shape[1] - len(clicks))
+        clicks = [place for place, there in zip(x.index_BH[b].tolist(), x.mask_BH[b].tolist(), strict=True) if there]
+        assert y.index_BH[b, : len(clicks)].tolist() == clicks
+        assert y.mask_BH[b].tolist() == [True] * len(clicks) + [False] * (y.mask_BH.shape[1] - len(clicks))
 
 
 def test_sessions_equal_a_loop_over_clicks(data, settings):
@@ -69,17 +69,17 @@ def test_sessions_equal_a_loop_over_clicks(data, settings):
     torch.manual_seed(3)
     x = untrained("din", data, settings).model.inputs(requests(data, settings, 2))
     times = torch.randint(0, 120, (5, 30)).sort().values * 10 * MINUTE_MS  # with gaps of just 20 minutes, too
-    x = replace(x, there_BH=x.there_BH & (torch.rand(5, 30) < 0.8))
+    x = replace(x, mask_BH=x.mask_BH & (torch.rand(5, 30) < 0.8))
     y = sessions(x, times, 20, 4, 3)
-    assert y.there_BH.any(1).tolist() == x.there_BH.any(1).tolist()
+    assert y.mask_BH.any(1).tolist() == x.mask_BH.any(1).tolist()
     for b in range(5):
-        clicks = [h for h in range(30) if x.there_BH[b, h]]
+        clicks = [h for h in range(30) if x.mask_BH[b, h]]
         expected = []
         newest = sessions_of([times[b, h].item() for h in clicks], 20)[::-1][:4]
         for session in [*newest, *[[]] * (4 - len(newest))]:
-            kept = [x.place_BH[b, clicks[place]].item() for place in session[::-1][:3]]
+            kept = [x.index_BH[b, clicks[place]].item() for place in session[::-1][:3]]
             expected += kept + [None] * (3 - len(kept))
-        got = [place if there else None for place, there in zip(y.place_BH[b].tolist(), y.there_BH[b].tolist(), strict=True)]
+        got = [place if there else None for place, there in zip(y.index_BH[b].tolist(), y.mask_BH[b].tolist(), strict=True)]
         assert got == expected
 
 

@@ -44,12 +44,12 @@ def test_queues_hold_what_the_source_says(world):
 def test_fresh_items_are_drawn_by_luck_and_stand_between_the_others(world):
     ids, table, _, exposures, clicks, available = world
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
-    draws = [queues.queue(0, luck=luck) for luck in (0, 0, 1)]
+    draws = [queues.queue(0, draw_seed=draw_seed) for draw_seed in (0, 0, 1)]
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
     places = np.flatnonzero(queues.is_fresh(draws[0]))
     assert places.tolist() == [9, 19, 29, len(draws[0]) - 1]  # each tenth place, and the end for one more
-    drawn = {item for luck in range(100) for item in queues.queue(0, luck=luck) if queues.is_fresh(item)}
+    drawn = {item for draw_seed in range(100) for item in queues.queue(0, draw_seed=draw_seed) if queues.is_fresh(item)}
     assert drawn == set(queues.newcomers[0].tolist())  # everyone's turn comes
 
 
@@ -58,11 +58,11 @@ def test_the_head_of_a_queue_is_its_beginning(world, share):
     ids, table, _, exposures, clicks, available = world
     settings = Recall(fresh_share=share)
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, settings, np.random.default_rng(0))
-    whole = queues.queue(2, luck=5)
+    whole = queues.queue(2, draw_seed=5)
     assert len(set(whole.tolist())) == len(whole) == queues.length(2)
     assert queues.length(99) == 0
     for count in range(len(whole) + 3):
-        head = queues.queue(2, count, luck=5)
+        head = queues.queue(2, count, draw_seed=5)
         assert len(head) == min(count, len(whole))
         assert np.array_equal(queues.is_fresh(head), queues.is_fresh(whole[:count]))
 
@@ -79,7 +79,7 @@ def everything(queues):
 
 
 def test_queues_brought_up_to_date_are_those_built_anew(world, monkeypatch):
-    monkeypatch.setattr(queues_module, "MOST_POPULAR", 50)
+    monkeypatch.setattr(queues_module, "MAX_POPULAR", 50)
     ids, table, lists, exposures, clicks, available = world
     topics, rng = ItemTopics.of(ids, table), np.random.default_rng(1)
     available[1:] = True
@@ -114,7 +114,7 @@ def test_what_is_withdrawn_leaves_all_lists_and_may_come_back(world):
 
 
 def test_all_that_is_not_fresh_comes_behind_the_popular(world, monkeypatch):
-    monkeypatch.setattr(queues_module, "MOST_POPULAR", 20)
+    monkeypatch.setattr(queues_module, "MAX_POPULAR", 20)
     ids, table, _, exposures, clicks, available = world
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
     known = [i for i in range(1, ITEMS) if available[i] and exposures[i] >= 10]
@@ -122,8 +122,8 @@ def test_all_that_is_not_fresh_comes_behind_the_popular(world, monkeypatch):
     for spread in (True, False):
         found = np.concatenate(list(queues.popular_first(spread)))
         assert sorted(found.tolist()) == known
-    for luck in (0, 7, 10**9):
-        assert sorted(np.concatenate(list(queues.fresh_from(luck))).tolist()) == sorted(queues.fresh.tolist())
+    for draw_seed in (0, 7, 10**9):
+        assert sorted(np.concatenate(list(queues.fresh_from(draw_seed))).tolist()) == sorted(queues.fresh.tolist())
 
 
 def test_topics_take_turns():

@@ -16,8 +16,8 @@ SCORES = np.linspace(0.9, 0.1, 12).astype(np.float32)  # the first item is the b
 NONE_FRESH = np.zeros(12, bool)
 
 
-def page(k: int, fresh: np.ndarray = NONE_FRESH, luck: int = 0, **settings: float) -> list[int]:
-    rows = Selector(Selection(**settings), TOPICS, AUTHOR_OF).select(ITEMS, SCORES, fresh, k, luck)
+def page(k: int, fresh: np.ndarray = NONE_FRESH, draw_seed: int = 0, **settings: float) -> list[int]:
+    rows = Selector(Selection(**settings), TOPICS, AUTHOR_OF).select(ITEMS, SCORES, fresh, k, draw_seed)
     return ITEMS[rows].tolist()
 
 
@@ -31,17 +31,17 @@ def test_the_best_come_in_order():
 
 
 def test_at_most_so_many_of_an_author_or_a_topic():
-    assert page(4, most_per_author=1) == [1, 4, 7, 10]
-    assert page(6, most_per_author=1) == [1, 4, 7, 10, 11, 12]  # who is not known is not counted
-    assert page(3, most_per_topic=1) == [1, 2, 3]
-    assert page(7, most_per_topic=2) == [1, 2, 3, 4, 5, 6, 7]  # gives way for the last one
-    assert page(5, most_per_topic=2, most_per_author=1) == [1, 4, 8, 11, 12]
+    assert page(4, max_per_author=1) == [1, 4, 7, 10]
+    assert page(6, max_per_author=1) == [1, 4, 7, 10, 11, 12]  # who is not known is not counted
+    assert page(3, max_per_topic=1) == [1, 2, 3]
+    assert page(7, max_per_topic=2) == [1, 2, 3, 4, 5, 6, 7]  # gives way for the last one
+    assert page(5, max_per_topic=2, max_per_author=1) == [1, 4, 8, 11, 12]
 
 
 def test_a_rule_gives_way_where_the_page_would_not_be_full():
-    assert page(8, most_per_author=2) == [1, 2, 4, 5, 7, 8, 10, 11]
-    assert page(11, most_per_author=2) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12]  # 3 and 6 are the best that were skipped
-    assert page(12, most_per_author=1, most_per_topic=1) == ITEMS.tolist()
+    assert page(8, max_per_author=2) == [1, 2, 4, 5, 7, 8, 10, 11]
+    assert page(11, max_per_author=2) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12]  # 3 and 6 are the best that were skipped
+    assert page(12, max_per_author=1, max_per_topic=1) == ITEMS.tolist()
 
 
 def test_fresh_videos_get_their_places_whatever_their_score():
@@ -49,7 +49,7 @@ def test_fresh_videos_get_their_places_whatever_their_score():
     found = page(6, fresh, explore=1 / 3)
     assert found[:2] + found[3:5] == [1, 2, 3, 4]
     assert {found[2], found[5]} < {10, 11, 12}
-    tried = {found[place] for luck in range(30) for found in [page(6, fresh, luck, explore=1 / 3)] for place in (2, 5)}
+    tried = {found[place] for draw_seed in range(30) for found in [page(6, fresh, draw_seed, explore=1 / 3)] for place in (2, 5)}
     assert tried == {10, 11, 12}
     assert page(4, NONE_FRESH, explore=1) == [1, 2, 3, 4]
     assert sorted(page(12, fresh, explore=0.5)) == ITEMS.tolist()
@@ -57,12 +57,12 @@ def test_fresh_videos_get_their_places_whatever_their_score():
 
 def test_small_shares_explore_in_some_of_the_pages():
     fresh = ITEMS > 9
-    count = sum(any(item > 9 for item in page(5, fresh, luck, explore=0.1)) for luck in range(400))
+    count = sum(any(item > 9 for item in page(5, fresh, draw_seed, explore=0.1)) for draw_seed in range(400))
     assert count == pytest.approx(200, abs=50)
 
 
 def test_exploration_keeps_to_the_rules():
     fresh = ITEMS > 9  # all on topic 5
-    found = page(6, fresh, explore=0.5, most_per_topic=1)
+    found = page(6, fresh, explore=0.5, max_per_topic=1)
     assert sum(item > 9 for item in found) == 1
     assert len(found) == len(set(found)) == 6

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 
 from rayrec.config import Config, load
 from rayrec.serving.bundle import Bundle, locate
-from rayrec.serving.recommendation import Recommender
-from rayrec.serving.sqlite_store import SqliteStore
-from rayrec.workspace import Workspace
+from rayrec.serving.recommender import Recommender
+from rayrec.serving.state.sqlite import SqliteStore
+from rayrec.workspace.versions import Workspace
 from tests.serving.small_world import build_workspace, rank_by_number
 from tests.serving.stores import RedisServer, redis_server
 

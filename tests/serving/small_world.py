@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from rayrec import tables
 from rayrec.config import Config, load
-from rayrec.pipeline import STAGES
-from rayrec.serving.recommendation import UserState
-from rayrec.training.data import MAY_READ, RANKER, READS, ranking_data
-from rayrec.training.loop import train_ranker
-from rayrec.workspace import Stage, StageRun, Workspace
+from rayrec.data.loading import MAY_READ, RANKER, READS, ranking_data
+from rayrec.serving.recommender import UserState
+from rayrec.stages.pipeline import load_stage
+from rayrec.training.trainer import train_ranker
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Workspace
 from tests.features.clips import tone, write_clip
 
 WORDS = (["dog", "puppy"], ["sea", "beach"], ["guitar", "song"], ["cake", "sugar"])
@@ -111,9 +112,9 @@ def build_workspace(folder: Path, **settings: object) -> Config:
     media = folder / "media"
     media.mkdir(parents=True)
     write_clip(media / "clip.mp4", sound=tone(440, 2))
-    config = load(None, [f"workspace={folder}", "recall.least_exposures=3", *(f"{key}={value}" for key, value in settings.items())])
-    for stage in (*_tables(media, 40), TRAIN, STAGES["publish"]):
-        Workspace(folder).run(stage, config)
+    config = load(None, [f"workspace={folder}", "recall.min_exposures=3", *(f"{key}={value}" for key, value in settings.items())])
+    for stage in (*_tables(media, 40), TRAIN, load_stage("publish")):
+        run_stage(Workspace(folder), stage, config)
     return config
 
 
@@ -121,8 +122,8 @@ def publish_catalog_of(config: Config, count: int) -> None:
     """Publish once more with so many videos in the catalog, without training."""
     workspace = Workspace(config.workspace)
     for stage in _tables(Path(config.workspace) / "media", count):
-        workspace.run(stage, config, force=True)
-    workspace.run(STAGES["publish"], config)
+        run_stage(workspace, stage, config, force=True)
+    run_stage(workspace, load_stage("publish"), config)
 
 
 async def rank_by_number(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:

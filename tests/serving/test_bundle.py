@@ -10,9 +10,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from rayrec.config import Config, with_values
-from rayrec.pipeline import STAGES
 from rayrec.serving.bundle import Bundle, BundleError, load_scorer, locate
-from rayrec.workspace import Workspace, WorkspaceError
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace, WorkspaceError
 from tests.serving.small_world import (
     JPEG,
     LOG_STARTS,
@@ -107,21 +108,21 @@ def test_a_bundle_knows_how_good_its_ranker_was_found(tmp_path: Path) -> None:
     config = build_workspace(tmp_path)
     workspace = Workspace(config.workspace)
     assert load(workspace).facts.metrics == {}
-    workspace.run(STAGES["evaluate"], config)
+    run_stage(workspace, load_stage("evaluate"), config)
     assert load(workspace).facts.metrics == {}
-    workspace.run(STAGES["publish"], config)
+    run_stage(workspace, load_stage("publish"), config)
     metrics = load(workspace).facts.metrics
     assert 0 < metrics["auc"] <= 1
     assert {"ndcg", "candidate_recall"} < set(metrics)
-    workspace.run(TRAIN, config, force=True)
-    workspace.run(STAGES["publish"], config)
+    run_stage(workspace, TRAIN, config, force=True)
+    run_stage(workspace, load_stage("publish"), config)
     assert load(workspace).facts.metrics == {}
 
 
 def test_a_data_set_of_catalog_and_log_alone_makes_a_bundle(tmp_path: Path) -> None:
     config, workspace = with_values(Config(), {"workspace": str(tmp_path), "ranker.topics": False}), Workspace(tmp_path)
-    for stage in (write_tables({"catalog": catalog(tmp_path), "interactions": interactions()}), TRAIN, STAGES["publish"]):
-        workspace.run(stage, config)
+    for stage in (write_tables({"catalog": catalog(tmp_path), "interactions": interactions()}), TRAIN, load_stage("publish")):
+        run_stage(workspace, stage, config)
     bare = load(workspace)
     assert bare.vectors is None
     assert not len(bare.item_topics.topics)
@@ -140,7 +141,7 @@ def test_histories_keep_the_latest_clicks(tmp_path: Path) -> None:
 def test_the_ingress_half_needs_no_torch(copy: Path) -> None:
     code = f"""
 import sys, pyarrow.fs
-import rayrec.serving.deployments
+import rayrec.serving.cluster.deployments
 from rayrec.serving.bundle import Bundle
 Bundle.load(pyarrow.fs.LocalFileSystem(), {str(copy)!r}, "v").user("u1")
 sys.exit("torch" in sys.modules)

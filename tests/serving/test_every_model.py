@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from rayrec.config import Config
-from rayrec.pipeline import STAGES
+from rayrec.data.batches import Batch
+from rayrec.data.history import HistoryGather
+from rayrec.data.loading import RANKER, ranking_data
 from rayrec.ranking import models
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import locate
-from rayrec.serving.deployments import NeuralRanker
-from rayrec.training.data import RANKER, ranking_data
-from rayrec.workspace import Workspace
+from rayrec.serving.cluster.deployments import NeuralRanker
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
 from tests.serving.small_world import TRAIN, build_workspace
 
 CANDIDATES = 600
@@ -31,8 +32,8 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def test_served_scores_are_those_of_the_trained_model(small_world: Config, name: str) -> None:
     ranker = small_world.ranker.model_copy(update={"model": name, "history_length": 8, "context_fields": ["hour"]})
     config, workspace = small_world.model_copy(update={"ranker": ranker}), Workspace(small_world.workspace)
-    for stage in (TRAIN, STAGES["publish"]):
-        workspace.run(stage, config)
+    for stage in (TRAIN, load_stage("publish")):
+        run_stage(workspace, stage, config)
     trained = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
     data = ranking_data(workspace, ranker, config.split)
     rows = np.arange(0, len(data.test), 7)

@@ -9,11 +9,11 @@ import pytest
 from fastapi import FastAPI
 
 from rayrec.config import Serving
-from rayrec.serving.api import create_api
-from rayrec.serving.arms import Arms
-from rayrec.serving.guard import Keys
+from rayrec.serving.http.app import create_api
+from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
-from rayrec.serving.recommendation import Recommender
+from rayrec.serving.recommender import Recommender
+from rayrec.serving.rollout.arms import Arms
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: the API is not fuzzed")
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import Config, with_values
-from rayrec.pipeline import STAGES
 from rayrec.serving.bundle import Bundle, load_scorer, locate
-from rayrec.serving.export import export_events
-from rayrec.serving.recommendation import Page, Recommender, UserState, now_ms
-from rayrec.serving.store import Event, Since, StateStore, open_store
-from rayrec.workspace import Workspace
+from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
+from rayrec.serving.state.export import export_events
+from rayrec.serving.state.store import Event, Since, StateStore, open_store
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
 from tests.serving.small_world import TRAIN, build_workspace, topic_of
 
 PAGES = 9
@@ -24,7 +25,7 @@ PAGES = 9
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A published workspace whose raw data are files: a catalog, and a folder of logs with the old one."""
-    config = build_workspace(tmp_path / "workspace", **{"recall.least_ctr": 0, "split.validation": 0.05, "split.test": 0.05})
+    config = build_workspace(tmp_path / "workspace", **{"recall.min_ctr": 0, "split.validation": 0.05, "split.test": 0.05})
     workspace = Workspace(config.workspace)
     (tmp_path / "log").mkdir()
     pq.write_table(workspace.read("catalog"), tmp_path / "catalog.parquet")
@@ -84,8 +85,8 @@ def test_what_is_clicked_is_learned(config: Config, store: StateStore, tmp_path:
 
     done = export_events(config, str(tmp_path / "log"))
     assert (done.impressions, done.waiting) == (PAGES * 4, 0)
-    for stage in (STAGES["ingest"], TRAIN, STAGES["publish"]):
-        assert workspace.run(stage, config)[1]
+    for stage in (load_stage("ingest"), TRAIN, load_stage("publish")):
+        assert run_stage(workspace, stage, config)[1]
     assert workspace.rejects("ingest").num_rows == 0
 
     after = serving(config, store)

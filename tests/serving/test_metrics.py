@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from rayrec.serving import metrics
-from rayrec.serving.metrics import METRICS, PREFIX, LocalMetrics, RayMetrics
+from rayrec.serving.cluster.metrics import RayMetrics
+from rayrec.serving.metrics import METRICS, PREFIX, LocalMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

@@ -9,13 +9,13 @@ import pytest
 from fastapi import FastAPI
 
 from rayrec.config import Serving
-from rayrec.serving.api import create_api
-from rayrec.serving.arms import Arms
-from rayrec.serving.guard import Keys
+from rayrec.serving.http.app import create_api
+from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
-from rayrec.serving.recommendation import Recommender, now_ms
-from rayrec.serving.store import Event
-from rayrec.serving.swapping import Swap
+from rayrec.serving.recommender import Recommender, now_ms
+from rayrec.serving.rollout.arms import Arms
+from rayrec.serving.rollout.swaps import Swap
+from rayrec.serving.state.store import Event
 from tests.serving.small_world import rank_by_last_click, topic_of, video
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the pages are not tested")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from rayrec.checkpoint import Checkpoint
 from rayrec.config import ConfigError
 from rayrec.topics import fitting
 from rayrec.topics.contents import read_labels
@@ -14,9 +13,9 @@ from rayrec.topics.fitting import Epoch, fit, train_representation
 from rayrec.topics.mmoe import MMoE
 from rayrec.topics.representation import Representation, encode
 from rayrec.topics.tag_graph import incidence
-from rayrec.workers import Worker
-
-from .conftest import SMALL, little_world
+from rayrec.training.exchange import Worker
+from rayrec.workspace.checkpoint import Checkpoint
+from tests.fixtures.topics import SMALL, little_world
 
 CPU = torch.device("cpu")
 

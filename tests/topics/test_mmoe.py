@@ -6,8 +6,7 @@ from torch.nn.functional import cross_entropy
 from rayrec.topics.contents import Batch
 from rayrec.topics.encoders import Encoders, vector_encoder
 from rayrec.topics.mmoe import MMoE, task_loss
-
-from .conftest import SMALL
+from tests.fixtures.topics import SMALL
 
 
 def test_forward_is_the_gated_mixture():

@@ -11,8 +11,8 @@ from rayrec.topics import tag_graph
 from rayrec.topics.fitting import train_representation
 from rayrec.topics.model import TopicModel, centred, join
 from rayrec.topics.representation import NothingToReadError, Representation
+from tests.fixtures.topics import SMALL, little_world
 
-from .conftest import SMALL, little_world
 from .test_contents import jpeg
 
 

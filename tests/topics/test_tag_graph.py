@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from scipy.stats import chi2_contingency
 
 from rayrec.config import Topics
-from rayrec.topics.tag_graph import MOST_TAGS_OF_A_VIDEO, incidence, mean_tag_vectors, random_walks, tag_graph, tag_vectors
+from rayrec.topics.tag_graph import MAX_TAGS_OF_A_VIDEO, incidence, mean_tag_vectors, random_walks, tag_graph, tag_vectors
 
 TAGS = pa.chunked_array([[["a", "b"], ["a", "b", "c"], [], None, ["c", "c"], ["d"]]])
 
@@ -26,10 +26,10 @@ def test_the_most_frequent_tags_stay():
 
 
 def test_a_video_with_all_the_tags_links_none_of_them():
-    everything = [f"t{tag}" for tag in range(MOST_TAGS_OF_A_VIDEO + 1)]
+    everything = [f"t{tag}" for tag in range(MAX_TAGS_OF_A_VIDEO + 1)]
     matrix, _ = incidence(pa.chunked_array([[everything, ["t0", "t1"]]]), 1_000)
     graph = tag_graph(matrix)
-    assert (graph.nnz, graph.shape) == (2, (MOST_TAGS_OF_A_VIDEO + 1,) * 2)
+    assert (graph.nnz, graph.shape) == (2, (MAX_TAGS_OF_A_VIDEO + 1,) * 2)
 
 
 def test_walks_are_distributed_as_those_of_a_slow_loop():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rayrec.topics.titles import MOST_BAGGED, MOST_SUBWORDS, HashedTitles, SubwordTitles, padded, words_and_trigrams
+from rayrec.topics.titles import MAX_BAGGED, MAX_SUBWORDS, HashedTitles, SubwordTitles, padded, words_and_trigrams
 
 SCRIPTS = ["Cats 猫 and dogs", "القط يجري", "🎬🐈 مرحبا", None, "", "naïve café"]
 
@@ -12,7 +12,7 @@ def test_words_and_trigrams_of_any_script():
     assert words_and_trigrams("Cats 猫") == ["cats", "<ca", "cat", "ats", "ts>", "猫", "<猫>"]
     assert words_and_trigrams("") == []
     assert words_and_trigrams("\uff23\uff21\uff34") == words_and_trigrams("cat")
-    assert len(words_and_trigrams("🎬مرحبا" * 5000)) <= MOST_BAGGED
+    assert len(words_and_trigrams("🎬مرحبا" * 5000)) <= MAX_BAGGED
 
 
 @pytest.mark.parametrize("codec", [HashedTitles(), SubwordTitles.learned(["cats and dogs"] * 3)], ids=["bag", "subwords"])
@@ -27,7 +27,7 @@ def test_subwords_are_learned_saved_and_bounded():
     assert len(codec.numbers(["dogs"])[0]) < len(codec.numbers(["sgod"])[0])  # what was seen is one piece, what was not is several
     restored = SubwordTitles(codec.to_json())
     assert restored.numbers(SCRIPTS) == codec.numbers(SCRIPTS)
-    assert len(codec.numbers(["x y z " * 1000])[0]) == MOST_SUBWORDS
+    assert len(codec.numbers(["x y z " * 1000])[0]) == MAX_SUBWORDS
     assert SubwordTitles.learned(["cats and dogs", "cats or dogs", None, "dogs"]).to_json() == codec.to_json()
 
 

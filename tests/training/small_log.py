@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from rayrec.workspace import Stage, StageRun
+from rayrec.workspace.stage import Stage, StageRun
 
 VIDEOS, USERS = 60, 40
 

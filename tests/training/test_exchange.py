@@ -13,9 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rayrec.ranking.optimizers import LazyAdam, clip_gradients
-from rayrec.training.exchange import exchange_gradients, gather_rows
-from rayrec.workers import ALONE, Worker
+from rayrec.training.exchange import SINGLE, Worker, exchange_gradients, gather_rows
+from rayrec.training.optimizers import LazyAdam, clip_gradients
 
 ROOT = Path(__file__).parents[2]
 COUNT = 3
@@ -42,7 +41,7 @@ def train(worker: Worker) -> dict[str, list[torch.Tensor]]:
     optimizer = LazyAdam(model.parameters(), lr=0.1, weight_decay=0.01)
     for number, size in enumerate(BATCHES):
         ids, labels = torch.randint(20, (size, 3)), torch.rand(size).round()
-        mine = slice(worker.rank, None, worker.count)
+        mine = slice(worker.rank, None, worker.world_size)
         optimizer.zero_grad()
         if len(ids[mine]):
             (binary_cross_entropy_with_logits(model(ids[mine]), labels[mine], reduction="sum") / size).backward()
@@ -63,7 +62,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[tor
 
 
 def test_three_workers_train_the_model_that_one_trains(results: list[dict[str, list[torch.Tensor]]]) -> None:
-    expected = train(ALONE)
+    expected = train(SINGLE)
     two_not_used = [torch.zeros(2, 2), torch.zeros(2)]
     *gradients, norm = expected["gradients"]
     torch.testing.assert_close(results[0]["gradients"], [*gradients, *two_not_used, norm])

@@ -9,9 +9,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from rayrec.config import Config, ConfigError, Ranker, Training
-from rayrec.training.loop import Epoch, Progress, Watch
 from rayrec.training.trackers import check, hyperparameters, together, tracked
-from rayrec.workspace import Workspace
+from rayrec.training.trainer import Epoch, Progress, TrainingCallback
+from rayrec.workspace.versions import Workspace
 
 FIRST, SECOND = Epoch(1, 0.6, 0.7, 0.5, 1000.0), Epoch(2, 0.5, float("nan"), 0.4, 1100.0)
 
@@ -33,16 +33,16 @@ def events(folder: Path) -> list[Event]:
 
 
 def stop_after_an_epoch(settings: Config, folder: str, mlflow: str | None) -> None:
-    with tracked(settings, folder, mlflow) as watch:
-        watch.on_epoch([FIRST])
+    with tracked(settings, folder, mlflow) as callback:
+        callback.on_epoch([FIRST])
         raise KeyboardInterrupt
 
 
 def test_tensorboard_shows_a_point_an_epoch_also_after_a_kill(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stop_after_an_epoch(config("tensorboard"), str(tmp_path), None)
-    with tracked(config("tensorboard"), str(tmp_path), None) as watch:
-        watch.on_epoch([FIRST, SECOND])
+    with tracked(config("tensorboard"), str(tmp_path), None) as callback:
+        callback.on_epoch([FIRST, SECOND])
     scalars, tags = defaultdict(list), set()
     for event in events(tmp_path / "tensorboard"):
         for value in event.summary.value:
@@ -74,8 +74,8 @@ def test_mlflow_holds_one_run_also_after_a_failure(
     with pytest.raises(KeyboardInterrupt):
         stop_after_an_epoch(settings, "/w/train/1f2e/ranker", address)
     assert [run.info.status for run in runs()] == ["FAILED"]
-    with tracked(settings, "/w/train/1f2e/ranker", address) as watch:
-        watch.on_epoch([FIRST, SECOND])
+    with tracked(settings, "/w/train/1f2e/ranker", address) as callback:
+        callback.on_epoch([FIRST, SECOND])
         assert [run.info.status for run in runs()] == ["RUNNING"]
     [run] = runs()
     assert (run.info.run_name, run.info.status) == ("1f2e/ranker", "FINISHED")
@@ -84,10 +84,10 @@ def test_mlflow_holds_one_run_also_after_a_failure(
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.5)]
     assert [point.step for point in client.get_metric_history(run.info.run_id, "validation_auc")] == [1]
 
-    with tracked(settings, "/w/train/1f2e/ranker", address) as watch, caplog.at_level(logging.WARNING):
+    with tracked(settings, "/w/train/1f2e/ranker", address) as callback, caplog.at_level(logging.WARNING):
         [again] = [run for run in runs() if run.info.status == "RUNNING"]
         client.delete_run(again.info.run_id)
-        watch.on_epoch([FIRST])  # training goes on
+        callback.on_epoch([FIRST])  # training goes on
     assert "MLflow did not take epoch 1 of run 1f2e/ranker" in caplog.text
 
 
@@ -118,7 +118,7 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path, monkeypatch: p
 def test_watches_together_hear_the_same() -> None:
     heard: list[object] = []
     progress = Progress(1, 2, 3, 0.5, 10.0, 1.0)
-    one = Watch(heard.append, lambda now, epochs: heard.append((now, epochs)))
+    one = TrainingCallback(heard.append, lambda now, epochs: heard.append((now, epochs)))
     both = together([one, one])
     both.on_epoch([FIRST])
     both.on_progress(progress, [FIRST])

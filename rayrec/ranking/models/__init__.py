@@ -6,9 +6,9 @@ import pkgutil
 from pydantic import ValidationError
 
 from rayrec.config import ConfigError, Ranker
-from rayrec.ranking.fields import Tables
+from rayrec.data.fields import Tables
+from rayrec.errors import did_you_mean
 from rayrec.ranking.model import RankingModel
-from rayrec.tables import did_you_mean
 
 NAMES = [module.name for module in pkgutil.iter_modules(__path__)]
 

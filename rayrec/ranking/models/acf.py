@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.gathering import gather
 from rayrec.ranking.layers import HistoryTop
 from rayrec.ranking.model import RankingModel
@@ -47,11 +47,11 @@ class ACF(RankingModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
         user_BD, items_UX = self.user(x.request_BR), self.item(x.items_UE)
-        clicked_BHX = gather(items_UX, x.place_BH)
+        clicked_BHX = gather(items_UX, x.index_BH)
         seen_BHX = clicked_BHX if self.of_components is None else torch.cat([clicked_BHX, self._content(x, user_BD)], -1)
-        shares_BH = self.of_clicks(user_BD[:, None], seen_BHX, x.there_BH)
+        shares_BH = self.of_clicks(user_BD[:, None], seen_BHX, x.mask_BH)
         interest_BD = torch.einsum("bh,bhd->bd", shares_BH, clicked_BHX[..., x.dim :])
-        vectors_BND = gather(items_UX[:, : x.dim], x.place_BN)
+        vectors_BND = gather(items_UX[:, : x.dim], x.index_BN)
         taste_BD = user_BD + interest_BD if self.settings.history_at_input else user_BD
         logits_BN = self.bias + x.linear_BN + torch.einsum("bd,bnd->bn", taste_BD, vectors_BND)
         return logits_BN if self.top is None else logits_BN + self.top(interest_BD)
@@ -60,9 +60,9 @@ class ACF(RankingModel):
         """The content of the clicked videos as each user sees it [B, H, D]."""
         assert self.of_components is not None
         components_UMD = x.fields(x.items_UE).index_select(1, self.modalities)
-        components_BHMD = gather(components_UMD, x.place_BH)
-        there_BHM = (components_UMD != 0).any(-1)[x.place_BH]  # the projection of a missing modality is zeros
-        shares_BHM = self.of_components(user_BD[:, None, None], components_BHMD, there_BHM)
+        components_BHMD = gather(components_UMD, x.index_BH)
+        mask_BHM = (components_UMD != 0).any(-1)[x.index_BH]  # the projection of a missing modality is zeros
+        shares_BHM = self.of_components(user_BD[:, None, None], components_BHMD, mask_BHM)
         return torch.einsum("bhm,bhmd->bhd", shares_BHM, components_BHMD)
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.layers import ClickedMean, PairAttention
 from rayrec.ranking.model import RankingModel
 

@@ -14,9 +14,9 @@ from pydantic import model_validator
 from torch import nn
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.layers import ClickedMean, RequestMLP
 from rayrec.ranking.model import RankingModel
 

@@ -9,9 +9,9 @@ Shapes: B requests, N candidates, R / E sizes of a request / an item.
 import torch
 
 from rayrec.config import Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.layers import ClickedMean, RequestMLP, all_pairs
 from rayrec.ranking.model import RankingModel
 

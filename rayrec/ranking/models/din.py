@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs, masked_softmax
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import ActivationUnit, InterestMLP, of_candidates, of_clicks
 
@@ -42,6 +42,6 @@ class DIN(RankingModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
         c_BNX, k_BHX = of_candidates(self.project, x), of_clicks(self.project, x)
-        scores_BNH, there_BNH = self.unit(c_BNX, k_BHX), x.there_BH[:, None]
-        weights_BNH = masked_softmax(scores_BNH, there_BNH) if self.normalise else scores_BNH * there_BNH
+        scores_BNH, mask_BNH = self.unit(c_BNX, k_BHX), x.mask_BH[:, None]
+        weights_BNH = masked_softmax(scores_BNH, mask_BNH) if self.normalise else scores_BNH * mask_BNH
         return self.mlp(x, weights_BNH @ k_BHX)

@@ -7,9 +7,9 @@ fields: Covington et al., "Deep Neural Networks for YouTube Recommendations" (20
 import torch
 
 from rayrec.config import Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.layers import ClickedMean, RequestMLP
 from rayrec.ranking.model import RankingModel
 

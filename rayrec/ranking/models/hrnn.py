@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import nn
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import MINUTE_MS, InterestMLP, of_clicks, sessions
 
@@ -43,7 +43,7 @@ class HRNN(RankingModel):
         x, options = self.inputs(batch), self.options
         y = sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
         clicks_BSLX = of_clicks(self.click, y).unflatten(1, (options.sessions, options.session_length))
-        lengths_BS = y.there_BH.unflatten(1, clicks_BSLX.shape[1:3]).sum(2)
+        lengths_BS = y.mask_BH.unflatten(1, clicks_BSLX.shape[1:3]).sum(2)
         # `sessions` counts from the newest click; a GRU reads from the oldest.
         oldest_L = torch.arange(options.session_length, device=lengths_BS.device)
         order_BSL = (lengths_BS[..., None] - 1 - oldest_L).clamp(min=0)
@@ -51,12 +51,12 @@ class HRNN(RankingModel):
         user_BX = x.request_BR.new_zeros(len(x.request_BR), options.size)
         state_BX = self.begin(user_BX)
         for clicks_BLX, length_B in zip(clicks_BSLX.unbind(1)[::-1], lengths_BS.unbind(1)[::-1], strict=True):
-            there_B1 = length_B[:, None] > 0
+            mask_B1 = length_B[:, None] > 0
             states_BLX, _ = self.within(clicks_BLX, self.begin(user_BX)[None])
             last_B = (length_B - 1).clamp(min=0)
-            state_BX = torch.where(there_B1, states_BLX[torch.arange(len(last_B), device=last_B.device), last_B], state_BX)
-            user_BX = torch.where(there_B1, self.across(state_BX, user_BX), user_BX)
-        latest_B = (batch.history_at * x.there_BH).amax(1)
+            state_BX = torch.where(mask_B1, states_BLX[torch.arange(len(last_B), device=last_B.device), last_B], state_BX)
+            user_BX = torch.where(mask_B1, self.across(state_BX, user_BX), user_BX)
+        latest_B = (batch.history_at * x.mask_BH).amax(1)
         goes_on_B1 = (batch.at - latest_B <= options.gap_minutes * MINUTE_MS)[:, None]
         history_BX = torch.where(goes_on_B1, state_BX, self.begin(user_BX))
         return self.mlp(x, history_BX[:, None].expand(-1, batch.candidates.shape[1], -1))

@@ -21,11 +21,11 @@ from torch import nn
 from torch.nn import functional
 
 from rayrec.config import Count, Ranker, Section, Training
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.fields import FieldTable, Tables
+from rayrec.data.batches import Batch
+from rayrec.data.fields import FieldTable, Tables
 from rayrec.ranking.gathering import distinct, gather
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.optimizers import Ftrl
+from rayrec.training.optimizers import Ftrl
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -62,19 +62,19 @@ class LR(RankingModel):
         keys_BW, shares_BW, numbers_B = self.users(batch.user)
         context_BC = nth(self.seed_C, batch.context)
         keys_BW, shares_BW = torch.cat([keys_BW, context_BC], 1), torch.cat([shares_BW, torch.ones_like(context_BC)], 1)
-        rows_U, place_BX = distinct(torch.cat([batch.candidates, batch.history], 1), len(self.items.keys))
-        place_BN, place_BH = place_BX.split([batch.candidates.shape[1], batch.history.shape[1]], 1)
+        rows_U, index_BX = distinct(torch.cat([batch.candidates, batch.history], 1), len(self.items.keys))
+        index_BN, index_BH = index_BX.split([batch.candidates.shape[1], batch.history.shape[1]], 1)
         keys_UW, shares_UW, numbers_U = self.items(rows_U)
         request_B = self.bias + numbers_B + self.weights(keys_BW, shares_BW)
         both_2UW = torch.stack([keys_UW, mix(keys_UW ^ STEP)]), torch.stack([shares_UW, shares_UW * self.items.of_history_W])
         shown_U, clicked_U = self.weights(*both_2UW)
-        there_BH = (batch.history > 0) & (self.settings.history_connection != "none")
-        history_B = (gather(clicked_U, place_BH) * there_BH).sum(1) / there_BH.sum(1).clamp(min=1)
-        logits_BN = (request_B + history_B)[:, None] + gather(numbers_U + shown_U, place_BN)
+        mask_BH = (batch.history > 0) & (self.settings.history_connection != "none")
+        history_B = (gather(clicked_U, index_BH) * mask_BH).sum(1) / mask_BH.sum(1).clamp(min=1)
+        logits_BN = (request_B + history_B)[:, None] + gather(numbers_U + shown_U, index_BN)
         if not self.options.crosses:
             return logits_BN
-        pairs_BNWV = mix(keys_BW[:, None, :, None] + gather(keys_UW, place_BN)[:, :, None])
-        shares_BNWV = shares_BW[:, None, :, None] * gather(shares_UW, place_BN)[:, :, None]
+        pairs_BNWV = mix(keys_BW[:, None, :, None] + gather(keys_UW, index_BN)[:, :, None])
+        shares_BNWV = shares_BW[:, None, :, None] * gather(shares_UW, index_BN)[:, :, None]
         return logits_BN + self.weights(pairs_BNWV.flatten(2), shares_BNWV.flatten(2))
 
 

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.layers import ClickedMean, PairAttention, mlp
 from rayrec.ranking.model import RankingModel
 

@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, compacted, of_clicks
 
@@ -52,16 +52,16 @@ class MMIE(RankingModel):
         clicks_BHX = of_clicks(self.click, x)
         states_BHX = self._interests(x, clicks_BHX)
         losses_B = binary_cross_entropy_with_logits(self._logits(x, states_BHX), batch.labels, reduction="none").mean(1)
-        others = replace(x, place_BH=torch.randint_like(x.place_BH, len(x.items_UE)))
+        others = replace(x, index_BH=torch.randint_like(x.index_BH, len(x.items_UE)))
         return losses_B + self.auxiliary * next_click_losses(
-            states_BHX[:, :-1], clicks_BHX[:, 1:], of_clicks(self.click, others)[:, 1:], x.there_BH[:, 1:]
+            states_BHX[:, :-1], clicks_BHX[:, 1:], of_clicks(self.click, others)[:, 1:], x.mask_BH[:, 1:]
         )
 
     def _interests(self, x: Embedded, clicks_BHX: torch.Tensor) -> torch.Tensor:
-        return torch.cat(self.extractor(clicks_BHX, x.there_BH[:, None]), 1)
+        return torch.cat(self.extractor(clicks_BHX, x.mask_BH[:, None]), 1)
 
     def _logits(self, x: Embedded, states_BHX: torch.Tensor) -> torch.Tensor:
-        shares_BNH = self.attention(x.candidates_BNE, states_BHX, x.there_BH)
+        shares_BNH = self.attention(x.candidates_BNE, states_BHX, x.mask_BH)
         return self.mlp(x, self.evolution(states_BHX, shares_BNH)[-1])
 
 

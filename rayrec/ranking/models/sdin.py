@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from rayrec.config import Count, Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import BilinearAttention, InterestMLP, of_clicks, recur, sessions
 
@@ -64,17 +64,17 @@ class SDIN(RankingModel):
         """From the embedded batch [B, N]."""
         options = self.options
         y = sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
-        there_BSL = y.there_BH.unflatten(1, (options.sessions, options.session_length))
-        there_BS = there_BSL.any(2)
-        intra_BSX = self.session(of_clicks(self.click, y).view(*there_BSL.shape, -1), there_BSL)
+        mask_BSL = y.mask_BH.unflatten(1, (options.sessions, options.session_length))
+        mask_BS = mask_BSL.any(2)
+        intra_BSX = self.session(of_clicks(self.click, y).view(*mask_BSL.shape, -1), mask_BSL)
         states = [intra_BSX] if options.intra else []
         if self.between is not None:
-            states.append(recur(self.between, intra_BSX, there_BS))
+            states.append(recur(self.between, intra_BSX, mask_BS))
         if options.pooling == "attention":
             pairs = zip(self.attentions, states, strict=True)
-            pooled = [attend(x.candidates_BNE, state, there_BS) @ state for attend, state in pairs]
+            pooled = [attend(x.candidates_BNE, state, mask_BS) @ state for attend, state in pairs]
         else:
-            share_BS = there_BS / there_BS.sum(1, keepdim=True).clamp(min=1)
+            share_BS = mask_BS / mask_BS.sum(1, keepdim=True).clamp(min=1)
             pooled = [(share_BS[:, None] @ state).expand(-1, batch.candidates.shape[1], -1) for state in states]
         return self.mlp(x, torch.cat(pooled, -1))
 
@@ -93,17 +93,17 @@ class SessionInterest(nn.Module):
         self.feed_forward = nn.Sequential(nn.Linear(size, 4 * size), nn.ReLU(), nn.Linear(4 * size, size))
         self.norms = nn.ModuleList([nn.LayerNorm(size), nn.LayerNorm(size)])
 
-    def forward(self, clicks_BSLX: torch.Tensor, there_BSL: torch.Tensor) -> torch.Tensor:
+    def forward(self, clicks_BSLX: torch.Tensor, mask_BSL: torch.Tensor) -> torch.Tensor:
         """[B, S, X], zeros for empty sessions."""
-        there_QL = there_BSL.flatten(0, 1)
-        filled_R = there_QL.any(1).nonzero().squeeze(1)
-        there_RL = there_QL[filled_R]
+        mask_QL = mask_BSL.flatten(0, 1)
+        filled_R = mask_QL.any(1).nonzero().squeeze(1)
+        mask_RL = mask_QL[filled_R]
         bias_SLX = self.session_bias + self.position_bias + self.unit_bias
         clicks_RLX = (clicks_BSLX + bias_SLX).flatten(0, 1).index_select(0, filled_R)
         query, key, value = self.attention(clicks_RLX).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, there_RL[:, None, None])
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, mask_RL[:, None, None])
         attended_RLX = self.norms[0](clicks_RLX + self.heads_out(mixed.transpose(1, 2).flatten(2)))
         interests_RLX = self.norms[1](attended_RLX + self.feed_forward(attended_RLX))
-        share_RL = there_RL / there_RL.sum(1, keepdim=True)
+        share_RL = mask_RL / mask_RL.sum(1, keepdim=True)
         means_RX = (share_RL[:, None] @ interests_RLX).squeeze(1)
-        return means_RX.new_zeros(len(there_QL), means_RX.shape[1]).index_copy(0, filled_R, means_RX).view(*there_BSL.shape[:2], -1)
+        return means_RX.new_zeros(len(mask_QL), means_RX.shape[1]).index_copy(0, filled_R, means_RX).view(*mask_BSL.shape[:2], -1)

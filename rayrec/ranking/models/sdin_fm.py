@@ -7,8 +7,8 @@ them (Rendle, "Factorization Machines", 2010, eq. 1). So all fields are of one s
 import torch
 
 from rayrec.config import Ranker
-from rayrec.ranking.batch import Batch
-from rayrec.ranking.fields import Tables
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.layers import all_pairs
 from rayrec.ranking.models.sdin import SDIN
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from rayrec.config import Ranker, Section
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
+from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.fields import Tables
 from rayrec.ranking.layers import ClickedMean, RequestMLP, value_counts
 from rayrec.ranking.model import RankingModel
 
@@ -38,13 +38,13 @@ class WideDeep(RankingModel):
     def _cross(self, batch: Batch) -> torch.Tensor:
         """The clicked topics times the candidate's topics [B, N]."""
         assert self.topic_cross is not None
-        lookup = self.inputs.items.lookup_of["topics"]
+        lookup = self.inputs.items.table_of["topics"]
         clicked_BX = lookup.values_of("topics", batch.history).flatten(1)
         clicks_BK = value_counts(clicked_BX, self.topic_cross.num_embeddings)
         mean_B1 = clicks_BK.sum(1, keepdim=True) / (self.topic_cross.num_embeddings - 1)
         liking_BK = torch.log((clicks_BK + 0.5) / (mean_B1 + 0.5))
         topics_BNT = lookup.values_of("topics", batch.candidates)
-        there_BNT = (topics_BNT > 0).to(liking_BK.dtype)
+        mask_BNT = (topics_BNT > 0).to(liking_BK.dtype)
         liking_BNT = liking_BK.gather(1, topics_BNT.flatten(1)).view_as(topics_BNT)
-        weighted_BNT = self.topic_cross(topics_BNT).squeeze(-1) * liking_BNT * there_BNT
-        return weighted_BNT.sum(-1) / there_BNT.sum(-1).clamp(min=1)
+        weighted_BNT = self.topic_cross(topics_BNT).squeeze(-1) * liking_BNT * mask_BNT
+        return weighted_BNT.sum(-1) / mask_BNT.sum(-1).clamp(min=1)

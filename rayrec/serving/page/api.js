@@ -2,7 +2,7 @@
 
 import { askForKey, key } from "./key.js";
 
-const MOST_TRIES = 5;
+const MAX_TRIES = 5;
 const BUSY = [429, 503];
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -31,7 +31,7 @@ export async function call(path, body, { last = false } = {}) {
       continue;
     }
     const problem = new ServiceError(response?.status ?? 0, await reason(response));
-    if (!problem.passing || last || tries === MOST_TRIES) throw problem;
+    if (!problem.passing || last || tries === MAX_TRIES) throw problem;
     const seconds = Number(response?.headers.get("Retry-After")) || 0.5 * tries;
     await pause(1000 * seconds * (0.75 + 0.5 * Math.random())); // not all pages at the same moment
   }

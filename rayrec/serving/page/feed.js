@@ -11,10 +11,10 @@ import { onViewer, startViewer, viewer } from "./viewer.js";
 import { forgetWeights, showWeights } from "./weights.js";
 
 const PAGE = 4; // small, so that what the user just did counts soon
-const LEAST_AHEAD = 3; // with fewer videos waiting, the next page is asked for
-const MOST_AHEAD = 12; // those pushed back further by newer answers are dropped
-const MOST_BEHIND = 20;
-const MOST_TOLD = 6; // lines of "just now"
+const MIN_AHEAD = 3; // with fewer videos waiting, the next page is asked for
+const MAX_AHEAD = 12; // those pushed back further by newer answers are dropped
+const MAX_BEHIND = 20;
+const MAX_TOLD = 6; // lines of "just now"
 const SETTLED_MS = 80; // without scrolling
 const AGAIN_MS = 3000;
 
@@ -108,7 +108,7 @@ function settle() {
   current.enter?.();
   if (moved && document.activeElement === document.body) node.focus({ preventScroll: true });
   else if (current.title) $("announced").textContent = current.title;
-  while ([...feed.children].indexOf(node) > MOST_BEHIND) drop(feed.firstElementChild);
+  while ([...feed.children].indexOf(node) > MAX_BEHIND) drop(feed.firstElementChild);
   feed.scrollTo({ top: node.offsetTop, behavior: "instant" });
   nearby();
 }
@@ -123,11 +123,11 @@ function leave() {
 function nearby() {
   const nodes = [...feed.children];
   const here = nodes.indexOf(current?.node);
-  nodes.slice(here + 1 + MOST_AHEAD).filter((node) => slides.get(node)).forEach(drop);
+  nodes.slice(here + 1 + MAX_AHEAD).filter((node) => slides.get(node)).forEach(drop);
   nodes.forEach((node, place) => (Math.abs(place - here) <= 1 ? slides.get(node)?.near() : slides.get(node)?.far()));
   $("previous").disabled = here <= 0;
   $("next").disabled = here >= feed.children.length - 1;
-  if (!ended && feed.children.length - 1 - here < LEAST_AHEAD) ask();
+  if (!ended && feed.children.length - 1 - here < MIN_AHEAD) ask();
 }
 
 function drop(node) {
@@ -165,7 +165,7 @@ function tell(slide, kind, more = {}) {
   const did = { click: "Clicked", like: "Liked", skip: "Skipped", watch: `Watched ${more.watch_s?.toFixed(1)} s` }[kind];
   const line = element("li", {}, icon(kind), element("span", { class: "did", text: did }), element("span", { class: "what", text: slide.title }));
   $("told").prepend(line);
-  [...$("told").children].slice(MOST_TOLD).forEach((old) => old.remove());
+  [...$("told").children].slice(MAX_TOLD).forEach((old) => old.remove());
   outbox.flush();
 }
 

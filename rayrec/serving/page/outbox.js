@@ -2,7 +2,7 @@
 
 import { call, post } from "./api.js";
 
-const MOST_AT_ONCE = 100; // far below the 64 KiB that a browser lets outlive the page
+const MAX_AT_ONCE = 100; // far below the 64 KiB that a browser lets outlive the page
 const AGAIN_MS = 3000;
 
 export class Outbox {
@@ -27,15 +27,15 @@ export class Outbox {
 
   // The page goes away or into the background: what is left, in a request that outlives it.
   leave() {
-    for (let first = 0; first < this.#unsent.length; first += MOST_AT_ONCE) {
-      const batch = this.#unsent.slice(first, first + MOST_AT_ONCE);
+    for (let first = 0; first < this.#unsent.length; first += MAX_AT_ONCE) {
+      const batch = this.#unsent.slice(first, first + MAX_AT_ONCE);
       call("/v1/events", { events: batch }, { last: true }).then(() => this.#forget(batch), () => {});
     }
   }
 
   async #send() {
     while (this.#unsent.length) {
-      const batch = this.#unsent.slice(0, MOST_AT_ONCE);
+      const batch = this.#unsent.slice(0, MAX_AT_ONCE);
       try {
         const { refused } = await post("/v1/events", { events: batch });
         this.#forget(batch);

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
 from tests.ranking.impressions import HOUR_MS, dot, linear, request_mlp, requests, taken_apart, untrained
 from tests.ranking.test_sequences import sessions_of, torch_gru_step
 

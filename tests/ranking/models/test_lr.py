@@ -8,7 +8,7 @@ import torch
 
 from rayrec.config import Training
 from rayrec.ranking.models.lr import nth
-from rayrec.ranking.optimizers import Ftrl
+from rayrec.training.optimizers import Ftrl
 from tests.ranking.impressions import requests, untrained
 
 BUCKETS = 37  # few, so that values share them

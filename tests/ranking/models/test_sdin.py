@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rayrec.config import ConfigError
-from rayrec.ranking.batch import Batch
+from rayrec.data.batches import Batch
 from rayrec.ranking.models.sdin import SessionInterest
 from tests.ranking.impressions import HOUR_MS, dot, linear, relu, request_mlp, requests, softmax, taken_apart, untrained
 from tests.ranking.test_sequences import sessions_of, sigmoid, torch_gru_step

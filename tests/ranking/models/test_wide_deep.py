@@ -5,9 +5,9 @@ import math
 import numpy as np
 import torch
 
+from rayrec.data.examples import batches
+from rayrec.data.history import HistoryGather
 from rayrec.ranking.embedding import side_by_side
-from rayrec.ranking.examples import batches
-from rayrec.ranking.history import HistoryGather
 from rayrec.ranking.scorer import Scorer
 
 CPU = torch.device("cpu")

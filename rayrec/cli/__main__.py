@@ -1,0 +1,5 @@
+"""`python -m rayrec.cli`."""
+
+from rayrec.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""One typed configuration tree. A config file states only what differs from the defaults.
+
+Each stage sees its own section (and `seed`), so that changing one section redoes only the stages that depend on it.
+"""
+
+from rayrec.config.base import ConfigError, Count, Section, Share, dump, settings_of
+from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, WorldData, YouTubeData
+from rayrec.config.features import (
+    MODALITIES,
+    AudioFeatures,
+    Features,
+    ImageFeatures,
+    Modality,
+    MotionFeatures,
+    PrivatePublic,
+    Reduction,
+    TextFeatures,
+)
+from rayrec.config.loading import load, with_values
+from rayrec.config.ranking import Ranker, Split
+from rayrec.config.recall import Evaluation, Recall, Selection
+from rayrec.config.serving import Serving
+from rayrec.config.topics import CoverNetwork, Topics
+from rayrec.config.training import ByKind, Choices, Comparison, Domain, Span, Training, Tuning
+from rayrec.config.tree import Config
+
+__all__ = [
+    "DATASETS",
+    "MODALITIES",
+    "AudioFeatures",
+    "ByKind",
+    "Choices",
+    "Comparison",
+    "Config",
+    "ConfigError",
+    "Count",
+    "CoverNetwork",
+    "Domain",
+    "Evaluation",
+    "Features",
+    "FilesData",
+    "ImageFeatures",
+    "Modality",
+    "MotionFeatures",
+    "MovieLensData",
+    "PrivatePublic",
+    "Ranker",
+    "Recall",
+    "Reduction",
+    "Section",
+    "Selection",
+    "Serving",
+    "Share",
+    "Span",
+    "Split",
+    "TextFeatures",
+    "Topics",
+    "Training",
+    "Tuning",
+    "WorldData",
+    "YouTubeData",
+    "dump",
+    "load",
+    "settings_of",
+    "with_values",
+]

@@ -1,0 +1,32 @@
+"""What every section of the config is made of."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rayrec.errors import RayrecError
+
+
+class ConfigError(RayrecError):
+    """The configuration can't be used; the message names the file, the key and what to change."""
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, and values can't be changed once they are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def dump(config: BaseModel) -> dict[str, Any]:
+    """The config as plain JSON values, all defaults included."""
+    return json.loads(config.model_dump_json())
+
+
+def settings_of(*sections: BaseModel) -> dict[str, Any]:
+    """Config sections as plain values, under the names of their classes."""
+    return {type(section).__name__: dump(section) for section in sections}

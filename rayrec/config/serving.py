@@ -1,0 +1,29 @@
+"""The section `serving`: how the service listens, scales and keeps events."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from rayrec.config.base import Count, Section
+
+
+class Serving(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    recall_replicas: Count = 1
+    ranker_replicas: Count = 1
+    max_ranker_replicas: Count | None = None  # with more load up to so many
+    gpus_per_ranker: Annotated[float, Field(ge=0)] = 0
+    max_k: Count = 100  # the largest page a caller may ask for
+    refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often queues follow the counters
+    # Where events are kept: a SQLite file, or redis://HOST:PORT/DATABASE; <workspace>/state/events.db when not given.
+    state: str | None = None
+    retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are dropped
+    requests_per_s: Annotated[float, Field(gt=0)] | None = None  # of one API key, or address without keys, on each replica
+    timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
+
+    @model_validator(mode="after")
+    def _scales_up(self) -> "Serving":
+        if self.max_ranker_replicas is not None and self.max_ranker_replicas < self.ranker_replicas:
+            raise ValueError(f"max_ranker_replicas={self.max_ranker_replicas} is below ranker_replicas={self.ranker_replicas}")
+        return self

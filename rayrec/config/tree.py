@@ -1,0 +1,36 @@
+"""The whole config: one typed tree with a section for each part of the road."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rayrec.config.base import Section, Share
+from rayrec.config.datasets import FilesData, MovieLensData, WorldData, YouTubeData
+from rayrec.config.features import Features, PrivatePublic, Reduction
+from rayrec.config.ranking import Ranker, Split
+from rayrec.config.recall import Evaluation, Recall, Selection
+from rayrec.config.serving import Serving
+from rayrec.config.topics import Topics
+from rayrec.config.training import Comparison, Training, Tuning
+
+
+class Config(Section):
+    """The whole tree."""
+
+    workspace: str = "workspace"  # a local folder, or any URI that pyarrow or fsspec opens
+    seed: int = 7
+    max_rejects: Share = 0.1  # a stage fails when a larger share of its rows is bad
+    dataset: Annotated[WorldData | MovieLensData | FilesData | YouTubeData, Field(discriminator="kind")] = WorldData()
+    features: Features = Features()
+    private_public: PrivatePublic | None = None  # left out unless the section is there
+    reduction: Reduction = Reduction()
+    topics: Topics = Topics()
+    split: Split = Split()
+    ranker: Ranker = Ranker()
+    training: Training = Training()
+    tuning: Tuning = Tuning()
+    comparison: Comparison = Comparison()
+    evaluation: Evaluation = Evaluation()
+    recall: Recall = Recall()
+    selection: Selection = Selection()
+    serving: Serving = Serving()

@@ -1,0 +1,296 @@
+"""The pipeline's and the service's Ray on this machine: started, found again, deployed to, and stopped without a trace.
+
+It stays up when the command that started it has ended; `cluster.json` in the workspace says where it is, and `stop` ends its
+processes and no others. The service alone listens elsewhere than on the loopback, when `serving.host` says so. `standing`, `move`
+and the reports speak to whatever Ray `connect` connects to: this one, or a cluster that RAY_ADDRESS names.
+"""
+
+import contextlib
+import copy
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import ray
+
+from rayrec.config import Config, ConfigError, dump
+from rayrec.errors import RayrecError
+from rayrec.serving.bundle import locate, verify
+from rayrec.serving.cluster import processes
+from rayrec.serving.cluster.head import LOOPBACK, Address, ClusterError, cpus, make_token, start_head, use_token
+from rayrec.serving.http import auth
+from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
+from rayrec.serving.state.store import is_redis, state_path
+from rayrec.workspace.versions import Workspace
+
+DEPLOY_TIMEOUT_S = 180
+MOVE_TIMEOUT_S = 300
+REPORT_TIMEOUT_S = 30
+APPLICATION = "rayrec"
+RECALL, RANKER = "TopicRecall", "NeuralRanker"
+
+
+class SwapRefusedError(RayrecError):
+    """A replica can't serve a bundle; the message says why. The service goes on with what it had."""
+
+
+def start(config: Config) -> Address:
+    """Our head; starts it unless it runs. Raises `ClusterError` when it does not come up."""
+    with _locked(config) as record:
+        if address := running(config):
+            return address
+        make_token()
+        address = start_head()
+        written = record.with_suffix(".new")
+        written.write_text(json.dumps(asdict(address), indent=1))
+        written.replace(record)
+        return address
+
+
+def running(config: Config) -> Address | None:
+    """Our head, when there is one and it lives."""
+    try:
+        address = Address(**json.loads(_record(config).read_text()))
+    except (ConfigError, ClusterError, FileNotFoundError):
+        return None
+    host, _, port = address.gcs.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return address if address.processes() else None
+    return None
+
+
+def stop(config: Config) -> bool:
+    """End our head and all that runs on it, at once (events are on the disk already); says if there was anything to end."""
+    with _locked(config) as record:
+        if not record.exists():
+            return False
+        address = Address(**json.loads(record.read_text()))
+        found = processes.kill(address.session, address.folder)
+        shutil.rmtree(address.folder, ignore_errors=True)
+        record.unlink()
+        return found
+
+
+def connect(config: Config) -> None:
+    """Connect this process to the cluster that RAY_ADDRESS names, else to our head, else to a Ray that ends with this process."""
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="warning")
+        return
+    address = running(config)
+    make_token()
+    use_token()
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
+    if address:
+        ray.init(address.gcs, logging_level="warning")
+    else:
+        ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
+
+
+def serve(config: Config) -> str:
+    """Deploy the workspace's current bundle on our head (started if need be), wait until it answers, and return its URL.
+
+    Called again, it moves the running replicas to the bundle that is current then, and ends a canary. When it fails, a service that
+    is up goes on with what it has. Raises `ClusterError` with the reason when the service does not come up, `ConfigError` when it
+    would be open to others, `WorkspaceError` when nothing has been published, `BundleError` when what was published is broken.
+    """
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    keys, serving = auth.Keys.of(), config.serving
+    auth.check_exposure(serving.host, keys)
+    workspace = Workspace(config.workspace)
+    version, folder = locate(workspace, None)
+    verify(workspace.fs, folder)
+    address = start(config)
+    if address.keys != keys.fingerprint():
+        raise ClusterError(f"{auth.KEYS_VARIABLE} has changed since the head was started; run `rayrec stop` and then serve again")
+    use_token()
+    client = ServeSubmissionClient(address.dashboard)
+    _check_place(client.get_serve_details().get("http_options"), serving.host, serving.port)
+    workspace.pin("publish", {version})  # a replica may start anew at any time
+    client.deploy_applications(_application(config, version))
+    host = LOOPBACK if serving.host == "0.0.0.0" else serving.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
+    _await(client, url, version)
+    return url
+
+
+def standing(config: Config) -> Rollout:
+    """What the running service was last asked to serve, with the version spelled out. Raises `ClusterError` when none runs."""
+    rollout = _rollout_of(_client(config).get_serve_details())
+    return rollout if rollout.version else rollout.model_copy(update={"version": reports(config)[0].bundles[STABLE]})
+
+
+def move(config: Config, rollout: Rollout) -> None:
+    """Have all replicas of the running service carry out a rollout, and wait until they do.
+
+    Raises `SwapRefusedError` when one can't (or not in time); all are then asked to go back to what was before.
+    """
+    client = _client(config)
+    before = _deployed(client.get_serve_details())
+    client.deploy_applications(with_rollout(before, rollout))
+    deadline, reason = time.monotonic() + MOVE_TIMEOUT_S, None
+    while reason is None and time.monotonic() < deadline:
+        time.sleep(0.3)
+        reason = verdict(reports(config), rollout)
+    if reason != "":
+        client.deploy_applications(before)
+        raise SwapRefusedError(f"the new bundle is refused: {reason or f'replicas were not ready in {MOVE_TIMEOUT_S} s'}")
+
+
+def reports(config: Config) -> list[Report]:
+    """What the replicas of TopicRecall say. Raises `ClusterError` when none runs."""
+    return cast(list[Report], _ask_all(config, RECALL))
+
+
+def ranker_reports(config: Config) -> list[RankerReport]:
+    return cast(list[RankerReport], _ask_all(config, RANKER))
+
+
+def details(config: Config) -> dict[str, Any]:
+    """What Serve says of the application. Raises `ClusterError` when it does not run."""
+    return _application_of(_client(config).get_serve_details())
+
+
+def with_rollout(deployed: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
+    """A Serve config in which our deployments have this rollout as their `user_config`."""
+    deployed = copy.deepcopy(deployed)
+    (application,) = (each for each in deployed["applications"] if each["name"] == APPLICATION)
+    sections = {section["name"]: section for section in application.setdefault("deployments", [])}
+    for name in (RECALL, RANKER):
+        if name not in sections:
+            application["deployments"].append(sections.setdefault(name, {"name": name}))
+        sections[name]["user_config"] = rollout.model_dump()
+    return deployed
+
+
+def _ask_all(config: Config, deployment: str) -> list[Any]:
+    _client(config)  # says when there is nothing to connect to
+    connect(config)
+    from ray import serve
+    from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    handle, deadline = serve.get_deployment_handle(deployment, APPLICATION), time.monotonic() + REPORT_TIMEOUT_S
+    while True:
+        try:
+            return handle.broadcast("report").results(timeout_s=REPORT_TIMEOUT_S)
+        except (RayServeException, ray.exceptions.RayError, TimeoutError) as error:
+            # A replica that is being reconfigured is in none of Serve's lists for a moment.
+            if not isinstance(error, DeploymentUnavailableError) or time.monotonic() > deadline:
+                raise ClusterError(f"the replicas of {deployment} don't answer: {error!r}") from error
+            time.sleep(0.2)
+
+
+def _client(config: Config) -> Any:
+    """For Serve's REST API, on the cluster that `connect` connects to. Raises `ClusterError` when there is none."""
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    if os.environ.get("RAY_ADDRESS"):
+        connect(config)
+        return ServeSubmissionClient(ray._private.worker.get_dashboard_url())
+    address = running(config)
+    if address is None:
+        raise ClusterError("the service does not run; `rayrec serve` starts it")
+    use_token()
+    return ServeSubmissionClient(address.dashboard)
+
+
+def _application_of(found: dict[str, Any]) -> dict[str, Any]:
+    if APPLICATION not in found["applications"]:
+        raise ClusterError("the service does not run; `rayrec serve` starts it")
+    return cast(dict[str, Any], found["applications"][APPLICATION])
+
+
+def _rollout_of(found: dict[str, Any]) -> Rollout:
+    sections = _application_of(found)["deployed_app_config"].get("deployments", [])
+    configs = {section["name"]: section.get("user_config") for section in sections}
+    return Rollout.model_validate(configs.get(RECALL) or {})
+
+
+def _deployed(found: dict[str, Any]) -> dict[str, Any]:
+    """The Serve config that would make what is there; Serve removes whatever is not in the one that it is given."""
+    _application_of(found)
+    kept = {name: found[name] for name in ("proxy_location", "http_options", "grpc_options") if found.get(name)}
+    return kept | {"applications": [each["deployed_app_config"] for each in found["applications"].values()]}
+
+
+def _await(client: Any, url: str, version: str) -> None:
+    """Wait until the service at `url` answers from this version of the bundle."""
+    deadline, state = time.monotonic() + DEPLOY_TIMEOUT_S, {"status": ""}
+    while time.monotonic() < deadline and state["status"] not in ("DEPLOY_FAILED", "UNHEALTHY"):
+        state = client.get_serve_details()["applications"].get(APPLICATION, state)
+        if state["status"] == "RUNNING":
+            with contextlib.suppress(httpx.HTTPError):
+                answer = httpx.get(f"{url}/readyz", timeout=5)
+                if answer.is_success and answer.json()["bundle"] == version:
+                    return
+        time.sleep(0.2)
+    raise ClusterError(f"the service did not come up at {url}: {_reason(state)}")
+
+
+def _reason(state: dict[str, Any]) -> str:
+    """The last line, where the exception stands, of what Serve says of the first deployment that failed, or of the application."""
+    deployments = [deployment.get("message") for deployment in state.get("deployments", {}).values()]
+    message = next(filter(None, [*deployments, state.get("message")]), "").strip()
+    return message.splitlines()[-1] if message else "it did not answer in time"
+
+
+def _application(config: Config, version: str) -> dict[str, Any]:
+    """What `serve deploy` would read from a file. The bundle's version is a `user_config`, which changes without restarts."""
+    settings = dump(config)
+    if "://" not in config.workspace:
+        settings["workspace"] = str(Path(config.workspace).expanduser().resolve())
+    if not is_redis(config):
+        settings["serving"]["state"] = str(state_path(config))
+    return {
+        "http_options": {"host": config.serving.host, "port": config.serving.port},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": "rayrec.serving.cluster.deployments:app",
+                "args": {"config": settings},
+                "deployments": [{"name": name, "user_config": Rollout(version=version).model_dump()} for name in (RECALL, RANKER)],
+            }
+        ],
+    }
+
+
+def _check_place(standing: dict[str, Any] | None, host: str, port: int) -> None:
+    """Raises `ClusterError` when our own service at another place (Serve can't move), or another program, is in the way."""
+    if standing is None:
+        if not processes.is_free(host, port):
+            raise ClusterError(f"port {port} of {host} is in use by another program; end that, or set serving.port to another one")
+    elif (standing["host"], standing["port"]) != (host, port):
+        place = f"{standing['host']}:{standing['port']}"
+        raise ClusterError(f"the service runs at {place} already; run `rayrec stop` before it can move to {host}:{port}")
+
+
+def _record(config: Config) -> Path:
+    """cluster.json, in the workspace or, when that is not on this machine, beside the events."""
+    if "://" not in config.workspace:
+        return Path(config.workspace).expanduser().resolve() / "state" / "cluster.json"
+    if is_redis(config):
+        raise ClusterError(f"neither {config.workspace} nor the events are on this machine: use `serve deploy serve_config.yaml`")
+    return state_path(config).with_name("cluster.json")
+
+
+@contextlib.contextmanager
+def _locked(config: Config) -> Iterator[Path]:
+    """The path of cluster.json, while no other process starts or stops the head."""
+    record = _record(config)
+    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with record.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield record

@@ -1,0 +1,218 @@
+"""Events become the log of the next training: a folder with the table `interactions`, one Parquet file for each UTC day.
+
+    2026-11-21.parquet    the impressions of this day, with what came of each
+    _export.parquet       clicks and the like whose impression has not come yet; its metadata say how far the export went
+
+An export reads only the events that came since the one before it, and rewrites only the days that they change. The folder therefore
+outlives the store's retention. Every step may be done twice: an export that was killed is done again from where the last one ended.
+"""
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from rayrec import tables
+from rayrec.config import Config, ConfigError
+from rayrec.datasets.files import EXPORTED
+from rayrec.serving.state.store import StateStore, digest, open_store
+from rayrec.tables import SECONDS, TEXT, TIME
+from rayrec.workspace.files import open_filesystem, write_whole
+
+DAY = 86_400_000  # ms
+LOOK_BACK = 7  # days before a click in which its impression is looked for
+PATIENCE = DAY  # ms; a click whose impression has not come by then proves by itself that the video was shown
+STATE = "_export.parquet"
+KEY = ["user_id", "video_id", "request_id", "shown_at"]  # rows that agree in these are one impression
+ROWS = pa.schema(
+    {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "watch_s": SECONDS, "request_id": TEXT}
+    | {"arm": TEXT, "liked": pa.bool_(), "skipped": pa.bool_()},
+    metadata=EXPORTED,
+)
+JOINED = {"clicked": "any", "watch_s": "max", "arm": "first", "liked": "any", "skipped": "any"}
+
+
+class Export(NamedTuple):
+    """What an export did."""
+
+    events: int  # that were new to the folder
+    impressions: int  # rows that were added
+    days: int  # files that were written
+    waiting: int  # clicks and the like whose impression has not come yet
+    upto: int  # the number of the last event that the folder knows
+
+
+def export_events(config: Config, folder: str) -> Export:
+    """Bring a folder (a local path or a URI) up to the store's present. Raises `ConfigError` for the folder of another store."""
+    store = open_store(config)
+    try:
+        return _export(store, _Folder(*open_filesystem(folder)), int(time.time() * 1000))
+    finally:
+        store.close()
+
+
+def _export(store: StateStore, folder: "_Folder", now: int) -> Export:
+    done, upto = folder.upto, store.latest()
+    if upto < done:
+        raise ConfigError(
+            f"{folder.root} holds the events up to number {done}, the store has only {upto}: it is the export of another store; "
+            "give a folder of its own"
+        )
+    folder.forget(store.forgotten(done))
+    waiting, events = folder.waiting, 0
+    for piece in store.read(done + 1, upto):
+        events += piece.num_rows
+        waiting = folder.take(pa.concat_tables([waiting, piece]))
+    late = pc.less(waiting["at"], now - PATIENCE)
+    folder.merge(_shown(waiting.filter(pc.and_(late, pc.equal(waiting["kind"], "click"))), clicked=True))
+    folder.finish(waiting.filter(pc.invert(late)), upto)
+    if folder.newest_at:
+        store.exported(upto, folder.newest_at)
+    return Export(events, folder.added, len(folder.written), folder.waiting.num_rows, upto)
+
+
+@dataclass
+class _Folder:
+    fs: pafs.FileSystem
+    root: str
+    added: int = 0  # rows
+    written: set[int] = field(default_factory=set)  # days
+
+    def __post_init__(self) -> None:
+        self.waiting, self.upto, self.newest_at = tables.empty("events"), 0, 0
+        if self.fs.get_file_info(f"{self.root}/{STATE}").is_file:
+            state = self._read(f"{self.root}/{STATE}")
+            self.waiting = tables.conform("events", state)
+            self.upto, self.newest_at = (int(state.schema.metadata[name]) for name in (b"upto", b"newest_at"))
+
+    def forget(self, digests: set[str]) -> None:
+        """Take out the rows of these users, all of which are from before they were forgotten."""
+
+        def others(table: pa.Table) -> pa.Table:
+            gone = [user for user in pc.unique(table["user_id"]).to_pylist() if digest(user) in digests]
+            return table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(gone, TEXT)))) if gone else table
+
+        if digests:
+            self.waiting = others(self.waiting)
+            for day in list(self.days):
+                table = self._day(day)
+                self._write(day, table, others(table))
+
+    def take(self, events: pa.Table) -> pa.Table:
+        """Put events into the days of their impressions; returns those whose impression isn't there."""
+        is_shown = pc.equal(events["kind"], "impression")
+        shown, answers = _shown(events.filter(is_shown), clicked=False), events.filter(pc.invert(is_shown))
+        candidates = pa.concat_tables([shown.select(KEY), self._shown_before(answers)])
+        row = _answered(answers, candidates)
+        found = pa.array(row >= 0)
+        self.merge(pa.concat_tables([shown, _answers(answers.filter(found), candidates.take(pa.array(row[row >= 0])))]))
+        return answers.filter(pc.invert(found))
+
+    def merge(self, rows: pa.Table) -> None:
+        """Add impressions, and what came of those that are there."""
+        days = rows["shown_at"].to_numpy() // DAY
+        for day in np.unique(days).tolist():
+            old = self._day(day)
+            grouped = pa.concat_tables([old, rows.filter(pa.array(days == day))]).group_by(KEY, use_threads=False)
+            joined = grouped.aggregate(list(JOINED.items()))
+            names = {f"{column}_{how}": column for column, how in JOINED.items()}
+            joined = joined.rename_columns([names.get(name, name) for name in joined.column_names])
+            self._write(day, old, joined.select(ROWS.names).cast(ROWS).sort_by("shown_at"))
+            self.newest_at = max(self.newest_at, pc.max(joined["shown_at"]).as_py())
+
+    def finish(self, waiting: pa.Table, upto: int) -> None:
+        self.waiting, self.upto = waiting, upto
+        facts = {"upto": str(upto), "newest_at": str(self.newest_at)}
+        self._write_file(STATE, waiting.replace_schema_metadata(facts))
+
+    @cached_property
+    def days(self) -> dict[int, str]:
+        """The path of each day that is there, by the number of the day since 1970."""
+        found = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
+        names = {item.path: item.base_name.removesuffix(".parquet") for item in found if item.base_name.endswith(".parquet")}
+        return {int(np.datetime64(name, "D").astype(int)): path for path, name in names.items() if name[0].isdigit()}
+
+    def _shown_before(self, answers: pa.Table) -> pa.Table:
+        """The impressions in the files that these events may answer: `KEY` of those of their users, of the days before them."""
+        near = [ROWS.empty_table().select(KEY)]
+        if answers.num_rows:
+            days = answers["at"].to_numpy() // DAY
+            theirs = pc.field("user_id").isin(pc.unique(answers["user_id"]))
+            near += [
+                self._read(path, columns=KEY, filters=theirs)
+                for day, path in self.days.items()
+                if days.min() - LOOK_BACK <= day <= days.max()
+            ]
+        return pa.concat_tables(near)
+
+    def _day(self, day: int) -> pa.Table:
+        return self._read(self.days[day]) if day in self.days else ROWS.empty_table()
+
+    def _read(self, path: str, **what: object) -> pa.Table:
+        return pq.read_table(path, filesystem=self.fs, partitioning=None, **what)
+
+    def _write(self, day: int, old: pa.Table, table: pa.Table) -> None:
+        if table.equals(old):
+            return
+        name = f"{np.datetime64(day, 'D')}.parquet"
+        self._write_file(name, table)
+        self.added += max(0, table.num_rows - old.num_rows)
+        self.written.add(day)
+        self.days[day] = f"{self.root}/{name}"
+
+    def _write_file(self, name: str, table: pa.Table) -> None:
+        with pa.BufferOutputStream() as stream:
+            pq.write_table(table, stream, compression="zstd")
+            write_whole(self.fs, f"{self.root}/{name}", stream.getvalue())
+
+
+def _shown(events: pa.Table, clicked: bool) -> pa.Table:
+    """Events, each as an impression of its own."""
+    no = pa.repeat(pa.scalar(False), events.num_rows)
+    columns = {name: events[name] for name in ("user_id", "video_id", "watch_s", "request_id", "arm")}
+    columns |= {"shown_at": events["at"], "clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
+    return pa.table(columns).select(ROWS.names).cast(ROWS)
+
+
+def _answers(events: pa.Table, impressions: pa.Table) -> pa.Table:
+    """What the events say of the impressions (`KEY`, row by row) that they answer."""
+    kinds = {"clicked": "click", "liked": "like", "skipped": "skip"}
+    columns = {name: impressions[name] for name in KEY} | {"watch_s": events["watch_s"], "arm": pa.nulls(events.num_rows, TEXT)}
+    columns |= {column: pc.equal(events["kind"], kind) for column, kind in kinds.items()}
+    return pa.table(columns).select(ROWS.names).cast(ROWS)
+
+
+def _answered(answers: pa.Table, candidates: pa.Table) -> np.ndarray:
+    """The row in `candidates` of the impression that each event answers, -1 where there is none.
+
+    That is the one of its user, video and request, or else the user's latest of the video before it.
+    """
+    user, video, request = (_codes(candidates[name], answers[name]) for name in ("user_id", "video_id", "request_id"))
+    at = np.concatenate([candidates["shown_at"].to_numpy(), answers["at"].to_numpy()])
+    shown = np.arange(len(at)) < candidates.num_rows
+    pair = np.unique(user * (len(at) + 1) + video, return_inverse=True)[1]
+    by_request = _last_shown(np.where(request < 0, -1, pair * (len(at) + 1) + request), np.zeros_like(at), shown)
+    by_request[request < 0] = -1
+    return np.where(by_request < 0, _last_shown(pair, at, shown), by_request)[candidates.num_rows :]
+
+
+def _codes(first: pa.ChunkedArray, second: pa.ChunkedArray) -> np.ndarray:
+    """Equal numbers for equal texts of two columns, one after the other; -1 for none."""
+    both = pa.chunked_array([*first.chunks, *second.chunks], TEXT).combine_chunks()
+    return both.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _last_shown(group: np.ndarray, at: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """For each row the latest row of its group, not after it, that is `shown`; -1 where there is none."""
+    order = np.lexsort((~shown, at, group))  # of what happened at once, the impression was first
+    last = np.maximum.accumulate(np.where(shown[order], np.arange(len(order)), -1))
+    same = (last >= 0) & (group[order][last] == group[order])
+    found = np.full(len(order), -1)
+    found[order[same]] = order[last[same]]
+    return found

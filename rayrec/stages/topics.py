@@ -1,0 +1,208 @@
+"""The stage `topics`: catalog and vectors in, topics out.
+
+    cover, title --MMoE--> z --+
+                               +--> a = concat(L2(z), L2(e)) --K-means--> centres --threshold--> topics of each video
+    tags --graph, skip-gram--> e --+
+
+What a catalog lacks is left out: without covers z is the title's, without titles and covers `a` is the tags' alone, and a catalog
+that has nothing of the kind gets no topics at all (recall is then popular and fresh videos). `learn_topics` trains; `assign_topics`
+gives the videos of a catalog that has grown their topics from the model that is there.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from rayrec import tables
+from rayrec.config import Config, dump
+from rayrec.stages.on_ray import clustering as distributed
+from rayrec.stages.on_ray.training import shared, this_device, this_worker, train_on_ray
+from rayrec.topics import clustering, tag_graph
+from rayrec.topics.fitting import Epoch, train_representation
+from rayrec.topics.matching import carried_centres, match
+from rayrec.topics.model import ENCODERS, TopicModel
+from rayrec.topics.representation import NothingToReadError, Representation
+from rayrec.topics.words import membership, typical
+from rayrec.workspace.checkpoint import Checkpoint
+from rayrec.workspace.files import file_facts, open_filesystem
+from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.versions import Workspace
+
+TYPICAL_TAGS = 5  # kept for each topic
+CHECKPOINT = "checkpoint.pt"
+
+log = logging.getLogger(__name__)
+
+
+def learn_topics(run: StageRun) -> None:
+    """The work of the stage: trains and writes topics, topic_centres, tag_vectors, embeddings and the model."""
+    catalog, settings = run.read("catalog"), run.config.topics
+    videos_tags, names = tag_graph.incidence(catalog["tags"], settings.max_tags, settings.min_tag_videos)
+    vectors = tag_graph.tag_vectors(videos_tags, names, settings, run.config.seed) if names else np.empty((0, settings.tag_size))
+    model = TopicModel(_train(run), names, vectors.astype(np.float32))
+    joint, described = model.fit_join(*_read(run))
+    if not described.any():
+        log.warning("topics: no video has a cover, a title or tags, so there are no topics")
+    else:
+        model.centres = _numbered(run.workspace, catalog, _cluster(joint[described], run.config), joint)
+    _write(run, model, catalog, joint, described)
+
+
+def assign_topics(run: StageRun) -> None:
+    """The work of `rayrec topics assign`: the same tables for the catalog as it is now, from the model as it is, untrained.
+
+    Raises `WorkspaceError` when there is no model yet.
+    """
+    model = TopicModel.load(run.fs, run.workspace.folder("topics"), run.workspace.read)
+    joint, described = model.join(*_read(run))
+    _write(run, model, run.read("catalog"), joint, described)
+
+
+def _read(run: StageRun) -> tuple[pa.Table, pa.Table | None, pa.Table | None]:
+    return run.read("catalog"), run.read_if_there("vectors"), _features(run.workspace, run.config)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What topics depend on; how many processes train them changes nothing but rounding."""
+    return {"Topics": config.topics.model_dump(mode="json", exclude={"workers", "gpus_per_worker", "clustering"})}
+
+
+def sources(workspace: Workspace, config: Config) -> list[tuple[str, int, int]]:
+    """Facts about the file of a cover network's weights: another file redoes the stage."""
+    network = config.topics.cover_network
+    if network is None or network.weights in ("DEFAULT", "none"):
+        return []
+    filesystem, path = open_filesystem(network.weights)
+    return file_facts(filesystem, [path])
+
+
+def _features(workspace: Workspace, config: Config) -> pa.Table | None:
+    """The features, where covers are read as pixels."""
+    return workspace.read_if_there("features") if config.topics.cover_network is not None else None
+
+
+# --- z, on Ray Train ------------------------------------------------------------------------------------------------------------
+
+
+def _train(run: StageRun) -> Representation | None:
+    """The trained representation; None when the catalog has neither covers nor titles."""
+    settings = run.config.topics
+    task = {"workspace": run.workspace.uri, "folder": run.folder, "config": dump(run.config)}
+    storage = f"{run.workspace.uri}/topics/{run.version}/ray"
+    train_on_ray(_work, task, "topics", storage, settings.workers, settings.gpus_per_worker)
+    Checkpoint(run.fs, f"{run.folder}/{CHECKPOINT}").delete()
+    try:
+        return Representation.load(run.fs, f"{run.folder}/{ENCODERS}")
+    except FileNotFoundError:
+        return None
+
+
+def _work(task: dict[str, Any]) -> None:
+    """What each worker does. A worker that starts again goes on from the last checkpoint; rank 0 saves the encoders."""
+    config, workspace, worker = Config.model_validate(task["config"]), Workspace(task["workspace"]), this_worker()
+    settings = config.topics
+
+    def report(epoch: Epoch) -> None:
+        if worker.rank == 0:
+            log.info(
+                "topics: epoch %d of %d, loss %.3f, %.0f videos/s", epoch.epoch, settings.epochs, epoch.loss, epoch.videos_per_s
+            )
+
+    try:
+        trained = train_representation(
+            workspace.read("catalog"),
+            workspace.read_if_there("vectors"),
+            _features(workspace, config),
+            settings,
+            config.seed,
+            this_device(settings.gpus_per_worker),
+            report,
+            Checkpoint(workspace.fs, f"{task['folder']}/{CHECKPOINT}"),
+            worker,
+            lambda model: shared(model, worker),
+        )
+    except NothingToReadError:
+        return
+    if worker.rank == 0:
+        trained.save(workspace.fs, f"{task['folder']}/{ENCODERS}")
+
+
+# --- topics ---------------------------------------------------------------------------------------------------------------------
+
+
+def _cluster(joint: np.ndarray, config: Config) -> np.ndarray:
+    settings = config.topics
+    if settings.clustering == "local":
+        return clustering.cluster(joint, settings.clusters, config.seed)
+    blocks = [joint[start : start + clustering.BLOCK] for start in range(0, len(joint), clustering.BLOCK)]
+    vectors = [pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), joint.shape[1]) for block in blocks]
+    return distributed.cluster(
+        ray.data.from_arrow([pa.table({"vector": block}) for block in vectors]), settings.clusters, config.seed
+    )
+
+
+def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    """The centres in the order of their ids: those of the current version's topics, as far as they can be found again."""
+    old = workspace.read("topics") if workspace.has("topics") else tables.empty("topics")
+    rows = pc.index_in(old["video_id"], value_set=catalog["video_id"].combine_chunks())
+    old = old.filter(rows.is_valid())
+    if not old.num_rows:
+        return centres
+    count = workspace.read("topic_centres").num_rows
+    carried = carried_centres(membership(old["topics"].to_numpy(), count), joint[rows.drop_null().to_numpy()])
+    order, kept = match(centres, carried)
+    log.info("topics: %d of %d topics keep their ids from the version before", kept, count)
+    return centres[order]
+
+
+def _write(run: StageRun, model: TopicModel, catalog: pa.Table, joint: np.ndarray, described: np.ndarray) -> None:
+    """Every table of the stage. A video of which nothing is known belongs to no topic."""
+    settings = run.config.topics
+    joint, ids = joint[described], catalog["video_id"].filter(pa.array(described))
+    if len(joint):
+        topics, similarities = clustering.assign(joint, model.centres, settings.threshold, settings.max_topics)
+    else:
+        topics, similarities = [], []
+    alone = sum(found[0] < settings.threshold for found in similarities)
+    log.info("topics: %d of %d videos are near no centre and take the nearest", alone, len(topics))
+    run.write("embeddings", pa.table({"video_id": ids, "vector": pa.array(list(joint), tables.VECTOR)}))
+    run.write(
+        "topics",
+        pa.table({"video_id": ids, "topics": pa.array(topics, tables.IDS), "similarity": pa.array(similarities, tables.VECTOR)}),
+    )
+    members = membership(topics, len(model.centres))
+    videos_tags = model.tags_of(catalog)
+    run.write(
+        "topic_centres",
+        pa.table(
+            {
+                "topic": np.arange(len(model.centres)),
+                "centre": pa.array(list(model.centres), tables.VECTOR),
+                "videos": np.diff(members.indptr),
+                "tags": pa.array(typical(members, videos_tags[described], model.tags, TYPICAL_TAGS), pa.list_(pa.string())),
+            }
+        ),
+    )
+    counts = np.asarray(videos_tags.sum(axis=0)).ravel().astype(np.int64)
+    vectors = pa.array(list(model.tag_vectors), tables.VECTOR)
+    run.write("tag_vectors", pa.table({"tag": pa.array(model.tags, pa.string()), "vector": vectors, "videos": counts}))
+    model.save(run.fs, run.folder)
+    run.count(rows_in=catalog.num_rows, rows_out=run.written["topics"])
+
+
+STAGE = Stage(
+    "topics",
+    learn_topics,
+    reads=("catalog",),
+    may_read=("vectors", "features"),
+    writes=("topics", "topic_centres", "tag_vectors", "embeddings"),
+    settings=settings,
+    sources=sources,
+)
+# `rayrec topics assign`: the same tables, made by the model that is there.
+ASSIGN = replace(STAGE, work=assign_topics)

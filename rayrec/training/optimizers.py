@@ -1,0 +1,168 @@
+"""Optimizers whose step costs what the batch touched, not what the table holds, and gradient clipping that goes with them.
+
+An embedding table looked up with `sparse=True` gets a gradient that names its rows (torch's COO tensors). `LazyAdam` and `Ftrl`
+gather those rows of the weights and of their state, update them as one small dense tensor, and write them back; a parameter with a
+dense gradient takes the same update as a whole. Rows that a batch does not name keep their weights and their state.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, softshrink
+from torch.optim.adam import adam
+
+
+def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters with sparse gradients, in the model's order: those that a module with a true `sparse` owns itself.
+
+    `nn.Embedding(sparse=True)` is such a module. A mark on the parameter would not outlive `copy.deepcopy`; a module's does.
+    """
+    owned = (module.parameters(recurse=False) for module in model.modules() if getattr(module, "sparse", False))
+    return list(dict.fromkeys(parameter for parameters in owned for parameter in parameters if parameter.requires_grad))
+
+
+def coalesce(gradient: Tensor) -> Tensor:
+    """`gradient.coalesce()` of a table [rows, columns], but several times faster on a CPU, and always summed in one order."""
+    if gradient.is_coalesced():
+        return gradient
+    ids, values = gradient._indices()[0], gradient._values()
+    if ids.is_cuda:
+        # A field of two values has half a batch in one segment: of torch's segment sums this one is parallel within a segment, too.
+        rows, places = torch.unique(ids, return_inverse=True)
+        sums = torch.ops.aten.embedding_dense_backward(values, places, len(rows), -1, False)
+    else:
+        ordered, places = sort_rows(ids)
+        rows, counts = torch.unique_consecutive(ordered, return_counts=True)
+        sums = embedding_bag(places, values, counts.cumsum(0) - counts, mode="sum")
+    return torch.sparse_coo_tensor(rows[None], sums, gradient.shape, is_coalesced=True, check_invariants=False)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+    """Scale all gradients so that their L2 norm, taken together, is at most `most`; the norm before, a tensor on their device.
+
+    The same as `torch.nn.utils.clip_grad_norm_`, but for sparse gradients too, which it leaves coalesced.
+    """
+    values = []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            if parameter.grad.is_sparse:
+                parameter.grad = coalesce(parameter.grad)
+            values.append(parameter.grad._values() if parameter.grad.is_sparse else parameter.grad)
+    norm = nn.utils.get_total_norm(values)
+    torch._foreach_mul_(values, (most / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+class _RowWise(torch.optim.Optimizer, ABC):
+    """Gathers the touched rows, leaves their update to a subclass, and writes them back."""
+
+    moments: tuple[str, ...]
+    """The names of a parameter's state tensors; each has its shape and starts at zero."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            rows, gradients = zip(*(_touched(parameter.grad) for parameter in parameters), strict=True)
+            wholes = [(parameter, *self._moments(parameter)) for parameter in parameters]
+            parts = [
+                whole if row is None else [tensor.index_select(0, row) for tensor in whole]
+                for row, whole in zip(rows, wholes, strict=True)
+            ]
+            self._update(group, parameters, gradients, *zip(*parts, strict=True))
+            for row, whole, part in zip(rows, wholes, parts, strict=True):
+                if row is not None:
+                    for tensor, values in zip(whole, part, strict=True):
+                        tensor.index_copy_(0, row, values)
+
+    def _moments(self, parameter: nn.Parameter) -> list[Tensor]:
+        state = self.state[parameter]
+        if not state:
+            state |= {name: torch.zeros_like(parameter) for name in self.moments}
+        return [state[name] for name in self.moments]
+
+    @abstractmethod
+    def _update(
+        self, group: dict[str, Any], parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], *parts: Sequence[Tensor]
+    ) -> None:
+        """Update in place, for each parameter, its touched weights (the first of `parts`) and moments (the others, in order)."""
+
+
+class LazyAdam(_RowWise):
+    """Adam (Kingma and Ba, 2015).
+
+    For a dense gradient it is `torch.optim.Adam`: the same kernel, and weight decay is L2 in the gradient. A sparse gradient moves
+    (and decays) only the rows that it names, by the same formula; where it names every row, both kinds agree. The moments of a row
+    stand still while no batch names it; bias is corrected by the parameter's steps, not the row's, as in `torch.optim.SparseAdam`.
+    """
+
+    moments = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+        # "fused" tells torch's load_state_dict that the count of steps lives beside the weights.
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "fused": True})
+
+    def _update(
+        self, group: dict[str, Any], parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], *parts: Sequence[Tensor]
+    ) -> None:
+        weights, means, squares = map(list, parts)
+        steps = [self._steps(parameter) for parameter in parameters]
+        adam(
+            weights, list(gradients), means, squares, [], steps,
+            lr=group["lr"], weight_decay=group["weight_decay"], fused=group["fused"],
+            beta1=0.9, beta2=0.999, eps=1e-8, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    def _steps(self, parameter: nn.Parameter) -> Tensor:
+        state = self.state[parameter]
+        if "step" not in state:
+            state["step"] = torch.zeros((), device=parameter.device)
+        return state["step"]
+
+
+class Ftrl(_RowWise):
+    """FTRL-proximal per coordinate (McMahan et al., "Ad Click Prediction: a View from the Trenches", 2013, Algorithm 1).
+
+    The weights are its w, kept beside z and n so that a lookup needs no arithmetic. They should start at zero, as there.
+    `alpha` and `beta` set a coordinate's learning rate, alpha / (beta + sqrt(n)). Where |z| <= `l1` the weight is exactly zero.
+    """
+
+    moments = ("z", "n")
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], alpha: float = 0.1, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0
+    ) -> None:
+        super().__init__(params, {"alpha": alpha, "beta": beta, "l1": l1, "l2": l2})
+
+    def _update(
+        self, group: dict[str, Any], parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], *parts: Sequence[Tensor]
+    ) -> None:
+        for gradient, weight, z, n in zip(gradients, *parts, strict=True):
+            before = n.sqrt()
+            after = n.addcmul_(gradient, gradient).sqrt()
+            z.add_(gradient).addcmul_(after - before, weight, value=-1 / group["alpha"])
+            weight.copy_(softshrink(z, group["l1"]) / (-(group["beta"] + after) / group["alpha"] - group["l2"]))
+
+
+def _touched(gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The rows that a gradient names (None: all of them) and their gradients."""
+    if not gradient.is_sparse:
+        return None, gradient
+    gradient = coalesce(gradient)
+    return gradient._indices()[0], gradient._values()
+
+
+def sort_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers on a CPU in ascending order, and the place where each stood; of equal ones the first comes first.
+
+    NumPy sorts plain integers with the CPU's vector instructions, so each carries its place along in its lower half.
+    """
+    keys = torch.from_numpy(np.sort((rows << 32 | torch.arange(len(rows))).numpy()))
+    return keys >> 32, keys & 0xFFFFFFFF

@@ -1,0 +1,40 @@
+"""The context of requests, of the log and of those that are served, in the same numbers."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.data.context import ContextEncoder, refuse_unknown_context
+from rayrec.data.fields import DataError
+
+TIMES = [datetime.datetime(2024, 2, 29, 23, 59, tzinfo=datetime.UTC), datetime.datetime(2024, 3, 4, 0, 0, tzinfo=datetime.UTC)]
+AT = np.array([int(time.timestamp() * 1000) for time in TIMES])
+
+
+@pytest.fixture
+def encoder() -> ContextEncoder:
+    return ContextEncoder.fit(["hour", "net", "weekday"], {"net": pa.array([5, None, 4])}.__getitem__)
+
+
+def test_the_log_and_requests_are_encoded_alike(encoder):
+    wanted = [[TIMES[0].hour + 1, 2, TIMES[0].weekday() + 1], [1, 0, 1]]
+    assert encoder.sizes == {"hour": 25, "net": 3, "weekday": 8}
+    found = encoder.encode(pa.table({"net": [5, 6]}), AT)
+    assert found.dtype == np.int16
+    assert found.tolist() == wanted
+    assert encoder.encode_requests([{"net": 5, "other": 1}, {}], AT).tolist() == wanted
+
+
+def test_large_vocabularies_get_wider_numbers():
+    encoder = ContextEncoder.fit(["n"], lambda name: pa.array(range(40_000)))
+    values = encoder.encode(pa.table({"n": ["39999"]}), AT[:1])
+    assert values.dtype == np.int32
+    assert encoder.vocabularies["n"][int(values[0, 0]) - 1] == "39999"
+
+
+def test_an_unknown_field_is_refused_with_the_nearest_one():
+    refuse_unknown_context(["hour", "net"], ["net"])
+    with pytest.raises(DataError, match=r"ranker.context_fields: the log has no column 'weekdy'; did you mean 'weekday'\?"):
+        refuse_unknown_context(["weekdy"], ["net"])

@@ -1,0 +1,62 @@
+"""Columns as integers and numbers: vocabularies from training rows, unknown values 0, faults with names."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.data.fields import DataError, FieldEncoder, indices_of, refuse_not_finite
+
+VECTORS = pa.list_(pa.float32())
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    return pa.table(
+        {
+            "id": ["a", "b", "c", "d"],
+            "kind": ["x", "y", "y", "z"],
+            "words": [["w", "v"], ["v"], None, ["u", "v"]],
+            "age": [1.0, 3.0, None, 100.0],
+            "sound": pa.array([[1, 2], [3, 6], None, [5, 5]], VECTORS),
+        }
+    )
+
+
+def test_vocabularies_and_scales_come_from_the_rows_that_training_saw(table):
+    encoder = FieldEncoder.fit(table, "id", table.column_names, np.array([True, True, True, False]))
+    assert encoder.vocabularies == {"id": ["a", "b", "c"], "kind": ["y", "x"], "words": ["v", "w"]}
+    encoded = encoder.encode(table)
+    assert encoded.sizes == {"id": 4, "kind": 3, "words": 3}
+    assert encoded.categorical["kind"].tolist() == [0, 2, 1, 1, 0]
+    assert encoded.multivalued["words"].tolist() == [[0, 0], [2, 1], [1, 0], [0, 0], [1, 0]]
+    assert encoded.numeric["age"].tolist() == pytest.approx([0, -1, 1, 0, 98], abs=1e-3)
+    assert encoded.vectors["sound"].tolist() == [
+        pytest.approx(row, abs=1e-4) for row in ([0, 0], [-1, -1], [1, 1], [0, 0], [3, 0.5])
+    ]
+    assert encoded.rows_of(pa.array(["c", "?", None, "a"])).tolist() == [3, 0, 0, 1]
+
+
+def test_places_among_known_values():
+    known = pa.array(["p", "q"])
+    assert indices_of(pa.chunked_array([["q"], ["r", "p"]]), known, 1).tolist() == [2, 0, 1]
+    assert indices_of(pa.array([None, "q"], pa.string()), known).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        (pa.array([1.0, float("nan")]), r"column 'x' of id 'b' holds nan"),
+        (pa.array([float("inf"), None]), r"column 'x' of id 'a' holds inf"),
+        (pa.array([[0.0, 1.0], [2.0, float("-inf")]], VECTORS), r"column 'x' of id 'b' holds -inf"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(column, sentence):
+    table = pa.table({"id": ["a", "b"], "x": column})
+    with pytest.raises(DataError, match=sentence):
+        refuse_not_finite(table, "id", ["id", "x"])
+
+
+def test_vectors_of_several_sizes_are_refused():
+    table = pa.table({"id": ["a", "b"], "x": pa.array([[1.0], [1.0, 2.0]], VECTORS)})
+    with pytest.raises(DataError, match=r"column 'x' holds vectors of 1 and of 2 numbers"):
+        FieldEncoder.fit(table, "id", ["x"], np.array([True, True]))

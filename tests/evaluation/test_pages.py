@@ -1,0 +1,61 @@
+"""The road offline: who is asked, what may stand on a page, what a page is worth."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.config import Ranker, Split
+from rayrec.data.examples import prepare
+from rayrec.evaluation.pages import Counters, page_metrics, popularity, ranked_pages, test_users
+
+
+@pytest.fixture
+def data():
+    """u1 saw a, b, c before the test period and a, d, e in it; u2 clicks nothing new; u3 is new."""
+    rows = [
+        ("u1", "a", 1, True), ("u1", "b", 2, False), ("u2", "c", 3, True), ("u2", "d", 4, False),
+        ("u1", "c", 5, True), ("u2", "a", 6, True), ("u1", "a", 7, True), ("u1", "d", 8, True),
+        ("u1", "e", 9, False), ("u2", "c", 10, True), ("u3", "e", 11, True), ("u3", "b", 12, True),
+    ]  # fmt: skip
+    users, videos, at, clicked = zip(*rows, strict=True)
+    devices = [{7: "phone", 8: "tv"}.get(moment) for moment in at]
+    log = pa.table({"user_id": users, "video_id": videos, "shown_at": at, "clicked": clicked, "device": devices})
+    settings, split = Ranker(context_fields=["hour", "device"]), Split(validation=0.2, test=0.5)
+    return prepare(log, pa.table({"video_id": list("abcde")}), None, settings, split)
+
+
+def test_visitors_have_something_new_to_find(data):
+    published = np.zeros(6, dtype=np.int64)
+    published[5] = 10  # e came after u1's first test impression
+    people = test_users(data, published)
+    names = {data.users.ids[person.user]: person for person in people}
+    assert set(names) == {"u1", "u3"}
+    one, three = names["u1"], names["u3"]
+    assert [data.items.ids[i] for i in one.history] == ["a", "c"]
+    assert one.history_at.tolist() == [1, 5]
+    assert one.context == {"device": "phone"}
+    assert [data.items.ids[i] for i in one.excluded] == ["a", "b", "c", "e"]
+    assert [data.items.ids[i] for i in one.relevant] == ["d"]
+    assert one.at == 7
+    assert [data.items.ids[i] for i in three.relevant] == ["b", "e"]
+    assert len(three.history) == len(three.excluded) == 0
+
+
+def test_counters_and_popularity_know_only_what_was_before(data):
+    counters = Counters.of(data)
+    assert counters.exposures.tolist() == [0, 2, 1, 2, 1, 0]
+    assert counters.clicks.tolist() == [0, 2, 0, 2, 0, 0]
+    score = popularity(counters)
+    assert score[5] == pytest.approx(4 / 6)  # never shown: the mean of all
+    assert score[1] == pytest.approx((2 + 10 * 4 / 6) / 12)
+
+
+def test_pages_never_hold_what_is_banned_and_are_measured(data):
+    people = test_users(data, np.zeros(6, dtype=np.int64))
+    pages = ranked_pages(people, lambda person: np.arange(6.0), k=2)
+    assert [[data.items.ids[i] for i in page] for page in pages] == [["e", "d"], ["e", "d"]]
+    metrics = page_metrics(people, pages, k=2)
+    assert metrics["recall"] == pytest.approx((1 + 1 / 2) / 2)
+    second, ideal = 1 / np.log2(3), 1 + 1 / np.log2(3)
+    assert metrics["ndcg"] == pytest.approx((second + 1 / ideal) / 2)
+    assert np.isnan(page_metrics([], [], k=2)["recall"])

@@ -1,0 +1,271 @@
+"""The service on a real Ray head with HAProxy, started as `rayrec serve` does it. One head for all the tests, in their order."""
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from rayrec.config import Config, ConfigError, dump
+from rayrec.serving.bundle import BundleError, locate
+from rayrec.serving.cluster import processes
+from rayrec.serving.cluster import service as cluster
+from rayrec.serving.cluster.service import ClusterError
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace, WorkspaceError
+from tests.serving.small_world import build_workspace
+from tests.serving.sockets import listening
+
+ROOT = Path(__file__).parents[3]
+PUBLISH = load_stage("publish")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    config = build_workspace(tmp_path_factory.mktemp("served"), **{"serving.port": processes.free_ports(1)[0]})
+    yield config
+    cluster.stop(config)
+
+
+@pytest.fixture(scope="module")
+def service(config: Config) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=cluster.serve(config), timeout=30) as client:
+        yield client
+
+
+def recommend(service: httpx.Client, user: str, k: int = 10) -> list[dict]:
+    answer = service.post("/v1/recommend", json={"user_id": user, "k": k})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["videos"]
+
+
+def test_recommendations_over_http(service: httpx.Client) -> None:
+    videos = recommend(service, "u1", k=40)
+    assert 20 < len({video["video_id"] for video in videos}) == len(videos)
+    assert all(0 < video["score"] < 1 for video in videos)
+    assert {video["why"] for video in videos} == {"topic: sea, beach", "popular", "new"}
+
+
+def test_events_change_the_next_answer(service: httpx.Client) -> None:
+    assert {video["why"] for video in recommend(service, "new", k=1)} <= {"popular", "new"}
+    clicks = [{"event_id": f"e{n}", "user_id": "new", "video_id": f"v{n}", "kind": "click"} for n in (3, 7, 11)]
+    assert service.post("/v1/events", json={"events": clicks}).json() == {"received": 3, "new": 3, "refused": []}
+    page = recommend(service, "new", k=40)
+    assert "topic: cake, sugar" in {video["why"] for video in page}
+    assert not {"v3", "v7", "v11"} & {video["video_id"] for video in page}
+
+
+def test_media_errors_and_page_come_through_haproxy(service: httpx.Client) -> None:
+    part = service.get("/v1/videos/v6/file", headers={"Range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    assert "feed.js" in service.get("/").text
+    refused = service.post("/v1/recommend", content=b" " * 10**6, headers={"Content-Type": "application/json"})
+    assert (refused.status_code, list(refused.json())) == (413, ["error"])
+    assert service.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
+
+
+def test_nothing_listens_beyond_this_machine(service: httpx.Client, config: Config) -> None:
+    address = cluster.running(config)
+    assert address is not None
+    sockets = listening(address.processes())
+    owners = " ".join(sockets.values())
+    assert len(sockets) > 10
+    for name in ("haproxy", "raylet", "gcs_server", "NeuralRanker", "TopicRecall", "DashboardAgent"):
+        assert name in owners
+    assert ("127.0.0.1", config.serving.port) in sockets
+    assert {ip for ip, _ in sockets} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_serving_again_moves_the_running_replicas_to_the_new_bundle(service: httpx.Client, config: Config) -> None:
+    address = cluster.running(config)
+    assert address is not None
+    replicas = {process.pid for process in address.processes() if "ServeReplica" in process.name()}
+    manifest, _ = run_stage(Workspace(config.workspace), PUBLISH, config, force=True)
+    assert service.get("/healthz").json()["bundle"] != manifest.version
+    cluster.serve(config)
+    assert service.get("/healthz").json()["bundle"] == manifest.version
+    assert len(recommend(service, "u5", k=3)) == 3
+    assert {process.pid for process in address.processes() if "ServeReplica" in process.name()} == replicas
+
+
+SWAPS = """
+import sys
+from rayrec.config import load
+from rayrec.stages.pipeline import load_stage
+from rayrec.serving.cluster import service
+from rayrec.serving.rollout import swaps
+from rayrec.workspace.versions import Workspace
+
+config = load(None, sys.argv[1:])
+first = cluster.standing(config).version
+second = run_stage(Workspace(config.workspace), load_stage("publish"), config, force=True)[0].version
+swaps.swap(config, share=0.5)
+swaps.swap(config)
+swaps.rollback(config)
+assert [(s.version, s.canary) for s in swaps.swaps(Workspace(config.workspace))[-4:]] == [
+    (first, None), (first, second), (second, None), (first, None)
+]
+"""
+
+
+def test_canary_swap_and_rollback_drop_no_request(service: httpx.Client, config: Config) -> None:
+    before = service.get("/healthz").json()["bundle"]
+    answers: list[tuple[str, int, str, str]] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        for number in itertools.count():
+            user = f"visitor {number % 20}"
+            answer = service.post("/v1/recommend", json={"user_id": user, "k": 1})
+            body = answer.json()
+            answers.append((user, answer.status_code, body.get("bundle"), body.get("arm")))
+            if done.is_set():
+                return
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    arguments = [sys.executable, "-c", SWAPS, f"workspace={config.workspace}", f"serving.port={config.serving.port}"]
+    swapped = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    done.set()
+    asking.join()
+    assert swapped.returncode == 0, swapped.stderr
+    assert {status for _, status, _, _ in answers} == {200}
+    assert len({bundle for _, _, bundle, _ in answers}) == 2
+    seen = {(user, arm) for user, _, bundle, arm in answers if arm == "canary"}
+    assert 0 < len(seen) < 20  # a share of the users, and the same ones all the time
+    assert service.get("/healthz").json()["bundle"] == before
+
+
+def test_the_status_shows_replicas_bundles_and_swaps(service: httpx.Client, config: Config) -> None:
+    code = "import sys; from rayrec.cli import main; main(['serve', '--status', *sys.argv[1:]])"
+    path = Path(config.workspace) / "config.yaml"
+    path.write_text(yaml.safe_dump(dump(config)))
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True
+    )
+    for words in (
+        "service: running",
+        "TopicRecall",
+        "NeuralRanker",
+        service.get("/healthz").json()["bundle"],
+        "impressions",
+        "done",
+    ):
+        assert words in told.stdout, told.stderr
+
+
+@pytest.mark.parametrize("name", ["NeuralRanker", "TopicRecall"])
+def test_a_replica_that_dies_is_replaced_and_nobody_hangs(service: httpx.Client, config: Config, name: str) -> None:
+    address = cluster.running(config)
+    assert address is not None
+    (replica,) = (process for process in address.processes() if "ServeReplica" in process.name() and name in process.name())
+    replica.kill()
+    answers = []
+    for number in range(200):
+        started = time.monotonic()
+        answer = service.post("/v1/recommend", json={"user_id": f"mourner {number}", "k": 1})
+        assert time.monotonic() - started < 2 * config.serving.timeout_s
+        assert answer.status_code in (200, 503), answer.text
+        answers.append(answer.status_code)
+        if answers[-20:] == [200] * 20:
+            break
+        time.sleep(0.3)
+    assert answers[-20:] == [200] * 20
+
+
+def test_a_broken_bundle_is_refused_and_the_old_one_goes_on(service: httpx.Client, config: Config) -> None:
+    workspace = Workspace(config.workspace)
+    before = service.get("/healthz").json()["bundle"]
+    run_stage(workspace, PUBLISH, config, force=True)
+    (Path(locate(workspace, None)[1]) / "items.arrow").write_bytes(b"broken")
+    with pytest.raises(BundleError, match=r"items\.arrow is not the file that was published"):
+        cluster.serve(config)
+    assert service.get("/readyz").json() == {"bundle": before}
+    workspace.switch("publish", before)
+
+
+def test_what_stands_in_the_way_is_named(
+    service: httpx.Client, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    moved = config.model_copy(update={"serving": config.serving.model_copy(update={"port": processes.free_ports(1)[0]})})
+    with pytest.raises(ClusterError, match=f"runs at 127.0.0.1:{config.serving.port} already; run `rayrec stop`"):
+        cluster.serve(moved)
+    with pytest.raises(ClusterError, match=f"port {config.serving.port} of 127.0.0.1 is in use by another program"):
+        cluster._check_place(None, "127.0.0.1", config.serving.port)
+    with pytest.raises(ConfigError, match="set RAYREC_API_KEYS"):
+        cluster.serve(config.model_copy(update={"serving": config.serving.model_copy(update={"host": "0.0.0.0"})}))
+    with pytest.raises(WorkspaceError, match="rayrec publish"):
+        cluster.serve(config.model_copy(update={"workspace": str(tmp_path)}))
+    monkeypatch.setenv("RAYREC_API_KEYS", "key")
+    with pytest.raises(ClusterError, match="RAYREC_API_KEYS has changed since"):
+        cluster.serve(config)
+
+
+def test_a_service_that_can_not_start_says_why_and_the_old_one_goes_on(
+    service: httpx.Client, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = cluster._application(config, "x")
+    application["applications"][0]["args"] = {"config": {"serving": {"prot": 1}}}
+    monkeypatch.setattr("rayrec.serving.cluster.cluster._application", lambda config, version: application)
+    with pytest.raises(ClusterError, match=r"unknown key 'serving.prot'; did you mean 'port'\?"):
+        cluster.serve(config)
+    monkeypatch.undo()
+    assert len(recommend(service, "u6", k=3)) == 3
+    cluster.serve(config)
+    failed = {"message": "Failed.", "deployments": {"a": {"message": ""}, "b": {"message": "Tries: 3\n  in x\nOSError: no disk\n"}}}
+    assert cluster._reason(failed) == "OSError: no disk"
+
+
+def test_other_commands_join_the_head(service: httpx.Client, config: Config) -> None:
+    code = (
+        "import ray, sys; from rayrec.config import load; from rayrec.serving import cluster\n"
+        "cluster.connect(load(None, sys.argv[1:])); print(ray.get_runtime_context().gcs_address)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    command = [sys.executable, "-c", code, f"workspace={config.workspace}"]
+    joined = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    address = cluster.running(config)
+    assert address is not None
+    assert joined.stdout.split()[-1:] == [address.gcs], joined.stderr
+
+
+def test_stop_ends_all_of_it_and_nothing_else(service: httpx.Client, config: Config) -> None:
+    address = cluster.running(config)
+    assert address is not None
+    ours, others = address.processes(), subprocess.Popen(["sleep", "60"])
+    started = time.monotonic()
+    assert cluster.stop(config)
+    assert time.monotonic() - started < 10
+    assert not [process for process in ours if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert address.processes() == []
+    assert others.poll() is None
+    others.kill()
+    others.wait()
+    assert not Path(address.folder).exists()
+    assert cluster.running(config) is None
+    assert not cluster.stop(config)
+    with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+        probe.connect(("127.0.0.1", config.serving.port))
+
+
+def test_a_head_that_was_killed_is_not_taken_for_a_running_one(config: Config) -> None:
+    record = cluster._record(config)
+    port = processes.free_ports(1)[0]
+    folder = Path(shutil.copytree(Path(config.workspace) / "state", record.parent / "folder"))
+    record.write_text(
+        f'{{"gcs": "127.0.0.1:{port}", "dashboard": "", "folder": "{folder}", "session": {os.getsid(0)}, "keys": ""}}'
+    )
+    assert cluster.running(config) is None
+    assert not cluster.stop(config)  # this very session has that number, but nothing in it is ours
+    assert not folder.exists()

@@ -1,0 +1,373 @@
+"""The HTTP API without Ray: what it answers, and that whatever is wrong gets a 4xx with a sentence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from rayrec.config import Config, Selection, Serving
+from rayrec.serving.http import schemas as models
+from rayrec.serving.http.app import create_api
+from rayrec.serving.http.auth import Keys
+from rayrec.serving.metrics import LocalMetrics
+from rayrec.serving.recommender import OverloadedError, Recommender, now_ms
+from rayrec.serving.rollout.arms import Arms
+from rayrec.serving.rollout.swaps import Swap
+from rayrec.serving.state.store import StoreError
+from tests.serving.small_world import JPEG, WORDS, rank_by_number, topic_of
+
+Listen = Callable[[FastAPI], httpx.Client]
+SWAPS = [Swap(at=1000, version="a", canary=None, share=0.0, outcome="done"), Swap(2000, "a", "b", 0.1, "broken")]
+
+
+@pytest.fixture
+def metrics() -> LocalMetrics:
+    return LocalMetrics()
+
+
+@pytest.fixture
+def api(recommender: Recommender, metrics: LocalMetrics) -> FastAPI:
+    return create_api(lambda: Arms(recommender), Serving(), Keys(), metrics, lambda: SWAPS)
+
+
+@pytest.fixture
+def client(api: FastAPI, listen: Listen) -> httpx.Client:
+    return listen(api)
+
+
+def click(number: int, **fields: object) -> dict[str, Any]:
+    return {"event_id": f"e{number}", "user_id": "new", "video_id": f"v{number}", "kind": "click"} | fields
+
+
+def error(response: Any, status: int) -> str:
+    """The sentence of an error, which must have this status and nothing else in it."""
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    sentence = response.json()["error"]
+    assert "Traceback" not in sentence
+    return sentence
+
+
+def test_recommend_answers_with_videos_and_reasons(client: httpx.Client) -> None:
+    answer = client.post("/v1/recommend", json={"user_id": "u2", "k": 30}).json()
+    videos = answer["videos"]
+    assert [video["score"] for video in videos] == sorted((video["score"] for video in videos), reverse=True)
+    assert {video["why"] for video in videos} == {"topic: guitar, song", "popular", "new"}
+    known = next(video for video in videos if video["why"].startswith("topic"))
+    assert known["topic"] == 2 == topic_of(int(known["video_id"][1:]))
+    assert answer["debug"] is None
+    assert answer["arm"] == "stable"
+
+
+def test_debug_shows_the_steps(client: httpx.Client) -> None:
+    steps = client.post("/v1/recommend", json={"user_id": "u2", "debug": True}).json()["debug"]["steps"]
+    assert [step["step"] for step in steps] == ["hydrate", "source", "drop", "backfill", "score", "select", "log"]
+
+
+def test_an_unknown_user_is_answered(client: httpx.Client) -> None:
+    videos = client.post("/v1/recommend", json={"user_id": "nobody \U0001f600 \u202e", "k": 5}).json()["videos"]
+    assert {video["why"] for video in videos} <= {"popular", "new"}
+    assert len(videos) == 5
+
+
+def test_events_change_the_next_answer(client: httpx.Client) -> None:
+    before = client.get("/v1/users/new").json()
+    assert (before["clicks"], before["topics"]) == (0, [])
+    answer = client.post("/v1/events", json={"events": [click(36), click(0), click(5)]}).json()
+    assert answer == {"received": 3, "new": 3, "refused": []}
+    assert client.post("/v1/events", json={"events": [click(5)]}).json() == {"received": 1, "new": 0, "refused": []}
+    after = client.get("/v1/users/new").json()
+    assert [(topic["words"], topic["clicks"]) for topic in after["topics"]] == [(["dog", "puppy"], 2), (["sea", "beach"], 1)]
+    page = client.post("/v1/recommend", json={"user_id": "new", "k": 40}).json()["videos"]
+    assert {"topic: dog, puppy", "topic: sea, beach"} < {video["why"] for video in page}
+    assert not {"v36", "v0", "v5"} & {video["video_id"] for video in page}
+
+
+WRONG_REQUESTS: list[tuple[str | bytes, int, str]] = [
+    ("", 422, "the body"),
+    ("{", 400, "the body is not valid JSON"),
+    ("[" * 30_000, 400, "the body"),
+    ("null", 422, "the body"),
+    ('"x"', 422, "the body"),
+    ('{"k": 3}', 422, "user_id is missing"),
+    ('{"user_id": "u", "userid": 1}', 422, "unknown field 'userid'; did you mean 'user_id'?"),
+    ('{"user_id": "u", "K": 1}', 422, "unknown field 'K'; known: blocked_authors, context, debug, exclude, k, user_id"),
+    ('{"user_id": "u", "k": 0}', 422, "k: Input should be greater than or equal to 1 (got 0)"),
+    ('{"user_id": "u", "k": -1}', 422, "k: Input should be greater"),
+    ('{"user_id": "u", "k": 1000000000}', 422, "k: 1000000000 videos are more than the 100 that one page may hold"),
+    ('{"user_id": "u", "k": 1' + "0" * 5000 + "}", 400, "the body"),
+    ('{"user_id": "u", "k": 2.5}', 422, "k: Input should be a valid integer"),
+    ('{"user_id": "u", "k": NaN}', 422, "k: "),
+    ('{"user_id": "u", "k": true}', 422, "k: "),
+    ('{"user_id": ""}', 422, "user_id: String should have at least 1 character"),
+    ('{"user_id": 7}', 422, "user_id: Input should be a valid string"),
+    ('{"user_id": "\\ud800"}', 422, "user_id: "),
+    ('{"user_id": "' + "x" * 600 + '"}', 422, "user_id: String should have at most 512"),
+    ('{"user_id": "u", "exclude": "v1"}', 422, "exclude: Input should be a valid list"),
+    ('{"user_id": "u", "exclude": [1]}', 422, "exclude.0: Input should be a valid string"),
+    ('{"user_id": "u", "blocked_authors": [""]}', 422, "blocked_authors.0: String should have at least 1 character"),
+    ('{"user_id": "u", "context": []}', 422, "context: Input should be a valid dictionary"),
+    ('{"user_id": "u", "context": {"device": []}}', 422, "context.device: give a name of 1 to 64 characters and a number"),
+    ('{"user_id": "u", "context": {"": 1}}', 422, "context.: give a name of 1 to 64 characters"),
+    (b"\xff\xfe\x00", 400, "the body"),
+]
+
+
+def test_a_wrong_request_gets_a_sentence(client: httpx.Client, subtests: pytest.Subtests) -> None:
+    for body, status, sentence in WRONG_REQUESTS:
+        with subtests.test(body=body[:60]):
+            response = client.post("/v1/recommend", content=body, headers={"Content-Type": "application/json"})
+            assert error(response, status).startswith(sentence)
+
+
+WRONG_EVENTS: list[tuple[list[dict[str, Any]], int, str]] = [
+    ([], 422, "events: List should have at least 1 item"),
+    ([click(0, vdieo=1)], 422, "unknown field 'events.0.vdieo'; did you mean 'video_id'?"),
+    ([click(0, kind="clik")], 422, "events.0.kind: Input should be 'impression', 'click'"),
+    ([click(0), {"event_id": "x", "user_id": "u", "kind": "click"}], 422, "events.1.video_id is missing"),
+    ([click(0, video_id="v99")], 422, "events.0: there is no video 'v99'"),
+    ([click(0, watch_s=-1)], 422, "events.0.watch_s: Input should be greater"),
+    ([click(0, watch_s=float("nan"))], 422, "events.0.watch_s: Input should be a finite number"),
+    ([click(0, watch_s=float("inf"))], 422, "events.0.watch_s: Input should be a finite number"),
+    ([click(0, at=-5)], 422, "events.0.at: "),
+    ([click(0, at=now_ms() + 10**7)], 422, "events.0: at: "),
+    ([click(0, at=10**30)], 422, "events.0: at: "),
+    ([click(n) for n in range(1001)], 422, "events: List should have at most 1000 items"),
+]
+
+
+def test_wrong_events_get_a_sentence_and_none_is_kept(client: httpx.Client, subtests: pytest.Subtests) -> None:
+    for events, status, sentence in WRONG_EVENTS:
+        with subtests.test(sentence=sentence):
+            response = client.post(
+                "/v1/events", content=json.dumps({"events": events}), headers={"Content-Type": "application/json"}
+            )
+            assert error(response, status).startswith(sentence)
+    assert client.get("/v1/users/new").json()["clicks"] == 0
+
+
+def test_events_that_can_not_be_kept_are_named_and_the_others_kept(client: httpx.Client, metrics: LocalMetrics) -> None:
+    later = now_ms() + 10**7
+    wrong = [click(1, video_id="v99"), click(2, at=later)]
+    answer = client.post("/v1/events", json={"events": [click(0), *wrong, click(5)]}).json()
+    assert (answer["received"], answer["new"]) == (4, 2)
+    first, second = answer["refused"]
+    assert first == {"event_id": "e1", "error": "there is no video 'v99'"}
+    assert second["event_id"] == "e2"
+    assert second["error"].startswith(f"at: {later} lies in the future")
+    assert client.get("/v1/users/new").json()["clicks"] == 2
+    assert metrics.value("events_total", kind="refused") == 2
+
+
+def test_a_large_body_is_refused(client: httpx.Client) -> None:
+    large = b" " * 2**20 + b'{"user_id": "u"}'
+    headers = {"Content-Type": "application/json"}
+    assert "larger than the 65,536 bytes that /v1/recommend takes" in error(
+        client.post("/v1/recommend", content=large, headers=headers), 413
+    )
+    in_parts = iter([large[:1000]] * 1100)  # no Content-Length
+    assert "larger than the 1,048,576 bytes" in error(client.post("/v1/events", content=in_parts, headers=headers), 413)
+    assert client.post("/v1/recommend", content=large[-2000:], headers=headers).status_code == 200
+
+
+def test_wrong_paths_methods_and_types_get_a_sentence(client: httpx.Client) -> None:
+    assert error(client.get("/v1/recommend"), 405) == "/v1/recommend does not take GET; it takes POST"
+    assert error(client.delete("/v1/topics"), 405) == "/v1/topics does not take DELETE; it takes GET"
+    assert error(client.get("/v2/anything"), 404) == "there is nothing at '/v2/anything'; /docs lists what there is"
+    assert "not text/plain" in error(
+        client.post("/v1/recommend", content='{"user_id": "u"}', headers={"Content-Type": "text/plain"}), 415
+    )
+    assert "application/json" in error(client.post("/v1/events", content=b"{}"), 415)
+
+
+def test_what_the_catalog_says_of_a_video(client: httpx.Client) -> None:
+    video = client.get("/v1/videos/v6").json()
+    assert video["title"] == "<b>Clip</b> 6 of guitars"
+    assert video["topics"] == [{"topic": 2, "words": ["guitar", "song"], "similarity": 0.9}]
+    assert (video["cover"], video["file"]) == ("/v1/videos/v6/cover", "/v1/videos/v6/file")
+    assert error(client.get("/v1/videos/v99"), 404) == "there is no video 'v99'"
+
+
+def test_topics_have_words(client: httpx.Client) -> None:
+    assert client.get("/v1/topics").json()[1] == {"topic": 1, "words": ["sea", "beach"], "videos": 10}
+
+
+def test_covers(client: httpx.Client) -> None:
+    response = client.get("/v1/videos/v6/cover")
+    assert (response.content, response.headers["content-type"]) == (JPEG, "image/jpeg")
+    assert error(client.get("/v1/videos/v7/cover"), 404) == "video 'v7' has no cover"
+
+
+def test_a_file_can_be_played_and_sought_in(client: httpx.Client, published: Config) -> None:
+    data = Path(published.workspace, "media", "clip.mp4").read_bytes()
+    whole = client.get("/v1/videos/v6/file")
+    assert (whole.content, whole.headers["content-type"], whole.headers["accept-ranges"]) == (data, "video/mp4", "bytes")
+    part = client.get("/v1/videos/v6/file", headers={"Range": "bytes=250-259"})
+    assert (part.status_code, part.content) == (206, data[250:260])
+    assert part.headers["content-range"] == f"bytes 250-259/{len(data)}"
+    assert client.get("/v1/videos/v6/file", headers={"Range": "bytes=99999999-"}).status_code == 416
+
+
+def test_only_media_that_the_catalog_lists_are_handed_out(client: httpx.Client) -> None:
+    web = client.get("/v1/videos/v20/file", follow_redirects=False)
+    assert (web.status_code, web.headers["location"]) == (307, "https://example.org/a.mp4")
+    for name in ("v7", "v21", "v22", "v23"):
+        assert "has no file that this service can hand out" in error(client.get(f"/v1/videos/{name}/file"), 404)
+    for path in ("/v1/videos/..%2f..%2fetc%2fpasswd/file", "/page/..%2fapi.py", "/page/%2e%2e/api.py", "/page//etc/passwd"):
+        assert client.get(path).status_code == 404
+    assert client.get("/v1/videos/v23").json()["file"] is None
+
+
+def test_pages_run_no_scripts_but_their_own(client: httpx.Client) -> None:
+    for path in ("/", "/dashboard", "/docs"):
+        response = client.get(path)
+        assert response.headers["content-type"].startswith("text/html")
+        policy = response.headers["content-security-policy"]
+        assert "script-src 'self';" in policy
+        assert "default-src 'none'" in policy
+    for name in ("feed.js", "feed.css", "docs.js", "icon.svg"):
+        text = client.get(f"/page/{name}").text
+        assert "innerHTML" not in text
+        assert "://" not in text.replace("http://www.w3.org/2000/svg", "")  # nothing from another host
+
+
+def test_the_description_has_every_route_with_errors_and_examples(client: httpx.Client) -> None:
+    description = client.get("/openapi.json").json()
+    paths, schemas = description["paths"], description["components"]["schemas"]
+    assert {"/v1/recommend", "/v1/events", "/v1/users/{user_id}", "/v1/similar/{video_id}", "/v1/withdrawn/{video_id}"} < set(paths)
+    for path, methods in paths.items():
+        for method in methods.values():
+            assert {"200", "4XX", "503"} <= set(method["responses"]), path
+    ours = {name: schema for name, schema in schemas.items() if "ValidationError" not in name}
+    for name, schema in ours.items():
+        for example in schema["examples"]:
+            getattr(models, name).model_validate(example)
+
+
+def test_requests_are_filtered_by_author_and_carry_a_context(client: httpx.Client, recommender: Recommender) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def rank(user_id: str, user: object, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+        seen.append(context)
+        return await rank_by_number(user_id, user, at, candidates, context)  # type: ignore[arg-type]
+
+    recommender.rank = rank
+    context = {"device": "phone", "wifi": True, "battery": 0.5, "cell": None}
+    body = {"user_id": "u2", "k": 40, "blocked_authors": ["nobody"], "context": context}
+    assert client.post("/v1/recommend", json=body).status_code == 200
+    assert seen == [context]
+
+
+def test_each_user_is_answered_by_their_arm(bundle: Any, recommender: Recommender, published: Config, listen: Listen) -> None:
+    canary = Recommender(bundle, recommender.store, rank_by_number, published.recall, Selection(), seed=1)
+    client = listen(create_api(lambda: Arms(recommender, canary, 0.5), Serving(), Keys(), LocalMetrics(), list))
+    arms = {f"n{n}": client.post("/v1/recommend", json={"user_id": f"n{n}", "k": 1}).json()["arm"] for n in range(20)}
+    assert set(arms.values()) == {"stable", "canary"}
+    assert arms == {user: client.post("/v1/recommend", json={"user_id": user, "k": 1}).json()["arm"] for user in arms}
+    shown = [{"arm": each["arm"], "share": each["share"]} for each in client.get("/v1/dashboard").json()["arms"]]
+    assert shown == [{"arm": "stable", "share": 0.5}, {"arm": "canary", "share": 0.5}]
+
+
+def test_similar_videos(client: httpx.Client) -> None:
+    answer = client.get("/v1/similar/v6?k=3").json()
+    assert answer["video_id"] == "v6"
+    assert len(answer["videos"]) == 3
+    assert {video["topics"][0]["topic"] for video in answer["videos"]} == {topic_of(6)}
+    assert "v6" not in {video["video_id"] for video in answer["videos"]}
+    assert error(client.get("/v1/similar/v99"), 404) == "there is no video 'v99'"
+    assert error(client.get("/v1/similar/v6?k=0"), 422).startswith("k: Input should be greater than or equal to 1")
+    assert error(client.get("/v1/similar/v6?k=1000"), 422).startswith("k: Input should be less than or equal to 100")
+
+
+def test_a_user_is_forgotten(client: httpx.Client) -> None:
+    client.post("/v1/events", json={"events": [click(36), click(0)]})
+    assert client.delete("/v1/users/new").json() == {"events": 2}
+    after = client.get("/v1/users/new").json()
+    assert (after["clicks"], after["seen"]) == (0, 0)
+    assert client.get("/v1/users/u2").json()["clicks"] > 0
+    client.delete("/v1/users/u2")
+    assert client.get("/v1/users/u2").json() == {"user_id": "u2", "clicks": 0, "seen": 0, "topics": []}
+
+
+def test_a_withdrawn_video_is_in_no_page(client: httpx.Client, recommender: Recommender) -> None:
+    def pages() -> set[str]:
+        recommender.refresh(now_ms())
+        return {video["video_id"] for user in "abc" for video in recommend(client, f"w{user}{now_ms()}")}
+
+    assert "v38" in pages()
+    assert client.put("/v1/withdrawn/v38").json() == {"video_id": "v38", "withdrawn": True}
+    assert "v38" not in pages()
+    assert client.delete("/v1/withdrawn/v38").json() == {"video_id": "v38", "withdrawn": False}
+    assert "v38" in pages()
+    assert error(client.put("/v1/withdrawn/v99"), 404) == "there is no video 'v99'"
+
+
+def recommend(client: httpx.Client, user: str) -> list[dict[str, Any]]:
+    answer = client.post("/v1/recommend", json={"user_id": user, "k": 40})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["videos"]
+
+
+def test_the_dashboard_has_queues_traffic_and_swaps(client: httpx.Client, recommender: Recommender) -> None:
+    recommend(client, "d")
+    client.post("/v1/events", json={"events": [click(0, user_id="d"), click(1, user_id="d")]})
+    recommender.refresh(now_ms())
+    board = client.get("/v1/dashboard").json()
+    assert board["arms"] == [{"arm": "stable", "bundle": recommender.bundle.version, "share": 1.0}]
+    assert {queue["topic"]: queue["words"] for queue in board["queues"]} == dict(enumerate(WORDS))
+    first = board["queues"][0]["first"][0]
+    assert first.keys() == {"video_id", "title", "ctr", "exposures", "cover"}
+    assert len(board["traffic"]) == 24
+    assert board["traffic"][-1]["clicks"] + board["traffic"][-2]["clicks"] == 2
+    assert [(swap["bundle"], swap["canary"], swap["outcome"]) for swap in board["swaps"]] == [
+        ("a", None, "done"),
+        ("a", "b", "broken"),
+    ]
+    assert len(board["users"]) == 5
+
+
+def test_what_is_answered_is_counted(client: httpx.Client, metrics: LocalMetrics) -> None:
+    recommend(client, "u2")
+    recommend(client, "nobody")
+    client.post("/v1/events", json={"events": [click(1), click(2)]})
+    client.get("/v1/videos/v6")
+    client.get("/v1/videos/a/b/c")
+    client.get("/nowhere")
+    assert metrics.value("requests_total", route="/v1/recommend", status="200") == 2
+    assert metrics.value("requests_total", route="/v1/videos/{video_id}", status="404") == 1
+    assert metrics.value("requests_total", route="other", status="404") == 1
+    assert metrics.value("pages_total", arm="stable") == 2
+    assert metrics.value("cold_users_total", arm="stable") == 1
+    assert metrics.value("events_total", kind="click") == 2
+    shown = metrics.value("events_total", kind="impression")
+    assert shown == sum(metrics.value("videos_total", source=source) for source in ("topic", "popular", "new"))
+    assert metrics.value("videos_total", source="topic") > 0
+
+
+def test_health_and_readiness(recommender: Recommender, listen: Listen) -> None:
+    current: list[Recommender] = []
+    arms = lambda: Arms(current[0]) if current else None  # noqa: E731
+    client = listen(create_api(arms, Serving(), Keys(), LocalMetrics(), list))
+    assert client.get("/healthz").json() == {"bundle": None}
+    starting = client.get("/readyz")
+    assert error(starting, 503)
+    assert starting.headers["retry-after"] == "1"
+    current.append(recommender)
+    assert client.get("/readyz").json() == {"bundle": recommender.bundle.version}
+
+
+@pytest.mark.parametrize("problem", [OverloadedError("queue"), StoreError("disk"), RuntimeError("a secret")])
+def test_trouble_inside_is_told_without_details(client: httpx.Client, recommender: Recommender, problem: Exception) -> None:
+    async def rank(*call: object) -> np.ndarray:
+        raise problem
+
+    recommender.rank = rank
+    response = client.post("/v1/recommend", json={"user_id": "u1"})
+    inside = isinstance(problem, RuntimeError) and not isinstance(problem, StoreError)
+    assert str(problem) not in error(response, 500 if inside else 503)
+    assert ("retry-after" in response.headers) != inside

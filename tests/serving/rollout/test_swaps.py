@@ -1,0 +1,181 @@
+"""The history of swaps, what a rollback goes to, and what is refused before any replica hears of it. Without Ray."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rayrec.config import Config
+from rayrec.serving.bundle import BundleError, locate
+from rayrec.serving.cluster.service import SwapRefusedError
+from rayrec.serving.rollout import swaps
+from rayrec.serving.rollout.arms import Canary, Rollout
+from rayrec.serving.rollout.swaps import DONE, Swap, SwapError, former, record, swap_history
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
+from tests.serving.small_world import build_workspace
+
+ALL = {"a", "b", "c"}
+
+
+def history(*versions: str) -> list[Swap]:
+    return [Swap(at, version, None, 0.0, DONE) for at, version in enumerate(versions)]
+
+
+@pytest.mark.parametrize(
+    ("road", "back"),
+    [
+        (("a", "b"), "a"),
+        (("a", "b", "c"), "b"),
+        (("a", "b", "c", "b"), "a"),  # after one rollback
+        (("a", "b", "c", "b", "c"), "b"),  # and after c was tried again
+        (("b", "a", "b"), None),
+        (("a",), None),
+    ],
+)
+def test_a_rollback_goes_to_what_was_served_before(road: tuple[str, ...], back: str | None) -> None:
+    standing = Rollout(version=road[-1])
+    if back is None:
+        with pytest.raises(SwapError, match="nothing to roll back to"):
+            former(history(*road), standing, ALL)
+    else:
+        assert former(history(*road), standing, ALL) == Rollout(version=back)
+
+
+def test_a_rollback_passes_by_what_was_refused_and_what_is_gone() -> None:
+    refused = Swap(9, "c", None, 0.0, "c is broken")
+    assert former([*history("a", "b"), refused], Rollout(version="b"), ALL) == Rollout(version="a")
+    assert former(history("a", "c", "b"), Rollout(version="b"), {"a", "b"}) == Rollout(version="a")
+    with pytest.raises(SwapError, match="before b is still published"):
+        former(history("a", "b"), Rollout(version="b"), {"b"})
+
+
+def test_a_rollback_ends_a_canary_first() -> None:
+    standing = Rollout(version="b", canary=Canary(version="c", share=0.1))
+    assert former(history("a", "b"), standing, ALL) == Rollout(version="b")
+
+
+def test_the_history_is_kept_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(tmp_path)
+    assert swap_history(workspace) == []
+    for swap in history("a", "b", "c"):
+        record(workspace, swap)
+    assert swap_history(workspace) == history("a", "b", "c")
+    monkeypatch.setattr("rayrec.serving.rollout.swaps.MAX_SWAPS", 2)
+    record(workspace, Swap(3, "c", "a", 0.1, DONE))
+    assert [(swap.version, swap.canary) for swap in swap_history(workspace)] == [("c", None), ("c", "a")]
+
+
+# --- the commands, with a service that is only played ---
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return build_workspace(tmp_path_factory.mktemp("swapped"))
+
+
+Service = list[Rollout]  # what it was asked to serve, one after the other
+
+
+@pytest.fixture
+def service(small_world: Config, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service that carries out every rollout, and serves the current bundle now."""
+    workspace = Workspace(small_world.workspace)
+    rollouts = [Rollout(version=locate(workspace, None)[0])]
+    monkeypatch.setattr("rayrec.serving.cluster.service.standing", lambda config: rollouts[-1])
+    monkeypatch.setattr("rayrec.serving.cluster.service.move", lambda config, rollout: rollouts.append(rollout))
+    workspace.write_file(swaps.HISTORY, b"[]")
+    workspace.pin("publish", rollouts[0].versions())
+    return rollouts
+
+
+@pytest.fixture
+def publish(small_world: Config) -> Callable[[], str]:
+    return lambda: run_stage(Workspace(small_world.workspace), load_stage("publish"), small_world, force=True)[0].version
+
+
+def test_a_bundle_is_tried_kept_and_left_again(service: Service, small_world: Config, publish: Callable[[], str]) -> None:
+    first, second = service[-1].version, publish()
+    assert swaps.swap(small_world, share=0.1) is not None
+    assert service[-1] == Rollout(version=first, canary=Canary(version=second, share=0.1))
+    assert swaps.swap(small_world) is not None
+    assert service[-1] == Rollout(version=second)
+    assert swaps.swap(small_world) is None
+    with pytest.raises(SwapError, match="a canary is another one"):
+        swaps.swap(small_world, share=0.1)
+    swaps.rollback(small_world)
+    assert service[-1] == Rollout(version=first)
+    workspace = Workspace(small_world.workspace)
+    assert locate(workspace, None)[0] == first  # what a service serves that is started anew
+    assert [(swap.version, swap.canary) for swap in swap_history(workspace)] == [
+        (first, None),
+        (first, second),
+        (second, None),
+        (first, None),
+    ]
+
+
+def test_a_broken_bundle_reaches_no_replica(service: Service, small_world: Config, publish: Callable[[], str]) -> None:
+    workspace = Workspace(small_world.workspace)
+    version = publish()
+    (Path(locate(workspace, None)[1]) / "items.arrow").write_bytes(b"broken")
+    with pytest.raises(BundleError, match=r"items\.arrow is not the file that was published"):
+        swaps.swap(small_world)
+    with pytest.raises(BundleError, match="holds no bundle 'nonsense'"):
+        swaps.swap(small_world, "nonsense")
+    assert len(service) == 1
+    last = swap_history(workspace)[-1]
+    assert last.version == version
+    assert "items.arrow" in last.outcome
+    workspace.switch("publish", str(service[0].version))
+
+
+def test_what_a_replica_refuses_is_no_success(
+    service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(config: Config, rollout: Rollout) -> None:
+        raise SwapRefusedError("its ranker knows 3 items")
+
+    monkeypatch.setattr("rayrec.serving.cluster.service.move", refuse)
+    before = service[0].version
+    publish()
+    with pytest.raises(SwapRefusedError):
+        swaps.swap(small_world)
+    workspace = Workspace(small_world.workspace)
+    assert swap_history(workspace)[-1].outcome == "its ranker knows 3 items"
+    workspace.switch("publish", str(before))
+
+
+def test_what_is_served_outlives_what_is_published_after_it(
+    service: Service, small_world: Config, publish: Callable[[], str]
+) -> None:
+    workspace = Workspace(small_world.workspace)
+    served = str(service[0].version)
+    swaps.swap(small_world, publish(), share=0.5)
+    newest = [publish() for _ in range(4)][-1]
+    published = {manifest.version for manifest in workspace.versions("publish")}
+    assert service[-1].versions() | {served, newest} <= published
+    assert len(published) < 6
+    workspace.switch("publish", served)
+
+
+def test_watching_tries_each_published_bundle_once(
+    service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = [publish()]
+    said: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        if len(said) == 1 and len(published) == 1:
+            published.append(publish())
+            (Path(locate(Workspace(small_world.workspace), None)[1]) / "items.arrow").write_bytes(b"broken")
+        elif len(said) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(swaps.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        swaps.watch(small_world, None, said.append)
+    assert said[0] == f"bundle {published[0]} is served"
+    assert "items.arrow is not the file that was published" in said[1]
+    assert [rollout.version for rollout in service[1:]] == published[:1]

@@ -1,0 +1,194 @@
+"""The loop from events to the next training's log, over both stores."""
+
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from rayrec.config import Config, ConfigError, load
+from rayrec.serving.state.export import DAY, Export, export_events
+from rayrec.serving.state.store import Event, Kind, Since, open_store
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
+
+NOON = 20_000 * DAY + DAY // 2  # 2024-10-04
+SECOND = 1000
+Row = tuple[str, str, int, bool]
+
+
+def shown(name: str, user: str, video: str, at: int, request: str | None = "r1", arm: str | None = None) -> Event:
+    return Event(name, user, video, "impression", at, request, arm=arm)
+
+
+def answer(
+    name: str, user: str, video: str, kind: Kind, at: int, request: str | None = None, watch_s: float | None = None
+) -> Event:
+    return Event(name, user, video, kind, at, request, watch_s)
+
+
+def add(state: Config, *events: Event) -> None:
+    store = open_store(state)
+    store.add_events(events)
+    store.close()
+
+
+def rows(folder: Path) -> list[dict]:
+    paths = sorted(path for path in folder.glob("*.parquet") if path.name[0] != "_")
+    return [row for path in paths for row in pq.read_table(path, partitioning=None).to_pylist()]
+
+
+def clicks(folder: Path) -> dict[tuple[str, str, int], bool]:
+    return {(row["user_id"], row["video_id"], row["shown_at"]): row["clicked"] for row in rows(folder)}
+
+
+def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Path) -> None:
+    add(
+        state,
+        shown("i1", "ann", "v1", NOON, "r1", arm="canary"),
+        shown("i2", "ann", "v2", NOON, "r1", arm="canary"),
+        shown("i3", "bob", "v1", NOON, "r2"),
+        answer("c1", "ann", "v1", "click", NOON + 5 * SECOND, "r1"),
+        answer("w1", "ann", "v1", "watch", NOON + 9 * SECOND, "r1", watch_s=3.5),
+        answer("w2", "ann", "v1", "watch", NOON + 12 * SECOND, "r1", watch_s=6.5),
+        answer("l1", "ann", "v1", "like", NOON + 9 * SECOND, "r1"),
+        answer("s1", "ann", "v2", "skip", NOON + 20 * SECOND, "r1"),
+    )
+    done = export_events(state, str(tmp_path / "log"))
+    assert done == Export(events=8, impressions=3, days=1, waiting=0, upto=8)
+    assert [path.name for path in sorted((tmp_path / "log").iterdir())] == ["2024-10-04.parquet", "_export.parquet"]
+    ann = {"user_id": "ann", "shown_at": NOON, "request_id": "r1", "arm": "canary"}
+    assert rows(tmp_path / "log") == [
+        ann | {"video_id": "v1", "clicked": True, "watch_s": 6.5, "liked": True, "skipped": False},
+        ann | {"video_id": "v2", "clicked": False, "watch_s": None, "liked": False, "skipped": True},
+        {"user_id": "bob", "video_id": "v1", "shown_at": NOON, "request_id": "r2", "arm": None}
+        | {"clicked": False, "watch_s": None, "liked": False, "skipped": False},
+    ]
+
+
+def test_without_its_request_a_click_is_for_the_users_latest_impression_before_it(state: Config, tmp_path: Path) -> None:
+    add(
+        state,
+        shown("i1", "ann", "v1", NOON, "r1"),
+        shown("i2", "ann", "v1", NOON + 60 * SECOND, "r2"),
+        shown("i3", "ann", "v1", NOON + 120 * SECOND, "r3"),
+        shown("i4", "bob", "v1", NOON + 70 * SECOND, "r4"),
+        answer("c1", "ann", "v1", "click", NOON + 100 * SECOND),
+        answer("c2", "ann", "v1", "click", NOON + 130 * SECOND, "r1"),  # names the first, long gone from the screen
+        answer("c3", "bob", "v1", "click", NOON + 75 * SECOND, "unknown"),
+    )
+    export_events(state, str(tmp_path))
+    assert clicks(tmp_path) == {
+        ("ann", "v1", NOON): True,
+        ("ann", "v1", NOON + 60 * SECOND): True,
+        ("ann", "v1", NOON + 120 * SECOND): False,
+        ("bob", "v1", NOON + 70 * SECOND): True,
+    }
+
+
+def test_an_export_goes_on_from_the_last_and_rewrites_only_the_days_that_changed(state: Config, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    add(state, *(shown(f"i{n}", "ann", f"v{n}", NOON + n * DAY, f"r{n}") for n in range(3)))
+    assert export_events(state, str(log)) == Export(3, 3, 3, 0, 3)
+    before = {path.name: path.stat().st_mtime_ns for path in log.iterdir()}
+    add(
+        state,
+        answer("c1", "ann", "v1", "click", NOON + DAY + SECOND, "r1"),
+        answer("c2", "ann", "v1", "click", NOON + 2 * DAY),  # a day after it was shown
+        shown("late", "bob", "v0", NOON + DAY - 1, "r9"),
+    )
+    assert export_events(state, str(log)) == Export(3, 1, 1, 0, 6)
+    after = {path.name: path.stat().st_mtime_ns for path in log.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"2024-10-05.parquet", "_export.parquet"}
+    assert [at for (_, _, at), clicked in clicks(log).items() if clicked] == [NOON + DAY]
+    assert export_events(state, str(log)) == Export(0, 0, 0, 0, 6)
+
+
+def test_an_export_that_was_killed_is_done_again(state: Config, tmp_path: Path) -> None:
+    add(state, shown("i1", "ann", "v1", NOON), answer("c1", "ann", "v1", "click", NOON + SECOND))
+    export_events(state, str(tmp_path))
+    (tmp_path / "_export.parquet").unlink()  # as if it had died before the end
+    assert export_events(state, str(tmp_path)) == Export(2, 0, 0, 0, 2)
+    assert len(rows(tmp_path)) == 1
+
+
+def test_a_click_waits_for_an_impression_that_comes_after_it(state: Config, tmp_path: Path) -> None:
+    now = int(time.time() * 1000)
+    add(state, answer("c1", "ann", "v1", "click", now, "r1"), answer("l1", "ann", "v2", "like", now))
+    assert export_events(state, str(tmp_path)) == Export(2, 0, 0, 2, 2)
+    add(state, shown("i1", "ann", "v1", now - 5 * SECOND))
+    assert export_events(state, str(tmp_path))[:4] == (1, 1, 1, 1)
+    assert clicks(tmp_path) == {("ann", "v1", now - 5 * SECOND): True}
+
+
+def test_a_click_without_an_impression_is_one_in_the_end(state: Config, tmp_path: Path) -> None:
+    """Such as a click on a video that another surface showed; a history must not lose it at the next training."""
+    add(state, answer("c1", "ann", "v1", "click", NOON), answer("l1", "ann", "v1", "like", NOON))
+    assert export_events(state, str(tmp_path)) == Export(2, 1, 1, 0, 2)
+    assert clicks(tmp_path) == {("ann", "v1", NOON): True}
+
+
+def test_the_folder_outlives_retention_and_forgets_with_the_store(state: Config, tmp_path: Path) -> None:
+    add(state, shown("i1", "ann", "v1", NOON), shown("i2", "bob", "v1", NOON), shown("i3", "ann", "v2", NOON + DAY))
+    export_events(state, str(tmp_path))
+    store = open_store(state)
+    store.prune(NOON + DAY)
+    store.forget("ann")
+    store.add_events([shown("i4", "ann", "v3", NOON + 2 * DAY)])  # she came back
+    store.close()
+    export_events(state, str(tmp_path))
+    expected = {("bob", "v1", NOON): False, ("ann", "v3", NOON + 2 * DAY): False}
+    assert clicks(tmp_path) == expected
+    export_events(state, str(tmp_path))
+    assert clicks(tmp_path) == expected
+
+
+def test_a_folder_of_another_store_is_refused(state: Config, tmp_path: Path) -> None:
+    other = load(None, [f"serving.state={tmp_path / 'other.db'}"])
+    add(other, *(shown(f"i{n}", "ann", "v1", NOON + n) for n in range(5)))
+    export_events(other, str(tmp_path / "log"))
+    with pytest.raises(ConfigError, match="up to number 5, the store has only 0: it is the export of another store"):
+        export_events(state, str(tmp_path / "log"))
+
+
+def test_the_loop_is_closed(state: Config, tmp_path: Path) -> None:
+    """Events -> export -> ingest, beside an old log in other names and units: the clicks are in the log, and count once online."""
+    (tmp_path / "catalog.csv").write_text("video_id,title\nv1,One\nv2,Two\n")
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "0-old.csv").write_text(
+        f"who,what,when,stars\ncat,v1,{NOON // 1000 - 99},5\ncat,v2,{NOON // 1000 - 98},1\n"
+    )
+    names = "{user_id: who, video_id: what, shown_at: when, clicked: stars}"
+    dataset = ["kind=files", f"catalog={tmp_path / 'catalog.csv'}", f"interactions={tmp_path / 'log'}", "time_unit=s"]
+    dataset += ["click_at_least=4", f"interactions_columns={names}"]
+    loop = load(
+        None,
+        [f"workspace={tmp_path / 'space'}", f"serving.state={state.serving.state}", *(f"dataset.{each}" for each in dataset)],
+    )
+    workspace = Workspace(loop.workspace)
+
+    def log() -> list[Row]:
+        run_stage(workspace, load_stage("ingest"), loop)
+        columns = ["user_id", "video_id", "shown_at", "clicked"]
+        return [tuple(row.values()) for row in workspace.read("interactions", columns).to_pylist()]
+
+    old = [("cat", "v1", NOON - 99_000, True), ("cat", "v2", NOON - 98_000, False)]
+    assert log() == old
+    add(
+        state,
+        shown("i1", "ann", "v1", NOON),
+        shown("i2", "ann", "v2", NOON),
+        answer("c1", "ann", "v2", "click", NOON + SECOND, "r1"),
+    )
+    export_events(loop, str(tmp_path / "log"))
+    assert log() == [*old, ("ann", "v1", NOON, False), ("ann", "v2", NOON, True)]
+    assert workspace.rejects("ingest").num_rows == 0
+
+    store = open_store(loop)
+    since = store.since(log()[-1][2])
+    assert since == Since(3, 0)
+    assert store.activity("ann", since, 10, 10).clicked == []
+    store.add_events([answer("c2", "ann", "v1", "click", NOON - 50 * SECOND)])  # late: happened before the log's end
+    assert store.activity("ann", since, 10, 10).clicked == ["v1"]
+    store.close()

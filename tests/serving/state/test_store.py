@@ -1,0 +1,457 @@
+"""Both state stores by the same tests: nothing twice, nothing lost, by time; then what is particular to each."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rayrec.config import Config, ConfigError, load
+from rayrec.serving.state import store as store_module
+from rayrec.serving.state.sqlite import SqliteStore
+from rayrec.serving.state.store import Activity, Event, Since, StateStore, StoreError, Traffic, is_redis, open_store, state_path
+from tests.serving.stores import RedisServer, redis_server
+
+ROOT = Path(__file__).parents[3]
+ALL = Since()
+HOUR = 3_600_000
+
+
+@pytest.fixture
+def store(state: Config) -> Iterator[StateStore]:
+    store = open_store(state)
+    yield store
+    store.close()
+
+
+def event(number: int, kind: str = "click", user: str = "ann", video: str | None = None, at: int | None = None) -> Event:
+    return Event(f"e{number}", user, video or f"v{number}", kind, at=1000 + number if at is None else at)
+
+
+def clicked(store: StateStore, user: str = "ann", since: Since = ALL) -> list[str]:
+    return store.activity(user, since, 10, 10).clicked
+
+
+def counted(store: StateStore, after: int = 0, since: Since = ALL) -> dict[str, tuple[int, int]]:
+    _, videos, exposures, clicks = store.counts(after, since)
+    return dict(zip(videos, zip(exposures.tolist(), clicks.tolist(), strict=True), strict=True))
+
+
+def kept(store: StateStore) -> list[Event]:
+    """All events, in the order of arrival."""
+    return [Event(**row) for piece in store.read(1, None) for row in piece.to_pylist()]
+
+
+# --- intake and reading ---
+
+
+def test_an_event_counts_once_however_often_it_comes(store: StateStore) -> None:
+    assert store.add_events([event(1), event(2)]) == 2
+    assert store.add_events([event(2), event(3), event(3)]) == 1
+    assert store.add_events([]) == 0
+    assert clicked(store) == ["v1", "v2", "v3"]
+    assert counted(store) == {"v1": (0, 1), "v2": (0, 1), "v3": (0, 1)}
+
+
+def test_history_is_in_the_order_of_the_clicks_not_of_their_arrival(store: StateStore) -> None:
+    store.add_events([event(5), event(2), event(9, "impression"), event(7, user="bob")])
+    store.add_events([event(3, "watch"), event(1)])
+    activity = store.activity("ann", ALL, 10, 10)
+    assert activity == Activity(["v1", "v2", "v5"], [1001, 1002, 1005], ["v1", "v2", "v3", "v5", "v9"], forgotten=False)
+    assert store.activity("nobody", ALL, 10, 10) == Activity([], [], [], False)
+
+
+def test_history_is_bounded_and_keeps_the_latest(store: StateStore) -> None:
+    store.add_events([event(n, video=f"v{n % 4}") for n in range(20)])
+    activity = store.activity("ann", Since(at=1004), max_clicks=3, max_seen=2)
+    assert (activity.clicked, activity.seen) == (["v1", "v2", "v3"], ["v2", "v3"])
+    assert store.activity("ann", Since(at=1019), 3, 2) == Activity([], [], [], False)
+
+
+def test_of_events_at_the_same_moment_the_last_to_arrive_is_the_latest(store: StateStore) -> None:
+    store.add_events([event(n, at=1000) for n in range(1, 12)])  # 11 sorts before 9 as text
+    assert store.activity("ann", ALL, 3, 2) == Activity(["v9", "v10", "v11"], [1000] * 3, ["v10", "v11"], False)
+
+
+def test_an_event_counts_by_its_number_however_late_it_came(store: StateStore) -> None:
+    store.add_events([event(5), event(6)])
+    upto = store.latest()
+    store.add_events([event(1), event(7)])  # the first is late
+    assert clicked(store, since=Since(number=upto)) == ["v1", "v7"]
+    assert counted(store, since=Since(number=upto)) == {"v1": (0, 1), "v7": (0, 1)}
+    assert counted(store, after=0, since=Since(upto, 1003)) == {"v7": (0, 1)}
+
+
+def test_a_user_with_any_number_of_events_costs_a_bounded_look(store: StateStore) -> None:
+    store.add_events([event(n, video=f"v{n % 10}") for n in range(store_module.MAX_READ + 50)])
+    activity = store.activity("ann", ALL, store_module.MAX_READ + 50, 100)
+    assert len(activity.clicked) == store_module.MAX_READ
+    assert activity.clicked_at[0] == 1050
+    assert len(activity.seen) == 10
+
+
+def test_counts_are_those_since_the_last_look(store: StateStore) -> None:
+    store.add_events([event(1, "impression", video="v"), event(2, "impression", video="v"), event(3, video="v"), event(4, "like")])
+    first = store.counts(0, ALL)
+    assert counted(store) == {"v": (2, 1)}
+    assert (first.upto, store.latest()) == (4, 4)
+    assert counted(store, after=first.upto) == {}
+    store.add_events([event(5, video="v"), event(6, video="v", user="bob")])
+    assert counted(store, after=first.upto) == {"v": (0, 2)}
+    assert counted(store, since=Since(at=1005)) == {"v": (0, 1)}
+
+
+def test_events_come_back_as_they_were_in_pieces(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("sqlite_store", "redis_store"):
+        monkeypatch.setattr(f"rayrec.serving.{module}.PIECE", 100)
+    given = [event(n, user=f"u{n % 3}:{n}")._replace(arm="canary", watch_s=n / 2) for n in range(1000)]
+    given[500] = Event("naïve ✓", 'a "b"', "x:y|z", "watch", 10**12 + 7, "r:1", 1.5, None)
+    for start in range(0, 1000, 300):
+        store.add_events(given[start : start + 300])
+    assert kept(store) == given
+    pieces = list(store.read(151, 350))
+    assert [piece.num_rows for piece in pieces] == [100, 100]
+    assert pieces[0]["event_id"][0].as_py() == "e150"
+    assert list(store.read(1001, None)) == []
+
+
+def test_a_batch_is_kept_whole_or_not_at_all(store: StateStore) -> None:
+    with pytest.raises(Exception, match="video_id"):
+        store.add_events([event(1), event(2)._replace(video_id=None)])
+    assert kept(store) == []
+    assert store.add_events([event(1)]) == 1
+
+
+def test_many_threads_at_once(store: StateStore) -> None:
+    """Also a broken batch among them spoils no other."""
+
+    def add(worker: int) -> int:
+        batches = [[event(n, user=f"u{worker}") for n in range(start, start + 5)] for start in range(0, 100, 5)]
+        new = sum(store.add_events(batch) for batch in batches)
+        with pytest.raises(Exception, match="kind"):
+            store.add_events([event(1000 + worker), event(1)._replace(kind=None)])
+        assert store.activity(f"u{worker}", ALL, 200, 200).forgotten is False
+        return new
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(add, range(8))) == 100
+    assert Counter(each.event_id for each in kept(store)) == Counter(f"e{n}" for n in range(100))
+
+
+def test_the_state_is_there_after_reopening(state: Config) -> None:
+    first = open_store(state)
+    first.add_events([event(1)])
+    first.withdraw("v9", True)
+    first.forget("bob")
+    first.exported(1, 1001)
+    first.close()
+    second = open_store(state)
+    assert second.add_events([event(1)]) == 0
+    assert clicked(second) == ["v1"]
+    assert (second.withdrawn(), second.activity("bob", ALL, 1, 1).forgotten, second.since(2000)) == (["v9"], True, Since(1, 0))
+    second.close()
+
+
+# --- what else is kept ---
+
+
+def test_traffic_by_time(store: StateStore) -> None:
+    store.add_events([event(n, "impression", at=n * HOUR // 4) for n in range(8)])
+    store.add_events([event(20, at=HOUR), event(21, at=2 * HOUR - 1), event(22, "like", at=9 * HOUR), event(23, at=5 * HOUR)])
+    assert store.traffic(0, HOUR) == [Traffic(0, 4, 0), Traffic(HOUR, 4, 2), Traffic(5 * HOUR, 0, 1)]
+    assert store.traffic(HOUR + 1, HOUR) == [Traffic(HOUR, 4, 2), Traffic(5 * HOUR, 0, 1)]
+    assert store.traffic(HOUR + 16 * 60_000, HOUR // 4)[0] == Traffic(HOUR + HOUR // 4, 1, 0)
+    with pytest.raises(ValueError, match="whole minutes"):
+        store.traffic(0, 1000)
+
+
+def test_withdrawn_videos(store: StateStore) -> None:
+    for video_id in ("v1", "v2", "v2"):
+        store.withdraw(video_id, True)
+    store.withdraw("v1", False)
+    store.withdraw("v3", False)
+    assert store.withdrawn() == ["v2"]
+
+
+def test_a_forgotten_user_is_gone(store: StateStore) -> None:
+    store.add_events([event(n, "impression", user=f"u{n % 2}") for n in range(40)] + [event(50, user="u1")])
+    assert store.forgotten(0) == set()
+    assert store.forget("u1") == 21
+    assert store.activity("u1", ALL, 10, 10) == Activity([], [], [], forgotten=True)
+    assert {each.user_id for each in kept(store)} == {"u0"}
+    assert (len(counted(store)), store.traffic(0, HOUR)) == (20, [Traffic(0, 20, 0)])
+    assert store.activity("u0", ALL, 10, 100).forgotten is False
+    (digest,) = store.forgotten(store.latest())
+    assert "u1" not in digest
+    store.add_events([event(60, user="u1")])  # they are free to come back
+    assert store.activity("u1", ALL, 10, 10) == Activity(["v60"], [1060], ["v60"], forgotten=True)
+    assert store.forgotten(store.latest()) == set()
+    assert store.forget("u1") == 1
+    assert store.forget("nobody") == 0
+
+
+def test_old_events_are_pruned_whenever_they_came(store: StateStore) -> None:
+    times = [5 * HOUR, HOUR, 2 * HOUR - 1, 2 * HOUR, 2 * HOUR + 600_000, 0]
+    store.add_events([event(n, "impression", at=at) for n, at in enumerate(times)])
+    upto = store.latest()
+    assert store.prune(2 * HOUR + 300_000) == 4
+    assert store.prune(2 * HOUR + 300_000) == 0
+    assert [each.at for each in kept(store)] == [5 * HOUR, 2 * HOUR + 600_000]
+    assert store.activity("ann", ALL, 10, 10).seen == ["v4", "v0"]
+    assert store.traffic(0, HOUR) == [Traffic(2 * HOUR, 1, 0), Traffic(5 * HOUR, 1, 0)]
+    assert store.prune(9 * HOUR) == 2
+    assert (kept(store), store.traffic(0, HOUR), store.latest()) == ([], [], upto)
+    store.add_events([event(1)])
+    assert store.latest() == upto + 1  # the numbers of deleted events are not given again
+
+
+def test_a_large_prune_is_done_in_steps(store: StateStore) -> None:
+    events = [event(n, "impression", at=n) for n in range(12_000)]
+    for start in range(0, len(events), 1000):
+        store.add_events(events[start : start + 1000])
+    assert store.prune(11_990) == 11_990
+    assert len(kept(store)) == 10
+
+
+def test_what_a_log_does_not_hold(store: StateStore) -> None:
+    assert store.since(5000) == Since(0, 5000)
+    store.exported(upto=10, newest_at=1000)
+    store.exported(upto=30, newest_at=3000)
+    assert store.since(999) == Since(0, 999)
+    assert store.since(1000) == store.since(2999) == Since(10, 0)
+    assert store.since(3000) == Since(30, 0)
+
+
+# --- dying ---
+
+# A process that has all imported and forks one writer for each round. A writer says which batches were acknowledged; it is killed
+# at a random moment after its first, or (without an end of the moments) writes all of its 100 batches.
+WRITERS = """
+import os, random, signal, sys, time
+from rayrec.config import load
+from rayrec.serving.state.store import Event, open_store
+
+def write(round, batches, acknowledged):
+    store = open_store(load(None, [f"serving.state={sys.argv[1]}"]))
+    for batch in range(batches):
+        store.add_events([Event(f"{round}-{batch}-{n}", str(round), f"v{n}", "click", batch + 1) for n in range(5)])
+        os.write(acknowledged, b"%d-%d\\n" % (round, batch))
+
+def start(round, batches):
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        write(round, batches, writing)
+        os._exit(0)
+    os.close(writing)
+    return child, os.fdopen(reading)
+
+open_store(load(None, [f"serving.state={sys.argv[1]}"])).close()  # all is imported now
+rounds, longest_s, rng = int(sys.argv[2]), float(sys.argv[3]), random.Random(0)
+if not longest_s:
+    for child, acknowledged in [start(round, 100) for round in range(rounds)]:
+        print(acknowledged.read())
+        os.waitpid(child, 0)
+for round in range(rounds) if longest_s else ():
+    child, acknowledged = start(round, 10**9)
+    print(acknowledged.readline())
+    time.sleep(rng.uniform(0, longest_s))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(acknowledged.read())
+"""
+
+
+def acknowledged_by_writers(state: Config, rounds: int, longest_s: float) -> set[str]:
+    """The event ids of what `WRITERS` say was acknowledged."""
+    command = [sys.executable, "-c", WRITERS, str(state.serving.state), str(rounds), str(longest_s)]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout
+    return {f"{batch}-{n}" for batch in told.split() for n in range(5)}
+
+
+def test_several_processes_write_at_once(state: Config) -> None:
+    acknowledged = acknowledged_by_writers(state, rounds=3, longest_s=0)
+    store = open_store(state)
+    assert Counter(each.event_id for each in kept(store)) == Counter(acknowledged)
+    assert len(acknowledged) == 3 * 100 * 5
+    store.close()
+
+
+def test_no_acknowledged_event_is_lost_when_the_process_is_killed(state: Config) -> None:
+    """A process is killed in the middle of intake, at another moment each time."""
+    rounds = 5 if is_redis(state) else 20
+    acknowledged = acknowledged_by_writers(state, rounds, longest_s=0.05)
+    store = open_store(state)
+    there = Counter(each.event_id for each in kept(store))
+    store.close()
+    assert len(acknowledged) > rounds * 5
+    assert acknowledged <= there.keys()
+    assert set(there.values()) == {1}
+    assert set(Counter(event_id.rpartition("-")[0] for event_id in there).values()) == {5}  # no batch in part
+
+
+# --- SQLite ---
+
+
+def test_a_store_that_is_held_too_long_says_so(tmp_path: Path) -> None:
+    holder, waiter = SqliteStore(tmp_path / "events.db"), SqliteStore(tmp_path / "events.db")
+    waiter._writer.execute("PRAGMA busy_timeout = 1")
+    holder._writer.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked"):
+        waiter.add_events([event(1)])
+    assert waiter.activity("ann", ALL, 1, 1).clicked == []  # readers don't wait
+    holder._writer.execute("ROLLBACK")
+    assert waiter.add_events([event(1)]) == 1
+    holder.close()
+    waiter.close()
+
+
+def test_batches_that_wait_are_committed_together(tmp_path: Path) -> None:
+    store, commits = SqliteStore(tmp_path / "events.db"), []
+    store._writer.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+    with ThreadPoolExecutor(8) as threads:
+        with store._writing:
+            added = [threads.submit(store.add_events, [event(n)]) for n in range(8)]
+            while len(store._waiting) < 8:
+                time.sleep(0.001)
+        assert [each.result() for each in added] == [1] * 8
+    assert len(commits) == 1
+    store.close()
+
+
+OLD_FILE = """
+CREATE TABLE events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, user_id TEXT NOT NULL,
+    video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL);
+CREATE INDEX seen ON events (user_id, at, video_id);
+CREATE INDEX clicked ON events (user_id, at, video_id) WHERE kind = 'click';
+INSERT INTO events (event_id, user_id, video_id, kind, at, request_id, watch_s) VALUES ('e1', 'ann', 'v1', 'click', 1001, 'r', 2.5);
+"""
+
+
+def test_a_file_from_before_there_were_arms_is_brought_up_to_date(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "events.db")
+    old.executescript(OLD_FILE)
+    old.close()
+    for _ in "12":
+        store = SqliteStore(tmp_path / "events.db")
+        assert store.add_events([event(1)]) == 0
+        store.add_events([event(2)._replace(arm="canary")])
+        assert clicked(store) == ["v1", "v2"]
+        assert kept(store) == [Event("e1", "ann", "v1", "click", 1001, "r", 2.5), event(2)._replace(arm="canary")]
+        store.close()
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    newer = sqlite3.connect(tmp_path / "events.db")
+    newer.execute("PRAGMA user_version = 7")
+    newer.close()
+    with pytest.raises(ConfigError, match=r"events\.db has schema 7, this rayrec reads 1"):
+        SqliteStore(tmp_path / "events.db")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "events.db").write_text("no database" * 100)
+    with pytest.raises(StoreError, match=r"events\.db can't be opened"):
+        SqliteStore(tmp_path / "events.db")
+
+
+def test_nothing_of_a_forgotten_user_is_left_in_the_file(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "events.db")
+    store.add_events(
+        [event(n, user="somebody-in-particular") for n in range(500)] + [event(n, user="bob") for n in range(500, 900)]
+    )
+    store.forget("somebody-in-particular")
+    store.close()
+    assert b"somebody-in-particular" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+# --- Redis ---
+
+
+def test_redis_restarted_in_the_middle_of_intake(tmp_path: Path) -> None:
+    """Callers send again what was answered with a `StoreError`, as clients do after a 503."""
+    with redis_server(tmp_path) as server:
+        store = open_store(load(None, [f"serving.state={server.url}"]))
+        batches = [[event(n) for n in range(start, start + 10)] for start in range(0, 3000, 10)]
+        refused, done = [0], threading.Event()
+
+        def intake() -> None:
+            for batch in batches:
+                while True:
+                    try:
+                        store.add_events(batch)
+                        break
+                    except StoreError:
+                        refused[0] += 1
+            done.set()
+
+        thread = threading.Thread(target=intake)
+        thread.start()
+        for _ in range(3):
+            time.sleep(0.03)
+            server.kill()
+            time.sleep(0.3)
+            server.start()
+        thread.join()
+        assert done.is_set()
+        assert Counter(each.event_id for each in kept(store)) == Counter(f"e{n}" for n in range(3000))
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (("--appendonly", "no"), r"set `appendonly yes` \(it is no\), `appendfsync always` \(it is everysec\) in redis.conf"),
+        (
+            ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "allkeys-lru"),
+            r"set `maxmemory-policy noeviction`",
+        ),
+        (("--rename-command", "CONFIG", ""), "let rayrec's user run CONFIG GET"),
+    ],
+)
+def test_a_redis_that_may_lose_events_is_refused(tmp_path: Path, settings: tuple[str, ...], sentence: str) -> None:
+    with redis_server(tmp_path, *settings) as server, pytest.raises(ConfigError, match=sentence):
+        open_store(load(None, [f"serving.state={server.url}"]))
+
+
+def test_keys_of_another_version_are_refused(redis: RedisServer) -> None:
+    redis.flush()
+    redis.client.set("{rayrec}:schema", 7)
+    with pytest.raises(ConfigError, match="have schema 7, this rayrec reads 1"):
+        open_store(load(None, [f"serving.state={redis.url}"]))
+
+
+def test_a_redis_that_is_not_there(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        gone = load(None, [f"serving.state={server.url}"])
+    with pytest.raises(StoreError, match="refused"):
+        open_store(gone)
+
+
+def test_pruned_redis_is_empty(redis: RedisServer) -> None:
+    """Retention bounds its memory: nothing stays of an event."""
+    redis.flush()
+    store = open_store(load(None, [f"serving.state={redis.url}"]))
+    store.add_events([event(n, kind, user=f"u{n}") for n, kind in enumerate(("impression", "click", "watch", "like", "skip"))])
+    store.prune(HOUR)
+    store.close()
+    assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
+
+
+# --- where ---
+
+
+def test_where_the_events_are() -> None:
+    assert state_path(load(None, ["workspace=/w"])) == Path("/w/state/events.db")
+    assert state_path(load(None, ["workspace=s3://bucket/w", "serving.state=/w/events.db"])) == Path("/w/events.db")
+    with pytest.raises(ConfigError, match=r"s3://bucket/w: set serving\.state to a local file"):
+        state_path(load(None, ["workspace=s3://bucket/w"]))
+    with pytest.raises(ConfigError, match="kept in Redis"):
+        state_path(load(None, ["serving.state=redis://localhost"]))
+    with pytest.raises(ConfigError, match="neither a file nor redis://"):
+        open_store(load(None, ["serving.state=s3://bucket/events.db"]))

@@ -1,0 +1,118 @@
+"""Every arm and seed is measured as it would be alone; what is measured is kept, and what fails ends nothing but itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from rayrec.config import Config, ConfigError, load
+from rayrec.data.history import HistoryGather
+from rayrec.data.loading import ranking_data
+from rayrec.stages import compare
+from rayrec.stages.compare import STAGE as COMPARE
+from rayrec.stages.compare import Measured, Pair
+from rayrec.training.trainer import CPU, predict, train_ranker
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
+from tests.training.small_log import ingest
+
+ARMS: dict[str, dict[str, Any]] = {
+    "deepfm": {"ranker.model": "deepfm"},
+    "fm": {"ranker.model": "fm"},
+    "fm without tags": {"ranker.model": "fm", "ranker.item_fields": []},
+    "wild": {"ranker.model": "deepfm", "training.learning_rate": 1e30},
+}
+YAML = f"""
+ranker: {{embedding_size: 4, hidden: [8], history_length: 5, item_fields: [tags]}}
+training: {{epochs: 2, batch_size: 128, learning_rate: 0.01}}
+comparison: {{arms: {json.dumps(ARMS)}, seeds: [1, 2]}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "small.yaml").write_text(f"workspace: {tmp_path / 'space'}\n{YAML}")
+    config = load(tmp_path / "small.yaml")
+    run_stage(Workspace(config.workspace), ingest(1500), config)
+    return config
+
+
+def with_arms(config: Config, arms: dict[str, dict[str, Any]]) -> Config:
+    return config.model_copy(update={"comparison": config.comparison.model_copy(update={"arms": arms})})
+
+
+def compared(config: Config) -> dict[tuple[str, int], dict[str, Any]]:
+    workspace = Workspace(config.workspace)
+    run_stage(workspace, COMPARE, config)
+    pairs = json.loads(workspace.read_file(f"{workspace.folder('compare')}/results.json"))
+    return {(pair["arm"], pair["seed"]): pair for pair in pairs}
+
+
+def test_a_pair_is_measured_as_if_it_were_alone(config):
+    pairs = compared(config)
+    assert list(pairs) == [(arm, seed) for arm in ARMS for seed in (1, 2)]
+    workspace = Workspace(config.workspace)
+    for arm, item_fields in (("fm", ["tags"]), ("fm without tags", [])):
+        ranker = config.ranker.model_copy(update={"model": "fm", "item_fields": item_fields})
+        data = ranking_data(workspace, ranker, config.split)
+        scorer, _ = train_ranker(data, ranker, config.training, seed=2)
+        probability = predict(scorer.model, data.test, HistoryGather(data.clicks, 5, CPU), CPU)
+        assert pairs[arm, 2]["measured"]["auc"] == pytest.approx(roc_auc_score(data.test.clicked, probability), abs=1e-6)
+    folder = Path(workspace.folder("compare"))
+    assert (folder / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    table = (folder / "results.md").read_text()
+    assert "| wild | - | - | - | - | - |" in table
+    assert "- wild, seed 1: training diverged" in table
+    assert "1,200 impressions to train, 150 to validate, 150 to test" in table
+    assert pairs["wild", 1]["measured"] is None
+
+
+def test_a_killed_comparison_goes_on_and_one_more_arm_is_trained_alone(config, monkeypatch):
+    trained: list[tuple[str, int]] = []
+
+    def count_and_train(data, ranker, settings, seed, *others, **more):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append((ranker.model, seed))
+        return train_ranker(data, ranker, settings, seed, *others, **more)
+
+    two = with_arms(config, {name: ARMS[name] for name in ("deepfm", "fm")})
+    monkeypatch.setattr("rayrec.stages.compare.train_ranker", count_and_train)
+    with pytest.raises(KeyboardInterrupt):
+        compared(two)
+    done, trained[:] = list(trained), []
+    pairs = compared(two)
+    assert done + trained == [(model, seed) for model in ("deepfm", "fm") for seed in (1, 2)]
+
+    trained.clear()
+    more = compared(with_arms(config, {"renamed": ARMS["fm"], "deepfm": ARMS["deepfm"], "fmd": ARMS["fm without tags"]}))
+    assert trained == [("fm", 1), ("fm", 2)]
+    assert more["renamed", 1]["measured"] == pairs["fm", 1]["measured"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"ranker.embeding_size": 8}, "unknown key 'ranker.embeding_size'; did you mean 'embedding_size'"),
+        ({"ranker.model": "deepfn"}, "ranker.model: there is no model 'deepfn'; did you mean 'deepfm'"),
+        ({"ranker.embedding_size": 0}, "ranker.embedding_size: .*greater than or equal to 1"),
+        ({"topics.clusters": 5}, "topics.clusters can't differ"),
+    ],
+)
+def test_an_arm_that_can_not_be_is_refused_before_anything_is_trained(config, values, said):
+    with pytest.raises(ConfigError, match=rf"comparison\.arms\.odd: {said}"):
+        compared(with_arms(config, {"deepfm": ARMS["deepfm"], "odd": values}))
+
+
+def test_the_table_has_mean_and_spread_and_the_best_in_bold():
+    def pair(arm: str, seed: int, auc: float, log_loss: float) -> Pair:
+        summary = {"examples_per_s": 1000.0 * seed}
+        return Pair(arm, seed, Measured(auc, auc + 0.01, log_loss, summary, 12_345, (8, 1, 1)))
+
+    pairs = [pair("a", 1, 0.70, 0.62), pair("a", 2, 0.72, 0.60), pair("b", 1, 0.70, 0.50), pair("b", 2, 0.70, 1.5)]
+    assert compare.table(pairs).splitlines()[2:] == [
+        "| a | **.7100** ± .0141 | **.7200** ± .0141 | **.6100** ± .0141 | 1,500 | 12,345 |",
+        "| b | .7000 ± .0000 | .7100 ± .0000 | 1.0000 ± .7071 | 1,500 | 12,345 |",
+    ]

@@ -1,0 +1,112 @@
+"""The whole road on a world of two dozen videos: every stage, its metrics, and what a second run redoes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rayrec.cli import app
+from rayrec.config import Config, load
+from rayrec.stages.pipeline import ROAD, load_stage, run_stages, stages_for
+from rayrec.workspace.versions import Manifest, Workspace
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+dataset: {kind: world, videos: 24, users: 40, topics: 6, days: 3, requests: 300, picture: 64, fps: 8}
+features:
+  image: {model: resnet18, weights: none, output: pooled, frames: 2, size: 32}
+  motion: {model: r3d_18, weights: none, output: pooled, frames: 4, size: 32}
+topics: {clusters: 6, epochs: 4, batch_size: 12, walks_per_tag: 2, tag_size: 16}
+split: {validation: 0.2, test: 0.2}
+ranker: {embedding_size: 4, hidden: [8]}
+training: {epochs: 2, batch_size: 128}
+recall: {candidates: 20}
+"""
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline") / "tiny.yaml"
+    path.write_text(f"workspace: {path.parent / 'space'}\n{TINY}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(config_path, ray_cluster) -> Config:
+    """The tiny world, run from end to end."""
+    config = load(config_path)
+    run_stages(stages_for(config), config)
+    return config
+
+
+def run(config: Config) -> dict[str, bool]:
+    """Which stages a run of the whole road had to do."""
+    done: dict[str, bool] = {}
+
+    def note(manifest: Manifest, worked: bool) -> None:
+        done[manifest.stage] = worked
+
+    run_stages(stages_for(config), config, on_done=note)
+    return done
+
+
+def test_every_stage_left_its_tables_and_counts(config):
+    workspace = Workspace(config.workspace)
+    for name in (stage.name for stage in stages_for(config)):
+        manifest = workspace.manifest(name)
+        assert manifest is not None
+        assert set(load_stage(name).writes) <= set(manifest.tables)
+        assert manifest.rejects == 0
+    assert workspace.read("features").num_rows == workspace.read("topics").num_rows == 24
+    assert workspace.read("features")["image"].null_count == 0
+    assert all(len(topics) for topics in workspace.read("topics")["topics"].to_pylist())
+
+
+def test_the_report_compares_with_popularity_and_with_the_best_possible(config):
+    workspace = Workspace(config.workspace)
+    report = json.loads((Path(workspace.folder("evaluate")) / "report.json").read_text())
+    models = ["with topics", "without topics", "popularity", "best possible"]
+    assert list(report["clicks"]) == list(report["pages"]) == models
+    assert report["clicks"]["best possible"]["auc"] == max(metrics["auc"] for metrics in report["clicks"].values())
+    true_ctr = {name: metrics["expected_ctr"] for name, metrics in report["pages"].items()}
+    assert true_ctr["best possible"] == max(true_ctr.values())
+    predictions = workspace.read("predictions")
+    assert predictions.num_rows == report["impressions"] * len(models)
+    for stage, pictures in (("evaluate", 2), ("train", 1)):
+        assert [path.read_bytes()[:4] for path in Path(workspace.folder(stage)).glob("*.png")] == [b"\x89PNG"] * pictures
+
+
+def test_nothing_is_redone_until_something_changes(config):
+    assert run(config) == dict.fromkeys((stage.name for stage in stages_for(config)), False)
+    changed = config.model_copy(update={"recall": config.recall.model_copy(update={"candidates": 10})})
+    assert run(changed) == {name: name in ("evaluate", "publish") for name in run(config)}
+
+
+def test_training_with_as_many_workers_as_there_is_room_for(config):
+    training = config.training.model_copy(update={"workers": 1, "max_workers": 2, "epochs": 1, "without_topics": False})
+    run_stages([load_stage("train")], config.model_copy(update={"training": training}))
+    folder = Path(Workspace(config.workspace).folder("train")) / "ranker"
+    (epoch,) = json.loads((folder / "progress.json").read_text())["epochs"]
+    assert 0 < epoch["loss"] < 2
+
+
+def test_status_and_errors_on_the_command_line(config, config_path):
+    status = CliRunner().invoke(app, ["status", str(config_path)])
+    assert status.exit_code == 0
+    assert "interactions" in status.output
+    wrong = CliRunner().invoke(app, ["train", str(config_path), "trainning.epochs=2"])
+    assert wrong.exit_code == 1
+    assert "did you mean 'training'" in wrong.stderr
+    assert "Traceback" not in wrong.output
+
+
+def test_the_road_has_the_private_public_network_only_where_the_config_does():
+    demo = load(ROOT / "configs" / "demo.yaml")
+    assert [stage.name for stage in stages_for(demo)] == [name for name in ROAD if name != "private_public"]
+    assert stages_for(load(ROOT / "configs" / "demo.yaml", ["private_public={}"])) == [load_stage(name) for name in ROAD]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_shipped_configs_are_valid(path):
+    assert load(path).workspace

@@ -1,0 +1,147 @@
+"""The stage `topics` on Ray: what it writes, what a grown catalog gets, ids across retrainings, and a kill in the middle."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import normalized_mutual_info_score
+
+from rayrec.config import Config
+from rayrec.stages import topics
+from rayrec.stages.topics import ASSIGN as ASSIGN_TOPICS
+from rayrec.stages.topics import STAGE as TOPICS
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Workspace
+from tests.fixtures.topics import SMALL, little_world
+
+ROOT = Path(__file__).parents[2]
+# Joins the cluster of the test run, trains with a checkpoint after every epoch, and is killed.
+CHILD = """
+import json, sys, ray
+from rayrec.config import Config
+from rayrec.stages.topics import STAGE as TOPICS
+from rayrec.topics import fitting
+from rayrec.workspace.versions import Workspace
+fitting.CHECKPOINT_S = 0.0
+ray.init(sys.argv[1], log_to_driver=False)
+config = Config.model_validate_json(sys.argv[2])
+run_stage(Workspace(config.workspace), TOPICS, config)
+"""
+
+
+def put(config: Config, catalog: pa.Table, vectors: pa.Table) -> Workspace:
+    """A workspace whose first stages gave these tables."""
+    workspace = Workspace(config.workspace)
+    for name, table, value in (("ingest", "catalog", catalog), ("reduce", "vectors", vectors)):
+
+        def work(run: StageRun, table: str = table, value: pa.Table = value) -> None:
+            run.write(table, value)
+
+        run_stage(workspace, Stage(name, work, writes=(table,)), config, force=True)
+    return workspace
+
+
+@pytest.fixture
+def config(tmp_path, ray_cluster) -> Config:
+    return Config(workspace=str(tmp_path / "workspace"), topics=SMALL)
+
+
+def first_topics(workspace: Workspace) -> dict[str, int]:
+    table = workspace.read("topics")
+    return {video: topics[0] for video, topics in zip(table["video_id"].to_pylist(), table["topics"].to_pylist(), strict=True)}
+
+
+def test_new_videos_get_topics_without_training_and_a_retrained_model_keeps_the_ids(config, caplog):
+    world, later = little_world(), little_world(40, seed=1)
+    workspace = put(config, world.catalog, world.vectors)
+    run_stage(workspace, TOPICS, config)
+    before, centres = first_topics(workspace), workspace.read("topic_centres")
+    assert normalized_mutual_info_score(list(before.values()), world.kinds) > 0.9
+    assert centres["videos"].to_pylist() == [
+        sum(topic in found for found in workspace.read("topics")["topics"].to_pylist()) for topic in range(4)
+    ]
+
+    put(config, pa.concat_tables([world.catalog, later.catalog]), pa.concat_tables([world.vectors, later.vectors]))
+    manifest, done = run_stage(workspace, ASSIGN_TOPICS, config)
+    after = first_topics(workspace)
+    assert done
+    assert manifest.rows_out == 200
+    assert {video: after[video] for video in before} == before
+    assert workspace.read("topic_centres")["centre"].equals(centres["centre"])
+    new = [after[video] for video in later.catalog["video_id"].to_pylist()]
+    assert normalized_mutual_info_score(new, later.kinds) > 0.8
+    assert not run_stage(workspace, TOPICS, config)[1]  # what was assigned stands until something changes
+
+    with caplog.at_level(logging.INFO, "rayrec"):
+        run_stage(workspace, TOPICS, config.model_copy(update={"seed": 8}))
+    assert "4 of 4 topics keep their ids" in caplog.text
+    again = first_topics(workspace)
+    assert np.mean([again[video] == topic for video, topic in after.items()]) > 0.9
+
+
+def test_assigning_needs_a_model(config):
+    world = little_world(20)
+    workspace = put(config, world.catalog, world.vectors)
+    with pytest.raises(ValueError, match="has not run yet; run `rayrec topics` first"):
+        run_stage(workspace, ASSIGN_TOPICS, config)
+
+
+def test_clustering_on_ray_and_training_a_pretrained_transformer_with_two_workers(config, tiny_bert):
+    world = little_world()
+    workspace = put(config, world.catalog, world.vectors)
+    settings = config.topics.model_copy(update={"clustering": "ray", "workers": 2, "epochs": 8, "title_encoder": str(tiny_bert)})
+    run_stage(workspace, TOPICS, config.model_copy(update={"topics": settings}))
+    assert normalized_mutual_info_score(list(first_topics(workspace).values()), world.kinds) > 0.8
+
+
+def test_a_killed_training_goes_on_where_it_stopped(config, ray_cluster, caplog):
+    config = config.model_copy(update={"topics": config.topics.model_copy(update={"epochs": 400})})
+    world = little_world()
+    workspace = put(config, world.catalog, world.vectors)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, ray_cluster, config.model_dump_json()],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not list(Path(config.workspace).glob("topics/*/checkpoint.pt")):
+            assert child.poll() is None, "the run ended before its first checkpoint could be seen"
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+    assert workspace.manifest("topics") is None  # nobody sees the unfinished version
+    with caplog.at_level(logging.INFO, "rayrec"):
+        run_stage(workspace, TOPICS, config)
+    epochs = [int(message.split()[2]) for message in caplog.messages if message.startswith("topics: epoch")]
+    assert 1 < epochs[0] < 400
+    assert epochs == list(range(epochs[0], 401))
+
+
+def test_a_catalog_that_says_nothing_has_no_topics(config, caplog):
+    catalog = little_world(5).catalog.select(["video_id"])
+    workspace = put(config, catalog, pa.table({"video_id": catalog["video_id"]}))
+    with caplog.at_level(logging.WARNING):
+        manifest, _ = run_stage(workspace, TOPICS, config)
+    assert manifest.tables == {"topics": 0, "embeddings": 0, "topic_centres": 0, "tag_vectors": 0}
+    assert "there are no topics" in caplog.text
+
+
+def test_how_many_work_changes_nothing_of_the_settings(config):
+    more = config.model_copy(update={"topics": config.topics.model_copy(update={"workers": 4, "clustering": "ray"})})
+    assert json.dumps(topics.settings(config)) == json.dumps(topics.settings(more))
+    fewer = config.model_copy(update={"topics": config.topics.model_copy(update={"clusters": 3})})
+    assert topics.settings(config) != topics.settings(fewer)

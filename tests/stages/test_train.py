@@ -1,0 +1,75 @@
+"""Workers of Ray Train end where the calling process alone does, even when one of them is killed on the way."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.fs as pafs
+import pytest
+from safetensors.numpy import load_file
+
+from rayrec.config import Config, load
+from rayrec.stages.pipeline import load_stage, run_stages
+from rayrec.stages.train import PROGRESS
+from rayrec.training.progress import ProgressFile
+from rayrec.workspace.stage import run_stage
+from rayrec.workspace.versions import Workspace
+from tests.training.small_log import ingest
+
+SETTINGS = ["ranker.embedding_size=4", "ranker.hidden=[8]", "ranker.dropout=0", "ranker.id_dropout=0", "training.batch_size=64"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Config:
+    config = load(None, [f"workspace={tmp_path_factory.mktemp('training')}", *SETTINGS])
+    run_stage(Workspace(config.workspace), ingest(6000), config)
+    return config
+
+
+def trained(config: Config, **training) -> Path:
+    """The folder of a ranker trained with these settings."""
+    settings = config.model_copy(update={"training": config.training.model_copy(update=training)})
+    run_stages([load_stage("train")], settings)
+    return Path(Workspace(config.workspace).folder("train")) / "ranker"
+
+
+def kill_a_worker(workspace: Path, after_epoch: int) -> None:
+    """Wait until so many epochs are done, then kill one of Ray Train's worker processes."""
+    while not any(
+        len(ProgressFile(pafs.LocalFileSystem(), str(path)).read().epochs) >= after_epoch
+        for path in workspace.glob(f"train/*/ranker/{PROGRESS}")
+        if not (path.parent.parent / "manifest.json").exists()
+    ):
+        time.sleep(0.01)
+    children = psutil.Process().children(recursive=True)
+    next(child for child in children if "RayTrainWorker" in "".join(child.cmdline())).kill()
+
+
+def test_two_workers_of_which_one_is_killed_end_as_one_alone(config, ray_cluster):
+    alone = trained(config, epochs=30, patience=30)
+    killer = threading.Thread(target=kill_a_worker, args=(Path(config.workspace), 3), daemon=True)
+    killer.start()
+    together = trained(config, epochs=30, patience=30, workers=2, restarts=1)
+    killer.join(timeout=1)
+    assert not killer.is_alive()
+    assert together != alone
+    weights = load_file(together / "weights.safetensors")
+    for name, values in load_file(alone / "weights.safetensors").items():
+        np.testing.assert_allclose(weights[name], values, atol=2e-3, err_msg=name)
+    runs = [ProgressFile(pafs.LocalFileSystem(), str(folder / PROGRESS)).read().epochs for folder in (alone, together)]
+    assert len(runs[0]) == len(runs[1]) == 30
+    for one, other in zip(*runs, strict=True):
+        assert one.validation_auc == pytest.approx(other.validation_auc, abs=2e-3)
+        assert one.loss == pytest.approx(other.loss, abs=1e-4)
+    assert not list(together.glob("checkpoint*"))
+
+
+def test_what_can_not_train_is_said_before_and_after_the_start(config, ray_cluster):
+    with pytest.raises(ValueError, match="no model 'wide_dep'; did you mean 'wide_deep'"):
+        run_stages(
+            [load_stage("train")], config.model_copy(update={"ranker": config.ranker.model_copy(update={"model": "wide_dep"})})
+        )
+    with pytest.raises(ValueError, match=r"training diverged: the loss became nan in step \d+ of epoch 1"):
+        trained(config, learning_rate=1e30)
