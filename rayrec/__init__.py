@@ -15,4 +15,4 @@ if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
     mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
     mallopt(M_TRIM_THRESHOLD, 2**30)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
