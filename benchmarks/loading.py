@@ -21,9 +21,10 @@ import torch
 from figures import median_of, peak_gib, show
 
 from rayrec.config import Config, Ranker, Training
-from rayrec.data.batches import Batch
-from rayrec.data.examples import Examples, RankingData, training_batches
+from rayrec.data.batches import Batch, training_batches
+from rayrec.data.examples import Examples
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import RankingData
 from rayrec.stages.on_ray.streaming import training_data, write_blocks
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace

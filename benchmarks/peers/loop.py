@@ -7,8 +7,7 @@ import torch
 from common import begin
 from ours import setup
 
-from rayrec.data.batches import Batch
-from rayrec.data.examples import training_batches
+from rayrec.data.batches import Batch, training_batches
 from rayrec.data.history import HistoryGather
 from rayrec.training.trainer import CPU, TrainingCallback, fit
 

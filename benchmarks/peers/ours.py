@@ -9,8 +9,9 @@ from movielens import tables
 
 import rayrec
 from rayrec.config import Ranker, Split, Training
-from rayrec.data.examples import Examples, RankingData, prepare
+from rayrec.data.examples import Examples
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import RankingData, prepare
 from rayrec.ranking import models
 from rayrec.ranking.model import RankingModel
 from rayrec.training.trainer import CPU, fit, predict

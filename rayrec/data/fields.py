@@ -1,12 +1,11 @@
-"""What a ranker knows of users and items: their columns as integers and numbers, one row each, ready to sit on a device.
+"""What a ranker knows of users and items: their columns as integers and numbers, one row for each, ready for a device.
 
 `FieldEncoder.fit` learns vocabularies and scales from what training saw; `encode` then turns any table into a `FieldTable`. The
 encoder is saved with the model, so that training and serving can't differ. Row 0 of a table is "unknown", and so is value 0 of
 every vocabulary: an unseen author, tag or video id needs no special case.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +14,11 @@ import torch
 
 from rayrec.errors import RayrecError
 
-MAX_VALUES = 16  # of a multi-valued field kept for one row
+MAX_VALUES = 16  # of a multi-valued field that are kept for one row
 
 
 class DataError(RayrecError):
-    """What no ranker can be trained on; the message names the column or the setting and what to change."""
+    """No ranker can be trained on these data; the message names the column or the setting and what to change."""
 
 
 @dataclass
@@ -34,19 +33,20 @@ class FieldTable:
     sizes: dict[str, int] = field(default_factory=dict)  # of the vocabularies, the unknown value included
 
     def __post_init__(self) -> None:
-        self.index = {name: number for number, name in enumerate(self.ids) if number}
+        self.index = {name: row for row, name in enumerate(self.ids) if row}
 
     def rows_of(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """The row of each id, 0 where it is unknown: int64 [ids]."""
         return indices_of(ids, pa.array(self.ids, pa.string())).astype(np.int64)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors, each under `kind.field`, in an order that does not depend on how the table came to be."""
+        """All tensors, each under `kind.field`, in an order that does not depend on how the table was made."""
         kinds = ("categorical", "multivalued", "numeric", "vectors")
         return {f"{kind}.{name}": getattr(self, kind)[name] for kind in kinds for name in sorted(getattr(self, kind))}
 
     @classmethod
     def from_tensors(cls, ids: list[str], tensors: dict[str, torch.Tensor], sizes: dict[str, int]) -> "FieldTable":
+        """The table of which `tensors` gave these tensors."""
         table = cls(ids, sizes=sizes)
         for key, tensor in tensors.items():
             kind, name = key.split(".", 1)
@@ -56,7 +56,7 @@ class FieldTable:
 
 @dataclass(frozen=True)
 class Tables:
-    """What a model is built for: the users, the items, and the number of values of each context field, in the batch's order."""
+    """What a model is built for: users, items, and the number of values of each context field, in the order of `Batch.context`."""
 
     users: FieldTable
     items: FieldTable
@@ -65,7 +65,7 @@ class Tables:
 
 @dataclass
 class FieldEncoder:
-    """Learned from training rows: vocabularies (value -> number from 1) and scales (mean, deviation)."""
+    """What is learned from training rows: vocabularies (the index of a value counts from 1) and scales (mean, deviation)."""
 
     id_column: str
     vocabularies: dict[str, list[str]] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class FieldEncoder:
 
     @classmethod
     def fit(cls, table: pa.Table, id_column: str, columns: list[str], seen: np.ndarray) -> "FieldEncoder":
-        """Learn from the rows that `seen` (a mask) marks. A column's Arrow type says what kind of field it is."""
+        """Learn from the rows that the mask `seen` marks. The Arrow type of a column says what kind of field it is."""
         encoder = cls(id_column)
         rows = table.filter(pa.array(seen))
         for name in columns:
@@ -95,7 +95,7 @@ class FieldEncoder:
         return encoder
 
     def encode(self, table: pa.Table) -> FieldTable:
-        """The table's rows as a `FieldTable`, in the table's order, behind row 0."""
+        """The rows of the table as a `FieldTable`, in the same order, behind row 0."""
         encoded = FieldTable(["", *table[self.id_column].to_pylist()], sizes=self.sizes())
         for name, words in self.vocabularies.items():
             values = pa.array(words, pa.string())
@@ -104,8 +104,8 @@ class FieldEncoder:
             else:
                 encoded.categorical[name] = _behind_zero(indices_of(table[name].cast(pa.string()), values, 1).astype(np.int64))
         for name, (mean, deviation) in self.scales.items():
-            numbers = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
-            encoded.numeric[name] = _behind_zero(np.nan_to_num((numbers - mean) / deviation).astype(np.float32))
+            raw = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            encoded.numeric[name] = _behind_zero(np.nan_to_num((raw - mean) / deviation).astype(np.float32))
         for name, (means, deviations) in self.vector_scales.items():
             rows = np.zeros((table.num_rows, len(means)), dtype=np.float32)
             present = np.flatnonzero(table[name].is_valid().to_numpy())
@@ -118,35 +118,32 @@ class FieldEncoder:
         """The number of values of each vocabulary, the unknown one included."""
         return {name: len(words) + 1 for name, words in self.vocabularies.items()}
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def indices_of(values: pa.Array | pa.ChunkedArray, known: pa.Array, first: int = 0) -> np.ndarray:
-    """The place of each value among the known ones, counted from `first`; 0 where it is not there: int32 [values]."""
+    """The index of each value among the known ones, counted from `first`; 0 where it is unknown: int32 [values]."""
     found = pc.index_in(values, value_set=known).fill_null(-first).to_numpy(zero_copy_only=False)
-    return found + np.int32(first)  # an array of its own: Arrow's memory is read-only
+    return found + np.int32(first)  # a copy: Arrow's memory is read-only
 
 
 def refuse_not_finite(table: pa.Table, id_column: str, columns: list[str]) -> None:
-    """Raise a `DataError` for the first of the numbers and vectors of these columns that is NaN or infinite."""
+    """Raise a `DataError` for the first number in these columns, also inside a vector, that is NaN or infinite."""
     for name in columns:
         column = table[name].combine_chunks()
         vectors = pa.types.is_list(column.type)
-        numbers = pc.list_flatten(column) if vectors else column
-        if not pa.types.is_floating(numbers.type):
+        values = pc.list_flatten(column) if vectors else column
+        if not pa.types.is_floating(values.type):
             continue
-        broken = pc.invert(pc.is_finite(numbers)).fill_null(False).to_numpy(zero_copy_only=False).nonzero()[0]
+        broken = pc.invert(pc.is_finite(values)).fill_null(False).to_numpy(zero_copy_only=False).nonzero()[0]
         if len(broken):
             row = pc.list_parent_indices(column)[int(broken[0])].as_py() if vectors else int(broken[0])
             raise DataError(
-                f"column {name!r} of {id_column} {table[id_column][row].as_py()!r} holds {numbers[int(broken[0])].as_py()}: "
-                "a ranker takes finite numbers only; leave the value out (null) where it is not known"
+                f"column {name!r} of {id_column} {table[id_column][row].as_py()!r} holds {values[int(broken[0])].as_py()}; "
+                "a ranker takes finite numbers only, so replace the value, or make it null where it is unknown"
             )
 
 
 def _frequent(values: pa.ChunkedArray | pa.Array) -> list[str]:
-    """Distinct values, the most frequent first, ties by name."""
+    """The distinct values, the most frequent first, ties in alphabetical order."""
     counts = values.drop_null().value_counts()
     order = pc.sort_indices(
         pa.table({"value": counts.field("values"), "count": counts.field("counts")}),
@@ -156,28 +153,31 @@ def _frequent(values: pa.ChunkedArray | pa.Array) -> list[str]:
 
 
 def _matrix(name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Vectors, none of them null, as float [rows, size]. Raises `DataError` when they are not of one size."""
+    """Vectors, none of which is null, as float [rows, size]. Raises `DataError` when they differ in size."""
     sizes = pc.min_max(pc.list_value_length(column)).as_py()
     if sizes["min"] != sizes["max"]:
-        raise DataError(f"column {name!r} holds vectors of {sizes['min']} and of {sizes['max']} numbers: they must be of one size")
+        raise DataError(
+            f"column {name!r} holds vectors of {sizes['min']} and of {sizes['max']} numbers; make all of them the same size"
+        )
     return pc.list_flatten(column).to_numpy().reshape(len(column), -1)
 
 
 def _behind_zero(rows: np.ndarray) -> torch.Tensor:
+    """The rows with a row of zeros, "unknown", in front."""
     return torch.from_numpy(np.concatenate([np.zeros((1, *rows.shape[1:]), rows.dtype), rows]))
 
 
-def _pad_lists(column: pa.ChunkedArray, values: pa.Array) -> torch.Tensor:
-    """Lists of words as numbers [n + 1, most values], unknown words left out, 0-padded."""
+def _pad_lists(column: pa.ChunkedArray, vocabulary: pa.Array) -> torch.Tensor:
+    """Lists of words as indices [n + 1, values of the longest row], unknown words left out, 0-padded."""
     column = column.combine_chunks()
-    numbers = pc.index_in(pc.list_flatten(column).cast(pa.string()), value_set=values)
-    owners = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-    known = numbers.is_valid().to_numpy(zero_copy_only=False)
-    owners, found = owners[known], numbers.drop_null().to_numpy(zero_copy_only=False).astype(np.int64) + 1
-    starts = np.searchsorted(owners, np.arange(len(column)))
-    places = np.arange(len(owners)) - starts[owners]
-    width = int(min(MAX_VALUES, places.max(initial=0) + 1))
+    found = pc.index_in(pc.list_flatten(column).cast(pa.string()), value_set=vocabulary)
+    known = found.is_valid().to_numpy(zero_copy_only=False)
+    rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[known]
+    indices = found.drop_null().to_numpy(zero_copy_only=False).astype(np.int64) + 1
+    starts = np.searchsorted(rows, np.arange(len(column)))
+    positions = np.arange(len(rows)) - starts[rows]
+    width = int(min(MAX_VALUES, positions.max(initial=0) + 1))
     padded = np.zeros((len(column), width), dtype=np.int64)
-    kept = places < width
-    padded[owners[kept], places[kept]] = found[kept]
+    kept = positions < width
+    padded[rows[kept], positions[kept]] = indices[kept]
     return _behind_zero(padded)

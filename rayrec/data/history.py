@@ -1,7 +1,8 @@
-"""Everybody's clicks as one CSR array, and the slices of it that were known at a given time.
+"""Keeps everybody's clicks in one CSR array, and gathers those that were known at a given time.
 
-Examples don't carry copies of histories: an example knows where in its user's clicks its own time falls (`ends`), and a batch
-gathers the H clicks before that place in one vectorised step. A click at the very time of an impression is not before it.
+Examples don't carry copies of histories. An example knows the position in its user's clicks at which its own time falls (`ends`),
+and a batch gathers the H clicks before that position in one vectorised step. A click at the very time of an impression is not
+before it, so that no history can hold the future.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-PAIRS_AT_ONCE = 2**14  # what stays in a processor's cache
+PAIRS_AT_ONCE = 2**14  # so many fit into a processor's cache
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class ClickHistory:
 
     @classmethod
     def of(cls, users: np.ndarray, items: np.ndarray, times: np.ndarray, user_count: int) -> "ClickHistory":
-        """From clicks in any order; `users` are numbers below `user_count`. Ties in time keep their order."""
+        """From clicks in any order; `users` are row indices below `user_count`. Clicks of the same time keep their order."""
         order = np.lexsort((times, users))
         offsets = np.zeros(user_count + 1, dtype=np.int64)
         np.cumsum(np.bincount(users, minlength=user_count), out=offsets[1:])
         return cls(offsets, items[order].astype(np.int32), times[order].astype(np.int64))
 
     def ends(self, users: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """For each (user, time) pair the position behind that user's last click strictly before the time: int64 [pairs]."""
+        """The position behind each user's last click strictly before the given time: int64 [pairs]."""
         found = np.empty(len(users), dtype=np.int64)
         for start in range(0, len(users), PAIRS_AT_ONCE):
             part = slice(start, start + PAIRS_AT_ONCE)
@@ -37,7 +38,7 @@ class ClickHistory:
         return found
 
     def _search(self, users: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """A binary search of all pairs at once."""
+        """A binary search for all pairs at once."""
         low, high = self.offsets[users], self.offsets[users + 1]
         for _ in range(int((high - low).max()).bit_length()):
             middle = (low + high) // 2
@@ -56,7 +57,7 @@ class HistoryGather:
     def __init__(self, clicks: ClickHistory, length: int, device: torch.device) -> None:
         self.length = length
         self.offsets = torch.from_numpy(clicks.offsets).to(device)
-        # One padding click in front keeps the clamped index of an empty history legal.
+        # Index 0 is a padding click, to which the indices of an empty history point.
         self.items = torch.from_numpy(np.concatenate([[0], clicks.items])).to(device)
         self.times = torch.from_numpy(np.concatenate([[0], clicks.times])).to(device)
 
@@ -64,5 +65,5 @@ class HistoryGather:
         """Items and times [B, H] of the latest clicks before position `end_B`, oldest first, 0-padded on the left."""
         index_BH = end_B[:, None] + torch.arange(1 - self.length, 1, device=end_B.device)
         index_BH.masked_fill_(index_BH <= self.offsets[user_B][:, None], 0)
-        places = index_BH.flatten()  # `index_select` is faster than brackets
-        return self.items.index_select(0, places).view_as(index_BH), self.times.index_select(0, places).view_as(index_BH)
+        indices = index_BH.flatten()  # `index_select` is faster than indexing with brackets
+        return self.items.index_select(0, indices).view_as(index_BH), self.times.index_select(0, indices).view_as(index_BH)

@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from rayrec.data.examples import Examples, RankingData
+from rayrec.data.examples import Examples
+from rayrec.data.loading import RankingData
 from rayrec.ranking.scorer import Scorer
 from rayrec.training.metrics import basic_metrics
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rayrec.config import Recall
-from rayrec.data.examples import RankingData
+from rayrec.data.loading import RankingData
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall import pipeline
 from rayrec.recall.queues import ItemTopics, TopicQueues

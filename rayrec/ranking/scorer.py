@@ -1,12 +1,11 @@
-"""A trained ranker with all it needs to score: weights, encoders and the encoded tables of users and items.
+"""A trained ranker with everything that it needs to score: weights, encoders and the encoded tables of users and items.
 
 The same object scores in evaluation and in serving. On disk it is a folder: `weights.safetensors`, `users.safetensors` and
-`items.safetensors` (the encoded tables), their ids as Parquet, and `ranker.json` (settings, encoders). No pickle.
+`items.safetensors` (the encoded tables), their ids as Parquet, and `ranker.json` (`SavedRanker`). There is no pickle.
 """
 
-import json
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,19 +13,35 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from rayrec.config import Ranker, dump
+from rayrec.config import Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.context import ContextEncoder
-from rayrec.data.examples import RankingData
 from rayrec.data.fields import DataError, FieldEncoder, FieldTable, Tables, refuse_not_finite
+from rayrec.data.loading import RankingData
+from rayrec.errors import RayrecError
 from rayrec.ranking import models
 from rayrec.ranking.model import RankingModel
+from rayrec.workspace.files import read_whole, write_whole
 
 CPU = torch.device("cpu")
-SCORER = "ranker.json"  # written last: where it is, the scorer is whole
+SCORER = "ranker.json"  # written last, so that a folder which has it is complete
+
+
+class RankerError(RayrecError):
+    """A saved ranker can't be loaded; the message names the file and what to run."""
+
+
+class SavedRanker(Section):
+    """The content of `ranker.json`."""
+
+    settings: Ranker
+    users: FieldEncoder
+    items: FieldEncoder
+    context: ContextEncoder
 
 
 @dataclass
@@ -50,14 +65,15 @@ class Scorer:
         users: FieldTable,
         items: FieldTable,
     ) -> "Scorer":
-        """With an untrained model."""
+        """A scorer with an untrained model."""
         model = models.build(settings, Tables(users, items, context_encoder.sizes))
         return cls(settings, user_encoder, item_encoder, context_encoder, users, items, model)
 
     @classmethod
     def untrained(cls, settings: Ranker, data: RankingData) -> "Scorer":
-        """For the data that it is to be trained on."""
-        return cls.build(settings, data.user_encoder, data.item_encoder, data.context_encoder, data.users, data.items)
+        """A scorer with an untrained model, for the data on which it is to be trained."""
+        fitted = data.encoders
+        return cls.build(settings, fitted.user_encoder, fitted.item_encoder, fitted.context_encoder, fitted.users, fitted.items)
 
     @property
     def item_ids(self) -> list[str]:
@@ -69,9 +85,9 @@ class Scorer:
         return self.items.index.get(video_id, 0)
 
     def with_items(self, table: pa.Table) -> "Scorer":
-        """The same weights over the videos of `table` (as `joined_items` makes it), those that training never saw among them.
+        """The same weights over the videos of `table` (as `joined_items` makes it), also over videos that training never saw.
 
-        Raises `DataError` when the table lacks a column that training had, or holds it otherwise.
+        Raises `DataError` when the table lacks a column that training had, or holds vectors of another size.
         """
         encoder = self.item_encoder
         wanted = [*encoder.vocabularies, *encoder.scales, *encoder.vector_scales]
@@ -107,7 +123,7 @@ class Scorer:
 
         `histories` are B arrays of item indices, oldest first, of any length, and `history_times` the times of the clicks (UTC
         ms); `at` is int64 [B] (UTC ms); `candidates` is an integer array [B, N], in which 0 is padding and scores 0. A context
-        maps fields to values; what it lacks is unknown.
+        maps fields to values; a missing field is unknown.
         """
         self.model.eval()
         users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)
@@ -125,37 +141,38 @@ class Scorer:
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
         fs.create_dir(folder, recursive=True)
-        facts = {
-            "settings": dump(self.settings),
-            "users": self.user_encoder.to_json(),
-            "items": self.item_encoder.to_json(),
-            "context": self.context_encoder.to_json(),
-        }
-        _write(fs, f"{folder}/weights.safetensors", save_tensors(dict(self.model.state_dict())))
+        write_whole(fs, f"{folder}/weights.safetensors", save_tensors(dict(self.model.state_dict())))
         for name, table in (("users", self.users), ("items", self.items)):
-            _write(fs, f"{folder}/{name}.safetensors", save_tensors(table.tensors()))
+            write_whole(fs, f"{folder}/{name}.safetensors", save_tensors(table.tensors()))
             pq.write_table(pa.table({"id": table.ids}), f"{folder}/{name}.parquet", filesystem=fs, compression="zstd")
-        _write(fs, f"{folder}/{SCORER}", json.dumps(facts).encode())
+        saved = SavedRanker(settings=self.settings, users=self.user_encoder, items=self.item_encoder, context=self.context_encoder)
+        write_whole(fs, f"{folder}/{SCORER}", saved.model_dump_json().encode())
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str) -> "Scorer":
-        facts = json.loads(_read(fs, f"{folder}/{SCORER}"))
-        user_encoder, item_encoder = (FieldEncoder(**facts[name]) for name in ("users", "items"))
+        """Raises `RankerError` for a folder that this version can't read, and `ConfigError` for a model that is not there."""
+        saved = _read_saved(fs, f"{folder}/{SCORER}")
         users, items = (
             FieldTable.from_tensors(
                 pq.read_table(f"{folder}/{name}.parquet", filesystem=fs)["id"].to_pylist(),
-                load_tensors(_read(fs, f"{folder}/{name}.safetensors")),
+                load_tensors(read_whole(fs, f"{folder}/{name}.safetensors")),
                 encoder.sizes(),
             )
-            for name, encoder in (("users", user_encoder), ("items", item_encoder))
+            for name, encoder in (("users", saved.users), ("items", saved.items))
         )
-        context_encoder = ContextEncoder(**facts["context"])
-        scorer = cls.build(Ranker(**facts["settings"]), user_encoder, item_encoder, context_encoder, users, items)
-        scorer.model.load_state_dict(load_tensors(_read(fs, f"{folder}/weights.safetensors")))
+        scorer = cls.build(saved.settings, saved.users, saved.items, saved.context, users, items)
+        weights = f"{folder}/weights.safetensors"
+        try:
+            scorer.model.load_state_dict(load_tensors(read_whole(fs, weights)))
+        except RuntimeError as error:
+            raise RankerError(
+                f"{weights}: the weights are not those of the model {saved.settings.model!r} as this version builds it; "
+                f"{RETRAIN} ({' '.join(str(error).split())[:200]})"
+            ) from error
         return scorer
 
     def _padded(self, histories: list[np.ndarray]) -> np.ndarray:
-        """The latest of each line [B, H], oldest first, 0-padded on the left, as `HistoryGather` makes them."""
+        """The latest values of each history [B, H], oldest first, 0-padded on the left, as `HistoryGather` makes them."""
         length = self.settings.history_length
         padded = np.zeros((len(histories), length), dtype=np.int64)
         for row, history in enumerate(histories):
@@ -165,11 +182,15 @@ class Scorer:
         return padded
 
 
-def _write(fs: pafs.FileSystem, path: str, data: bytes) -> None:
-    with fs.open_output_stream(path) as stream:
-        stream.write(data)
+RETRAIN = "run `rayrec train` again, and `rayrec publish` where the ranker is served"
 
 
-def _read(fs: pafs.FileSystem, path: str) -> bytes:
-    with fs.open_input_file(path) as stream:
-        return cast(bytes, stream.read())
+def _read_saved(fs: pafs.FileSystem, path: str) -> SavedRanker:
+    try:
+        return SavedRanker.model_validate_json(read_whole(fs, path))
+    except FileNotFoundError as error:
+        raise RankerError(f"{path}: there is no ranker here; {RETRAIN}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise RankerError(f"{path}: this version can't read the ranker ({field}: {first['msg']}); {RETRAIN}") from error

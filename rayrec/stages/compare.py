@@ -21,9 +21,8 @@ from matplotlib.figure import Figure
 
 from rayrec import __version__, tables
 from rayrec.config import Config, ConfigError, Section, dump
-from rayrec.data.examples import RankingData
 from rayrec.data.history import HistoryGather
-from rayrec.data.loading import MAY_READ, READS, ranking_data
+from rayrec.data.loading import MAY_READ, READS, RankingData, ranking_data
 from rayrec.errors import RayrecError
 from rayrec.ranking.variants import TrainingSummary, device_for, variant
 from rayrec.training.metrics import click_metrics

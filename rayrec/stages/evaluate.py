@@ -9,9 +9,8 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from rayrec.config import settings_of
-from rayrec.data.examples import RankingData
 from rayrec.data.history import HistoryGather
-from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, ranking_data
+from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, RankingData, ranking_data
 from rayrec.evaluation.breakdown import PARTS, by_history, history_lengths, without_modality
 from rayrec.evaluation.pages import Counters, TestUser, page_metrics, popularity, ranked_pages, test_users, topic_pages
 from rayrec.ranking.scorer import Scorer

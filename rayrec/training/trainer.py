@@ -16,8 +16,10 @@ import numpy as np
 import torch
 
 from rayrec.config import Ranker, Training
-from rayrec.data.examples import Examples, RankingData, batches, steps_of, training_batches
+from rayrec.data.batches import batches, steps_of, training_batches
+from rayrec.data.examples import Examples
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import RankingData
 from rayrec.errors import RayrecError
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer

@@ -1,4 +1,4 @@
-"""The context of requests, of the log and of those that are served, in the same numbers."""
+"""The context of the log's requests and of served requests is encoded in the same way."""
 
 import datetime
 
@@ -18,7 +18,7 @@ def encoder() -> ContextEncoder:
     return ContextEncoder.fit(["hour", "net", "weekday"], {"net": pa.array([5, None, 4])}.__getitem__)
 
 
-def test_the_log_and_requests_are_encoded_alike(encoder):
+def test_the_log_and_requests_are_encoded_alike(encoder: ContextEncoder) -> None:
     wanted = [[TIMES[0].hour + 1, 2, TIMES[0].weekday() + 1], [1, 0, 1]]
     assert encoder.sizes == {"hour": 25, "net": 3, "weekday": 8}
     found = encoder.encode(pa.table({"net": [5, 6]}), AT)
@@ -27,14 +27,14 @@ def test_the_log_and_requests_are_encoded_alike(encoder):
     assert encoder.encode_requests([{"net": 5, "other": 1}, {}], AT).tolist() == wanted
 
 
-def test_large_vocabularies_get_wider_numbers():
+def test_large_vocabularies_get_wider_integers() -> None:
     encoder = ContextEncoder.fit(["n"], lambda name: pa.array(range(40_000)))
     values = encoder.encode(pa.table({"n": ["39999"]}), AT[:1])
     assert values.dtype == np.int32
     assert encoder.vocabularies["n"][int(values[0, 0]) - 1] == "39999"
 
 
-def test_an_unknown_field_is_refused_with_the_nearest_one():
+def test_an_unknown_field_is_refused_with_the_nearest_one() -> None:
     refuse_unknown_context(["hour", "net"], ["net"])
     with pytest.raises(DataError, match=r"ranker.context_fields: the log has no column 'weekdy'; did you mean 'weekday'\?"):
         refuse_unknown_context(["weekdy"], ["net"])

@@ -1,4 +1,4 @@
-"""Columns as integers and numbers: vocabularies from training rows, unknown values 0, faults with names."""
+"""Columns become integers and numbers: vocabularies come from training rows, unknown values are 0, errors name the column."""
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ def table() -> pa.Table:
     )
 
 
-def test_vocabularies_and_scales_come_from_the_rows_that_training_saw(table):
+def test_vocabularies_and_scales_come_from_the_rows_that_training_saw(table: pa.Table) -> None:
     encoder = FieldEncoder.fit(table, "id", table.column_names, np.array([True, True, True, False]))
     assert encoder.vocabularies == {"id": ["a", "b", "c"], "kind": ["y", "x"], "words": ["v", "w"]}
     encoded = encoder.encode(table)
@@ -36,7 +36,7 @@ def test_vocabularies_and_scales_come_from_the_rows_that_training_saw(table):
     assert encoded.rows_of(pa.array(["c", "?", None, "a"])).tolist() == [3, 0, 0, 1]
 
 
-def test_places_among_known_values():
+def test_indices_among_known_values() -> None:
     known = pa.array(["p", "q"])
     assert indices_of(pa.chunked_array([["q"], ["r", "p"]]), known, 1).tolist() == [2, 0, 1]
     assert indices_of(pa.array([None, "q"], pa.string()), known).tolist() == [0, 1]
@@ -50,13 +50,13 @@ def test_places_among_known_values():
         (pa.array([[0.0, 1.0], [2.0, float("-inf")]], VECTORS), r"column 'x' of id 'b' holds -inf"),
     ],
 )
-def test_numbers_that_are_not_finite_are_refused(column, sentence):
+def test_numbers_that_are_not_finite_are_refused(column: pa.Array, sentence: str) -> None:
     table = pa.table({"id": ["a", "b"], "x": column})
     with pytest.raises(DataError, match=sentence):
         refuse_not_finite(table, "id", ["id", "x"])
 
 
-def test_vectors_of_several_sizes_are_refused():
+def test_vectors_of_several_sizes_are_refused() -> None:
     table = pa.table({"id": ["a", "b"], "x": pa.array([[1.0], [1.0, 2.0]], VECTORS)})
     with pytest.raises(DataError, match=r"column 'x' holds vectors of 1 and of 2 numbers"):
         FieldEncoder.fit(table, "id", ["x"], np.array([True, True]))

@@ -1,13 +1,14 @@
-"""Histories: every user's clicks, and never one from the future."""
+"""A history holds a user's latest clicks, and never one from the future."""
 
 import numpy as np
+import pytest
 import torch
 
 from rayrec.data import history
 from rayrec.data.history import ClickHistory, HistoryGather
 
 
-def test_a_history_holds_just_the_clicks_before_an_impression(monkeypatch):
+def test_a_history_holds_just_the_clicks_before_an_impression(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     users, items = rng.integers(1, 9, 400), rng.integers(1, 50, 400)
     times = rng.integers(0, 60, 400)  # many ties: a click at the very time of an impression does not count
@@ -25,7 +26,7 @@ def test_a_history_holds_just_the_clicks_before_an_impression(monkeypatch):
         assert times_seen[row].tolist() == [0] * padding + [time for time, _ in known]
 
 
-def test_nobody_and_nothing():
+def test_nobody_and_nothing() -> None:
     clicks = ClickHistory.of(*(np.empty(0, dtype=np.int64) for _ in range(3)), user_count=3)
     ends = clicks.ends(np.array([0, 2]), np.array([5, 5]))
     items, _ = HistoryGather(clicks, 4, torch.device("cpu"))(torch.tensor([0, 2]), torch.from_numpy(ends))

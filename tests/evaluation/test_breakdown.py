@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from rayrec.config import Ranker, Split
-from rayrec.data.examples import RankingData, prepare
+from rayrec.data.loading import RankingData, prepare
 from rayrec.evaluation.breakdown import PARTS, by_history, history_lengths, without_modality
 from rayrec.ranking.scorer import Scorer
 

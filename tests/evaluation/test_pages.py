@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.config import Ranker, Split
-from rayrec.data.examples import prepare
+from rayrec.data.loading import prepare
 from rayrec.evaluation.pages import Counters, page_metrics, popularity, ranked_pages, test_users
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch
-from rayrec.data.examples import RankingData
+from rayrec.data.loading import RankingData
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.layers import RequestMLP
 from rayrec.ranking.scorer import Scorer

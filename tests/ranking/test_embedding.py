@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from rayrec.data.batches import Batch
-from rayrec.data.examples import batches
+from rayrec.data.batches import Batch, batches
 from rayrec.data.fields import FieldTable
 from rayrec.data.history import HistoryGather
 from rayrec.ranking.embedding import FieldEmbedding, Inputs, masked_softmax

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rayrec.config import Ranker, Split, Training
-from rayrec.data.batches import Batch
-from rayrec.data.examples import RankingData, join_items, prepare, training_batches
+from rayrec.data.batches import Batch, training_batches
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import RankingData, join_items, prepare
 from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from tests.ranking.impressions import requests, untrained
@@ -73,7 +73,7 @@ def test_an_unseen_video_is_scored_from_its_content(data, settings, name):
     unseen = replace(
         data.items, categorical={**data.items.categorical, "video_id": torch.zeros(len(data.items.ids), dtype=torch.int64)}
     )
-    data = replace(data, items=unseen)
+    data = replace(data, encoders=replace(data.encoders, items=unseen))
     scores = torch.sigmoid(untrained(name, data, settings, spread=0.2).model.eval()(requests(data, settings, 30)))
     assert (scores.std(1) > 1e-4).all()
 

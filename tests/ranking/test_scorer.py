@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from rayrec.config import ConfigError
-from rayrec.data.examples import batches, join_items
+from rayrec.data.batches import batches
 from rayrec.data.fields import DataError
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import join_items
 from rayrec.ranking.scorer import Scorer
 
 CPU = torch.device("cpu")

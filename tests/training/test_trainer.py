@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rayrec.config import Ranker, Split, Training
-from rayrec.data.examples import join_items, prepare
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import join_items, prepare
 from rayrec.training.metrics import auc, log_loss
 from rayrec.training.trainer import DivergedError, TrainingCallback, predict, train_ranker
 from rayrec.workspace.checkpoint import Checkpoint

@@ -1,7 +1,7 @@
-"""Training examples of a log that does not fit into memory: encoded by Ray Data into a file for each block, and streamed.
+"""Streams the training examples of a log that does not fit into memory: Ray Data encodes it into one file for each block.
 
-The log is read row group by row group; of its training part nothing stays in memory but the clicks. Every worker reads all blocks
-and takes its share of each batch: a block of a million examples is a file of some 10 MB.
+The log is read row group by row group, and only the clicks of its training part stay in memory. Every worker reads all blocks and
+takes its share of each batch. A block of a million examples is a file of some 10 MB.
 """
 
 import json
@@ -17,10 +17,11 @@ import ray
 import torch
 
 from rayrec.config import Config
-from rayrec.data.blocks import Columns, block_count, block_numbers
+from rayrec.data.blocks import Columns, block_count, block_indices
 from rayrec.data.context import refuse_unknown_context
-from rayrec.data.examples import FittedEncoders, LogEncoder, RankingData, log_columns
-from rayrec.data.loading import joined_items, ranking_data
+from rayrec.data.encoders import FittedEncoders
+from rayrec.data.examples import LogEncoder, log_columns
+from rayrec.data.loading import RankingData, joined_items, ranking_data
 from rayrec.stages.on_ray.data import quiet_context
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.parts import part_paths
@@ -31,36 +32,40 @@ READS_AHEAD = 2  # blocks
 
 
 def training_data(workspace: Workspace, config: Config, folder: str) -> RankingData:
-    """What a worker trains on: all in memory, or with `train` streamed from what `write_blocks` left in `folder` (inside the
-    workspace's filesystem) where the log has more training examples than `training.stream_above`."""
+    """The data that a worker trains on.
+
+    They are all in memory, unless the log has more training examples than `training.stream_above`: then `train` is streamed from
+    the blocks that `write_blocks` wrote to `folder`, a path in the workspace's filesystem.
+    """
     if not _too_large(workspace, config):
         return ranking_data(workspace, config.ranker, config.split)
     log = LogFiles.of(workspace)
-    prepared = _prepare(workspace, config, log)
-    trained, validated, _ = prepared.ends
-    later = pa.concat_tables(log.behind(trained, [*log_columns(config.ranker), "request_id"]))
-    examples, validation = prepared.encoder(later), slice(0, validated - trained)
+    encoders = _fit(workspace, config, log)
+    rows = encoders.split
+    later = pa.concat_tables(log.from_row(rows.train_end, [*log_columns(config.ranker), "request_id"]))
+    examples, validation_rows = encoders.log_encoder(later), rows.validation_end - rows.train_end
     sizes = np.array(json.loads(read_whole(workspace.fs, f"{folder}/{SIZES}")))
     return RankingData(
-        **prepared.tables,
+        encoders,
         train=StreamedExamples(workspace.fs, folder, sizes),
-        validation=examples.take(validation),
-        test=examples.take(slice(validation.stop, None)),
-        test_log=later.slice(validation.stop),
+        validation=examples.take(slice(0, validation_rows)),
+        test=examples.take(slice(validation_rows, None)),
+        test_log=later.slice(validation_rows),
     )
 
 
 def write_blocks(workspace: Workspace, config: Config, folder: str) -> None:
-    """Write the blocks that `training_data` streams, where it will and they are not there yet."""
+    """Write the blocks that `training_data` will stream, if it will stream any and they are not there yet."""
     if _too_large(workspace, config) and not workspace.fs.get_file_info(f"{folder}/{SIZES}").is_file:
         log = LogFiles.of(workspace)
-        prepared = _prepare(workspace, config, log)
-        _write_block_files(workspace.fs, folder, log, prepared.encoder, prepared.ends[0], log_columns(config.ranker))
+        encoders = _fit(workspace, config, log)
+        columns = log_columns(config.ranker)
+        _write_block_files(workspace.fs, folder, log, encoders.log_encoder, encoders.split.train_end, columns)
 
 
 @dataclass(frozen=True)
 class StreamedExamples:
-    """A `Source` whose blocks are Parquet files."""
+    """An `ExampleSource` whose blocks are Parquet files."""
 
     fs: pafs.FileSystem
     folder: str
@@ -69,15 +74,15 @@ class StreamedExamples:
     def __len__(self) -> int:
         return int(self.block_sizes.sum())
 
-    def blocks(self, numbers: Sequence[int], device: torch.device) -> Iterator[Columns]:
-        """The blocks of these numbers, their rows in time order; the next ones are read meanwhile."""
-        if not numbers:
+    def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Columns]:
+        """The blocks with these indices, the rows of each in time order; the next blocks are read ahead."""
+        if not indices:
             return
-        paths = [pa.table({"path": [_block_path(self.folder, number)]}) for number in numbers]
+        paths = [pa.table({"path": [_block_path(self.folder, index)]}) for index in indices]
         context = quiet_context()
-        context.target_max_block_size = None  # a file is one block of Ray's too, however large
+        context.target_max_block_size = None  # a file is one block to Ray too, however large it is
         with ray.data.DataContext.current(context):
-            # Without CPUs of their own: workers that train may hold all there are.
+            # The tasks reserve no CPUs, because the workers that train may hold all of them.
             files = ray.data.from_arrow(paths).map_batches(
                 _read_block,
                 fn_args=(self.fs,),
@@ -95,7 +100,7 @@ class LogFiles:
     """The row groups of the interactions, in time order."""
 
     fs: pafs.FileSystem
-    groups: list[tuple[str, int, int, int]]  # path, number in the file, first row, row behind the last
+    groups: list[tuple[str, int, int, int]]  # path, index in the file, first row, row behind the last
     names: list[str]  # of all columns
 
     @classmethod
@@ -112,22 +117,23 @@ class LogFiles:
         return cls(workspace.fs, groups, names)
 
     def __call__(self, columns: list[str]) -> Iterator[pa.Table]:
-        return self.behind(0, columns)
+        return self.from_row(0, columns)
 
-    def behind(self, row: int, columns: list[str]) -> Iterator[pa.Table]:
-        """The rows from `row` on."""
+    def from_row(self, row: int, columns: list[str]) -> Iterator[pa.Table]:
+        """The rows from `row` on, piece by piece."""
         for path, group, first, last in self.groups:
             if last > row:
                 yield _read_group(self.fs, path, group, columns).slice(max(row - first, 0))
 
 
-def _prepare(workspace: Workspace, config: Config, log: LogFiles) -> FittedEncoders:
+def _fit(workspace: Workspace, config: Config, log: LogFiles) -> FittedEncoders:
     refuse_unknown_context(config.ranker.context_fields, log.names)
     items = joined_items(workspace, config.ranker)
-    return FittedEncoders.of(log, items, workspace.read_if_there("users"), config.ranker, config.split)
+    return FittedEncoders.fit(log, items, workspace.read_if_there("users"), config.ranker, config.split)
 
 
 def _write_block_files(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder: LogEncoder, rows: int, columns: list[str]) -> None:
+    """Encode the first `rows` rows of the log, and write the examples of each block to a file."""
     fs.create_dir(folder, recursive=True)
     groups = [
         pa.table({"path": [path], "group": [group], "first": [first], "rows": [min(last, rows) - first]})
@@ -143,7 +149,7 @@ def _write_block_files(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder:
         for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
             if not writers:
                 schema = table.schema.remove(table.schema.get_field_index("block"))
-                paths = (_block_path(folder, number) for number in range(len(sizes)))
+                paths = (_block_path(folder, index) for index in range(len(sizes)))
                 writers = [files.enter_context(pq.ParquetWriter(path, schema, filesystem=fs)) for path in paths]
             ends = np.searchsorted(table["block"].to_numpy(), np.arange(len(sizes)), side="right")
             for writer, end, size in zip(writers, ends, np.diff(ends, prepend=0), strict=True):
@@ -153,13 +159,13 @@ def _write_block_files(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder:
 
 
 def _encode(task: pa.Table, fs: pafs.FileSystem, columns: list[str], encoder: list[ray.ObjectRef], blocks: int) -> pa.Table:
-    """The examples of one row group by block, within a block in time order."""
+    """The examples of one row group, ordered by block and within a block by time."""
     group = task.to_pylist()[0]
     log = _read_group(fs, group["path"], group["group"], columns).slice(0, group["rows"])
     examples = ray.get(encoder[0])(log)
-    block = block_numbers(group["first"], group["first"] + group["rows"], blocks)
+    block = block_indices(group["first"], group["first"] + group["rows"], blocks)
     named = dict(zip(Columns._fields[:-1], examples.columns, strict=False)) | {"block": block}
-    named |= {f"context_{place}": values for place, values in enumerate(examples.context.T)}
+    named |= {f"context_{index}": values for index, values in enumerate(examples.context.T)}
     return pa.table(named).take(pa.array(np.argsort(block, kind="stable")))
 
 
@@ -175,13 +181,14 @@ def _read_block(task: pa.Table, fs: pafs.FileSystem) -> pa.Table:
 def _columns(table: pa.Table, device: torch.device) -> Columns:
     tensors = {name: torch.from_numpy(table[name].to_numpy().copy()).to(device) for name in table.column_names}
     context = [tensors.pop(name) for name in table.column_names if name.startswith("context_")]
-    nothing = torch.empty(table.num_rows, 0, dtype=torch.int16, device=device)
-    return Columns(**tensors, context=torch.stack(context, 1) if context else nothing)
+    no_context = torch.empty(table.num_rows, 0, dtype=torch.int16, device=device)
+    return Columns(**tensors, context=torch.stack(context, 1) if context else no_context)
 
 
-def _block_path(folder: str, number: int) -> str:
-    return f"{folder}/block-{number:05}.parquet"
+def _block_path(folder: str, index: int) -> str:
+    return f"{folder}/block-{index:05}.parquet"
 
 
 def _too_large(workspace: Workspace, config: Config) -> bool:
+    """Whether the log has more training examples than are held in memory."""
     return workspace.rows("interactions") * (1 - config.split.validation - config.split.test) > config.training.stream_above

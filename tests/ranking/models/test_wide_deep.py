@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from rayrec.data.examples import batches
+from rayrec.data.batches import batches
 from rayrec.data.history import HistoryGather
 from rayrec.ranking.embedding import side_by_side
 from rayrec.ranking.scorer import Scorer
@@ -20,7 +20,7 @@ def test_logits_equal_the_formula(data, settings):
     batch = next(iter(batches(data.test, HistoryGather(data.clicks, 5, CPU), 20, CPU)))
     logits = model(batch)
     inputs, topics = model.inputs, data.items.multivalued["topics"]
-    topic_count = len(data.item_encoder.vocabularies["topics"])
+    topic_count = len(data.encoders.item_encoder.vocabularies["topics"])
     for row in range(len(logits)):
         user, item = batch.user[row : row + 1], batch.candidates[row]
         clicked = [int(i) for i in batch.history[row] if i]

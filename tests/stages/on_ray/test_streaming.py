@@ -10,7 +10,8 @@ import torch
 
 from rayrec.config import Config, load
 from rayrec.data import blocks
-from rayrec.data.examples import Examples, training_batches
+from rayrec.data.batches import training_batches
+from rayrec.data.examples import Examples
 from rayrec.data.fields import DataError
 from rayrec.data.history import HistoryGather
 from rayrec.stages.on_ray.streaming import StreamedExamples, training_data, write_blocks
