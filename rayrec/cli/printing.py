@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rayrec.config import Config
-from rayrec.evaluation.search_report import in_words
+from rayrec.evaluation.trials import in_words
 from rayrec.serving.http.auth import api_keys
 from rayrec.serving.rollout.arms import CANARY, STABLE, RankerReport, Report
 from rayrec.serving.rollout.swaps import Swap

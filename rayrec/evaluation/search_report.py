@@ -1,79 +1,23 @@
-"""What a search found: its trials as a table, the best one as a config, and pictures."""
+"""Draws what a search found: values against quality, the embedding size, and what quality costs."""
 
-import csv
 import io
-import json
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from rayrec.config import Config, Domain, Span, Tuning, with_values
-from rayrec.ranking.variants import TrainingSummary
+from rayrec.config import Config, Domain, Span, Tuning
+from rayrec.evaluation.trials import TrainingSummary, Trial, ranked, value_text
 
 SIZE, MODEL = "ranker.embedding_size", "ranker.model"
 
 
-@dataclass(frozen=True)
-class Trial:
-    number: int  # from 1, in the order of their start
-    values: dict[str, Any]  # key -> what the trial had in place of the config's
-    status: str  # finished, stopped (by ASHA) or failed
-    reason: str  # why, unless it finished
-    summary: TrainingSummary | None  # None where no epoch was finished
-    parameters: int | None
-
-
-def ranked(trials: list[Trial], metric: str) -> list[Trial]:
-    """The best first; those that failed come last."""
-
-    def place(trial: Trial) -> tuple[bool, float]:
-        if trial.status == "failed" or trial.summary is None:
-            return True, 0.0
-        return False, trial.summary.log_loss if metric == "log_loss" else -trial.summary.auc
-
-    return sorted(trials, key=place)
-
-
-def in_words(values: dict[str, Any]) -> str:
-    """A trial's values, such as `model=fm hidden=[64, 32]`."""
-    return " ".join(f"{key.split('.', 1)[1]}={_text(value)}" for key, value in values.items())
-
-
-def trials_csv(trials: list[Trial], keys: list[str]) -> bytes:
-    measured = list(TrainingSummary.__dataclass_fields__)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["trial", *keys, "status", "reason", *measured, "parameters"])
-    for trial in trials:
-        summary = [getattr(trial.summary, name) if trial.summary else None for name in measured]
-        values = [value if isinstance(value, str) else json.dumps(value) for value in (trial.values[key] for key in keys)]
-        writer.writerow([trial.number, *values, trial.status, trial.reason, *summary, trial.parameters])
-    return file.getvalue().encode()
-
-
-def trials_json(trials: list[Trial]) -> bytes:
-    return json.dumps([asdict(trial) for trial in trials], indent=1).encode()
-
-
-def best_yaml(config: Config, best: Trial, trials: int) -> bytes:
-    """The config with the values of the best trial, for `rayrec train`. Like any other it states only what is not the default."""
-    assert best.summary is not None
-    found = with_values(config, best.values)
-    scores = f"validation AUC {best.summary.auc:.4f}, log loss {best.summary.log_loss:.4f}"
-    head = f"# Trial {best.number}, the best of {trials}: {scores}.\n"
-    tree = found.model_dump(mode="json", exclude_defaults=True, exclude={"tuning", "comparison"})
-    return (head + yaml.safe_dump(tree, sort_keys=False, default_flow_style=None)).encode()
-
-
 def pictures(config: Config, trials: list[Trial]) -> dict[str, bytes]:
-    """PNGs by the name of their file."""
+    """The pictures as PNGs, by file name."""
     scored = [trial for trial in trials if trial.summary]
     drawn = {"parallel_coordinates.png": parallel_coordinates(config.tuning, scored), "cost.png": cost(config, scored)}
     if SIZE in config.tuning.space:
@@ -82,18 +26,21 @@ def pictures(config: Config, trials: list[Trial]) -> dict[str, bytes]:
 
 
 def by_embedding_size(config: Config, trials: list[Trial]) -> bytes:
-    """AUC and log loss of the best trial of each model and size, a line for each model (SOURCES B, Figure 4)."""
+    """AUC and log loss of the best trial of each model and size, with one line for each model.
+
+    Hasama & Li, "Attention-based Multimodal Feature Representation Model for Micro-video Recommendation", Figure 4.
+    """
     best: dict[str, dict[int, TrainingSummary]] = {}
     for trial in reversed(ranked(trials, config.tuning.metric)):
         if trial.summary:
             best.setdefault(_model(config, trial), {})[trial.values[SIZE]] = trial.summary
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for model, courses in sorted(best.items()):
-        sizes = sorted(courses)
-        left.plot(sizes, [courses[size].auc for size in sizes], marker="o", label=model)
-        right.plot(sizes, [courses[size].log_loss for size in sizes], marker="o", label=model)
-    sizes = sorted({size for courses in best.values() for size in courses})
+    for model, summaries in sorted(best.items()):
+        sizes = sorted(summaries)
+        left.plot(sizes, [summaries[size].auc for size in sizes], marker="o", label=model)
+        right.plot(sizes, [summaries[size].log_loss for size in sizes], marker="o", label=model)
+    sizes = sorted({size for summaries in best.values() for size in summaries})
     for axes, name in ((left, "validation AUC"), (right, "validation log loss")):
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -103,7 +50,7 @@ def by_embedding_size(config: Config, trials: list[Trial]) -> bytes:
 
 
 def parallel_coordinates(tuning: Tuning, trials: list[Trial]) -> bytes:
-    """A line for each trial through its values, coloured by its AUC; dashed where it failed or was stopped."""
+    """A line for each trial through its values, coloured by its AUC; dashed for a trial that failed or was stopped."""
     keys = list(tuning.space)
     figure = Figure(figsize=(max(7, 1.9 * (len(keys) + 1)), 4), layout="constrained")
     axes = figure.subplots()
@@ -113,11 +60,11 @@ def parallel_coordinates(tuning: Tuning, trials: list[Trial]) -> bytes:
         heights = [*(_height(tuning.space[key], trial.values[key]) for key in keys), float(scale(auc))]
         line = "-" if trial.status == "finished" else "--"
         axes.plot(range(len(heights)), heights, line, color=colours(scale(auc)), linewidth=1.2)
-    for place, key in enumerate(keys):
+    for x, key in enumerate(keys):
         domain = tuning.space[key]
         ends = [domain.low, domain.high] if isinstance(domain, Span) else domain
-        _upright(axes, place, [(_height(domain, value), _text(value)) for value in ends])
-    _upright(axes, len(keys), [(0.0, f"{aucs.min():.4f}"), (1.0, f"{aucs.max():.4f}")])
+        _vertical_axis(axes, x, [(_height(domain, value), value_text(value)) for value in ends])
+    _vertical_axis(axes, len(keys), [(0.0, f"{aucs.min():.4f}"), (1.0, f"{aucs.max():.4f}")])
     axes.set_xticks(range(len(keys) + 1), [*(key.replace(".", ".\n", 1) for key in keys), "validation\nAUC"])
     axes.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.2, len(keys) + 0.5))
     axes.spines[:].set_visible(False)
@@ -125,11 +72,11 @@ def parallel_coordinates(tuning: Tuning, trials: list[Trial]) -> bytes:
 
 
 def cost(config: Config, trials: list[Trial]) -> bytes:
-    """Quality against what it costs: a point for each trial, a colour for each model."""
+    """Quality against its cost: a point for each trial, a colour for each model."""
     figure = Figure(figsize=(11, 3.5), layout="constrained")
     costs = {
         "seconds of training": lambda trial: trial.summary.seconds,
-        "examples a second": lambda trial: trial.summary.examples_per_s,
+        "examples per second": lambda trial: trial.summary.examples_per_s,
         "parameters": lambda trial: trial.parameters,
     }
     panels = figure.subplots(1, len(costs), sharey=True)
@@ -150,21 +97,17 @@ def _model(config: Config, trial: Trial) -> str:
 
 
 def _height(domain: Domain, value: Any) -> float:
-    """Where a value stands between the ends of its axis, 0 to 1."""
+    """The height of a value between the ends of its axis, 0 to 1."""
     if isinstance(domain, Span):
         low, high, at = (np.log(v) if domain.log else v for v in (domain.low, domain.high, value))
         return float((at - low) / (high - low))
     return domain.index(value) / (len(domain) - 1) if len(domain) > 1 else 0.5
 
 
-def _upright(axes: Axes, place: int, marks: list[tuple[float, str]]) -> None:
-    axes.axvline(place, color="grey", linewidth=0.8, zorder=0)
+def _vertical_axis(axes: Axes, x: int, marks: list[tuple[float, str]]) -> None:
+    axes.axvline(x, color="grey", linewidth=0.8, zorder=0)
     for height, text in marks:
-        axes.text(place + 0.03, height, text, fontsize=8, va="center")
-
-
-def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        axes.text(x + 0.03, height, text, fontsize=8, va="center")
 
 
 def _png(figure: Figure) -> bytes:

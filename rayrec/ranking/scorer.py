@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -37,6 +37,8 @@ class RankerError(RayrecError):
 
 class SavedRanker(Section):
     """The content of `ranker.json`."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # added to those of `Section`
 
     settings: Ranker
     users: FieldEncoder

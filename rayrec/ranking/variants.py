@@ -1,25 +1,26 @@
-"""A config with other values for the ranker and its training, as a trial of a search or an arm of a comparison has them."""
+"""A config with other values for the ranker and its training, as the stages `tune` and `compare` train them."""
 
-from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
 
 from rayrec.config import Config, ConfigError, Training, with_values
 from rayrec.ranking import models
-from rayrec.training.trainer import CPU, Epoch
+from rayrec.ranking.scorer import CPU
 
 SECTIONS = ("ranker", "training")
 
 
 def variant(config: Config, values: dict[str, Any], source: str) -> Config:
-    """The config with `values` (key -> value) in it. Raises `ConfigError`, which begins with `source`, where they can't be used."""
+    """The config with `values` (key -> value) in it.
+
+    Raises `ConfigError`, whose message begins with `source`, where these values can't be used.
+    """
     changed = with_values(config, values, source)
     for key in values:
         if key.split(".")[0] not in SECTIONS:
             wanted = " and ".join(f"{section}.*" for section in SECTIONS)
-            raise ConfigError(f"{source}: {key} can't differ: all share the tables that are there; only {wanted} can")
+            raise ConfigError(f"{source}: {key} can't differ, because all variants share the workspace's tables; only {wanted} can")
     try:
         models.check(changed.ranker)
     except ConfigError as error:
@@ -28,23 +29,5 @@ def variant(config: Config, values: dict[str, Any], source: str) -> Config:
 
 
 def device_for(settings: Training) -> torch.device:
+    """The device on which a process trains a variant."""
     return torch.device("cuda") if settings.gpus_per_worker else CPU
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """How a training went, in a few numbers."""
-
-    epochs: int
-    best_epoch: int
-    auc: float  # of the validation split, as the log loss, in the best epoch
-    log_loss: float
-    examples_per_s: float  # median of the epochs
-    seconds: float  # of training steps, validation left out
-
-    @classmethod
-    def of(cls, epochs: list[Epoch], examples: int) -> "TrainingSummary":
-        best = max(epochs, key=lambda epoch: epoch.validation_auc)
-        speeds = [epoch.examples_per_s for epoch in epochs]
-        seconds = sum(examples / speed for speed in speeds)
-        return cls(len(epochs), best.epoch, best.validation_auc, best.validation_log_loss, median(speeds), seconds)

@@ -1,10 +1,10 @@
-"""The stage `tune`: a search for the settings of the ranker and its training, on Ray Tune.
+"""The stage `tune`: searches the settings of the ranker and its training with Ray Tune.
 
-Optuna proposes the trials, ASHA stops the poor ones. A trial trains in one process by the loop that `train` uses, whatever
-`training.workers` says (any number of workers would train the same model); the cluster's room goes to trials side by side.
+Optuna proposes the trials, and ASHA stops the poor ones. A trial trains in one process with the loop that `train` uses, whatever
+`training.workers` says: any number of workers would train the same model, so the cluster's resources go to parallel trials.
 
-Ray Tune keeps the state of the search, and each trial its checkpoint, in the stage's unfinished version: a search that was killed
-goes on from there. A trial that fails is one row of the table.
+Ray Tune keeps the state of the search, and each trial its checkpoint, in the stage's unfinished version. A search that was killed
+continues from there. A trial that fails is one row of the table.
 """
 
 import itertools
@@ -21,18 +21,29 @@ from ray import tune
 from rayrec.config import Config, ConfigError, Domain, Span, dump
 from rayrec.data.loading import MAY_READ, READS, ranking_data
 from rayrec.errors import RayrecError
-from rayrec.evaluation.search_report import MODEL, Trial, best_yaml, in_words, pictures, ranked, trials_csv, trials_json
+from rayrec.evaluation.search_report import MODEL, pictures
+from rayrec.evaluation.trials import (
+    BEST,
+    TABLE,
+    TRIALS,
+    TrainingSummary,
+    Trial,
+    best_yaml,
+    in_words,
+    ranked,
+    trials_csv,
+    trials_json,
+)
 from rayrec.ranking.scorer import Scorer
-from rayrec.ranking.variants import TrainingSummary, device_for, variant
+from rayrec.ranking.variants import device_for, variant
 from rayrec.training.trainer import Epoch, TrainingCallback, train_ranker
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
-BEST, TABLE, TRIALS = "best.yaml", "trials.csv", "trials.json"
 SEARCH = "search"  # the folder of Ray Tune's state and the trials' checkpoints, which a finished version no longer has
 
-# `Told` says what there is to say; without these Ray Tune 2.60 prints a header and the traceback of each failure besides.
+# `TrialLogger` logs what matters. Without these settings Ray Tune 2.60 also prints a header and the traceback of each failure.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 
@@ -40,9 +51,9 @@ log = logging.getLogger(__name__)
 
 
 def tune_ranker(run: StageRun) -> None:
-    """The work of the stage: the trials as CSV and JSON, the config of the best one, and pictures.
+    """The work of the stage: writes the trials as CSV and JSON, the config of the best one, and pictures.
 
-    Raises `ConfigError` for a space that can't be searched, before anything is trained, and `ValueError` when every trial fails.
+    Raises `ConfigError` for a space that can't be searched, before any training starts, and `RayrecError` when every trial fails.
     """
     config = run.config
     check_space(config)
@@ -61,7 +72,7 @@ def tune_ranker(run: StageRun) -> None:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the stage depends on; how many trials run side by side is not among it."""
+    """The settings on which the stage depends; the number of parallel trials is not among them."""
     sections = {name: dump(getattr(config, name)) for name in ("split", "ranker", "training")}
     return sections | {"tuning": config.tuning.model_dump(mode="json", exclude={"concurrent"})}
 
@@ -70,29 +81,29 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def check_space(config: Config) -> None:
-    """Raises `ConfigError` for a key or a value of the space that no trial could have."""
+    """Raise a `ConfigError` for a key or a value of the space that no trial could have."""
     if not config.tuning.space:
-        raise ConfigError("tuning.space: it is empty; give it keys with choices, as {ranker.embedding_size: [8, 16, 32]}")
+        raise ConfigError("tuning.space: it is empty; give it keys with choices, such as {ranker.embedding_size: [8, 16, 32]}")
     for key, domain in config.tuning.space.items():
         for value in [domain.low, domain.high] if isinstance(domain, Span) else domain:
             _check_value(config, key, value)
 
 
 def _check_value(config: Config, key: str, value: Any) -> None:
-    """An option of one model is right when one of the models that are searched has it."""
+    """Check a value. An option is valid when one of the models in the space has it."""
     models = config.tuning.space.get(MODEL) if key != MODEL else None
-    mistakes = []
+    errors = []
     for model in models if isinstance(models, list) else [None]:
         try:
             variant(config, ({MODEL: model} if model else {}) | {key: value}, "tuning.space")
             return
         except ConfigError as error:
-            mistakes.append(error)
-    raise mistakes[0]
+            errors.append(error)
+    raise errors[0]
 
 
 def _tune_domain(config: Config, key: str, domain: Domain) -> Any:
-    """As Ray Tune has it. Choices travel as JSON, since to Optuna a choice is a text or a number and never a list."""
+    """The domain for Ray Tune. Choices travel as JSON, because Optuna takes texts and numbers as choices but no lists."""
     if not isinstance(domain, Span):
         return tune.choice([json.dumps(choice) for choice in domain])
     low, high = domain.low, domain.high
@@ -102,6 +113,7 @@ def _tune_domain(config: Config, key: str, domain: Domain) -> Any:
 
 
 def _takes_fractions(config: Config, key: str, span: Span) -> bool:
+    """Whether the key of a span between whole numbers also takes numbers in between."""
     try:
         _check_value(config, key, span.low + 0.5)
     except ConfigError:
@@ -110,7 +122,7 @@ def _takes_fractions(config: Config, key: str, span: Span) -> bool:
 
 
 def _values(proposed: dict[str, Any]) -> dict[str, Any]:
-    """Key -> value, from what `_tune_domain` made of the space."""
+    """The values of a trial (key -> value), from a sample of the domains that `_tune_domain` made."""
     return {key: json.loads(value) if isinstance(value, str) else value for key, value in proposed.items()}
 
 
@@ -118,17 +130,17 @@ def _values(proposed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _search(run: StageRun) -> tune.ResultGrid:
-    """All trials, run to their ends. Raises `KeyboardInterrupt` when Ray Tune was interrupted, which it does not itself."""
+    """Run all trials to their ends. Raises `KeyboardInterrupt` when Ray Tune was interrupted, which Ray Tune itself does not."""
     config = run.config
     storage = f"{run.workspace.uri}/{run.stage.name}/{run.version}"
     trainable = tune.with_resources(_trainable(run), _resources(config))
     if tune.Tuner.can_restore(f"{storage}/{SEARCH}"):
-        log.info("tune: an earlier run was killed; going on with its trials")
-        # Trials whose process died with the search count as failed: they go on too.
+        log.info("tune: an earlier run was killed; continuing its trials")
+        # Trials whose process died with the search count as failed; they continue too.
         tuner = tune.Tuner.restore(f"{storage}/{SEARCH}", trainable, resume_errored=True)
     else:
         space = {key: _tune_domain(config, key, domain) for key, domain in config.tuning.space.items()}
-        run_config = tune.RunConfig(name=SEARCH, storage_path=storage, verbose=0, callbacks=[Told(config.tuning.trials)])
+        run_config = tune.RunConfig(name=SEARCH, storage_path=storage, verbose=0, callbacks=[TrialLogger(config.tuning.trials)])
         tuner = tune.Tuner(trainable, param_space=space, tune_config=_tune_config(config), run_config=run_config)
     found = tuner.fit()
     if found.num_terminated + found.num_errors < config.tuning.trials:
@@ -139,7 +151,7 @@ def _search(run: StageRun) -> tune.ResultGrid:
 def _tune_config(config: Config) -> tune.TuneConfig:
     try:
         import optuna
-        from ray.tune.search.optuna import OptunaSearch  # takes a second, which other commands need not wait
+        from ray.tune.search.optuna import OptunaSearch  # this import takes a second, so other commands don't make it
     except ImportError as error:
         raise ConfigError("`rayrec tune` needs Optuna: pip install 'rayrec[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -148,7 +160,7 @@ def _tune_config(config: Config) -> tune.TuneConfig:
         metric=tuning.metric,
         mode="min" if tuning.metric == "log_loss" else "max",
         search_alg=OptunaSearch(seed=config.seed),
-        # A trial ends by itself after its last epoch, or by patience.
+        # A trial ends by itself after its last epoch, or when patience runs out.
         scheduler=tune.schedulers.ASHAScheduler(
             time_attr="epochs", max_t=max(epochs, tuning.min_epochs), grace_period=tuning.min_epochs, stop_last_trials=False
         ),
@@ -160,14 +172,14 @@ def _tune_config(config: Config) -> tune.TuneConfig:
 
 
 def _resources(config: Config) -> dict[str, float]:
-    """Of one trial: its share of the CPUs, on one machine."""
+    """The resources of one trial: its share of the CPUs, on one machine."""
     cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     share = max(1, int(min(max(cpus), sum(cpus) // config.tuning.concurrent)))
     return {"CPU": share, "GPU": config.training.gpus_per_worker}
 
 
 def _trainable(run: StageRun) -> Callable[[dict[str, Any]], None]:
-    """What a trial's process does. Only plain values travel to it."""
+    """The function that the process of a trial runs. Only plain values travel to it."""
     config, uri, checkpoints = dump(run.config), run.workspace.uri, f"{run.folder}/{SEARCH}/checkpoints"
 
     def trial(proposed: dict[str, Any]) -> None:
@@ -175,7 +187,7 @@ def _trainable(run: StageRun) -> Callable[[dict[str, Any]], None]:
         checkpoint = Checkpoint(workspace.fs, f"{checkpoints}/{tune.get_context().get_trial_id()}.pt")
         try:
             _train(variant(Config.model_validate(config), _values(proposed), "trial"), workspace, checkpoint)
-        finally:  # a trial that is stopped, by an exception in `report`, does not come back
+        finally:  # `report` raises an exception in a trial that ASHA stops; such a trial never continues
             checkpoint.delete()
 
     return trial
@@ -184,10 +196,11 @@ def _trainable(run: StageRun) -> Callable[[dict[str, Any]], None]:
 def _train(config: Config, workspace: Workspace, checkpoint: Checkpoint) -> None:
     data = ranking_data(workspace, config.ranker, config.split)
     parameters = sum(weights.numel() for weights in Scorer.untrained(config.ranker, data).model.parameters())
-    told = []
+    reported = False
 
-    def tell(epochs: list[Epoch]) -> None:
-        told.append(len(epochs))
+    def report(epochs: list[Epoch]) -> None:
+        nonlocal reported
+        reported = True
         summary = TrainingSummary.of(epochs, len(data.train))
         waited = summary.epochs - summary.best_epoch >= config.training.patience
         finished = waited or summary.epochs == config.training.epochs
@@ -195,13 +208,14 @@ def _train(config: Config, workspace: Workspace, checkpoint: Checkpoint) -> None
 
     device = device_for(config.training)
     _, epochs = train_ranker(
-        data, config.ranker, config.training, config.seed, device, TrainingCallback(tell), checkpoint=checkpoint
+        data, config.ranker, config.training, config.seed, device, TrainingCallback(report), checkpoint=checkpoint
     )
-    if not told:  # all epochs had been trained when the search was killed
-        tell(epochs)
+    if not reported:  # all epochs had been trained when the search was killed
+        report(epochs)
 
 
 def _trial_of(number: int, result: tune.Result) -> Trial:
+    """The trial of one of Ray Tune's results."""
     metrics = result.metrics or {}
     summary = (
         TrainingSummary(**{name: metrics[name] for name in TrainingSummary.__dataclass_fields__}) if "epochs" in metrics else None
@@ -215,12 +229,13 @@ def _trial_of(number: int, result: tune.Result) -> Trial:
 
 
 def _reason(error: Exception | None) -> str:
+    """Why a trial failed, in words."""
     cause = getattr(error, "cause", error)  # of a `RayTaskError`
     return str(cause) if isinstance(cause, RayrecError) else repr(cause)
 
 
-class Told(tune.Callback):
-    """Logs a line at the end of each trial."""
+class TrialLogger(tune.Callback):
+    """Logs one line at the end of each trial."""
 
     def __init__(self, trials: int) -> None:
         self.trials = trials
@@ -228,15 +243,15 @@ class Told(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         found = trial.last_result
-        self._tell(trial, f"AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f} in epoch {found['best_epoch']}")
+        self._log(trial, f"AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f} in epoch {found['best_epoch']}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_pickled_error() or trial.get_error()
-        self._tell(trial, f"failed: {_reason(error)}")
-        if not isinstance(error, RayrecError):  # no mistake of the user's
+        self._log(trial, f"failed: {_reason(error)}")
+        if not isinstance(error, RayrecError):  # a bug, whose traceback is needed
             log.warning("trial %s:", trial, exc_info=error)
 
-    def _tell(self, trial: Any, outcome: str) -> None:
+    def _log(self, trial: Any, outcome: str) -> None:
         log.info("trial %d of %d: %s: %s", next(self.ended), self.trials, in_words(_values(trial.config)), outcome)
 
 

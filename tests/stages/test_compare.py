@@ -1,4 +1,4 @@
-"""Every arm and seed is measured as it would be alone; what is measured is kept, and what fails ends nothing but itself."""
+"""Every run is measured as it would be alone; a measured run is kept, and a run that fails does not stop the others."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rayrec.config import Config, ConfigError, load
+from rayrec.config import Config, ConfigError, Ranker, Training, load
 from rayrec.data.history import HistoryGather
-from rayrec.data.loading import ranking_data
-from rayrec.stages import compare
+from rayrec.data.loading import RankingData, ranking_data
+from rayrec.evaluation.comparison import ArmRun, Measurement, table
+from rayrec.evaluation.trials import TrainingSummary
+from rayrec.ranking.scorer import Scorer
 from rayrec.stages.compare import STAGE as COMPARE
-from rayrec.stages.compare import Measured, Pair
-from rayrec.training.trainer import CPU, predict, train_ranker
+from rayrec.training.trainer import CPU, Epoch, predict, train_ranker
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.training.small_log import ingest
@@ -50,7 +51,7 @@ def compared(config: Config) -> dict[tuple[str, int], dict[str, Any]]:
     return {(pair["arm"], pair["seed"]): pair for pair in pairs}
 
 
-def test_a_pair_is_measured_as_if_it_were_alone(config):
+def test_a_run_is_measured_as_if_it_were_alone(config: Config) -> None:
     pairs = compared(config)
     assert list(pairs) == [(arm, seed) for arm in ARMS for seed in (1, 2)]
     workspace = Workspace(config.workspace)
@@ -61,18 +62,20 @@ def test_a_pair_is_measured_as_if_it_were_alone(config):
         probability = predict(scorer.model, data.test, HistoryGather(data.clicks, 5, CPU), CPU)
         assert pairs[arm, 2]["measured"]["auc"] == pytest.approx(roc_auc_score(data.test.clicked, probability), abs=1e-6)
     folder = Path(workspace.folder("compare"))
-    assert (folder / "compare.png").read_bytes()[:4] == b"\x89PNG"
-    table = (folder / "results.md").read_text()
-    assert "| wild | - | - | - | - | - |" in table
-    assert "- wild, seed 1: training diverged" in table
-    assert "1,200 impressions to train, 150 to validate, 150 to test" in table
+    assert (folder / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+    text = (folder / "results.md").read_text()
+    assert "| wild | - | - | - | - | - |" in text
+    assert "- wild, seed 1: training diverged" in text
+    assert "1,200 impressions to train, 150 to validate, 150 to test" in text
     assert pairs["wild", 1]["measured"] is None
 
 
-def test_a_killed_comparison_goes_on_and_one_more_arm_is_trained_alone(config, monkeypatch):
+def test_a_killed_comparison_continues_and_a_new_arm_is_trained_alone(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[str, int]] = []
 
-    def count_and_train(data, ranker, settings, seed, *others, **more):
+    def count_and_train(
+        data: RankingData, ranker: Ranker, settings: Training, seed: int, *others: Any, **more: Any
+    ) -> tuple[Scorer, list[Epoch]]:
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append((ranker.model, seed))
@@ -101,18 +104,18 @@ def test_a_killed_comparison_goes_on_and_one_more_arm_is_trained_alone(config, m
         ({"topics.clusters": 5}, "topics.clusters can't differ"),
     ],
 )
-def test_an_arm_that_can_not_be_is_refused_before_anything_is_trained(config, values, said):
+def test_an_arm_that_can_not_be_trained_is_refused_before_any_training(config: Config, values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"comparison\.arms\.odd: {said}"):
         compared(with_arms(config, {"deepfm": ARMS["deepfm"], "odd": values}))
 
 
-def test_the_table_has_mean_and_spread_and_the_best_in_bold():
-    def pair(arm: str, seed: int, auc: float, log_loss: float) -> Pair:
-        summary = {"examples_per_s": 1000.0 * seed}
-        return Pair(arm, seed, Measured(auc, auc + 0.01, log_loss, summary, 12_345, (8, 1, 1)))
+def test_the_table_has_mean_and_spread_and_the_best_in_bold() -> None:
+    def run(arm: str, seed: int, auc: float, log_loss: float) -> ArmRun:
+        summary = TrainingSummary(1, 1, auc, log_loss, examples_per_s=1000.0 * seed, seconds=1.0)
+        return ArmRun(arm, seed, Measurement(auc, auc + 0.01, log_loss, summary, 12_345, (8, 1, 1)))
 
-    pairs = [pair("a", 1, 0.70, 0.62), pair("a", 2, 0.72, 0.60), pair("b", 1, 0.70, 0.50), pair("b", 2, 0.70, 1.5)]
-    assert compare.table(pairs).splitlines()[2:] == [
+    runs = [run("a", 1, 0.70, 0.62), run("a", 2, 0.72, 0.60), run("b", 1, 0.70, 0.50), run("b", 2, 0.70, 1.5)]
+    assert table(runs).splitlines()[2:] == [
         "| a | **.7100** ± .0141 | **.7200** ± .0141 | **.6100** ± .0141 | 1,500 | 12,345 |",
         "| b | .7000 ± .0000 | .7100 ± .0000 | 1.0000 ± .7071 | 1,500 | 12,345 |",
     ]

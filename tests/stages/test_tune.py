@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import Config, ConfigError, load, with_values
-from rayrec.evaluation.search_report import Trial, ranked
-from rayrec.ranking.variants import TrainingSummary
+from rayrec.errors import RayrecError
+from rayrec.evaluation.trials import TrainingSummary, Trial, ranked
 from rayrec.stages import tune
 from rayrec.stages.tune import STAGE as TUNE
 from rayrec.workspace.stage import run_stage
@@ -37,7 +37,9 @@ def config(tmp_path: Path) -> Config:
     return load(tmp_path / "small.yaml")
 
 
-def test_a_search_that_broke_off_goes_on_and_a_failed_trial_is_a_row(config, ray_cluster, monkeypatch, caplog):
+def test_a_killed_search_continues_and_a_failed_trial_is_a_row(
+    config: Config, ray_cluster: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     workspace = Workspace(config.workspace)
     run_stage(workspace, ingest(1500), config)
 
@@ -45,12 +47,12 @@ def test_a_search_that_broke_off_goes_on_and_a_failed_trial_is_a_row(config, ray
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tune.Told, "on_trial_complete", die)
-        with pytest.raises(ValueError, match="all 2 trials failed"):
+        patched.setattr(tune.TrialLogger, "on_trial_complete", die)
+        with pytest.raises(RayrecError, match="all 2 trials failed"):
             run_stage(workspace, TUNE, config)
     caplog.set_level("INFO", "rayrec")
     run_stage(workspace, TUNE, config)
-    assert "going on with its trials" in caplog.text
+    assert "continuing its trials" in caplog.text
 
     folder = Path(workspace.folder("tune"))
     trials = json.loads((folder / "trials.json").read_text())
@@ -85,13 +87,13 @@ def test_a_search_that_broke_off_goes_on_and_a_failed_trial_is_a_row(config, ray
         ("{split.test: [0.1, 0.2]}", "split.test can't differ"),
     ],
 )
-def test_a_space_that_can_not_be_searched_is_refused_with_the_reason(space, said):
+def test_a_space_that_can_not_be_searched_is_refused_with_the_reason(space: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        tune.check_space(load(None, [f"tune.space={space}"]))
+        tune.check_space(load(None, [f"tuning.space={space}"]))
 
 
-def test_an_option_is_right_when_one_of_the_models_has_it_and_whole_numbers_stay_whole():
-    config = load(None, ["tune.space={ranker.model: [fm, afm], ranker.options.attention_size: {low: 4, high: 8}}"])
+def test_an_option_is_valid_when_one_of_the_models_has_it_and_whole_numbers_stay_whole() -> None:
+    config = load(None, ["tuning.space={ranker.model: [fm, afm], ranker.options.attention_size: {low: 4, high: 8}}"])
     tune.check_space(config)
     spans = {
         "ranker.options.attention_size": "{low: 4, high: 8}",
@@ -99,7 +101,7 @@ def test_an_option_is_right_when_one_of_the_models_has_it_and_whole_numbers_stay
         "ranker.dropout": "{low: 0, high: 1}",
     }
     for key, span in spans.items():
-        searched = load(None, [f"tune.space={{ranker.model: [fm, afm], {key}: {span}}}"])
+        searched = load(None, [f"tuning.space={{ranker.model: [fm, afm], {key}: {span}}}"])
         drawn = {tune._tune_domain(searched, key, searched.tuning.space[key]).sample() for _ in range(200)}
         if key == "ranker.dropout":
             assert len(drawn) > 100
@@ -108,7 +110,7 @@ def test_an_option_is_right_when_one_of_the_models_has_it_and_whole_numbers_stay
             assert drawn == {4, 5, 6, 7, 8}
 
 
-def test_trials_are_ranked_by_the_metric_and_failures_come_last():
+def test_trials_are_ranked_by_the_metric_and_failures_come_last() -> None:
     def trial(number: int, status: str, auc: float, log_loss: float) -> Trial:
         return Trial(number, {}, status, "", TrainingSummary(3, 2, auc, log_loss, 1e4, 5.0), 100)
 
