@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rayrec.config.base import Section, Share
-from rayrec.config.datasets import FilesData, MovieLensData, WorldData, YouTubeData
+from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.features import Features, PrivatePublic, Reduction
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, Selection
@@ -20,7 +20,7 @@ class Config(Section):
     workspace: str = "workspace"  # a local folder, or any URI that pyarrow or fsspec opens
     seed: int = 7
     max_rejects: Share = 0.1  # a stage fails when a larger share of its rows is bad
-    dataset: Annotated[WorldData | MovieLensData | FilesData | YouTubeData, Field(discriminator="kind")] = WorldData()
+    dataset: Annotated[AnyDataset, Field(discriminator="kind")] = WorldData()
     features: Features = Features()
     private_public: PrivatePublic | None = None  # left out unless the section is there
     reduction: Reduction = Reduction()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec import tables
-from rayrec.datasets.screening import Incoming
+from rayrec.datasets.screening import SourceTable
 from rayrec.tables import TEXT, TIME
 
 Faults = dict[int, str]
@@ -35,7 +35,7 @@ class Conventions:
     click_at_least: float | None = None
 
 
-def convert_rows(name: str, raw: Incoming, columns: dict[str, str], conventions: Conventions) -> Incoming:
+def convert_rows(name: str, raw: SourceTable, columns: dict[str, str], conventions: Conventions) -> SourceTable:
     """A file's rows as rows of table `name`. `columns` maps ours to theirs; one that our schema lacks is a side column.
 
     A row with a cell that can't be converted goes to the rejects.
@@ -50,7 +50,7 @@ def convert_rows(name: str, raw: Incoming, columns: dict[str, str], conventions:
         converted[ours], faults = convert(raw.table[theirs], schema.field(ours).type, conventions)
         label = ours if ours == theirs else f"{ours} (column {theirs!r})"
         reasons = {row: f"{label}: {reason}" for row, reason in faults.items()} | reasons
-    incoming = Incoming(raw.source, pa.table(converted), raw.rows, raw.rejected)
+    incoming = SourceTable(raw.source, pa.table(converted), raw.rows, raw.rejected)
     incoming.reject(reasons, id_column=schema.names[0])
     return incoming
 

@@ -8,33 +8,56 @@ that isn't there is normal. Columns that we don't know are side columns, which r
 """
 
 from difflib import get_close_matches
+from pathlib import Path
+
+import pyarrow.fs as pafs
 
 from rayrec import tables
 from rayrec.config import FilesData
 from rayrec.datasets.conversion import Conventions, convert_rows
+from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.reading import list_tables, list_videos, read_rows
-from rayrec.datasets.screening import Incoming
+from rayrec.datasets.screening import SourceTable
 from rayrec.errors import did_you_mean
 from rayrec.tables import TableError
+from rayrec.workspace.files import open_filesystem
+from rayrec.workspace.stage import StageRun
 
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of files in our own names and units
 
 
-def read_table(name: str, settings: FilesData) -> Incoming:
+def read(settings: FilesData, run: StageRun) -> RawDataset:
+    """The tables that the config names. Raises `TableError` when a file can't be read or lacks a column."""
+    return RawDataset(
+        read_table("catalog", settings),
+        read_table("interactions", settings),
+        read_table("users", settings) if settings.users else None,
+        media_root=settings.media_root or _folder_of(settings.catalog),
+        confined=settings.media_root is not None,
+    )
+
+
+def files(settings: FilesData) -> list[str]:
+    """Every file and folder that the config names."""
+    given = [each for each in (settings.catalog, settings.interactions, settings.users) if each]
+    return [path for each in given for path in ([each] if isinstance(each, str) else each)]
+
+
+def read_table(name: str, settings: FilesData) -> SourceTable:
     """The `catalog`, `interactions` or `users` of the config; without rows for a file that the config does not name.
 
     Raises `TableError` when the file can't be read or lacks a column, or a mapping names one that isn't there.
     """
     given = getattr(settings, name)
     if given is None:
-        return Incoming.whole(f"no {name}", tables.empty(name))
+        return SourceTable.of(f"no {name}", tables.empty(name))
     if name == "catalog" and (listed := list_videos(given)):
         return listed
     paths = [path for each in ([given] if isinstance(given, str) else given) for path in list_tables(each)]
-    return Incoming.joined([_read_file(name, path, settings) for path in paths])
+    return SourceTable.concatenated([_read_file(name, path, settings) for path in paths])
 
 
-def _read_file(name: str, path: str, settings: FilesData) -> Incoming:
+def _read_file(name: str, path: str, settings: FilesData) -> SourceTable:
     raw = read_rows(path)
     if EXPORTED.items() <= (raw.table.schema.metadata or {}).items():
         return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
@@ -42,7 +65,7 @@ def _read_file(name: str, path: str, settings: FilesData) -> Incoming:
     return convert_rows(name, raw, columns, Conventions(settings.list_separator, settings.time_unit, settings.click_at_least))
 
 
-def _columns(name: str, raw: Incoming, mapping: dict[str, str]) -> dict[str, str]:
+def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, str]:
     """Our column -> the file's column, for those that are there."""
     spec, there, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
     for ours, theirs in mapping.items():
@@ -64,3 +87,17 @@ def _columns(name: str, raw: Incoming, mapping: dict[str, str]) -> dict[str, str
         renamed = {theirs: ours for ours, theirs in mapping.items()}
         columns = {renamed.get(theirs, theirs): theirs for theirs in there if theirs not in columns.values()} | columns
     return columns
+
+
+def _folder_of(path: str) -> str:
+    """The folder of videos that is itself the catalog, or else the folder that holds the catalog's file; a local path or a URI."""
+    filesystem, inside = open_filesystem(path)
+    if filesystem.get_file_info(inside).type == pafs.FileType.Directory:
+        return path
+    if "://" not in path:
+        return str(Path(path).expanduser().resolve().parent)
+    base, mark, query = path.partition("?")
+    return base.rsplit("/", 1)[0] + mark + query
+
+
+DATASET = Dataset(read, files)

@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from rayrec.config import MovieLensData
 from rayrec.datasets.conversion import Conventions, convert_rows
+from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.reading import read_csv
-from rayrec.datasets.screening import Incoming, join_uri
+from rayrec.datasets.screening import SourceTable, join_uri
 from rayrec.tables import TEXT, TIME
+from rayrec.workspace.stage import StageRun
 
-FILES = {"catalog": "u.item", "interactions": "u.data", "users": "u.user"}
 # In the order of u.item's last 19 columns. The first says that no genre is known.
 GENRES = [
     "unknown",
@@ -44,21 +45,32 @@ RATING_COLUMNS = ["user_id", "movie_id", "rating", "timestamp"]
 PERSON_COLUMNS = ["user_id", "age", "gender", "occupation", "zip_code"]
 
 
-def read_table(name: str, settings: MovieLensData) -> Incoming:
-    """The `catalog`, `interactions` or `users` of the folder. Raises `TableError` when a file can't be read."""
-    path = join_uri(settings.path, FILES[name])
-    if name == "catalog":
-        return _films(read_csv(path, FILM_COLUMNS, "|", encoding="latin1", quotes=False))
-    if name == "interactions":
-        ours = {"user_id": "user_id", "video_id": "movie_id", "shown_at": "timestamp", "clicked": "rating"}
-        conventions = Conventions(time_unit="s", click_at_least=settings.click_at_least)
-        return convert_rows(name, read_csv(path, RATING_COLUMNS, "\t", quotes=False), ours, conventions)
-    # 795 zip codes among 943 people name rather than describe.
-    kept = {column: column for column in PERSON_COLUMNS if column != "zip_code"}
-    return convert_rows(name, read_csv(path, PERSON_COLUMNS, "|", encoding="latin1", quotes=False), kept, Conventions())
+def read(settings: MovieLensData, run: StageRun) -> RawDataset:
+    """The three tables of the folder. Raises `TableError` when a file can't be read."""
+    films, ratings, people = files(settings)
+    return RawDataset(
+        _films(read_csv(films, FILM_COLUMNS, "|", encoding="latin1", quotes=False)),
+        _ratings(read_csv(ratings, RATING_COLUMNS, "\t", quotes=False), settings.click_at_least),
+        _people(read_csv(people, PERSON_COLUMNS, "|", encoding="latin1", quotes=False)),
+    )
 
 
-def _films(raw: Incoming) -> Incoming:
+def files(settings: MovieLensData) -> list[str]:
+    """The paths of films, ratings and people."""
+    return [join_uri(settings.path, name) for name in ("u.item", "u.data", "u.user")]
+
+
+def _ratings(raw: SourceTable, click_at_least: float) -> SourceTable:
+    ours = {"user_id": "user_id", "video_id": "movie_id", "shown_at": "timestamp", "clicked": "rating"}
+    return convert_rows("interactions", raw, ours, Conventions(time_unit="s", click_at_least=click_at_least))
+
+
+def _people(raw: SourceTable) -> SourceTable:
+    # The zip code is left out: 943 people have 795 of them, so that it names a person rather than describes one.
+    return convert_rows("users", raw, {column: column for column in PERSON_COLUMNS if column != "zip_code"}, Conventions())
+
+
+def _films(raw: SourceTable) -> SourceTable:
     films = raw.table.cast(pa.schema([(name, TEXT) for name in FILM_COLUMNS])).to_pylist()
     reasons: dict[int, str] = {}
     published: list[int | None] = []
@@ -74,7 +86,7 @@ def _films(raw: Incoming) -> Incoming:
         "tags": pa.array([[genre for genre in GENRES[1:] if film[genre] == "1"] for film in films], pa.list_(TEXT)),
         "published_at": pa.array(published, TIME),
     }
-    catalog = Incoming(raw.source, pa.table(columns), raw.rows, raw.rejected)
+    catalog = SourceTable(raw.source, pa.table(columns), raw.rows, raw.rejected)
     catalog.reject(reasons, "video_id")
     return catalog
 
@@ -93,3 +105,6 @@ def _published_at(date: str | None) -> int | None:
         return None
     moment = datetime.strptime(date, "%d-%b-%Y").replace(tzinfo=UTC)
     return int(moment.timestamp() * 1000) if moment.year >= 1970 else None
+
+
+DATASET = Dataset(read, files)

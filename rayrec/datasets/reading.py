@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from rayrec import tables
-from rayrec.datasets.screening import STAGE, Incoming, join_uri
+from rayrec.datasets.screening import STAGE, SourceTable, join_uri
 from rayrec.tables import TableError
 from rayrec.workspace.files import open_filesystem
 
@@ -23,16 +23,16 @@ VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 LONGEST_ROW = 16 << 20  # bytes; the CSV reader works in blocks of this size and a row must fit into one
 
 
-def read_rows(path: str) -> Incoming:
+def read_rows(path: str) -> SourceTable:
     """The rows of a `.parquet` or `.csv` file, by its ending. Raises `TableError` that says what is wrong with the file."""
-    readers: dict[str, Callable[[str], Incoming]] = {".parquet": read_parquet, ".csv": read_csv}
+    readers: dict[str, Callable[[str], SourceTable]] = {".parquet": read_parquet, ".csv": read_csv}
     ending = PurePosixPath(path.partition("?")[0] if "://" in path else path).suffix.lower()
     if ending not in readers:
         raise TableError(f"{path}: tables are read from .parquet or .csv files, not {ending or 'a file without an ending'}")
     return readers[ending](path)
 
 
-def list_videos(folder: str) -> Incoming | None:
+def list_videos(folder: str) -> SourceTable | None:
     """The video files of a folder and of the folders in it, by name, as a catalog; None when `folder` is not a folder."""
     filesystem, inside = open_filesystem(folder)
     if filesystem.get_file_info(inside).type != pafs.FileType.Directory:
@@ -43,7 +43,7 @@ def list_videos(folder: str) -> Incoming | None:
     if not videos:
         raise TableError(f"{folder}: the folder holds no video ({', '.join(VIDEO_ENDINGS)})")
     ids = [str(PurePosixPath(name).with_suffix("")) for name in videos]
-    return Incoming.whole(folder, pa.table({"video_id": ids, "uri": videos}))
+    return SourceTable.of(folder, pa.table({"video_id": ids, "uri": videos}))
 
 
 def list_tables(path: str) -> list[str]:
@@ -64,19 +64,19 @@ def list_tables(path: str) -> list[str]:
     return [join_uri(path, name) for name in listed]
 
 
-def read_parquet(path: str) -> Incoming:
+def read_parquet(path: str) -> SourceTable:
     with _opened(path) as stream:
         try:
             table = pq.ParquetFile(stream).read()
         except (pa.ArrowInvalid, OSError) as error:
             raise TableError(f"{path}: not a readable Parquet file: {error}") from error
     _check_names(path, table.column_names)
-    return Incoming.whole(path, table)
+    return SourceTable.of(path, table)
 
 
 def read_csv(
     path: str, columns: list[str] | None = None, delimiter: str = ",", encoding: str = "utf8", quotes: bool = True
-) -> Incoming:
+) -> SourceTable:
     """The rows of a delimited text file as columns of bytes; an empty cell is null.
 
     `columns` names the columns of a file that has no header. A row with too few or too many cells goes to the rejects.
@@ -105,14 +105,14 @@ def read_csv(
     return _without_broken(path, table, broken, first=1 if columns else 2)
 
 
-def _without_broken(path: str, table: pa.Table, broken: list[csv.InvalidRow], first: int) -> Incoming:
+def _without_broken(path: str, table: pa.Table, broken: list[csv.InvalidRow], first: int) -> SourceTable:
     """`first` is the number that the CSV reader gives to the first row of data: it counts from 1 and counts the header."""
     skipped = np.array([row.number - first for row in broken], dtype=np.int64)
     rows = np.setdiff1d(np.arange(table.num_rows + len(broken)), skipped)
     reasons = [f"has {row.actual_columns} cells, the table {row.expected_columns} columns: {row.text[:80]!r}" for row in broken]
     nobody = pa.table({"id": pa.nulls(table.num_rows + len(broken), pa.string())})
     bad = np.isin(np.arange(nobody.num_rows), skipped)
-    return Incoming(path, table, rows, [tables.rejects(STAGE, path, nobody, bad, reasons, "id")])
+    return SourceTable(path, table, rows, [tables.rejects(STAGE, path, nobody, bad, reasons, "id")])
 
 
 def _check_names(path: str, names: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Rows on their way in: which are good, where they stood in their file, and why the others were rejected.
+"""The rows of a source on their way in: which are good, where they were in their file, and why the others were rejected.
 
-Every data set passes through `Incoming`, so that one set of rules holds for all of them.
+The tables of every data set pass through `SourceTable`, so that one set of rules holds for all of them.
 """
 
 import posixpath
@@ -19,25 +19,23 @@ STAGE = "ingest"
 
 
 @dataclass
-class Incoming:
-    """The rows of one file: those still good, their row numbers in the file (from 0, without the header), and the rejects.
+class SourceTable:
+    """The rows of one source that are still good, their row numbers in its file, and the rows that were rejected."""
 
-    Of several files that were `joined`, `sources` says which row is from which.
-    """
-
-    source: str
+    source: str  # a path, a URI, or a description where there is no file
     table: pa.Table
-    rows: np.ndarray
+    rows: np.ndarray  # int64 [rows of `table`], from 0, without the header
     rejected: list[pa.Table] = field(default_factory=list)
-    sources: pa.Array | None = None
+    sources: pa.Array | None = None  # the file of each row, where several files were concatenated
 
     @classmethod
-    def whole(cls, source: str, table: pa.Table) -> "Incoming":
+    def of(cls, source: str, table: pa.Table) -> "SourceTable":
+        """A table of which no row was rejected yet."""
         return cls(source, table, np.arange(table.num_rows))
 
     @classmethod
-    def joined(cls, parts: "list[Incoming]") -> "Incoming":
-        """The rows of several files, one after the other. A side column whose types differ becomes text."""
+    def concatenated(cls, parts: "list[SourceTable]") -> "SourceTable":
+        """The rows of several files, one file after the other. A side column whose types differ becomes text."""
         if len(parts) == 1:
             return parts[0]
         kinds: dict[str, set[pa.DataType]] = {}
@@ -52,7 +50,7 @@ class Incoming:
 
     @property
     def read(self) -> int:
-        """How many rows the file holds, good and bad."""
+        """The number of rows that were read, good and bad."""
         return self.table.num_rows + sum(part.num_rows for part in self.rejected)
 
     @property
@@ -66,14 +64,15 @@ class Incoming:
         bad = np.zeros(self.table.num_rows, dtype=bool)
         bad[list(reasons)] = True
         sentences = [reasons[row] for row in sorted(reasons)]
-        self._part(self.table.filter(pa.array(~bad)), tables.rejects(STAGE, self.source, self.table, bad, sentences, id_column))
+        good = self.table.filter(pa.array(~bad))
+        self._keep(good, tables.rejects(STAGE, self.source, self.table, bad, sentences, id_column))
 
     def screen(self, name: str) -> None:
-        """Hold the rows to the rules of table `name`: keys once (the first row wins), required values, finite numbers, floors."""
-        self._part(*tables.screen(name, self.table, self.source, STAGE))
+        """Reject the rows that break a rule of table `name`; of rows with the same key the first one stays."""
+        self._keep(*tables.screen(name, self.table, self.source, STAGE))
 
-    def _part(self, good: pa.Table, rejected: pa.Table) -> None:
-        """Keep `good`; the row numbers of `rejected` are positions in the present table and become those of the file."""
+    def _keep(self, good: pa.Table, rejected: pa.Table) -> None:
+        """Keep the rows in `good`. The row numbers of `rejected`, positions in the present table, become those in the file."""
         positions = rejected["row"].to_numpy()
         numbered = rejected.set_column(rejected.schema.get_field_index("row"), "row", pa.array(self.rows[positions], pa.int64()))
         if self.sources is not None:
@@ -91,8 +90,8 @@ def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
     return table
 
 
-def reject_unknown_videos(interactions: Incoming, catalog: Incoming) -> None:
-    """An impression counts only when its video is in the catalog."""
+def reject_unknown_videos(interactions: SourceTable, catalog: SourceTable) -> None:
+    """Reject the impressions whose video is not in the catalog."""
     lost = set(catalog.rejects["id"].to_pylist())
     known = pc.is_in(interactions.table["video_id"], value_set=catalog.table["video_id"].combine_chunks())
     unknown = np.flatnonzero(~known.to_numpy())
@@ -105,52 +104,56 @@ def reject_unknown_videos(interactions: Incoming, catalog: Incoming) -> None:
 
 
 def in_time_order(interactions: pa.Table) -> pa.Table:
-    """Impressions by the time they were shown. Of those shown at once, a request's rows stay together and in the file's order."""
+    """The impressions, sorted by the time they were shown.
+
+    Among those that were shown at the same time, the rows of one request stay together, in the order of the file.
+    """
     position = np.arange(interactions.num_rows)
     named = interactions["request_id"].combine_chunks().dictionary_encode().indices
     codes = named.fill_null(-1).to_numpy(zero_copy_only=False)
-    request = np.where(codes < 0, position, 0)  # a row without a request is one of its own
+    request = np.where(codes < 0, position, 0)  # a row without a request counts as a request of one row
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     request = np.where(codes < 0, request, first[inverse])
     order = np.lexsort((position, request, interactions["shown_at"].to_numpy()))
     return interactions.take(pa.array(order))
 
 
-def place_media(catalog: Incoming, root: str, confined: bool) -> None:
-    """Make every `uri` absolute, relative ones starting from `root`, and reject those that name no place of their own there.
+def resolve_uris(catalog: SourceTable, root: str, confined: bool) -> None:
+    """Make every `uri` absolute, and reject those that name no file below `root`, from which relative uris start.
 
-    `confined` also rejects absolute paths and full URIs: a catalog may come from strangers, `root` is the user's own word.
+    `confined` also rejects absolute paths and full URIs, because a catalog may come from strangers whereas the user chose `root`.
     """
     if "://" not in root or root.startswith("file://"):
         root = open_filesystem(root)[1]  # a plain path, in which % ? and # mean nothing
-    placed: list[str | None] = []
+    resolved: list[str | None] = []
     reasons = {}
     for row, uri in enumerate(catalog.table["uri"].to_pylist()):
         try:
-            placed.append(None if uri is None else _place(uri, root, confined))
+            resolved.append(None if uri is None else _resolved(uri, root, confined))
         except ValueError as error:
             reasons[row] = f"uri: {uri[:80]!r} {error}"
-            placed.append(None)
+            resolved.append(None)
     index = catalog.table.schema.get_field_index("uri")
-    catalog.table = catalog.table.set_column(index, "uri", pa.array(placed, pa.string()))
+    catalog.table = catalog.table.set_column(index, "uri", pa.array(resolved, pa.string()))
     catalog.reject(reasons, "video_id")
 
 
 def join_uri(root: str, path: str) -> str:
-    """A path below a folder given as a local path or as a URI, whose `?query` stays at the end."""
+    """A path below a folder. The folder is a local path or a URI; the `?query` of a URI stays at the end."""
     base, mark, query = root.partition("?") if "://" in root else (root, "", "")
     return f"{base.rstrip('/')}/{path}{mark}{query}"
 
 
-def _place(uri: str, root: str, confined: bool) -> str:
+def _resolved(uri: str, root: str, confined: bool) -> str:
+    """The absolute form of a uri. Raises `ValueError` with the end of a sentence for one that is rejected."""
     if "\0" in uri:
-        raise ValueError("holds a zero byte")
+        raise ValueError("contains a zero byte")
     if "://" in uri or uri.startswith("/"):
         if confined:
             raise ValueError(f"is absolute; with `dataset.media_root` set ({root}) every uri must be relative to it")
         return uri
     path = posixpath.normpath(uri)
-    # A remote root decodes %2e%2e/ before it looks; a local folder takes it literally.
+    # A remote store decodes %2e%2e/ before it looks the path up; a local file system takes it literally.
     seen = posixpath.normpath(unquote(uri)) if "://" in root else path
     if seen == ".":
         raise ValueError("names no file")

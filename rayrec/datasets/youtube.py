@@ -13,9 +13,11 @@ import pyarrow as pa
 from rayrec import tables
 from rayrec.config import YouTubeData
 from rayrec.datasets.conversion import Conventions, convert_rows
+from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.reading import read_csv
-from rayrec.datasets.screening import Incoming
+from rayrec.datasets.screening import SourceTable
 from rayrec.tables import TEXT, TableError
+from rayrec.workspace.stage import StageRun
 
 # Ours: theirs.
 COLUMNS = {
@@ -36,7 +38,7 @@ CATEGORIES = {
     "22": "People & Blogs",
     "23": "Comedy",
     "24": "Entertainment",
-    "25": "ProgressReport & Politics",
+    "25": "News & Politics",
     "26": "Howto & Style",
     "27": "Education",
     "28": "Science & Technology",
@@ -50,15 +52,17 @@ ID_IN_THUMBNAIL = re.compile(r"/vi/([\w-]{11})/", re.ASCII)
 log = logging.getLogger(__name__)
 
 
-def read_table(name: str, settings: YouTubeData) -> Incoming:
-    """The `catalog`; any other table is without rows. Raises `TableError` when the file can't be read or lacks a column."""
-    if name != "catalog":
-        return Incoming.whole(f"no {name}", tables.empty(name))
-    raw = read_csv(settings.path)
+def read(settings: YouTubeData, run: StageRun) -> RawDataset:
+    """A catalog, and a log without rows. Raises `TableError` when the file can't be read or lacks a column."""
+    return RawDataset(read_catalog(settings.path), SourceTable.of("no interactions", tables.empty("interactions")))
+
+
+def read_catalog(path: str) -> SourceTable:
+    raw = read_csv(path)
     for column in (*COLUMNS.values(), "thumbnail_link", "date"):
         if column not in raw.table.column_names:
             raise TableError(f"{raw.source}: there is no column {column!r}; it should be Kaggle's USvideos.csv of 2017")
-    catalog = convert_rows(name, _latest(raw), COLUMNS, Conventions())
+    catalog = convert_rows("catalog", _latest(raw), COLUMNS, Conventions())
     classes = [CATEGORIES.get(number, number) for number in catalog.table["primary_class"].to_pylist()]
     tags = [None if words is None else _tags(words) for words in catalog.table["tags"].to_pylist()]
     for column, values in (("primary_class", pa.array(classes, TEXT)), ("tags", pa.array(tags, pa.list_(TEXT)))):
@@ -66,7 +70,7 @@ def read_table(name: str, settings: YouTubeData) -> Incoming:
     return catalog
 
 
-def _latest(raw: Incoming) -> Incoming:
+def _latest(raw: SourceTable) -> SourceTable:
     """The latest row of each video, under its mended id; rows without an id or a date are rejected."""
     ids, thumbnails, dates = (
         [(cell or b"").decode(errors="replace") for cell in raw.table[column].to_pylist()]
@@ -89,7 +93,7 @@ def _latest(raw: Incoming) -> Incoming:
     names = pa.array([mended[row] or ids[row] for row in kept], TEXT)
     table = raw.table.take(pa.array(kept, pa.int64()))
     table = table.set_column(table.schema.get_field_index("video_id"), "video_id", names)
-    incoming = Incoming(raw.source, table, raw.rows[kept], raw.rejected)
+    incoming = SourceTable(raw.source, table, raw.rows[kept], raw.rejected)
     incoming.reject({kept.index(row): reason for row, reason in reasons.items()}, "video_id")
     return incoming
 
@@ -113,3 +117,6 @@ def _month_and_day(date: str) -> tuple[int, int] | None:
 def _tags(words: list[str]) -> list[str]:
     """In lower case, as YouTube compares them, each once."""
     return list(dict.fromkeys(word.lower() for word in words if word != NO_TAGS))
+
+
+DATASET = Dataset(read, files=lambda settings: [settings.path])

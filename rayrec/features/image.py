@@ -1,17 +1,42 @@
-"""Picture features: one vector for the sampled frames of a video (their mean) and one for its cover."""
+"""Image features: one vector for the sampled frames of a video (their mean) and one for its cover."""
 
 import torchvision
+from torch import nn
 
 from rayrec.config import ImageFeatures
-from rayrec.features.networks import Arrays, FeatureNetwork, means, sized_network
+from rayrec.features.networks import Arrays, Family, FeatureNetwork, means, sized_network
+
+# The second classifiers of googlenet and inception_v3. They are never used, and in training they would turn outputs into tuples.
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 def image_network(settings: ImageFeatures, seed: int) -> FeatureNetwork:
     """Raises `ConfigError` for a model or weights that can't be had or don't fit."""
-    return sized_network("features.image", torchvision.models, settings, seed)
+    return sized_network(IMAGE_MODELS, "features.image", settings, seed)
 
 
 def image_features(network: FeatureNetwork, images: Arrays, covers: Arrays) -> tuple[Arrays, Arrays]:
-    """float32 [D] of each video's frames (uint8 [F, H, W, 3], their mean) and of each cover ([H, W, 3]); None stays None."""
+    """float32 [D] for each video's frames (uint8 [F, H, W, 3], their mean) and for each cover ([H, W, 3]); None stays None."""
     vectors = means(network, [*images, *(None if cover is None else cover[None] for cover in covers)])
     return vectors[: len(images)], vectors[len(images) :]
+
+
+def _constructor_options(model: str, size: int) -> dict[str, object]:
+    if model in ("googlenet", "inception_v3"):
+        return {"init_weights": False}  # otherwise they are drawn through SciPy, which is slow
+    # Vision transformers are built for one size of input.
+    if model.startswith("vit_"):
+        return {"image_size": size}
+    if model.startswith("maxvit"):
+        return {"input_size": (size, size)}
+    return {}
+
+
+def _remove_auxiliary_classifiers(body: nn.Module) -> None:
+    for auxiliary in AUXILIARY:
+        if getattr(body, auxiliary, None) is not None:
+            setattr(body, auxiliary, None)
+            setattr(body, "aux_logits", False)  # noqa: B010 - torch types an attribute of a module as a tensor
+
+
+IMAGE_MODELS = Family(torchvision.models, options=_constructor_options, prepare=_remove_auxiliary_classifiers, hint="pictures")

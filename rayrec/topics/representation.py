@@ -138,15 +138,14 @@ def _encoders(
     titles: nn.Module | None = None
     if covers:
         # Here, because torchvision takes 6 s to import, and every command comes through this module.
-        from torchvision import models
-
-        from rayrec.features.networks import Family, build
+        from rayrec.features.image import IMAGE_MODELS
+        from rayrec.features.networks import build
 
         network = settings.cover_network
         assert network is not None
         weights = network.weights if pretrained else "none"
         wanted = ImageFeatures(model=network.model, weights=weights, output="pooled", size=network.size)
-        body = build(Family("topics.cover_network", models, (network.size, network.size, 3)), wanted, seed=0)
+        body = build(IMAGE_MODELS, "topics.cover_network", wanted, (network.size, network.size, 3), seed=0)
         with torch.inference_mode():
             width = body(torch.zeros(1, network.size, network.size, 3, dtype=torch.uint8)).shape[1]
         pixels = CoverEncoder(body, width, size)

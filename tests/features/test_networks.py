@@ -21,30 +21,6 @@ PICTURES = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 CLIPS = RNG.integers(0, 256, (2, 4, 32, 32, 3), dtype=np.uint8)
 
 
-def test_frames_of_many_videos_and_covers_keep_their_places() -> None:
-    network = image_network(IMAGE, seed=7)
-    frames, covers = image_features(network, [PICTURES[:2], None, PICTURES[2:4]], [PICTURES[4], PICTURES[5], None])
-    assert [vector is None for vector in frames + covers] == [False, True, False, False, False, True]
-    with torch.inference_mode():
-        alone = network(torch.from_numpy(PICTURES)).numpy()
-    assert frames[0] == pytest.approx(alone[:2].mean(axis=0), abs=1e-4)
-    assert frames[2] == pytest.approx(alone[2:4].mean(axis=0), abs=1e-4)
-    assert covers[1] == pytest.approx(alone[5], abs=1e-4)
-    assert frames[0].shape == (512,)
-    assert frames[0].dtype == np.float32
-    assert image_features(network, [None], [None]) == ([None], [None])
-
-
-def test_clips_of_a_video_become_their_mean() -> None:
-    network = motion_network(MOTION, seed=7)
-    first, none, both = motion_features(network, [CLIPS[:1], None, CLIPS])
-    assert first.shape == both.shape == (512,)
-    assert none is None
-    second = motion_features(network, [CLIPS[1:]])[0]
-    assert both == pytest.approx((first + second) / 2, abs=1e-4)
-    assert motion_features(network, [None]) == [None]
-
-
 def test_many_inputs_go_through_in_even_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frames of one video may fall into two pieces, and those of two videos into one."""
     network = image_network(IMAGE, seed=7)
@@ -189,13 +165,3 @@ def test_unknown_models_and_shapes_that_do_not_fit() -> None:
         motion_network(MotionFeatures(model="r3d_81", weights="none"), seed=7)
     with pytest.raises(ConfigError, match=r"features.motion: s3d can't take inputs of \(4, 32, 32, 3\)"):
         motion_network(MotionFeatures(model="s3d", weights="none", frames=4, size=32), seed=7)
-
-
-@pytest.mark.parametrize("model", ["inception_v3", "googlenet"])
-def test_a_network_with_second_classifiers_can_be_trained_on(model: str) -> None:
-    settings = ImageFeatures(model=model, weights="none", output="pooled", size=96)
-    network = image_network(settings, 7).train()
-    vectors = network(torch.randint(0, 255, (2, 96, 96, 3), dtype=torch.uint8))
-    vectors.sum().backward()
-    assert vectors.shape[0] == 2
-    assert all(weight.grad is not None for weight in network.parameters())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import Config, FilesData, load
-from rayrec.datasets.screening import Incoming, in_time_order, place_media
+from rayrec.datasets.screening import SourceTable, in_time_order, resolve_uris
 from rayrec.tables import TableError, from_columns
 from rayrec.workspace.stage import Stage, run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
@@ -161,16 +161,16 @@ def test_relative_media_start_at_the_catalog_or_at_media_root(
 @pytest.mark.parametrize("root", ["/media", "s3://bucket/media"])
 @pytest.mark.parametrize("confined", [True, False])
 def test_no_uri_leads_out_of_the_media_root(uri: str, root: str, confined: bool) -> None:
-    catalog = Incoming.whole("catalog.csv", from_columns("catalog", {"video_id": ["v1", "v2"], "uri": [uri, "a/./b/../c.mp4"]}))
-    place_media(catalog, root, confined)
+    catalog = SourceTable.of("catalog.csv", from_columns("catalog", {"video_id": ["v1", "v2"], "uri": [uri, "a/./b/../c.mp4"]}))
+    resolve_uris(catalog, root, confined)
     assert catalog.table["uri"].to_pylist() == [f"{root}/a/c.mp4"]
     assert catalog.rejects["id"].to_pylist() == ["v1"]
 
 
 def test_a_remote_root_sees_through_percent_signs_and_keeps_its_query() -> None:
     columns = {"video_id": ["v1", "v2"], "uri": ["%2e%2e/x.mp4", "x.mp4"]}
-    catalog = Incoming.whole("catalog.csv", from_columns("catalog", columns))
-    place_media(catalog, "s3://bucket/media?region=eu-west-1", confined=True)
+    catalog = SourceTable.of("catalog.csv", from_columns("catalog", columns))
+    resolve_uris(catalog, "s3://bucket/media?region=eu-west-1", confined=True)
     assert catalog.table["uri"].to_pylist() == ["s3://bucket/media/x.mp4?region=eu-west-1"]
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rayrec.config import MotionFeatures, PrivatePublic
-from rayrec.features.networks import Family, build
+from rayrec.features.motion import MOTION_MODELS
+from rayrec.features.networks import build
 
 VISUAL_PRIVATE, VISUAL_PUBLIC, AUDIO_PRIVATE, AUDIO_PUBLIC = range(4)
 CHANNELS = (16, 32, 64, 128)  # of the small body's layers
@@ -161,7 +162,7 @@ def _s3d(weights: str, seed: int) -> nn.Module:
     if weights == "none":
         return torchvision.models.video.s3d()
     settings = MotionFeatures(model="s3d", weights=weights, output="pooled", frames=S3D_INPUT[0], size=S3D_INPUT[1])
-    return build(Family("private_public", torchvision.models.video, S3D_INPUT), settings, seed).body
+    return build(MOTION_MODELS, "private_public", settings, S3D_INPUT, seed).body
 
 
 def _standardised(sound: Tensor) -> Tensor:

@@ -1,16 +1,33 @@
-"""C3D against the numbers of the paper, and against a plain reading of its layers."""
+"""Motion features, every kind of motion model with random weights, and C3D against the numbers of its paper and a plain reading."""
 
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
 from torch.nn import functional
 
-from rayrec.config import ConfigError, MotionFeatures
-from rayrec.features.c3d import C3D
-from rayrec.features.motion import motion_features, motion_network
+from rayrec.config import ConfigError, Features, MotionFeatures
+from rayrec.features.motion import C3D, motion_features, motion_network
+from tests.features.every_model import check
+
+MOTION = MotionFeatures(model="r3d_18", weights="none", output="pooled", frames=4, size=32)
+CLIPS = np.random.default_rng(5).integers(0, 256, (2, 4, 32, 32, 3), dtype=np.uint8)
+# (model, output, size where the model allows another one than its own, numbers of a vector)
+MOTIONS = [
+    ("c3d", "pooled", None, 4096),
+    ("c3d", "logits", None, 487),
+    ("r3d_18", "logits", 48, 400),
+    ("r2plus1d_18", "pooled", 48, 512),
+    ("mc3_18", "pooled", 48, 512),
+    ("s3d", "pooled", None, 1024),
+    ("mvit_v2_s", "pooled", None, 768),
+    ("swin3d_t", "pooled", 48, 768),
+    ("swin3d_s", "pooled", 48, 768),
+    ("swin3d_b", "pooled", 48, 1024),
+]
 
 # Tran et al., 2015, section 3.2: filters of each convolution, all 3x3x3, with a pooling after each number of layers 1, 2, 4, 6, 8.
 FILTERS = {"conv1": 64, "conv2": 128, "conv3a": 256, "conv3b": 256, "conv4a": 512, "conv4b": 512, "conv5a": 512, "conv5b": 512}
@@ -66,3 +83,21 @@ def test_what_it_cannot_do() -> None:
         motion_network(MotionFeatures(model="c3d"), seed=7)
     with pytest.raises(ConfigError, match="made for 16 frames of 112 x 112 pixels"):
         motion_network(MotionFeatures(model="c3d", weights="none", frames=8), seed=7)
+
+
+def test_clips_of_a_video_become_their_mean() -> None:
+    network = motion_network(MOTION, seed=7)
+    first, none, both = motion_features(network, [CLIPS[:1], None, CLIPS])
+    assert first.shape == both.shape == (512,)
+    assert none is None
+    second = motion_features(network, [CLIPS[1:]])[0]
+    assert both == pytest.approx((first + second) / 2, abs=1e-4)
+    assert motion_features(network, [None]) == [None]
+
+
+@pytest.mark.parametrize(("model", "output", "size", "numbers"), MOTIONS)
+def test_motion_models(clip_rows: pa.Table, model: str, output: str, size: int | None, numbers: int) -> None:
+    motion = MotionFeatures(model=model, output=output, size=size, weights="none", clips=1)
+    # The largest see one real clip and our own.
+    few = clip_rows if size else clip_rows.take([0, clip_rows.num_rows - 1])
+    check(few, Features(image=None, motion=motion, audio=None), "motion", numbers)

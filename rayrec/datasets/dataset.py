@@ -1,0 +1,49 @@
+"""What a data set is to the stage `ingest`, and how the module of each kind is found.
+
+The kind of a data set is the name of its module: `dataset.kind: movielens` is read by `rayrec/datasets/movielens.py`, which ends
+with `DATASET = Dataset(...)`. Only the module of the kind that the config names is imported.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from rayrec.config import Section
+from rayrec.datasets.screening import SourceTable
+from rayrec.workspace.stage import StageRun
+
+
+@dataclass
+class RawDataset:
+    """The tables of a data set as its reader returns them: in our columns and types, but not yet screened."""
+
+    catalog: SourceTable
+    interactions: SourceTable
+    users: SourceTable | None = None
+    media_root: str = ""  # the folder that relative uris start from; not needed where the catalog has none
+    confined: bool = False  # reject uris that are not relative to `media_root`
+    truth: Mapping[str, pa.Table] = field(default_factory=dict)  # only a synthetic world knows it
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One kind of data set.
+
+    `read(settings, run)` returns its tables; it may write media into the version that `run` is making, and raises `TableError` when
+    a file can't be read at all. `files(settings)` lists the files and folders (not the media) whose change must redo the stage.
+    `settings` is the section of the config that has this kind.
+    """
+
+    read: Callable[[Any, StageRun], RawDataset]
+    files: Callable[[Any], list[str]]
+
+
+def dataset_of(settings: Section) -> Dataset:
+    """The data set that a `dataset` section of the config describes."""
+    kind = settings.model_dump(include={"kind"})["kind"]
+    dataset = importlib.import_module(f"rayrec.datasets.{kind}").DATASET
+    assert isinstance(dataset, Dataset)
+    return dataset
