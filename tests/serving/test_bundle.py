@@ -83,7 +83,7 @@ def test_users_are_found_by_id_and_the_busiest_first(bundle: Bundle) -> None:
     clicks = {f"u{user}": sum(row["clicked"] for row in rows if row["user_id"] == f"u{user}") for user in range(12)}
     for user, count in clicks.items():
         assert len(bundle.user(user).clicked) == count
-    busiest = bundle.busiest_users(5)
+    busiest = bundle.most_active_users(5)
     assert len(set(busiest)) == 5
     assert [clicks[user] for user in busiest] == sorted(clicks.values(), reverse=True)[:5]
 
@@ -107,16 +107,16 @@ def test_a_bundle_knows_how_good_its_ranker_was_found(tmp_path: Path) -> None:
     """Only a report on this very ranker counts."""
     config = build_workspace(tmp_path)
     workspace = Workspace(config.workspace)
-    assert load(workspace).facts.metrics == {}
+    assert load(workspace).info.metrics == {}
     run_stage(workspace, load_stage("evaluate"), config)
-    assert load(workspace).facts.metrics == {}
+    assert load(workspace).info.metrics == {}
     run_stage(workspace, load_stage("publish"), config)
-    metrics = load(workspace).facts.metrics
+    metrics = load(workspace).info.metrics
     assert 0 < metrics["auc"] <= 1
     assert {"ndcg", "candidate_recall"} < set(metrics)
     run_stage(workspace, TRAIN, config, force=True)
     run_stage(workspace, load_stage("publish"), config)
-    assert load(workspace).facts.metrics == {}
+    assert load(workspace).info.metrics == {}
 
 
 def test_a_data_set_of_catalog_and_log_alone_makes_a_bundle(tmp_path: Path) -> None:
