@@ -106,16 +106,8 @@ class Bundle:
     def load(cls, fs: pafs.FileSystem, folder: str, version: str) -> Self:
         """Raises `BundleError` for a bundle of another format, and when a file is missing or is not the one that was published."""
         verify(fs, folder)
-        info = _read_json(fs, f"{folder}/bundle.json")
-        if (found := info.get("format")) != FORMAT:
-            raise BundleError(
-                f"{folder}: the bundle has format {found}, but this version of rayrec reads {FORMAT}; run `rayrec publish` again"
-            )
-        return cls(
-            version,
-            BundleInfo(**info),
-            **{name: _read_table(fs, f"{folder}/{name}.arrow", schema) for name, schema in TABLES.items()},
-        )
+        info = _read_info(fs, folder)
+        return cls(version, info, **{name: _read_table(fs, f"{folder}/{name}.arrow", schema) for name, schema in TABLES.items()})
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -200,10 +192,11 @@ class Bundle:
 
 
 def load_scorer(fs: pafs.FileSystem, folder: str) -> "Scorer":
-    """Loads the ranker. Raises `BundleError` when one of its files is missing or is not the one that was published."""
+    """Loads the ranker. Raises `BundleError` as `Bundle.load` does."""
     from rayrec.ranking.scorer import Scorer  # imports torch, which the ingress does not need
 
     verify(fs, folder, "ranker/")
+    _read_info(fs, folder)  # for its check of the format
     return Scorer.load(fs, f"{folder}/ranker")
 
 
@@ -244,6 +237,15 @@ def verify(fs: pafs.FileSystem, folder: str, prefix: str = "") -> None:
             raise BundleError(
                 f"{folder}/{name} is not the file that was published (its checksum differs); run `rayrec publish` again"
             )
+
+
+def _read_info(fs: pafs.FileSystem, folder: str) -> BundleInfo:
+    info = _read_json(fs, f"{folder}/bundle.json")
+    if (found := info.get("format")) != FORMAT:  # before the fields are read: another format may have other ones
+        raise BundleError(
+            f"{folder}: the bundle has format {found}, but this version of rayrec reads {FORMAT}; run `rayrec publish` again"
+        )
+    return BundleInfo(**info)
 
 
 def _checksum(fs: pafs.FileSystem, path: str) -> str:

@@ -1,5 +1,7 @@
 """The bundle: what publish wrote is what serving reads, and what was tampered with is refused."""
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -182,3 +184,15 @@ def test_a_version_that_was_not_published_is_refused(published: Config, tmp_path
         locate(Workspace(published.workspace), "x")
     with pytest.raises(WorkspaceError, match="rayrec publish"):
         locate(Workspace(tmp_path), None)
+
+
+def test_a_bundle_of_another_version_is_refused_before_its_fields_are_read(copy: Path) -> None:
+    """As rayrec 0.1 wrote it: its `most_clicks` is unknown today."""
+    old = {"log_until": LOG_STARTS, "most_clicks": 128, "metrics": {}, "format": 2, "rayrec": "0.1.0"}
+    (copy / "bundle.json").write_text(json.dumps(old))
+    checksums = json.loads((copy / "checksums.json").read_text())
+    checksums["bundle.json"] = hashlib.sha256((copy / "bundle.json").read_bytes()).hexdigest()
+    (copy / "checksums.json").write_text(json.dumps(checksums))
+    for read in (lambda: Bundle.load(FS, str(copy), "v"), lambda: load_scorer(FS, str(copy))):
+        with pytest.raises(BundleError, match=r"has format 2, but this version of rayrec reads 3; run `rayrec publish` again"):
+            read()
