@@ -36,12 +36,12 @@ def first_allowed(parts: Iterable[np.ndarray], exclusions: Exclusions, count: in
     """The first `count` items that are not excluded. The parts are read only as far as needed."""
     found = [NO_ITEMS]
     for part in parts:
-        for start in range(0, len(part), max(2 * count, 1)):
-            if count <= 0:
-                break
-            items = part[start : start + 2 * count]
+        start, size = 0, 2 * count
+        while count > 0 and start < len(part):
+            items = part[start : start + size]
             found.append(items[exclusions.allow(items)][:count])
             count -= len(found[-1])
+            start, size = start + size, 2 * size  # so that a part of which nearly all is excluded takes few steps
         if count <= 0:
             break
     return np.concatenate(found)
