@@ -3,7 +3,7 @@
     python benchmarks/recall.py --videos 1000000 --topics 6000
 
 Made-up videos have 1 to 5 topics, unevenly popular; a tenth is fresh. A request is all of recall, from a user's state to candidates
-(source, drop, backfill). A refresh takes in the events of a second in which so many distinct videos were shown.
+(source, filter, backfill). A refresh takes in the events of a second in which so many distinct videos were shown.
 """
 
 import argparse
@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from figures import median_of, peak_gib, show
 
-from rayrec.config import Recall
-from rayrec.recall import pipeline
-from rayrec.recall.queues import NONE, ItemTopics, TopicQueues
+from rayrec.config import Recall, Selection
+from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.items import ItemData
+from rayrec.recall.pipeline import RecallPipeline, Trace
+from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
 from rayrec.recall.similar import by_topics, by_vector, nearest
+from rayrec.recall.source import Query
 
 SEEN, CLICKS = 2000, 128  # of a user who has been here for long
 
@@ -37,7 +40,7 @@ def world(videos: int, topics: int, rng: np.random.Generator) -> tuple[ItemTopic
     return ItemTopics(offsets, (pairs % topics).astype(np.int32)), exposures, rng.binomial(exposures, rng.beta(2, 12, videos + 1))
 
 
-def test_users(
+def made_up_users(
     item_topics: ItemTopics, queues: TopicQueues, count: int, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The clicks and the seen videos of users with four favourite topics each, who have seen the best of them."""
@@ -80,19 +83,21 @@ def main() -> None:
 
     queues: TopicQueues
     built = row("build", 1, build)
-    arrays = [queues.kind, queues.ctr, queues.popular, queues.spread, queues.fresh, *queues.established, *queues.newcomers]
-    people = test_users(item_topics, queues, 100, rng)
-    lucks = rng.integers(2**31, size=options.requests).tolist()
+    arrays = [queues.kind, queues.ctr, queues.popular, queues.popular_interleaved, queues.fresh]
+    arrays += [*queues.established_by_topic, *queues.fresh_by_topic]
+    people = made_up_users(item_topics, queues, 100, rng)
+    draw_seeds = rng.integers(2**31, size=options.requests).tolist()
+    pipeline = RecallPipeline(settings, Selection(), ItemData(item_topics, authors))
 
-    def ask(number: int, history: np.ndarray, seen: np.ndarray, blocked: np.ndarray = NONE) -> None:
-        exclusions = pipeline.Exclusions.of(seen, blocked, authors)
-        candidates = pipeline.drop(pipeline.source(history, queues, settings, exclusions, lucks[number]), exclusions)
-        assert len(pipeline.backfill(candidates, queues, exclusions, settings.candidates, lucks[number])) == settings.candidates
+    def ask(number: int, history: np.ndarray, seen: np.ndarray, blocked: np.ndarray = NO_ITEMS) -> None:
+        exclusions = Exclusions.of(seen, blocked, authors)
+        query = Query("", history, np.zeros(len(history), np.int64), exclusions, draw_seeds[number])
+        assert len(pipeline.candidates(query, queues, settings.candidates, Trace())) == settings.candidates
 
     rows = [
         built,
-        row("request, a new user", options.requests, lambda n: ask(n, NONE, NONE)),
-        row("request, 128 clicks", options.requests, lambda n: ask(n, people[n % 100][0], NONE)),
+        row("request, a new user", options.requests, lambda n: ask(n, NO_ITEMS, NO_ITEMS)),
+        row("request, 128 clicks", options.requests, lambda n: ask(n, people[n % 100][0], NO_ITEMS)),
         row("request, 128 clicks, 2000 seen", options.requests, lambda n: ask(n, *people[n % 100])),
         row("and 100 authors blocked", options.requests, lambda n: ask(n, *people[n % 100], authors[1:101])),
     ]
@@ -115,7 +120,7 @@ def main() -> None:
         "recall",
         rows,
         videos=options.videos,
-        topics=len(queues.established),
+        topics=len(queues.established_by_topic),
         places_in_queues=len(item_topics.topics),
         queues_mib=round(sum(array.nbytes for array in arrays) / 2**20),
         topics_and_counters_mib=round(sum(a.nbytes for a in (item_topics.offsets, item_topics.topics, exposures, clicks)) / 2**20),

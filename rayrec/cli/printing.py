@@ -38,8 +38,9 @@ def show_metrics(config: Config) -> None:
         table.add_row(name, *(f"{metrics[key]:.4f}" for key in columns))
     console.print(table)
     show_by_history(report["by_history"])
+    test_users = report["test_users"] if "test_users" in report else report["visitors"]  # rayrec 0.1 called them so
     columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "expected_ctr": "true CTR of the page"}
-    table = Table("pages", *columns.values(), title=f"recall + ranking for {report['test_users']:,} users", title_justify="left")
+    table = Table("pages", *columns.values(), title=f"recall + ranking for {test_users:,} users", title_justify="left")
     for name, metrics in report["pages"].items():
         table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in columns))
     console.print(table)

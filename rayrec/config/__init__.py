@@ -18,7 +18,7 @@ from rayrec.config.features import (
 )
 from rayrec.config.loading import load, with_values
 from rayrec.config.ranking import Ranker, Split
-from rayrec.config.recall import Evaluation, Recall, Selection
+from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.serving import Serving
 from rayrec.config.topics import CoverNetwork, Topics
 from rayrec.config.training import ByKind, Choices, Comparison, Domain, Span, Training, Tuning
@@ -46,6 +46,7 @@ __all__ = [
     "PrivatePublic",
     "Ranker",
     "Recall",
+    "RecallSource",
     "Reduction",
     "Section",
     "Selection",

@@ -1,8 +1,8 @@
-"""The whole road offline: for each user of the test period the page that recall and ranking would have served, and its worth.
+"""Evaluates recall and ranking together: the page that each user of the test period would have been served, and how good it is.
 
-A user's page is made at the time of their first test impression, from what was known when the test period began. A page never holds
-what the user has seen before, nor what was not published yet. Relevant are the videos that the user clicked in the test period and
-had not been shown before it.
+A user's page is made at the time of their first test impression, from what was known when the test period began. It holds neither
+videos that the user has seen before nor videos that were not published yet. Relevant are the videos that the user clicked in the
+test period and had not been shown before it.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rayrec.config import Recall
+from rayrec.config import Recall, Selection
 from rayrec.data.loading import RankingData
 from rayrec.ranking.scorer import Scorer
-from rayrec.recall import pipeline
-from rayrec.recall.queues import ItemTopics, TopicQueues
-from rayrec.recall.selection import best
+from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.items import ItemData
+from rayrec.recall.pipeline import RecallPipeline, ScoredCandidates, Trace
+from rayrec.recall.queues import TopicQueues
+from rayrec.recall.source import Query
 from rayrec.training.metrics import ndcg_at_k, recall_at_k
 
 
@@ -24,18 +26,20 @@ from rayrec.training.metrics import ndcg_at_k, recall_at_k
 class TestUser:
     """A user of the test period."""
 
+    __test__ = False  # pytest must not take the class for a test
+
     user: int
-    at: int  # UTC ms, of their first test impression
-    history: np.ndarray  # int32, clicked items before the test period, oldest first
+    at: int  # UTC ms, the time of their first test impression
+    history: np.ndarray  # int32, the items clicked before the test period, oldest first
     history_at: np.ndarray  # int64, UTC ms, the times of these clicks
     context: dict[str, Any]  # of their first test impression
-    excluded: np.ndarray  # int32, items seen before or not yet published
+    excluded: np.ndarray  # int32, items that were seen before or not published yet
     relevant: np.ndarray  # int32, never empty
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Exposures and clicks of each item before the test period: int64 [I], item 0 included."""
+    """Exposures and clicks of each item before the test period: int64 [I], which includes item 0."""
 
     exposures: np.ndarray
     clicks: np.ndarray
@@ -49,14 +53,14 @@ class Counters:
         return cls(np.bincount(items, minlength=count), np.bincount(items[clicked], minlength=count))
 
 
-def test_users(data: RankingData, published_at: np.ndarray) -> list[TestUser]:
-    """Everyone with a relevant video in the test period. `published_at` is int64 [I] (UTC ms), 0 where unknown."""
+def find_test_users(data: RankingData, published_at: np.ndarray) -> list[TestUser]:
+    """All users with a relevant video in the test period. `published_at` is int64 [I] (UTC ms), 0 where it is unknown."""
     before = [data.train, data.validation]
     seen_user, seen_item = (np.concatenate([getattr(part, name) for part in before]) for name in ("user", "item"))
     seen_by = _grouped(seen_user, seen_item)
     tested = _grouped(data.test.user, np.arange(len(data.test)))
     begin = np.full(len(tested), data.test.at[0])
-    known = dict(zip(tested, data.clicks.ends(np.array(list(tested)), begin).tolist(), strict=True))  # where the clicks end
+    click_ends = dict(zip(tested, data.clicks.ends(np.array(list(tested)), begin).tolist(), strict=True))
     columns = data.test_log.select(list(data.context_encoder.vocabularies))
     found = []
     for user, rows in tested.items():
@@ -66,69 +70,77 @@ def test_users(data: RankingData, published_at: np.ndarray) -> list[TestUser]:
         if user and len(relevant):
             first = int(rows[0])  # examples are in the order of time
             at = int(data.test.at[first])
-            clicks = slice(data.clicks.offsets[user], known[user])
+            clicks = slice(data.clicks.offsets[user], click_ends[user])
             [context] = columns.slice(first, 1).to_pylist()
             excluded = np.union1d(seen, np.flatnonzero(published_at > at)).astype(np.int32)
             found.append(TestUser(user, at, data.clicks.items[clicks], data.clicks.times[clicks], context, excluded, relevant))
     return found
 
 
-def topic_pages(
-    people: list[TestUser],
+async def recommended_pages(
+    test_users: list[TestUser],
     scorer: Scorer,
-    item_topics: ItemTopics,
+    items: ItemData,
     counters: Counters,
-    settings: Recall,
+    recall: Recall,
+    selection: Selection,
     k: int,
     seed: int,
 ) -> tuple[list[np.ndarray], float]:
-    """The page of each visitor from topic recall and `scorer`, and the share of relevant videos among the candidates."""
+    """The page of each user from the pipeline that serves, with the scores of `scorer`, and the recall of the candidates.
+
+    The recall of the candidates is the mean share of a user's relevant videos among them; NaN when there are no users. All pages
+    are made from the same counters. The random draws are those of a `Recommender` with the same seed.
+    """
+    rng, pipeline = np.random.default_rng(seed), RecallPipeline(recall, selection, items)
     available = np.ones(len(scorer.item_ids), dtype=bool)
-    rng = np.random.default_rng(seed)
-    queues = TopicQueues.build(item_topics, counters.exposures, counters.clicks, available, settings, rng)
-    pages, found = [], []
-    for person in people:
-        exclusions, draw_seed = pipeline.Exclusions.of(person.excluded), int(rng.integers(2**31))
-        candidates = pipeline.drop(pipeline.source(person.history, queues, settings, exclusions, draw_seed), exclusions)
-        candidates = pipeline.backfill(candidates, queues, exclusions, settings.candidates, draw_seed)
-        scores = scorer.score(
-            [scorer.users.ids[person.user]],
-            [person.history],
-            [person.history_at],
-            np.array([person.at]),
-            candidates.items[None],
-            [person.context],
-        )[0]
-        pages.append(candidates.items[best(scores, k)])
-        found.append(recall_at_k(candidates.items, person.relevant))
-    return pages, float(np.mean(found)) if found else float("nan")
+    queues = TopicQueues.build(items.topics, counters.exposures, counters.clicks, available, recall, rng)
+    pages, recalls = [], []
+    for user in test_users:
+        found = await _recommended_page(user, scorer, pipeline, queues, k, draw_seed=int(rng.integers(2**31)))
+        pages.append(found.page)
+        recalls.append(recall_at_k(found.candidates.items, user.relevant))
+    return pages, _mean(recalls)
 
 
-def ranked_pages(people: list[TestUser], scores: Callable[[TestUser], np.ndarray], k: int) -> list[np.ndarray]:
-    """The page of each visitor by a score for every item: float [I] each, item 0 included."""
+async def _recommended_page(
+    user: TestUser, scorer: Scorer, pipeline: RecallPipeline, queues: TopicQueues, k: int, draw_seed: int
+) -> ScoredCandidates:
+    user_id = scorer.users.ids[user.user]
+
+    async def score(items: np.ndarray) -> np.ndarray:
+        return scorer.score([user_id], [user.history], [user.history_at], np.array([user.at]), items[None], [user.context])[0]
+
+    query = Query(user_id, user.history, user.history_at, Exclusions.of(user.excluded), draw_seed)
+    return await pipeline.run(query, queues, score, k, Trace())
+
+
+def ranked_pages(test_users: list[TestUser], scores: Callable[[TestUser], np.ndarray], k: int) -> list[np.ndarray]:
+    """The page of each user by a score for every item: float [I] for each user, which includes item 0."""
     pages = []
-    for person in people:
-        score = scores(person).astype(np.float64)
-        score[np.append(person.excluded, 0)] = -np.inf
+    for user in test_users:
+        score = scores(user).astype(np.float64)
+        score[np.append(user.excluded, 0)] = -np.inf
         pages.append(np.argsort(-score, kind="stable")[:k])
     return pages
 
 
-def page_metrics(people: list[TestUser], pages: list[np.ndarray], k: int) -> dict[str, float]:
-    """Recall@k and NDCG@k, averaged over the test_users; NaN without any."""
-    if not people:
-        return {"recall": float("nan"), "ndcg": float("nan")}
-    pairs = list(zip(people, pages, strict=True))
+def page_metrics(test_users: list[TestUser], pages: list[np.ndarray], k: int) -> dict[str, float]:
+    """The mean Recall@k and NDCG@k of the pages; NaN when there are no users."""
     return {
-        "recall": float(np.mean([recall_at_k(page[:k], person.relevant) for person, page in pairs])),
-        "ndcg": float(np.mean([ndcg_at_k(page, person.relevant, k) for person, page in pairs])),
+        "recall": _mean([recall_at_k(page[:k], user.relevant) for user, page in zip(test_users, pages, strict=True)]),
+        "ndcg": _mean([ndcg_at_k(page, user.relevant, k) for user, page in zip(test_users, pages, strict=True)]),
     }
 
 
 def popularity(counters: Counters) -> np.ndarray:
-    """Each item's CTR before the test period, smoothed towards the mean of all with the weight of ten exposures: float [I]."""
+    """Each item's CTR before the test period, smoothed towards the mean CTR with the weight of ten exposures: float [I]."""
     mean = counters.clicks.sum() / max(counters.exposures.sum(), 1)
     return (counters.clicks + 10 * mean) / (counters.exposures + 10)
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _grouped(keys: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:

@@ -1,1 +1,1 @@
-"""Topic recall: queues and the steps that turn a user's clicks into candidates. Pure and fast, no I/O."""
+"""Recall: turns the clicks of a user into candidates for the ranker, and scored candidates into a page. It does no I/O."""

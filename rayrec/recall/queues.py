@@ -1,8 +1,9 @@
-"""One queue of videos for each topic, ordered by click-through rate (SOURCES C.4), kept up to date by what changed.
+"""One queue of videos for each topic, ordered by click-through rate, and the updates that keep the queues fresh.
 
-Items are the ranker's item indices (0 = no item), so that nothing is translated between recall and ranking. `TopicQueues` is a
-snapshot that requests may read while the next one is made. `updated` makes the next one: it sorts the queues that the changed items
-stand in and shares all others, so that it costs what the new events touched and not what the catalog holds.
+The queues follow Pu et al., "Multimodal Topic Learning for Video Recommendation". Items are the ranker's item indices (0 = no
+item), so that nothing is translated between recall and ranking. `TopicQueues` is a snapshot, which requests may read while the next
+one is made. `updated` makes the next one: it sorts only the queues of the changed items and shares all others, so that its cost
+depends on the number of changes and not on the size of the catalog.
 """
 
 from collections.abc import Iterator
@@ -13,12 +14,12 @@ import pyarrow as pa
 
 from rayrec.config import Recall
 
-# Videos of the ordered head of `popular`, more than one user has seen; behind it the others come in no order. Withdrawals make it
-# shorter; the others move up when they are shown next.
+# The length of the ordered list `popular`. It is longer than what one user may have seen; the items behind it are in no order.
+# Withdrawals make the list shorter; other items move up the next time that they are shown.
 MAX_POPULAR = 5_000
-# The kinds of items. A weak one has been shown often enough, is below `min_ctr`, and so is in no topic's queue.
+# The kinds of items. A weak item has been shown often enough but is below `min_ctr`, so it is in no topic's queue.
 HIDDEN, FRESH, ESTABLISHED, WEAK = range(4)
-NONE = np.empty(0, dtype=np.int32)
+NO_ITEMS = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -30,53 +31,54 @@ class ItemTopics:
 
     @classmethod
     def of(cls, item_ids: list[str], topics: pa.Table | None) -> "ItemTopics":
-        """From the `topics` table, for items in the order of `item_ids`; videos that it lacks have none."""
+        """From the `topics` table, for items in the order of `item_ids`; videos that are not in the table have no topics."""
         if topics is None or not topics.num_rows:
-            return cls(np.zeros(len(item_ids) + 1, dtype=np.int64), NONE)
+            return cls(np.zeros(len(item_ids) + 1, dtype=np.int64), NO_ITEMS)
         rows = pa.compute.index_in(pa.array(item_ids, pa.string()), value_set=topics["video_id"].combine_chunks())
         return cls.of_lists(topics["topics"].combine_chunks().take(rows))
 
     @classmethod
     def of_lists(cls, lists: pa.ListArray) -> "ItemTopics":
-        """From a list of topics (or null) for each item, item 0 included."""
+        """From one list of topics (or null) for each item, including item 0."""
         lengths = pa.compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(offsets, lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32))
 
     def of_items(self, items: np.ndarray) -> np.ndarray:
-        """The topics of all the items, one after the other."""
+        """The topics of all these items, concatenated: int32."""
         return self.pairs(items)[1]
 
     def pairs(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Every pair of an item and one of its topics, as (place in `items`, topic)."""
+        """Every pair of an item and one of its topics, as two arrays: the item's row in `items`, and the topic."""
         starts, lengths = self.offsets[items], self.offsets[items + 1] - self.offsets[items]
-        places = np.repeat(np.arange(len(items)), lengths)
-        within = np.arange(len(places)) - (np.cumsum(lengths) - lengths)[places]
-        return places, self.topics[starts[places] + within]
+        rows = np.repeat(np.arange(len(items)), lengths)
+        within = np.arange(len(rows)) - (np.cumsum(lengths) - lengths)[rows]
+        return rows, self.topics[starts[rows] + within]
 
-    def holders(self, topics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The items that have any of these topics, and how many of them each has. Looks at the whole catalog."""
+    def items_with_any(self, topics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items that have any of these topics, and how many of them each item has. It reads the whole catalog."""
         found = np.searchsorted(self.offsets, np.flatnonzero(np.isin(self.topics, topics)), side="right") - 1
         return np.unique(found, return_counts=True)
 
 
 @dataclass(frozen=True)
 class TopicQueues:
-    """A topic's queue is made of two lists: established items, best CTR first, and fresh ones in an order of chance.
+    """A topic's queue is made of two lists: established items, best CTR first, and fresh items in random order.
 
-    A fresh item has fewer than `min_exposures`; fresh items make up `fresh_share` of a queue (all of it where a topic has nothing
-    else) and stand evenly between the established ones. An established item stays while its CTR is at least `min_ctr`.
+    An item is fresh while it has fewer than `min_exposures`. Fresh items make up `fresh_share` of a queue (all of it when the topic
+    has no others) and are spread evenly between the established items. An established item stays in the queue while its CTR is at
+    least `min_ctr`.
     """
 
     item_topics: ItemTopics
     settings: Recall
     kind: np.ndarray  # int8 [I]
     ctr: np.ndarray  # float32 [I]; above 1 where clicks came without an impression
-    established: list[np.ndarray]  # int32, by topic
-    newcomers: list[np.ndarray]  # int32, by topic: the fresh ones
-    popular: np.ndarray  # int32, over all topics: most clicks first, weak ones too, MAX_POPULAR at the most
-    spread: np.ndarray  # int32, `popular` with the topics taking turns
-    fresh: np.ndarray  # int32, over all topics, which take turns
+    established_by_topic: list[np.ndarray]  # int32
+    fresh_by_topic: list[np.ndarray]  # int32
+    popular: np.ndarray  # int32, of all topics, weak ones too: most clicks first, at most MAX_POPULAR
+    popular_interleaved: np.ndarray  # int32, `popular` with the topics taking turns
+    fresh: np.ndarray  # int32, of all topics, which took turns when the queues were built
 
     @classmethod
     def build(
@@ -88,47 +90,51 @@ class TopicQueues:
         settings: Recall,
         rng: np.random.Generator,
     ) -> "TopicQueues":
-        """From each item's counters and whether it may be shown at all (arrays over items, item 0 included)."""
-        lists = [NONE] * (int(item_topics.topics.max(initial=-1)) + 1)
+        """From each item's counters and whether it may be shown at all (arrays [I], which include item 0)."""
+        lists = [NO_ITEMS] * (int(item_topics.topics.max(initial=-1)) + 1)
         kind, ctr = np.zeros(len(available), np.int8), np.zeros(len(available), np.float32)
-        nothing = cls(item_topics, settings, kind, ctr, lists, lists, NONE, NONE, NONE)
+        nothing = cls(item_topics, settings, kind, ctr, lists, lists, NO_ITEMS, NO_ITEMS, NO_ITEMS)
         queues = nothing.updated(rng.permutation(np.arange(1, len(available), dtype=np.int32)), exposures, clicks, available)
-        return replace(queues, fresh=in_turns(queues.fresh, item_topics))
+        return replace(queues, fresh=interleaved_by_topic(queues.fresh, item_topics))
 
     def updated(self, changed: np.ndarray, exposures: np.ndarray, clicks: np.ndarray, available: np.ndarray) -> "TopicQueues":
-        """The queues after these distinct items (never 0) have changed; the arrays are over all items and as they are now."""
+        """The queues after these distinct items (never 0) have changed. The arrays [I] hold the present values of all items."""
         before, after = self.kind[changed], _kinds(exposures[changed], clicks[changed], available[changed], self.settings)
         kind, ctr = self.kind.copy(), self.ctr.copy()
         kind[changed], ctr[changed] = after, clicks[changed] / np.maximum(exposures[changed], 1)
-        queued = (before == ESTABLISHED) | (after == ESTABLISHED)
-        turned = (before == FRESH) != (after == FRESH)
-        known = (before >= ESTABLISHED) | (after >= ESTABLISHED)
-        popular, fresh, spread = self.popular, self.fresh, self.spread
-        if known.any():
+        in_queues = (before == ESTABLISHED) | (after == ESTABLISHED)
+        turned_fresh_or_not = (before == FRESH) != (after == FRESH)
+        popular, popular_interleaved, fresh = self.popular, self.popular_interleaved, self.fresh
+        if ((before >= ESTABLISHED) | (after >= ESTABLISHED)).any():
             popular = np.append(_without(popular, changed, len(kind)), changed[after >= ESTABLISHED])
             popular = popular[np.lexsort((popular, -clicks[popular]))][:MAX_POPULAR]
-            spread = in_turns(popular, self.item_topics)
-        if turned.any():
-            fresh = np.append(_without(fresh, changed[turned], len(kind)), changed[turned & (after == FRESH)])
+            popular_interleaved = interleaved_by_topic(popular, self.item_topics)
+        turned = changed[turned_fresh_or_not]
+        is_fresh_now = after[turned_fresh_or_not] == FRESH
+        if len(turned):
+            fresh = np.append(_without(fresh, turned, len(kind)), turned[is_fresh_now])
         return replace(
             self,
             kind=kind,
             ctr=ctr,
-            established=self._relisted(self.established, changed[queued], after[queued] == ESTABLISHED, ctr),
-            newcomers=self._relisted(self.newcomers, changed[turned], after[turned] == FRESH),
+            established_by_topic=self._with_changes(
+                self.established_by_topic, changed[in_queues], after[in_queues] == ESTABLISHED, ctr
+            ),
+            fresh_by_topic=self._with_changes(self.fresh_by_topic, turned, is_fresh_now),
             popular=popular,
-            spread=spread,
+            popular_interleaved=popular_interleaved,
             fresh=fresh,
         )
 
     def queue(self, topic: int, count: int | None = None, draw_seed: int = 0) -> np.ndarray:
-        """The first `count` items (None: all) of a topic's queue by rank; empty for a topic without one.
+        """The first `count` items of a topic's queue (all of them for None), the best first; empty for a topic without a queue.
 
-        The fresh ones are taken from the place `draw_seed` of their list on, round and round: another number, other fresh items.
+        The fresh items are read from the position `draw_seed` of their list on and then from its start, so that another number
+        draws other items.
         """
-        if not 0 <= topic < len(self.established):
-            return NONE
-        established, fresh, share = self.established[topic], self.newcomers[topic], self.settings.fresh_share
+        if not 0 <= topic < len(self.established_by_topic):
+            return NO_ITEMS
+        established, fresh, share = self.established_by_topic[topic], self.fresh_by_topic[topic], self.settings.fresh_share
         drawn = self.length(topic) - len(established)
         if count is not None and count < len(established) + drawn:
             drawn = min(drawn, max(int(count * share + 1e-9), count - len(established)))
@@ -136,7 +142,7 @@ class TopicQueues:
         if not drawn:
             return established
         number = np.arange(drawn)
-        # The n-th fresh item has place n / share, as far as there are established ones to fill the places before it.
+        # The n-th fresh item has position n / share, as long as there are enough established items to fill the positions before it.
         ahead = np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).clip(max=len(established)).astype(np.int64)
         queue = np.empty(len(established) + drawn, dtype=np.int32)
         is_fresh = np.zeros(len(queue), dtype=bool)
@@ -146,71 +152,76 @@ class TopicQueues:
         return queue
 
     def length(self, topic: int) -> int:
-        """How many items the whole queue of a topic holds."""
-        if not 0 <= topic < len(self.established):
+        """The number of items in the whole queue of a topic."""
+        if not 0 <= topic < len(self.established_by_topic):
             return 0
-        established, fresh, share = len(self.established[topic]), len(self.newcomers[topic]), self.settings.fresh_share
+        established, fresh, share = (
+            len(self.established_by_topic[topic]),
+            len(self.fresh_by_topic[topic]),
+            self.settings.fresh_share,
+        )
         room = int(np.ceil(established * share / max(1 - share, 1e-9))) if established else fresh
         return established + min(fresh, room)
 
     def is_shown(self, items: np.ndarray) -> np.ndarray:
-        """Which of the items may be shown at all."""
+        """A mask of the items that may be shown at all."""
         return self.kind[items] != HIDDEN
 
     def is_fresh(self, items: np.ndarray) -> np.ndarray:
+        """A mask of the items that are fresh."""
         return self.kind[items] == FRESH
 
-    def popular_first(self, spread: bool) -> Iterator[np.ndarray]:
-        """All items that are not fresh, in parts: the popular ones, over which topics take turns if `spread`, then all others.
+    def by_popularity(self, interleaved: bool) -> Iterator[np.ndarray]:
+        """All items that are not fresh, in two parts: the popular ones (topics take turns if `interleaved`), then all others.
 
-        The second part looks at the whole catalog; it is made when it is asked for.
+        The second part reads the whole catalog, but only when it is needed.
         """
-        yield self.spread if spread else self.popular
+        yield self.popular_interleaved if interleaved else self.popular
         others = self.kind >= ESTABLISHED
         others[self.popular] = False
         yield np.flatnonzero(others).astype(np.int32)
 
     def fresh_from(self, draw_seed: int) -> Iterator[np.ndarray]:
-        """All fresh items, in parts, from the place `draw_seed` of their list on and round."""
+        """All fresh items in two parts: from the position `draw_seed` of their list on, then from its start."""
         start = draw_seed % max(len(self.fresh), 1)
         yield self.fresh[start:]
         yield self.fresh[:start]
 
-    def _relisted(
+    def _with_changes(
         self, lists: list[np.ndarray], changed: np.ndarray, belong: np.ndarray, ctr: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """The lists with each changed item in those of its topics if it belongs there (a mask), else in none.
+        """The lists after some items changed: an item that belongs there (a mask) is in the lists of its topics, others in none.
 
-        They are ordered by `ctr`, the best first; without it, what comes stands behind what was there.
+        The lists are ordered by `ctr`, the best first. Without it, new items are appended.
         """
-        place, topic = self.item_topics.pairs(changed)
+        row, topic = self.item_topics.pairs(changed)
         touched = np.unique(topic)
         old = [lists[number] for number in touched.tolist()]
-        kept, comes = np.concatenate([NONE, *old]), belong[place]
-        stays = _outside(kept, changed, len(self.kind))
-        items = np.concatenate([kept[stays], changed[place[comes]]])
-        topics = np.concatenate([np.repeat(touched, [len(part) for part in old])[stays], topic[comes]])
-        # One number orders by topic and inside a topic by CTR, whatever the CTR. Most of the items stand in order already, which
-        # the stable sort makes use of.
+        listed, added = np.concatenate([NO_ITEMS, *old]), belong[row]
+        kept = _is_outside(listed, changed, len(self.kind))
+        items = np.concatenate([listed[kept], changed[row[added]]])
+        topics = np.concatenate([np.repeat(touched, [len(part) for part in old])[kept], topic[added]])
+        # One number orders by topic and, inside a topic, by CTR, however large the CTR is. Most of the items are in order already,
+        # which makes the stable sort fast.
         order = np.argsort(topics if ctr is None else topics + 0.5 / (1.0 + ctr[items].astype(np.float64)), kind="stable")
         items, ends = items[order], np.cumsum(np.bincount(np.searchsorted(touched, topics), minlength=len(touched))).tolist()
         new = list(lists)
         for number, start, end in zip(touched.tolist(), [0, *ends], ends, strict=False):
-            new[number] = items[start:end].copy()  # a view would keep the lists of all the others alive
+            new[number] = items[start:end].copy()  # a view would keep all the other lists alive
         return new
 
 
-def in_turns(items: np.ndarray, item_topics: ItemTopics) -> np.ndarray:
-    """The items reordered so that topics take turns: first the first of each topic, then the second of each, and so on.
+def interleaved_by_topic(items: np.ndarray, item_topics: ItemTopics) -> np.ndarray:
+    """The items reordered so that topics take turns: the first of each topic, then the second of each, and so on.
 
-    An item of several topics waits for the turn of the one that has had most. Those without a topic are one more topic.
+    An item of several topics waits until each of them has reached it. The items without a topic count as one more topic.
     """
-    place, topic = item_topics.pairs(items)
-    bare = np.flatnonzero(item_topics.offsets[items] == item_topics.offsets[items + 1])
-    place, topic = np.append(place, bare), np.append(topic, np.full(len(bare), -1))
+    row, topic = item_topics.pairs(items)
+    without = np.flatnonzero(item_topics.offsets[items] == item_topics.offsets[items + 1])
+    row, topic = np.append(row, without), np.append(topic, np.full(len(without), -1))
     order = np.argsort(topic, kind="stable")
     turn = np.zeros(len(items), dtype=np.int64)
-    np.maximum.at(turn, place[order], np.arange(len(order)) - np.searchsorted(topic[order], topic[order]))
+    np.maximum.at(turn, row[order], np.arange(len(order)) - np.searchsorted(topic[order], topic[order]))
     return items[np.argsort(turn, kind="stable")]
 
 
@@ -220,12 +231,15 @@ def _kinds(exposures: np.ndarray, clicks: np.ndarray, available: np.ndarray, set
     return np.where(available, shown, HIDDEN).astype(np.int8)
 
 
-def _outside(items: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
-    """Which of the items are not among the others; all are below `count`. Costs what the two hold: untouched zeros are free."""
+def _is_outside(items: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
+    """A mask of the items that are not among the others; all are below `count`.
+
+    The cost depends on the lengths of the two and not on `count`: memory of zeros that is never touched is free.
+    """
     among = np.zeros(count, dtype=bool)
     among[others] = True
     return ~among[items]
 
 
 def _without(items: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
-    return items[_outside(items, others, count)]
+    return items[_is_outside(items, others, count)]

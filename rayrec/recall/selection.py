@@ -1,4 +1,4 @@
-"""The last step to a page: which of the scored candidates stand on it, and where."""
+"""The last step to a page: which of the scored candidates are on it, and in which order."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rayrec.recall.queues import ItemTopics
 
 
 def best(scores: np.ndarray, k: int) -> np.ndarray:
-    """The rows of the k highest scores, the highest first."""
+    """The rows of the k highest scores, in descending order."""
     k = min(k, len(scores))
     rows = np.argpartition(-scores, k - 1)[:k] if k else np.empty(0, dtype=np.int64)
     return rows[np.argsort(-scores[rows], kind="stable")]
@@ -18,25 +18,26 @@ def best(scores: np.ndarray, k: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Selector:
-    """Takes a page by score, by a rule of diversity where there is one, and leaves places to fresh videos where it should."""
+    """Fills a page by score, follows the rules of diversity, and reserves positions for fresh videos if it is told to explore."""
 
     settings: Selection
     item_topics: ItemTopics
     author_of: np.ndarray  # int32 [I], 0 for unknown
 
     def select(self, items: np.ndarray, scores: np.ndarray, fresh: np.ndarray, k: int, draw_seed: int) -> np.ndarray:
-        """The rows of at most k candidates in the order of the page; `fresh` is a mask, `draw_seed` chooses the fresh ones to try.
+        """The rows of at most k candidates in the order of the page.
 
-        A page has `explore * k` places for exploration, rounded up or down by chance so that this is their mean. They are the last
-        of equal stretches of the page, as the fresh ones' places in a queue are.
+        `fresh` is a mask of the candidates, and `draw_seed` chooses which of the fresh ones are tried. A page has `explore * k`
+        positions for exploration, rounded up or down at random so that this is their mean. They divide the page into equal parts
+        and are the last position of each, as fresh items are in a queue.
         """
         rules = self.settings
         if not rules.explore and rules.max_per_topic is None and rules.max_per_author is None:
             return best(scores, k)
         rng, k = np.random.default_rng(draw_seed), min(k, len(scores))
-        places = int(k * rules.explore + rng.random())
+        positions = int(k * rules.explore + rng.random())
         page = _Page(rules, self._groups(items))
-        explored, _ = page.take(rng.permutation(np.flatnonzero(fresh)), places)
+        explored, _ = page.take(rng.permutation(np.flatnonzero(fresh)), positions)
         order = np.argsort(-scores, kind="stable")
         rest, skipped = page.take(order[~np.isin(order, explored)], k - len(explored))
         chosen = np.array([*rest, *skipped[: k - len(explored) - len(rest)]], dtype=np.int64)
@@ -46,19 +47,19 @@ class Selector:
         return np.insert(chosen, ends - 1 - number, explored)
 
     def _groups(self, items: np.ndarray) -> list[list[int]]:
-        """What each item counts for as far as there are rules: its topics, and its author, below 0, where it is known."""
+        """The groups of each item that a rule limits: its topics, and its author as a negative number if the author is known."""
         groups: list[list[int]] = [[] for _ in items]
         if self.settings.max_per_topic is not None:
-            for place, topic in zip(*(column.tolist() for column in self.item_topics.pairs(items)), strict=True):
-                groups[place].append(topic)
+            for row, topic in zip(*(column.tolist() for column in self.item_topics.pairs(items)), strict=True):
+                groups[row].append(topic)
         if self.settings.max_per_author is not None:
-            for place, author in enumerate(self.author_of[items].tolist()):
-                groups[place] += [-author] if author else []
+            for row, author in enumerate(self.author_of[items].tolist()):
+                groups[row] += [-author] if author else []
         return groups
 
 
 class _Page:
-    """Counts what stands on a page."""
+    """Counts the videos of each group on a page."""
 
     def __init__(self, rules: Selection, groups: list[list[int]]) -> None:
         self.rules, self.groups, self.counts = rules, groups, Counter[int]()
@@ -78,5 +79,5 @@ class _Page:
         return taken, skipped
 
     def _is_full(self, group: int) -> bool:
-        most = self.rules.max_per_topic if group >= 0 else self.rules.max_per_author
-        return most is not None and self.counts[group] >= most
+        limit = self.rules.max_per_topic if group >= 0 else self.rules.max_per_author
+        return limit is not None and self.counts[group] >= limit

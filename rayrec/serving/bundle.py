@@ -1,14 +1,14 @@
-"""The bundle: one folder with all that serving loads, each file with its checksum. No pickle.
+"""The bundle: one folder with everything that serving loads, and a checksum of each file. It has no pickle.
 
-    bundle.json       what made it, and the end of the log that it knows
-    items.arrow       a row for each of the ranker's items but "no item": what the catalog says, cover, topics, vector, counters
+    bundle.json       `BundleInfo`: what made the bundle, and the end of its log
+    items.arrow       a row for each of the ranker's items except "no item": catalog, cover, topics, vector, counters
     topics.arrow      the words of each topic
-    users.arrow       what each user of the log clicked and saw last, as item indices; in the order of their ids
-    ranker/           the `Scorer`, as it saves itself
-    checksums.json    SHA-256 of each of the above, written last
+    users.arrow       the last clicks and the last seen videos of each user of the log, as item indices, sorted by user id
+    ranker/           the `Scorer` as it saves itself
+    checksums.json    the SHA-256 of each of these files, written last
 
-`Bundle` is the ingress's half: it needs no torch and, on a local disk, maps its tables into memory instead of reading them.
-`load_scorer` is the ranker's half.
+`Bundle` is what the HTTP ingress loads: it needs no torch and, on a local disk, maps its tables into memory instead of reading
+them. `load_scorer` loads the ranker.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import __version__
 from rayrec.errors import RayrecError
+from rayrec.recall.items import ItemData, number_authors
 from rayrec.recall.queues import ItemTopics
 from rayrec.workspace.versions import Workspace
 
 if TYPE_CHECKING:
     from rayrec.ranking.scorer import Scorer
 
-FORMAT = 2
-FOLDER = "bundle"  # in the folder of a version of the stage `publish`
+FORMAT = 3
+FOLDER = "bundle"  # inside the folder of a version of the stage `publish`
 ITEMS = pa.schema(
     {
         "video_id": pa.string(),
@@ -49,7 +49,7 @@ ITEMS = pa.schema(
         "exposures": pa.int64(),
         "clicks": pa.int64(),
         "cover_jpeg": pa.large_binary(),
-        # Of length 1, or zeros for a video without one; null in all rows where the topics stage made none.
+        # Of length 1, or zeros for a video without a vector; null in all rows when the topics stage made no vectors.
         "vector": pa.large_list(pa.float32()),
     }
 )
@@ -70,57 +70,53 @@ class BundleError(RayrecError):
 
 
 @dataclass(frozen=True)
-class Facts:
+class BundleInfo:
     """The content of bundle.json."""
 
-    log_until: int  # UTC ms; the log's last impression. Events count from here on.
-    max_clicks: int  # of a user that recall and the ranker look at
-    metrics: dict[str, float] = field(default_factory=dict)  # of this ranker, where `evaluate` had run
+    log_until: int  # UTC ms, the last impression of the log; events count from here on
+    max_clicks: int  # how many clicks of a user recall and the ranker look at
+    metrics: dict[str, float] = field(default_factory=dict)  # of this ranker, empty unless `evaluate` had run
     format: int = FORMAT
     rayrec: str = __version__
 
 
 @dataclass(frozen=True)
 class UserLog:
-    """What the training log says of one user, as item indices."""
+    """A user's part of the training log, as item indices."""
 
     clicked: np.ndarray  # int32, oldest first
     clicked_at: np.ndarray  # int64, UTC ms
     seen: np.ndarray  # int32
 
 
-NOBODY = UserLog(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int32))
+UNKNOWN_USER = UserLog(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int32))
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Items are the ranker's item indices; item i stands in row i - 1 of `items`."""
+    """Items are the ranker's item indices; item i is row i - 1 of `items`."""
 
     version: str
-    facts: Facts
+    info: BundleInfo
     items: pa.Table
     topics: pa.Table
     users: pa.Table
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str, version: str) -> Self:
-        """Raises `BundleError` when a file is missing or is not what was published."""
+        """Raises `BundleError` for a bundle of another format, and when a file is missing or is not the one that was published."""
         verify(fs, folder)
-        facts = Facts(**_read_json(fs, f"{folder}/bundle.json"))
-        if facts.format != FORMAT:
-            raise BundleError(
-                f"{folder}: the bundle has format {facts.format}, this rayrec reads {FORMAT}; run `rayrec publish` again"
-            )
-        return cls(version, facts, **{name: _read_table(fs, f"{folder}/{name}.arrow", schema) for name, schema in TABLES.items()})
+        info = _read_info(fs, folder)
+        return cls(version, info, **{name: _read_table(fs, f"{folder}/{name}.arrow", schema) for name, schema in TABLES.items()})
 
     @cached_property
     def item_ids(self) -> list[str]:
-        """The video of each item; item 0 is "no item"."""
+        """The video id of each item; item 0 is "no item"."""
         return ["", *self.items["video_id"].to_pylist()]
 
     @cached_property
     def item_of(self) -> dict[str, int]:
-        """The item of each video."""
+        """The item of each video id."""
         return {video_id: item for item, video_id in enumerate(self.item_ids) if item}
 
     @cached_property
@@ -131,18 +127,16 @@ class Bundle:
     @cached_property
     def authors(self) -> dict[str, int]:
         """A number from 1 for each author."""
-        names = self.items["author_id"].combine_chunks().unique().drop_null().to_pylist()
-        return {name: number for number, name in enumerate(names, start=1)}
+        return number_authors(self.items["author_id"].combine_chunks())[0]
 
     @cached_property
     def author_of(self) -> np.ndarray:
-        """The author of each item, int32 [I + 1], 0 where it is unknown."""
-        found = pc.index_in(self.items["author_id"], value_set=pa.array(list(self.authors), pa.string()))
-        return np.append(0, found.fill_null(-1).to_numpy() + 1).astype(np.int32)
+        """The author of each item, int32 [I], 0 where it is unknown; `I` counts item 0."""
+        return number_authors(self.items["author_id"].combine_chunks())[1]
 
     @cached_property
     def vectors(self) -> np.ndarray | None:
-        """float32 [I, size], item i in row i - 1; None where there are none."""
+        """float32 [I - 1, size], item i in row i - 1; None when the bundle has no vectors."""
         column = self.items["vector"].combine_chunks()
         return None if column.null_count or not len(column) else column.flatten().to_numpy().reshape(len(column), -1)
 
@@ -151,33 +145,40 @@ class Bundle:
         """The most typical tags of each topic."""
         return {row["topic"]: row["words"] or [] for row in self.topics.to_pylist()}
 
+    @cached_property
+    def item_data(self) -> ItemData:
+        """What recall needs of all items."""
+        return ItemData(self.item_topics, self.author_of, lambda: self.vectors)
+
     def counters(self) -> tuple[np.ndarray, np.ndarray]:
-        """Exposures and clicks of each item in the log, int64 [I + 1]; fresh copies."""
+        """Exposures and clicks of each item in the log, int64 [I] each; the arrays are copies that the caller may change."""
         return tuple(np.concatenate([[0], self.items[name].to_numpy()]) for name in ("exposures", "clicks"))  # type: ignore[return-value]
 
     def published_at(self) -> np.ndarray:
-        """UTC ms, int64 [I + 1], 0 where unknown."""
+        """The publication time of each item: UTC ms, int64 [I], 0 where it is unknown."""
         return np.concatenate([[0], self.items["published_at"].fill_null(0).to_numpy()])
 
     def user(self, user_id: str) -> UserLog:
+        """A user's part of the log; `UNKNOWN_USER` for users who are not in it."""
         ids, *columns = self._user_columns
-        # Without an index of millions of users in memory.
-        row = bisect_left(range(len(ids)), user_id, key=lambda place: ids[place].as_py())
+        # A binary search needs no index of millions of users in memory.
+        row = bisect_left(range(len(ids)), user_id, key=lambda index: ids[index].as_py())
         if row == len(ids) or ids[row].as_py() != user_id:
-            return NOBODY
+            return UNKNOWN_USER
         return UserLog(*(column[row].values.to_numpy() for column in columns))
 
-    def busiest_users(self, count: int) -> list[str]:
-        """The users with the most clicks in the log, as far as the bundle keeps them."""
+    def most_active_users(self, count: int) -> list[str]:
+        """The users with the longest lists of clicks in the bundle."""
         ids, clicked, *_ = self._user_columns
-        most = np.argsort(-clicked.value_lengths().to_numpy(), kind="stable")[:count]
-        return cast(list[str], ids.take(pa.array(most)).to_pylist())
+        rows = np.argsort(-clicked.value_lengths().to_numpy(), kind="stable")[:count]
+        return cast(list[str], ids.take(pa.array(rows)).to_pylist())
 
     def facts_of(self, items: np.ndarray) -> list[dict[str, Any]]:
-        """What the catalog says of each item, without its cover and vector."""
+        """The catalog's row of each item, without cover and vector."""
         return cast(list[dict[str, Any]], self._plain_items.take(pa.array(items - 1)).to_pylist())
 
     def cover(self, item: int) -> bytes | None:
+        """The JPEG of an item's cover, None for an item without one."""
         return cast(bytes | None, self.items["cover_jpeg"][item - 1].as_py())
 
     @cached_property
@@ -191,17 +192,18 @@ class Bundle:
 
 
 def load_scorer(fs: pafs.FileSystem, folder: str) -> "Scorer":
-    """The bundle's ranker. Raises `BundleError` when one of its files is missing or is not what was published."""
-    from rayrec.ranking.scorer import Scorer  # torch, which the ingress does without
+    """Loads the ranker. Raises `BundleError` as `Bundle.load` does."""
+    from rayrec.ranking.scorer import Scorer  # imports torch, which the ingress does not need
 
     verify(fs, folder, "ranker/")
+    _read_info(fs, folder)  # for its check of the format
     return Scorer.load(fs, f"{folder}/ranker")
 
 
 def locate(workspace: Workspace, version: str | None) -> tuple[str, str]:
-    """The version and the folder of a published bundle, the current one when no version is given.
+    """The version and the folder of a published bundle, of the current one when no version is given.
 
-    Raises `WorkspaceError` when nothing has been published, `BundleError` when this version has not.
+    Raises `WorkspaceError` when nothing has been published, and `BundleError` when this version has not.
     """
     current = workspace.folder("publish")
     if version is None:
@@ -211,14 +213,14 @@ def locate(workspace: Workspace, version: str | None) -> tuple[str, str]:
     return version, f"{workspace.root}/publish/{version}/{FOLDER}"
 
 
-def write(fs: pafs.FileSystem, folder: str, facts: Facts, tables: dict[str, pa.Table], scorer: "Scorer") -> None:
-    """Make a bundle in an empty folder from its tables and the ranker. The caller makes it visible."""
+def write(fs: pafs.FileSystem, folder: str, info: BundleInfo, tables: dict[str, pa.Table], scorer: "Scorer") -> None:
+    """Writes a bundle of these tables and this ranker into an empty folder. The caller makes it visible."""
     scorer.save(fs, f"{folder}/ranker")
     with fs.open_output_stream(f"{folder}/bundle.json") as stream:
-        stream.write(json.dumps(asdict(facts)).encode())
+        stream.write(json.dumps(asdict(info)).encode())
     for name, schema in TABLES.items():
         table = tables[name].select(schema.names).cast(schema).combine_chunks()
-        # One batch, uncompressed, so that the file can be mapped and its lists addressed as they lie.
+        # One uncompressed batch, so that the file can be mapped into memory and its lists read in place.
         with fs.open_output_stream(f"{folder}/{name}.arrow") as stream, pa.ipc.new_file(stream, schema) as writer:
             writer.write_table(table)
     files = [item.path for item in fs.get_file_info(pafs.FileSelector(folder, recursive=True)) if item.is_file]
@@ -228,13 +230,22 @@ def write(fs: pafs.FileSystem, folder: str, facts: Facts, tables: dict[str, pa.T
 
 
 def verify(fs: pafs.FileSystem, folder: str, prefix: str = "") -> None:
-    """Compare the files whose names begin with `prefix` with their checksums. Raises `BundleError` at the first that differs."""
+    """Checks the files whose names begin with `prefix`. Raises `BundleError` at the first whose checksum differs."""
     checksums = _read_json(fs, f"{folder}/checksums.json")
     for name, expected in checksums.items():
         if name.startswith(prefix) and _checksum(fs, f"{folder}/{name}") != expected:
             raise BundleError(
                 f"{folder}/{name} is not the file that was published (its checksum differs); run `rayrec publish` again"
             )
+
+
+def _read_info(fs: pafs.FileSystem, folder: str) -> BundleInfo:
+    info = _read_json(fs, f"{folder}/bundle.json")
+    if (found := info.get("format")) != FORMAT:  # before the fields are read: another format may have other ones
+        raise BundleError(
+            f"{folder}: the bundle has format {found}, but this version of rayrec reads {FORMAT}; run `rayrec publish` again"
+        )
+    return BundleInfo(**info)
 
 
 def _checksum(fs: pafs.FileSystem, path: str) -> str:
@@ -262,5 +273,5 @@ def _read_json(fs: pafs.FileSystem, path: str) -> dict[str, Any]:
 def _read_table(fs: pafs.FileSystem, path: str, schema: pa.Schema) -> pa.Table:
     table = pa.ipc.open_file(_read(fs, path)).read_all()
     if not table.schema.equals(schema):
-        raise BundleError(f"{path}: its columns are not those that this rayrec reads; run `rayrec publish` again")
+        raise BundleError(f"{path}: its columns are not those that this version of rayrec reads; run `rayrec publish` again")
     return table

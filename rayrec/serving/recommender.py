@@ -1,67 +1,46 @@
-"""One request, step by step: hydrate -> source -> drop -> backfill -> score -> select -> log what was shown.
+"""Answers requests for pages: hydrate -> recall pipeline (source, filter, backfill, score, select) -> log what was shown.
 
-The steps between hydrate and score are those of `recall/pipeline.py`, which the offline evaluation walks too. Nothing here knows of
-Ray or HTTP: the ranker is any coroutine that scores, the store any `StateStore`.
+The pipeline is `recall/pipeline.py`, which the offline evaluation uses too. Nothing here knows of Ray or HTTP: the ranker is any
+coroutine that scores, and the store is any `StateStore`.
 """
 
 import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rayrec.config import Recall, Selection
-from rayrec.recall import pipeline
+from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
-from rayrec.recall.selection import Selector
 from rayrec.recall.similar import by_topics, by_vector, nearest
-from rayrec.serving.bundle import NOBODY, Bundle
+from rayrec.recall.source import Query
+from rayrec.serving.bundle import UNKNOWN_USER, Bundle
 from rayrec.serving.state.store import Event, StateStore
 
 MAX_SEEN = 2000  # how many of the videos that a user has seen last are not shown again
 
 
 class OverloadedError(Exception):
-    """The ranker has more to do than it can; the same request may be answered a moment later."""
+    """The ranker has more work than it can do now. The same request may be answered a moment later."""
 
 
 @dataclass(frozen=True)
 class UserState:
-    """What is known of a user at the time of a request, from the log and from the events after it."""
+    """What is known of a user at the time of a request, from the training log and from later events."""
 
     clicked: np.ndarray  # int32 items, oldest first
     clicked_at: np.ndarray  # int64, UTC ms
     seen: np.ndarray  # int32 items
-    forgotten: bool = False  # asked to be: the log and the ranker's user table must not speak for them
+    forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]
 Rank = Callable[[str, UserState, int, np.ndarray, dict[str, Any]], Awaitable[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step took and how many things it left: clicks after hydrate, candidates after the others, videos after select."""
-
-    name: str
-    milliseconds: float
-    count: int
-
-
-@dataclass
-class Trace:
-    """The steps of one request, timed one after the other."""
-
-    steps: list[Step] = field(default_factory=list)
-    _last: float = field(default_factory=time.perf_counter)
-
-    def mark(self, name: str, count: int) -> None:
-        now = time.perf_counter()
-        self.steps.append(Step(name, (now - self._last) * 1000, count))
-        self._last = now
 
 
 @dataclass(frozen=True)
@@ -71,22 +50,26 @@ class Page:
     request_id: str
     at: int  # UTC ms
     items: np.ndarray  # int32 [k]
-    topics: np.ndarray  # int32 [k]: the topic that brought each, or pipeline.POPULAR, pipeline.FRESH
+    why: np.ndarray  # str [k]: the label of the source that brought each video
+    topics: np.ndarray  # int32 [k]: the topic that brought each video, NO_TOPIC where none did
     scores: np.ndarray  # float32 [k]: click probabilities
     trace: Trace
-    arm: str | None = None  # that answered
+    arm: str | None = None  # the arm that answered
 
 
 class Recommender:
-    """Answers from one bundle and the store. `refresh` may run in another thread than `recommend`."""
+    """Answers from one bundle and the store. `refresh` may run in another thread than `recommend`.
+
+    Raises `ConfigError` when the config names an unknown recall source.
+    """
 
     def __init__(self, bundle: Bundle, store: StateStore, rank: Rank, recall: Recall, selection: Selection, seed: int) -> None:
         self.bundle, self.store, self.rank, self.settings = bundle, store, rank, recall
-        self.selector = Selector(selection, bundle.item_topics, bundle.author_of)
+        self.pipeline = RecallPipeline(recall, selection, bundle.item_data)
         self._rng = np.random.default_rng(seed)
-        self._since = store.since(bundle.facts.log_until)
+        self._since = store.since(bundle.info.log_until)
         self.exposures, self.clicks = bundle.counters()
-        self.refreshed_at, self.last_event_at = now_ms(), bundle.facts.log_until
+        self.refreshed_at, self.last_event_at = now_ms(), bundle.info.log_until
         self._upto = 0  # the number of the last event counted
         self._withdrawn: set[str] = set()  # by id, for the bundle may not know them
         self._published_at = bundle.published_at()
@@ -97,22 +80,22 @@ class Recommender:
         self.refresh(self.refreshed_at)
 
     def refresh(self, now: int) -> bool:
-        """Bring the queues up to date with new events, videos that came out, and what was withdrawn; says if anything changed.
+        """Updates the queues with new events, newly published videos and withdrawals. Returns whether anything changed.
 
-        `refreshed_at` is the `now` of the last one, `last_event_at` that of the last one that found new events.
+        `now` is in UTC ms. `refreshed_at` is the `now` of the last refresh, `last_event_at` that of the last one with new events.
         """
         counts, withdrawn = self.store.counts(self._upto, self._since), set(self.store.withdrawn())
         counted = self._items_of(counts.video_ids)
-        out = self._published_at[self._upcoming] <= now
-        turned = self._items_of(list(withdrawn ^ self._withdrawn))
-        changed = np.unique(np.concatenate([counted, self._upcoming[out], turned]))
+        published = self._published_at[self._upcoming] <= now
+        toggled = self._items_of(list(withdrawn ^ self._withdrawn))
+        changed = np.unique(np.concatenate([counted, self._upcoming[published], toggled]))
         changed = changed[changed > 0]
-        self._withheld[turned] = ~self._withheld[turned]
+        self._withheld[toggled] = ~self._withheld[toggled]
         np.add.at(self.exposures, counted, counts.exposures)
         np.add.at(self.clicks, counted, counts.clicks)
         if counts.upto > self._upto:
             self.last_event_at = now
-        self._upto, self._withdrawn, self._upcoming, self.refreshed_at = counts.upto, withdrawn, self._upcoming[~out], now
+        self._upto, self._withdrawn, self._upcoming, self.refreshed_at = counts.upto, withdrawn, self._upcoming[~published], now
         if len(changed):
             self._available[changed] = (self._published_at[changed] <= now) & ~self._withheld[changed]
             self.queues = self.queues.updated(changed, self.exposures, self.clicks, self._available)
@@ -127,35 +110,45 @@ class Recommender:
         context: dict[str, Any] | None = None,
         arm: str | None = None,
     ) -> Page:
-        """At most k videos that the user has not seen, fewer only when the catalog has no more. They are logged as shown.
+        """A page of at most k videos that the user has not seen, fewer only when the catalog has no more. They are logged as shown.
 
-        `context` gives the ranker's context fields; those that it lacks are unknown. `arm` is put down with the impressions.
+        `context` gives the ranker's context fields; fields that it lacks are unknown. `arm` is stored with the impressions. Raises
+        what the ranker raises, and `ScoreError` when its answer does not fit the candidates.
         """
-        trace, now, settings, queues, draw_seed = Trace(), now_ms(), self.settings, self.queues, int(self._rng.integers(2**31))
-        user = await asyncio.to_thread(self.user, user_id)
-        trace.mark("hydrate", len(user.clicked))
-        exclusions = self._exclusions(user, exclude, blocked_authors)
-        candidates = pipeline.source(user.clicked, queues, settings, exclusions, draw_seed)
-        trace.mark("source", len(candidates))
-        candidates = pipeline.drop(candidates, exclusions)
-        trace.mark("drop", len(candidates))
-        candidates = pipeline.backfill(candidates, queues, exclusions, max(k, settings.candidates), draw_seed)
-        trace.mark("backfill", len(candidates))
-        scores = np.empty(0, np.float32)
-        if len(candidates):
-            scores = await self.rank("" if user.forgotten else user_id, user, now, candidates.items, context or {})
-        trace.mark("score", len(candidates))
-        rows = self.selector.select(candidates.items, scores, queues.is_fresh(candidates.items), k, draw_seed)
-        page = Page(uuid.uuid4().hex, now, candidates.items[rows], candidates.topics[rows], scores[rows], trace, arm)
-        trace.mark("select", len(rows))
+        page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, int(self._rng.integers(2**31)))
         await self.add_events(self._impressions(user_id, page))  # before the answer, so that the next page can't repeat it
-        trace.mark("log", len(rows))
+        page.trace.mark("log", len(page.items))
         return page
 
-    def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items (int32) that are most alike to a video and may be shown, and their similarities (float32), the nearest first.
+    async def preview(
+        self,
+        user_id: str,
+        k: int,
+        exclude: Sequence[str] = (),
+        blocked_authors: Sequence[str] = (),
+        context: dict[str, Any] | None = None,
+        arm: str | None = None,
+        draw_seed: int = 0,
+    ) -> Page:
+        """The page that `recommend` would answer with, without logging it. `draw_seed` decides what is drawn at random."""
+        trace, now, queues = Trace(), now_ms(), self.queues
+        user = await asyncio.to_thread(self.user, user_id)
+        known_as = "" if user.forgotten else user_id
+        trace.mark("hydrate", len(user.clicked))
 
-        Raises `KeyError` for a video that the bundle does not know.
+        async def score(items: np.ndarray) -> np.ndarray:
+            return await self.rank(known_as, user, now, items, context or {})
+
+        exclusions = self._exclusions(user, exclude, blocked_authors)
+        query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
+        found = await self.pipeline.run(query, queues, score, k, trace)
+        page = found.candidates.take(found.rows)
+        return Page(uuid.uuid4().hex, now, page.items, page.why, page.topics, found.scores[found.rows], trace, arm)
+
+    def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The items (int32) most similar to a video, and their similarities (float32), the most similar first.
+
+        Videos that may not be shown are left out. Raises `KeyError` for a video that is not in the bundle.
         """
         item, vectors = self.bundle.item_of[video_id], self.bundle.vectors
         found = by_vector(vectors, item) if vectors is not None else by_topics(self.bundle.item_topics, item)
@@ -165,37 +158,38 @@ class Recommender:
         return items[rows], similarity[rows]
 
     def user(self, user_id: str) -> UserState:
-        """The log's part and the store's, in the order of time. Unknown users have neither, forgotten ones have no log."""
-        bundle, max_clicks = self.bundle, self.bundle.facts.max_clicks
+        """Merges the log and the store in the order of time. Unknown users are in neither, forgotten ones are not in the log."""
+        bundle, max_clicks = self.bundle, self.bundle.info.max_clicks
         online = self.store.activity(user_id, self._since, max_clicks, MAX_SEEN)
-        log = NOBODY if online.forgotten else bundle.user(user_id)
+        log = UNKNOWN_USER if online.forgotten else bundle.user(user_id)
         clicked = np.concatenate([log.clicked, self._items_of(online.clicked)])
         clicked_at = np.concatenate([log.clicked_at, np.array(online.clicked_at, dtype=np.int64)])
-        order = np.argsort(clicked_at, kind="stable")  # an event may come so late that the log goes on behind it
+        order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
         seen = np.concatenate([log.seen, self._items_of(online.seen)])
         return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten)
 
     async def add_events(self, events: list[Event]) -> int:
-        """Keep events; returns how many are new, once they are on the disk."""
+        """Stores events. Returns the number of new ones, after they have been written to disk."""
         return await asyncio.to_thread(self.store.add_events, events)
 
-    def _exclusions(self, user: UserState, exclude: list[str], blocked_authors: Sequence[str]) -> pipeline.Exclusions:
+    def _exclusions(self, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
         blocked = [number for author in blocked_authors if (number := self.bundle.authors.get(author))]
         items = np.concatenate([user.seen, self._items_of(exclude)])
-        return pipeline.Exclusions.of(items, np.array(blocked, dtype=np.int32), self.bundle.author_of)
+        return Exclusions.of(items, np.array(blocked, dtype=np.int32), self.bundle.author_of)
 
     def _impressions(self, user_id: str, page: Page) -> list[Event]:
         shown = enumerate(self.bundle.item_ids[item] for item in page.items)
         return [
-            Event(f"{page.request_id}-{place}", user_id, video_id, "impression", page.at, page.request_id, arm=page.arm)
-            for place, video_id in shown
+            Event(f"{page.request_id}-{position}", user_id, video_id, "impression", page.at, page.request_id, arm=page.arm)
+            for position, video_id in shown
         ]
 
-    def _items_of(self, video_ids: list[str]) -> np.ndarray:
-        """Their items, 0 (which no queue holds) for those that the bundle does not know."""
+    def _items_of(self, video_ids: Sequence[str]) -> np.ndarray:
+        """The items of these videos, 0 (which is in no queue) for those that are not in the bundle."""
         return np.array([self.bundle.item_of.get(video_id, 0) for video_id in video_ids], dtype=np.int32)
 
 
 def now_ms() -> int:
+    """The present time in UTC milliseconds."""
     return time.time_ns() // 1_000_000

@@ -1,7 +1,8 @@
-"""The stage `publish`: the tables and the trained ranker become a bundle.
+"""The stage `publish`: makes a bundle from the tables and the trained ranker.
 
-The items are the videos of today's catalog, in its order. The ranker's item table is made anew from it with the trained encoders,
-so that a video that came after the training is an item like any other. What a data set lacks (topics, covers) stays empty.
+The items are the videos of the present catalog, in its order. The ranker's item table is encoded again from this catalog with the
+trained encoders, so that a video that arrived after the training is an item like any other. Columns that a data set lacks (topics,
+covers) stay empty.
 """
 
 import json
@@ -14,14 +15,18 @@ import pyarrow.compute as pc
 from rayrec.config import settings_of
 from rayrec.data.loading import MAY_READ, RANKER, READS, joined_items
 from rayrec.ranking.scorer import Scorer
+from rayrec.recall.items import item_vectors
 from rayrec.serving import bundle
 from rayrec.serving.recommender import MAX_SEEN
 from rayrec.workspace.stage import Stage, StageRun
 
 
 def publish(run: StageRun) -> None:
-    """Reads catalog, interactions and the files of `train`; where they are there, also topics, topic_centres, embeddings, features,
-    what the ranker uses beside them, and the report of `evaluate`."""
+    """The work of the stage. It reads the catalog, the interactions and the files of `train`.
+
+    If they exist, it also reads topics, topic_centres, embeddings, features, the other tables that the ranker uses, and the report
+    of `evaluate`.
+    """
     trained = Scorer.load(run.fs, f"{run.input_folder('train')}/{RANKER}")
     scorer = trained.with_items(joined_items(run, trained.settings))
     log = run.read("interactions")
@@ -29,35 +34,35 @@ def publish(run: StageRun) -> None:
     items = item_table(run, scorer.item_ids[1:], item, log["clicked"].to_numpy())
     max_clicks = max(run.config.recall.clicks, run.config.ranker.history_length)
     tables = {"items": items, "topics": topic_table(run), "users": user_table(log, item, max_clicks)}
-    # A log with times to come must not hide the events of today.
+    # A log with times in the future must not hide the events of today.
     log_until = min(pc.max(log["shown_at"]).as_py() or 0, int(time.time() * 1000))
     folder = f"{run.folder}/{bundle.FOLDER}"
     run.fs.create_dir(folder, recursive=True)
-    run.fs.delete_dir_contents(folder)  # of a run that was killed
-    bundle.write(run.fs, folder, bundle.Facts(log_until, max_clicks, metrics_of(run)), tables, scorer)
+    run.fs.delete_dir_contents(folder)  # which a killed run may have left
+    bundle.write(run.fs, folder, bundle.BundleInfo(log_until, max_clicks, metrics_of(run)), tables, scorer)
     run.count(rows_in=log.num_rows, rows_out=items.num_rows)
 
 
 def item_table(run: StageRun, ids: list[str], item: np.ndarray, clicked: np.ndarray) -> pa.Table:
-    """`bundle.ITEMS` for videos in this order; `item` and `clicked` are the log's rows."""
+    """`bundle.ITEMS` for videos in this order. `item` (an index) and `clicked` are the log's rows."""
     catalog = _aligned(run.read("catalog"), ids)
     columns = {name: catalog[name] for name in bundle.ITEMS.names if name in catalog.column_names}
-    for table, names in (("topics", ("topics", "similarity")), ("features", ("cover_jpeg",)), ("embeddings", ("vector",))):
+    for table, names in (("topics", ("topics", "similarity")), ("features", ("cover_jpeg",))):
         found = run.read_if_there(table)
         aligned = _aligned(found, ids) if found is not None else None
         columns |= {
             name: aligned[name] if aligned is not None else pa.nulls(len(ids), bundle.ITEMS.field(name).type) for name in names
         }
-    columns["vector"] = _dense(columns["vector"])
+    columns["vector"] = _as_lists(item_vectors(run.read_if_there("embeddings"), ids), len(ids))
     columns["exposures"] = np.bincount(item, minlength=len(ids) + 1)[1:]
     columns["clicks"] = np.bincount(item[clicked], minlength=len(ids) + 1)[1:]
     return pa.table(columns)
 
 
 def metrics_of(run: StageRun) -> dict[str, float]:
-    """How good `evaluate` found this very ranker; nothing where it has not run since the training."""
-    judged = run.workspace.manifest("evaluate")
-    if judged is None or judged.inputs["train"] != run.input_folder("train").rsplit("/", 1)[1]:
+    """The metrics of exactly this ranker from `evaluate`; empty when `evaluate` has not run since the training."""
+    evaluated = run.workspace.manifest("evaluate")
+    if evaluated is None or evaluated.inputs["train"] != run.input_folder("train").rsplit("/", 1)[1]:
         return {}
     report = json.loads(run.workspace.read_file(f"{run.workspace.folder('evaluate')}/report.json"))
     served = next(iter(report["clicks"]))  # `evaluate` puts the ranker that is served first
@@ -65,6 +70,7 @@ def metrics_of(run: StageRun) -> dict[str, float]:
 
 
 def topic_table(run: StageRun) -> pa.Table:
+    """`bundle.TOPICS`, without rows when the topics stage has not run."""
     centres = run.read_if_there("topic_centres")
     if centres is None:
         return bundle.TOPICS.empty_table()
@@ -72,13 +78,16 @@ def topic_table(run: StageRun) -> pa.Table:
 
 
 def user_table(log: pa.Table, item: np.ndarray, max_clicks: int) -> pa.Table:
-    """`bundle.USERS`: the last clicks of each user and the last distinct videos that they were shown; `item` is the log's rows."""
+    """`bundle.USERS`: the last clicks of each user and the last distinct videos that they were shown.
+
+    `item` is the item index of each row of the log, 0 for a video that is not in the catalog.
+    """
     users = log["user_id"].combine_chunks().dictionary_encode()
     user, at = users.indices.to_numpy(), log["shown_at"].to_numpy()
     clicked = log["clicked"].to_numpy() & (item > 0)
     clicks = _Latest(user[clicked], at[clicked], max_clicks)
     clicked_items, clicked_at = item[clicked][clicks.rows], at[clicked][clicks.rows]
-    # The last time that each pair was shown.
+    # The last time that each video was shown to each user.
     order = np.lexsort((at, item, user))
     last = order[np.append((np.diff(user[order]) != 0) | (np.diff(item[order]) != 0), True)] if len(order) else order
     last = last[item[last] > 0]
@@ -96,35 +105,31 @@ def user_table(log: pa.Table, item: np.ndarray, max_clicks: int) -> pa.Table:
 
 
 class _Latest:
-    """Which rows are the `most` latest of each user: by user, oldest first."""
+    """The rows of the `count` latest times of each user, sorted by user and then by time."""
 
-    def __init__(self, user: np.ndarray, at: np.ndarray, most: int) -> None:
+    def __init__(self, user: np.ndarray, at: np.ndarray, count: int) -> None:
         order = np.lexsort((at, user))
         user = user[order]
         from_end = np.searchsorted(user, user, side="right") - np.arange(len(user))
-        self.rows = order[from_end <= most]
-        self.user = user[from_end <= most]
+        self.rows = order[from_end <= count]
+        self.user = user[from_end <= count]
 
-    def lists(self, values: np.ndarray, count: int) -> pa.ListArray:
-        """The values of these rows as one list for each of `count` users."""
-        return pa.ListArray.from_arrays(np.searchsorted(self.user, np.arange(count + 1)).astype(np.int32), pa.array(values))
+    def lists(self, values: np.ndarray, users: int) -> pa.ListArray:
+        """The values of these rows as one list for each of so many users."""
+        return pa.ListArray.from_arrays(np.searchsorted(self.user, np.arange(users + 1)).astype(np.int32), pa.array(values))
 
 
 def _aligned(table: pa.Table, ids: list[str]) -> pa.Table:
-    """The rows of the videos in the order of `ids`; nulls for those that the table lacks."""
+    """The rows of the videos in the order of `ids`, with nulls for videos that are not in the table."""
     rows = pc.index_in(pa.array(ids, pa.string()), value_set=table["video_id"].combine_chunks())
     return table.take(rows).set_column(table.column_names.index("video_id"), "video_id", pa.array(ids, pa.string()))
 
 
-def _dense(vectors: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Vectors of one size, with zeros in the place of nulls; as they are where all are null."""
-    present = vectors.is_valid().to_numpy(zero_copy_only=False)
-    if not present.any():
-        return pa.nulls(len(vectors), bundle.ITEMS.field("vector").type)
-    found = pc.list_flatten(vectors).to_numpy().reshape(present.sum(), -1)
-    rows = np.zeros((len(vectors), found.shape[1]), dtype=np.float32)
-    rows[present] = found
-    return pa.LargeListArray.from_arrays(np.arange(len(rows) + 1) * rows.shape[1], rows.ravel())
+def _as_lists(vectors: np.ndarray | None, count: int) -> pa.Array:
+    """`count` vectors as an Arrow column, which is null when there are none."""
+    if vectors is None:
+        return pa.nulls(count, bundle.ITEMS.field("vector").type)
+    return pa.LargeListArray.from_arrays(np.arange(count + 1) * vectors.shape[1], vectors.ravel())
 
 
 STAGE = Stage(

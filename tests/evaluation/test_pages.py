@@ -6,7 +6,7 @@ import pytest
 
 from rayrec.config import Ranker, Split
 from rayrec.data.loading import prepare
-from rayrec.evaluation.pages import Counters, page_metrics, popularity, ranked_pages, test_users
+from rayrec.evaluation.pages import Counters, find_test_users, page_metrics, popularity, ranked_pages
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def data():
 def test_visitors_have_something_new_to_find(data):
     published = np.zeros(6, dtype=np.int64)
     published[5] = 10  # e came after u1's first test impression
-    people = test_users(data, published)
+    people = find_test_users(data, published)
     names = {data.users.ids[person.user]: person for person in people}
     assert set(names) == {"u1", "u3"}
     one, three = names["u1"], names["u3"]
@@ -51,7 +51,7 @@ def test_counters_and_popularity_know_only_what_was_before(data):
 
 
 def test_pages_never_hold_what_is_banned_and_are_measured(data):
-    people = test_users(data, np.zeros(6, dtype=np.int64))
+    people = find_test_users(data, np.zeros(6, dtype=np.int64))
     pages = ranked_pages(people, lambda person: np.arange(6.0), k=2)
     assert [[data.items.ids[i] for i in page] for page in pages] == [["e", "d"], ["e", "d"]]
     metrics = page_metrics(people, pages, k=2)

@@ -1,94 +1,96 @@
 """The steps to a page."""
 
+import asyncio
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayrec.config import Recall
-from rayrec.recall.pipeline import FRESH, POPULAR, Candidates, Exclusions, backfill, drop, source, top_topics
-from rayrec.recall.queues import ItemTopics, TopicQueues
+from rayrec.config import Recall, Selection
+from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.items import ItemData
+from rayrec.recall.pipeline import RecallPipeline, ScoreError, Trace, backfilled, filtered
+from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
+from rayrec.recall.source import NO_TOPIC, Candidates
+from tests.recall.small_catalog import ITEMS, NOTHING, make_queues, query
 
-# Items 1-20: item i has topic i % 4; items 16-20 are fresh. CTR falls with the number.
-IDS = ["", *(f"v{i}" for i in range(1, 21))]
-TOPICS = ItemTopics.of(
-    IDS, pa.table({"video_id": IDS[1:], "topics": pa.array([[i % 4] for i in range(1, 21)], pa.list_(pa.int32()))})
-)
-NONE = np.empty(0, dtype=np.int32)
-NOTHING = Exclusions.of(NONE)
+EMPTY = Candidates.labelled(NO_ITEMS, "")
 
 
 @pytest.fixture
-def queues():
-    exposures = np.array([0] + [100] * 15 + [0] * 5)
-    clicks = np.array([0] + list(range(60, 45, -1)) + [0] * 5)
-    return TopicQueues.build(TOPICS, exposures, clicks, np.arange(21) > 0, Recall(fresh_share=0.1), np.random.default_rng(0))
+def queues() -> TopicQueues:
+    return make_queues(Recall(fresh_share=0.1))
 
 
-def test_top_topics_are_those_of_the_latest_clicks():
-    history = np.array([3, 3, 3, 1, 5, 9, 2, 6, 4])
-    topics, weights = top_topics(history, TOPICS, Recall(clicks=6, topics=2))
-    assert (topics.tolist(), weights.tolist()) == ([1, 2], [3, 2])
-    assert top_topics(NONE, TOPICS, Recall())[0].tolist() == []
+def test_excluded_items_are_filtered_and_an_item_of_two_topics_is_there_once() -> None:
+    lists = pa.array([None, [0, 1], [0, 1], [1]], pa.list_(pa.int32()))
+    items = ItemData(ItemTopics.of_lists(lists), np.zeros(4, np.int32))
+    counters = np.array([0, 20, 20, 20]), np.array([0, 10, 9, 8])
+    queues = TopicQueues.build(items.topics, *counters, np.arange(4) > 0, Recall(), np.random.default_rng(0))
+    pipeline, trace = RecallPipeline(Recall(), Selection(), items), Trace()
+    found = pipeline.candidates(query([1], Exclusions.of(np.array([2]))), queues, 1, trace)
+    assert found.items.tolist() == [1, 3]
+    assert found.topics.tolist() == [0, 1]  # of two topics the first
+    assert [(step.name, step.count) for step in trace.steps] == [("source", 5), ("filter", 2), ("backfill", 2)]
 
 
-def test_candidates_are_shared_by_weight(queues):
-    history = np.array([1, 5, 9, 2])  # topic 1 three times, topic 2 once
-    found = source(history, queues, Recall(topics=2, candidates=4), NOTHING, draw_seed=0)
-    assert found.topics.tolist() == [1, 1, 1, 2]
-    assert found.items.tolist() == [*queues.queue(1)[:3], *queues.queue(2)[:1]]
-    assert len(source(NONE, queues, Recall(), NOTHING, draw_seed=0)) == 0
-
-
-def test_who_has_seen_the_best_of_a_topic_gets_the_next_best(queues):
-    history, settings = np.array([1, 5, 9, 2]), Recall(topics=2, candidates=4)
-    exclusions = Exclusions.of(np.array([1, 5, 2]))
-    found = source(history, queues, settings, exclusions, draw_seed=0)
-    assert found.items.tolist() == [1, 5, 9, 13, queues.queue(1)[4], 2, 6]
-    assert drop(found, exclusions).items.tolist() == [9, 13, queues.queue(1)[4], 6]
-    everything = source(history, queues, settings, Exclusions.of(np.arange(21)), draw_seed=0)
-    assert len(drop(everything, Exclusions.of(np.arange(21)))) == 0
-
-
-def test_an_item_of_two_topics_stands_once():
-    topics = ItemTopics.of(["", "a"], pa.table({"video_id": ["a"], "topics": pa.array([[0, 1]], pa.list_(pa.int32()))}))
-    queues = TopicQueues.build(
-        topics, np.array([0, 20]), np.array([0, 10]), np.array([False, True]), Recall(), np.random.default_rng(0)
-    )
-    assert drop(source(np.array([1]), queues, Recall(), NOTHING, draw_seed=0), NOTHING).items.tolist() == [1]
-
-
-def test_what_is_banned():
-    author_of = np.array([0, 1, 1, 2, 3])
-    exclusions = Exclusions.of(np.array([4, 2, 4]), blocked=np.array([2]), author_of=author_of)
-    assert exclusions.allow(np.arange(5)).tolist() == [False, True, False, False, False]
-    assert exclusions.also(np.array([1])).allow(np.arange(5)).tolist() == [False] * 5
-    assert NOTHING.allow(np.arange(3)).tolist() == [False, True, True]
-
-
-def test_drop_and_backfill(queues):
+def test_candidates_are_filtered_and_backfilled(queues: TopicQueues) -> None:
     exclusions = Exclusions.of(np.array([1, 2, 16]))
-    kept = drop(source(np.array([1, 5]), queues, Recall(candidates=3), exclusions, draw_seed=1), exclusions)
-    assert not set(kept.items) & {1, 2, 16}
-    filled = backfill(kept, queues, exclusions, wanted=13, draw_seed=1)
-    assert len(filled) == len(set(filled.items.tolist())) == 13
-    assert filled.items[:3].tolist() == kept.items.tolist() == [5, 9, 13]
-    assert not set(filled.items.tolist()) & {1, 2, 16}
-    assert filled.topics[3:].tolist() == [POPULAR] * 9 + [FRESH]
-    assert filled.items[3:12].tolist() == [3, 4, 6, 7, 8, 10, 11, 12, 14]  # the most clicked first
+    pipeline = RecallPipeline(Recall(candidates=3), Selection(), ITEMS)
+    found = pipeline.candidates(query([1, 5], exclusions, draw_seed=1), queues, 13, Trace())
+    assert len(found) == len(set(found.items.tolist())) == 13
+    assert found.items[:3].tolist() == [5, 9, 13]
+    assert found.topics.tolist() == [1] * 3 + [NO_TOPIC] * 10
+    assert not set(found.items.tolist()) & {1, 2, 16}
+    assert found.why.tolist() == ["topic"] * 3 + ["popular"] * 9 + ["new"]
+    assert found.items[3:12].tolist() == [3, 4, 6, 7, 8, 10, 11, 12, 14]  # the most clicked first
 
 
-def test_where_no_topic_brings_anything_topics_take_turns(queues):
-    filled = backfill(Candidates(NONE, NONE), queues, NOTHING, wanted=8, draw_seed=0)
-    popular = filled.items[filled.topics == POPULAR]
+def test_where_no_topic_brings_anything_topics_take_turns(queues: TopicQueues) -> None:
+    filled = backfilled(EMPTY, query(), queues, wanted=8)
+    popular = filled.items[filled.why == "popular"]
     assert sorted(popular[:4] % 4) == [0, 1, 2, 3]
     assert popular.tolist() == [1, 2, 3, 4, 5, 6, 7]  # of each topic the most clicked, then the next
-    assert np.count_nonzero(filled.topics == FRESH) == 1
+    assert np.count_nonzero(filled.why == "new") == 1
 
 
-def test_backfill_gives_all_there_is_and_no_more(queues):
+def test_backfill_gives_all_there_is_and_no_more(queues: TopicQueues) -> None:
     for draw_seed in range(7):
-        everything = backfill(Candidates(NONE, NONE), queues, NOTHING, wanted=10**6, draw_seed=draw_seed)
+        everything = backfilled(EMPTY, query(draw_seed=draw_seed), queues, wanted=10**6)
         assert sorted(everything.items.tolist()) == list(range(1, 21))
-    assert len(backfill(everything, queues, NOTHING, wanted=5, draw_seed=0)) == 20
-    nothing = backfill(Candidates(NONE, NONE), queues, Exclusions.of(np.arange(21)), wanted=5, draw_seed=0)
-    assert len(nothing) == 0
+    assert len(backfilled(everything, query(), queues, wanted=5)) == 20
+    assert len(backfilled(EMPTY, query(exclusions=Exclusions.of(np.arange(21))), queues, wanted=5)) == 0
+    assert len(filtered(everything, Exclusions.of(np.arange(21)))) == 0
+
+
+def test_a_page_is_made_of_the_best_scored_candidates(queues: TopicQueues) -> None:
+    pipeline, trace = RecallPipeline(Recall(candidates=6), Selection(), ITEMS), Trace()
+
+    async def score(items: np.ndarray) -> np.ndarray:
+        return items.astype(np.float32) / 100
+
+    found = asyncio.run(pipeline.run(query([1, 5]), queues, score, 3, trace))
+    assert len(found.candidates) == len(found.scores) == 6
+    assert found.page.tolist() == sorted(found.candidates.items, reverse=True)[:3]
+    assert [step.name for step in trace.steps] == ["source", "filter", "backfill", "score", "select"]
+    more = asyncio.run(pipeline.run(query([1, 5]), queues, score, 1000, Trace()))
+    assert len(more.page) == 20  # a page may be longer than `candidates`
+
+
+def test_without_candidates_the_ranker_is_not_asked(queues: TopicQueues) -> None:
+    async def score(items: np.ndarray) -> np.ndarray:
+        raise AssertionError
+
+    everything = Exclusions.of(np.arange(21))
+    found = asyncio.run(RecallPipeline(Recall(), Selection(), ITEMS).run(query([1], everything), queues, score, 3, Trace()))
+    assert len(found.page) == 0
+
+
+@pytest.mark.parametrize("scores", [np.ones(7), np.ones(0), np.full(6, np.nan), np.full(6, np.inf)])
+def test_scores_that_do_not_fit_the_candidates_are_refused(queues: TopicQueues, scores: np.ndarray) -> None:
+    async def score(items: np.ndarray) -> np.ndarray:
+        return scores
+
+    pipeline = RecallPipeline(Recall(candidates=6), Selection(), ITEMS)
+    with pytest.raises(ScoreError, match="does not fit the candidates"):
+        asyncio.run(pipeline.run(query([1], NOTHING), queues, score, 3, Trace()))

@@ -6,7 +6,7 @@ import pytest
 
 from rayrec.config import Recall
 from rayrec.recall import queues as queues_module
-from rayrec.recall.queues import ItemTopics, TopicQueues, in_turns
+from rayrec.recall.queues import ItemTopics, TopicQueues, interleaved_by_topic
 
 ITEMS, TOPICS = 300, 6
 
@@ -50,7 +50,7 @@ def test_fresh_items_are_drawn_by_luck_and_stand_between_the_others(world):
     places = np.flatnonzero(queues.is_fresh(draws[0]))
     assert places.tolist() == [9, 19, 29, len(draws[0]) - 1]  # each tenth place, and the end for one more
     drawn = {item for draw_seed in range(100) for item in queues.queue(0, draw_seed=draw_seed) if queues.is_fresh(item)}
-    assert drawn == set(queues.newcomers[0].tolist())  # everyone's turn comes
+    assert drawn == set(queues.fresh_by_topic[0].tolist())  # everyone's turn comes
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 1.0])
@@ -70,10 +70,10 @@ def test_the_head_of_a_queue_is_its_beginning(world, share):
 def everything(queues):
     """What queues hold, without the order of those that are equal and of the fresh ones."""
     return (
-        [sorted(part.tolist()) for part in (*queues.established, *queues.newcomers)],
+        [sorted(part.tolist()) for part in (*queues.established_by_topic, *queues.fresh_by_topic)],
         queues.kind.tolist(),
         queues.popular.tolist(),
-        sorted(queues.spread.tolist()),
+        sorted(queues.popular_interleaved.tolist()),
         sorted(queues.fresh.tolist()),
     )
 
@@ -92,12 +92,12 @@ def test_queues_brought_up_to_date_are_those_built_anew(world, monkeypatch):
         now[1][changed] += rng.integers(0, 3, 12)
         later = queues.updated(changed, *now)
         assert everything(later) == everything(TopicQueues.build(topics, *now, Recall(), rng))
-        for part in later.established:
+        for part in later.established_by_topic:
             ctr = now[1][part] / np.maximum(now[0][part], 1)
             assert np.all(np.diff(ctr) <= 0)
         assert everything(queues) == before  # a request that still reads the old ones is not disturbed
         untouched = set(range(TOPICS)) - {topic for item in changed for topic in lists[item]}
-        assert all(later.established[topic] is queues.established[topic] for topic in untouched)
+        assert all(later.established_by_topic[topic] is queues.established_by_topic[topic] for topic in untouched)
         queues, (exposures, clicks, available) = later, now
 
 
@@ -107,7 +107,13 @@ def test_what_is_withdrawn_leaves_all_lists_and_may_come_back(world):
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
     gone = np.arange(5, 90, dtype=np.int32)
     without = queues.updated(gone, exposures, clicks, ~np.isin(np.arange(ITEMS), gone))
-    for part in (*without.established, *without.newcomers, without.popular, without.spread, without.fresh):
+    for part in (
+        *without.established_by_topic,
+        *without.fresh_by_topic,
+        without.popular,
+        without.popular_interleaved,
+        without.fresh,
+    ):
         assert not set(part.tolist()) & set(gone.tolist())
     assert not without.is_shown(gone).any()
     assert everything(without.updated(gone, exposures, clicks, available)) == everything(queues)
@@ -119,8 +125,8 @@ def test_all_that_is_not_fresh_comes_behind_the_popular(world, monkeypatch):
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
     known = [i for i in range(1, ITEMS) if available[i] and exposures[i] >= 10]
     assert queues.popular.tolist() == sorted(known, key=lambda i: (-clicks[i], i))[:20]
-    for spread in (True, False):
-        found = np.concatenate(list(queues.popular_first(spread)))
+    for interleaved in (True, False):
+        found = np.concatenate(list(queues.by_popularity(interleaved)))
         assert sorted(found.tolist()) == known
     for draw_seed in (0, 7, 10**9):
         assert sorted(np.concatenate(list(queues.fresh_from(draw_seed))).tolist()) == sorted(queues.fresh.tolist())
@@ -130,7 +136,7 @@ def test_topics_take_turns():
     lists = pa.array([None, [0], [0], [0, 1], [1], None, [2], None], pa.list_(pa.int32()))
     topics = ItemTopics.of_lists(lists)
     # Item 3 waits until topic 0 has had two; 5 and 7 have no topic and share one turn.
-    assert in_turns(np.arange(1, 8), topics).tolist() == [1, 5, 6, 2, 4, 7, 3]
+    assert interleaved_by_topic(np.arange(1, 8), topics).tolist() == [1, 5, 6, 2, 4, 7, 3]
 
 
 def test_a_topic_of_fresh_items_alone_keeps_them_all():
@@ -159,7 +165,7 @@ def test_item_topics_follow_the_item_order(world):
     assert topics.of_items(picked).tolist() == [t for i in picked for t in lists[i]]
     places, _ = topics.pairs(picked)
     assert places.tolist() == [place for place, i in enumerate(picked) for _ in lists[i]]
-    items, shared = topics.holders(np.array([2, 3]))
+    items, shared = topics.items_with_any(np.array([2, 3]))
     assert dict(zip(items.tolist(), shared.tolist(), strict=True)) == {
         i: len({2, 3} & set(lists[i])) for i in range(ITEMS) if {2, 3} & set(lists[i])
     }

@@ -1,5 +1,7 @@
 """The bundle: what publish wrote is what serving reads, and what was tampered with is refused."""
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -83,7 +85,7 @@ def test_users_are_found_by_id_and_the_busiest_first(bundle: Bundle) -> None:
     clicks = {f"u{user}": sum(row["clicked"] for row in rows if row["user_id"] == f"u{user}") for user in range(12)}
     for user, count in clicks.items():
         assert len(bundle.user(user).clicked) == count
-    busiest = bundle.busiest_users(5)
+    busiest = bundle.most_active_users(5)
     assert len(set(busiest)) == 5
     assert [clicks[user] for user in busiest] == sorted(clicks.values(), reverse=True)[:5]
 
@@ -107,16 +109,16 @@ def test_a_bundle_knows_how_good_its_ranker_was_found(tmp_path: Path) -> None:
     """Only a report on this very ranker counts."""
     config = build_workspace(tmp_path)
     workspace = Workspace(config.workspace)
-    assert load(workspace).facts.metrics == {}
+    assert load(workspace).info.metrics == {}
     run_stage(workspace, load_stage("evaluate"), config)
-    assert load(workspace).facts.metrics == {}
+    assert load(workspace).info.metrics == {}
     run_stage(workspace, load_stage("publish"), config)
-    metrics = load(workspace).facts.metrics
+    metrics = load(workspace).info.metrics
     assert 0 < metrics["auc"] <= 1
     assert {"ndcg", "candidate_recall"} < set(metrics)
     run_stage(workspace, TRAIN, config, force=True)
     run_stage(workspace, load_stage("publish"), config)
-    assert load(workspace).facts.metrics == {}
+    assert load(workspace).info.metrics == {}
 
 
 def test_a_data_set_of_catalog_and_log_alone_makes_a_bundle(tmp_path: Path) -> None:
@@ -182,3 +184,15 @@ def test_a_version_that_was_not_published_is_refused(published: Config, tmp_path
         locate(Workspace(published.workspace), "x")
     with pytest.raises(WorkspaceError, match="rayrec publish"):
         locate(Workspace(tmp_path), None)
+
+
+def test_a_bundle_of_another_version_is_refused_before_its_fields_are_read(copy: Path) -> None:
+    """As rayrec 0.1 wrote it: its `most_clicks` is unknown today."""
+    old = {"log_until": LOG_STARTS, "most_clicks": 128, "metrics": {}, "format": 2, "rayrec": "0.1.0"}
+    (copy / "bundle.json").write_text(json.dumps(old))
+    checksums = json.loads((copy / "checksums.json").read_text())
+    checksums["bundle.json"] = hashlib.sha256((copy / "bundle.json").read_bytes()).hexdigest()
+    (copy / "checksums.json").write_text(json.dumps(checksums))
+    for read in (lambda: Bundle.load(FS, str(copy), "v"), lambda: load_scorer(FS, str(copy))):
+        with pytest.raises(BundleError, match=r"has format 2, but this version of rayrec reads 3; run `rayrec publish` again"):
+            read()

@@ -91,7 +91,7 @@ def test_what_is_clicked_is_learned(config: Config, store: StateStore, tmp_path:
 
     after = serving(config, store)
     assert after.bundle.version != before.bundle.version
-    assert store.since(after.bundle.facts.log_until) == Since(done.upto, 0)
+    assert store.since(after.bundle.info.log_until) == Since(done.upto, 0)
     # The log speaks of the newcomer now, the store no more, and nothing counts twice.
     assert (
         sorted(after.bundle.user("newcomer").clicked.tolist()) == sorted(after.user("newcomer").clicked.tolist()) == sorted(clicked)

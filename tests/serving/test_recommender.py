@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.config import Config, Selection
-from rayrec.recall import pipeline
+from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
 from rayrec.serving.state.sqlite import SqliteStore
@@ -81,17 +81,20 @@ def test_a_users_topics_bring_the_candidates(recommender: Recommender) -> None:
     by_topic = page.items[page.topics == 2]
     assert len(by_topic)
     assert all(topic_of(item - 1) == 2 for item in by_topic)
-    assert set(page.topics) <= {2, pipeline.POPULAR, pipeline.FRESH}
+    assert set(page.why) == {"topic", "popular", "new"}
+    assert set(page.topics[page.why != "topic"]) == {NO_TOPIC}
+    assert set(page.topics) == {2, NO_TOPIC}
 
 
 def test_an_unknown_user_gets_popular_and_fresh_videos(recommender: Recommender) -> None:
-    assert set(ask(recommender, "new", k=40).topics) == {pipeline.POPULAR, pipeline.FRESH}
+    assert set(ask(recommender, "new", k=40).why) == {"popular", "new"}
 
 
 def test_a_click_changes_what_is_searched_for(recommender: Recommender) -> None:
     click(recommender, "new", 36, 0, 4)  # topic 0
     page = ask(recommender, "new", k=40)
-    assert set(page.topics) == {0, pipeline.POPULAR, pipeline.FRESH}
+    assert set(page.topics) == {0, NO_TOPIC}
+    assert set(page.why) == {"topic", "popular", "new"}
     assert not {video(36), video(0), video(4)} & set(videos(recommender, page))
 
 
@@ -115,7 +118,7 @@ def test_the_history_that_is_ranked_by_is_log_then_events(bundle: Bundle, recomm
 
 
 def test_events_that_the_log_holds_already_count_once(recommender: Recommender) -> None:
-    before = recommender.bundle.facts.log_until
+    before = recommender.bundle.info.log_until
     recommender.store.add_events(
         [Event("old", "new", video(0), "click", before), Event("old2", "new", video(0), "impression", before)]
     )
@@ -183,7 +186,7 @@ def test_late_events_stand_where_they_happened(bundle: Bundle, recommender: Reco
     log = bundle.user("u1")
     store = recommender.store
     store.add_events([Event("told", "u1", "v1", "click", int(log.clicked_at[0]))])
-    store.exported(1, bundle.facts.log_until)
+    store.exported(1, bundle.info.log_until)
     moment = int(log.clicked_at[1]) + 1
     store.add_events([Event("late", "u1", "v38", "click", moment)])
     user = remade(recommender, bundle).user("u1")
@@ -211,10 +214,10 @@ def test_a_forgotten_user_is_a_stranger_to_the_log_and_the_ranker(recommender: R
 
 
 def test_the_queues_say_how_fresh_they_are(recommender: Recommender) -> None:
-    assert recommender.last_event_at == recommender.bundle.facts.log_until
+    assert recommender.last_event_at == recommender.bundle.info.log_until
     start = recommender.refreshed_at
     recommender.refresh(start + 1000)
-    assert (recommender.refreshed_at, recommender.last_event_at) == (start + 1000, recommender.bundle.facts.log_until)
+    assert (recommender.refreshed_at, recommender.last_event_at) == (start + 1000, recommender.bundle.info.log_until)
     click(recommender, "new", 1)
     recommender.refresh(start + 2000)
     assert recommender.refreshed_at == recommender.last_event_at == start + 2000
@@ -292,14 +295,14 @@ def test_a_new_video_enters_by_its_topics_without_training(grown: tuple[Recommen
 
 def test_each_step_is_timed_and_counted(recommender: Recommender) -> None:
     trace = ask(recommender, "u1", k=5).trace
-    assert [step.name for step in trace.steps] == ["hydrate", "source", "drop", "backfill", "score", "select", "log"]
+    assert [step.name for step in trace.steps] == ["hydrate", "source", "filter", "backfill", "score", "select", "log"]
     counts = {step.name: step.count for step in trace.steps}
     assert counts["hydrate"] == len(recommender.bundle.user("u1").clicked)
-    assert counts["drop"] <= counts["source"] <= counts["backfill"] == counts["score"]
+    assert counts["filter"] <= counts["source"] <= counts["backfill"] == counts["score"]
     assert counts["select"] == counts["log"] == 5
     assert all(step.milliseconds >= 0 for step in trace.steps)
 
 
 def test_without_topics_recall_is_popular_and_fresh(bundle: Bundle, recommender: Recommender) -> None:
     bare = remade(recommender, with_column(bundle, "topics", [None] * 40))
-    assert set(ask(bare, "u1", k=40).topics) == {pipeline.POPULAR, pipeline.FRESH}
+    assert set(ask(bare, "u1", k=40).why) == {"popular", "new"}

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from pydantic_core import to_json
 
-from rayrec.recall import pipeline
+from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.http.schemas import SimilarVideo, Video
 from rayrec.serving.recommender import Page, Recommender
 
@@ -33,8 +33,8 @@ def page(recommender: Recommender, found: Page, arm: str, debug: bool) -> bytes:
         "arm": arm,
         "bundle": recommender.bundle.version,
         "videos": [
-            card | {"score": round(score, 6), **_reason(topic, words)}
-            for card, score, topic in zip(cards, found.scores.tolist(), found.topics.tolist(), strict=True)
+            card | {"score": round(score, 6), **_reason(why, topic, words)}
+            for card, score, why, topic in zip(cards, found.scores.tolist(), found.why.tolist(), found.topics.tolist(), strict=True)
         ],
         "debug": {"steps": times} if debug else None,
     }
@@ -76,12 +76,10 @@ def _cards_of(recommender: Recommender, items: Sequence[int]) -> list[Card]:
     return [kept[item] for item in items]
 
 
-def _reason(topic: int, words: dict[int, list[str]]) -> Card:
+def _reason(why: str, topic: int, words: dict[int, list[str]]) -> Card:
     """Why a video is in the page."""
-    if topic == pipeline.POPULAR:
-        return {"why": "popular", "topic": None}
-    if topic == pipeline.FRESH:
-        return {"why": "new", "topic": None}
+    if topic == NO_TOPIC:
+        return {"why": why, "topic": None}
     return {"why": "topic: " + (", ".join(words.get(topic, [])) or str(topic)), "topic": topic}
 
 

@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 
 from rayrec import __version__
 from rayrec.config import Serving
-from rayrec.recall import pipeline
+from rayrec.recall.sources.topics import top_topics
 from rayrec.serving.http import answers
 from rayrec.serving.http.auth import Guard, Keys
 from rayrec.serving.http.dashboard import dashboard
@@ -155,8 +155,7 @@ def _measure(metrics: Metrics, page: Page, arm: str) -> None:
     metrics.count("events_total", len(page.items), kind="impression")
     if page.trace.steps[0].count == 0:  # clicks after hydrate
         metrics.count("cold_users_total", arm=arm)
-    popular, new = int((page.topics == pipeline.POPULAR).sum()), int((page.topics == pipeline.FRESH).sum())
-    for source, count in (("topic", len(page.topics) - popular - new), ("popular", popular), ("new", new)):
+    for source, count in Counter(page.why.tolist()).items():
         metrics.count("videos_total", count, source=source)
     for step in page.trace.steps:
         metrics.observe("step_seconds", step.milliseconds / 1000, step=step.name)
@@ -169,7 +168,7 @@ def _add_users(api: FastAPI, current: CurrentArms) -> None:
     async def user(user_id: UserId) -> User:
         _, recommender = current().arm_of(user_id)
         state = await asyncio.to_thread(recommender.user, user_id)
-        topics, clicks = pipeline.top_topics(state.clicked, recommender.bundle.item_topics, recommender.settings)
+        topics, clicks = top_topics(state.clicked, recommender.bundle.item_topics, recommender.settings)
         words = recommender.bundle.words
         found = [
             UserTopic(topic=topic, words=words.get(topic, []), clicks=count)

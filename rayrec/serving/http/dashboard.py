@@ -27,11 +27,11 @@ def dashboard(arms: Arms, swaps: "list[Swap]", now: int) -> Dashboard:
         ],
         queues=_queues(stable),
         traffic=_traffic(stable, now),
-        metrics=stable.bundle.facts.metrics,
+        metrics=stable.bundle.info.metrics,
         swaps=[
             SwapMade(at=swap.at, bundle=swap.version, canary=swap.canary, share=swap.share, outcome=swap.outcome) for swap in swaps
         ],
-        users=[user_id for user_id in stable.bundle.busiest_users(MAX_USERS) if not stable.user(user_id).forgotten],
+        users=[user_id for user_id in stable.bundle.most_active_users(MAX_USERS) if not stable.user(user_id).forgotten],
         refreshed_at=stable.refreshed_at,
     )
 

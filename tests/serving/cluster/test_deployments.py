@@ -236,7 +236,7 @@ def test_what_can_not_be_served_is_refused_and_the_old_bundle_goes_on(recall: To
         return await reconfigured(recall, Rollout(version="0000-0" if harm == "gone" else second))
 
     report = asyncio.run(walk())
-    said = {"gone": "holds no bundle", "broken": "items.arrow", "no numbers": "no probabilities", "other items": "knows 7 items"}
+    said = {"gone": "holds no bundle", "broken": "items.arrow", "no numbers": "not probabilities", "other items": "knows 7 items"}
     assert said[harm] in report.refused
     assert (report.bundles, report.refusals, report.switching) == ({"stable": first}, 1, False)
     assert recall.metrics.value("swaps_refused_total") == 1
@@ -261,7 +261,7 @@ def test_a_ranker_survives_a_rollout_that_it_can_not_carry_out(world: Config, mo
     async def walk() -> None:
         for rollout in (Rollout(version=version), Rollout(version="0000-0")):
             await ranker.reconfigure(rollout.model_dump())
-        with pytest.raises(BundleError, match="no probabilities"):
+        with pytest.raises(BundleError, match="not probabilities"):
             await ranker.prepare(version)
 
     asyncio.run(walk())
@@ -288,5 +288,5 @@ def test_scores_that_are_no_probabilities_are_found_before_anybody_sees_them(wor
     version, folder = locate(workspace, None)
     warm_up(load_scorer(workspace.fs, folder), folder)
     spoil(world, version, without_numbers)
-    with pytest.raises(BundleError, match="no probabilities; train and publish again"):
+    with pytest.raises(BundleError, match="not probabilities; train and publish again"):
         warm_up(load_scorer(workspace.fs, folder), folder)

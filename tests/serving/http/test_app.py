@@ -66,7 +66,7 @@ def test_recommend_answers_with_videos_and_reasons(client: httpx.Client) -> None
 
 def test_debug_shows_the_steps(client: httpx.Client) -> None:
     steps = client.post("/v1/recommend", json={"user_id": "u2", "debug": True}).json()["debug"]["steps"]
-    assert [step["step"] for step in steps] == ["hydrate", "source", "drop", "backfill", "score", "select", "log"]
+    assert [step["step"] for step in steps] == ["hydrate", "source", "filter", "backfill", "score", "select", "log"]
 
 
 def test_an_unknown_user_is_answered(client: httpx.Client) -> None:

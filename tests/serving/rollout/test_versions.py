@@ -3,11 +3,14 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
+import numpy as np
 import pytest
 
 from rayrec.serving.bundle import BundleError
-from rayrec.serving.rollout.versions import VersionCache, first_that_loads
+from rayrec.serving.recommender import Recommender, UserState
+from rayrec.serving.rollout.versions import VersionCache, first_that_loads, try_out
 
 
 def test_a_version_is_loaded_once_however_many_ask_at_once() -> None:
@@ -70,3 +73,25 @@ def test_a_new_replica_serves_the_first_bundle_that_loads() -> None:
         asyncio.run(first_that_loads(["newest", "older"], load))
     with pytest.raises(ValueError, match="no version"):
         asyncio.run(first_that_loads([], load))
+
+
+def test_trying_out_a_bundle_shows_nothing_to_anybody(recommender: Recommender) -> None:
+    asked: list[str] = []
+
+    async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+        asked.append(user_id)
+        return np.zeros(len(candidates), np.float32)
+
+    recommender.rank = rank
+    asyncio.run(try_out(recommender))
+    assert asked == [*recommender.bundle.most_active_users(5), ""]
+    assert recommender.store.latest() == 0
+
+
+def test_a_ranker_that_answers_for_other_candidates_is_found_by_trying_out(recommender: Recommender) -> None:
+    async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+        return np.zeros(len(candidates) - 1, np.float32)
+
+    recommender.rank = rank
+    with pytest.raises(BundleError, match=f"bundle {recommender.bundle.version}: .* does not fit the candidates"):
+        asyncio.run(try_out(recommender))

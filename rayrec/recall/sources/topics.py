@@ -1,0 +1,51 @@
+"""The heads of the queues of a user's top topics (Pu et al., "Multimodal Topic Learning for Video Recommendation")."""
+
+import numpy as np
+
+from rayrec.config import Recall
+from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
+from rayrec.recall.source import Candidates, Query, Source
+
+
+def top_topics(clicked: np.ndarray, item_topics: ItemTopics, settings: Recall) -> tuple[np.ndarray, np.ndarray]:
+    """The topics that occur most often in the latest clicks, and how often each does.
+
+    At most `settings.topics` (N2) topics of the last `settings.clicks` (N1) clicks, the most frequent first, ties by number.
+    """
+    topics, counts = np.unique(item_topics.of_items(clicked[-settings.clicks :]), return_counts=True)
+    best = np.argsort(-counts, kind="stable")[: settings.topics]
+    return topics[best], counts[best]
+
+
+class Topics(Source):
+    """The top topics share the candidates in proportion to their clicks. A user without clicks gets none.
+
+    Each head is so long that the topic's share of it is not excluded: a user who has seen the best of a topic gets the next best.
+    """
+
+    label = "topic"
+
+    def candidates(self, query: Query, queues: TopicQueues, count: int) -> Candidates:
+        topics, weights = top_topics(query.clicked, queues.item_topics, self.settings)
+        quotas = np.floor(count * weights / max(weights.sum(), 1)).astype(int)
+        quotas[:1] += count - quotas.sum()  # what rounding leaves goes to the first topic
+        heads = [
+            _head(queues, topic, quota, query.exclusions, query.draw_seed)
+            for topic, quota in zip(topics.tolist(), quotas.tolist(), strict=True)
+        ]
+        topic_of = np.repeat(topics.astype(np.int32), [len(head) for head in heads])
+        return Candidates.labelled(np.concatenate([NO_ITEMS, *heads]), self.label, topic_of)
+
+
+def _head(queues: TopicQueues, topic: int, quota: int, exclusions: Exclusions, draw_seed: int) -> np.ndarray:
+    """A queue up to its `quota`-th item that is not excluded."""
+    if not quota:
+        return NO_ITEMS
+    count, allowed = quota, np.empty(0, dtype=bool)
+    while True:
+        items = queues.queue(topic, count, draw_seed)
+        allowed = np.append(allowed, exclusions.allow(items[len(allowed) :]))
+        if len(items) < count or np.count_nonzero(allowed) >= quota:
+            return items[: np.searchsorted(np.cumsum(allowed), quota) + 1]
+        count *= 4

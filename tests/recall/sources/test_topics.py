@@ -1,0 +1,42 @@
+"""The heads of the queues of a user's topics."""
+
+import numpy as np
+import pytest
+
+from rayrec.config import Recall
+from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.queues import NO_ITEMS, TopicQueues
+from rayrec.recall.source import Candidates, NoOptions
+from rayrec.recall.sources.topics import Topics, top_topics
+from tests.recall.small_catalog import ITEMS, NOTHING, TOPICS, make_queues, query
+
+
+@pytest.fixture
+def queues() -> TopicQueues:
+    return make_queues(Recall())
+
+
+def candidates(queues: TopicQueues, clicked: list[int], count: int, exclusions: Exclusions = NOTHING) -> Candidates:
+    return Topics(Recall(topics=2), NoOptions(), ITEMS).candidates(query(clicked, exclusions), queues, count)
+
+
+def test_top_topics_are_those_of_the_latest_clicks() -> None:
+    history = np.array([3, 3, 3, 1, 5, 9, 2, 6, 4])
+    topics, weights = top_topics(history, TOPICS, Recall(clicks=6, topics=2))
+    assert (topics.tolist(), weights.tolist()) == ([1, 2], [3, 2])
+    assert top_topics(NO_ITEMS, TOPICS, Recall())[0].tolist() == []
+
+
+def test_topics_share_the_candidates_by_weight(queues: TopicQueues) -> None:
+    found = candidates(queues, [1, 5, 9, 2], 4)  # topic 1 three times, topic 2 once
+    assert found.topics.tolist() == [1, 1, 1, 2]
+    assert found.why.tolist() == ["topic"] * 4
+    assert found.items.tolist() == [*queues.queue(1)[:3], *queues.queue(2)[:1]]
+    assert len(candidates(queues, [], 4)) == 0
+
+
+def test_who_has_seen_the_best_of_a_topic_gets_the_next_best(queues: TopicQueues) -> None:
+    exclusions = Exclusions.of(np.array([1, 5, 2]))
+    assert candidates(queues, [1, 5, 9, 2], 4, exclusions).items.tolist() == [1, 5, 9, 13, queues.queue(1)[4], 2, 6]
+    everything = Exclusions.of(np.arange(21))
+    assert not everything.allow(candidates(queues, [1, 5, 9, 2], 4, everything).items).any()
