@@ -8,7 +8,9 @@ import torch
 
 from rayrec.config import Config, ConfigError, Training, with_values
 from rayrec.ranking import models
-from rayrec.training.trainer import CPU, Epoch
+from rayrec.ranking.fitting import AUC, LOG_LOSS
+from rayrec.training.callbacks import Epoch
+from rayrec.training.trainer import CPU
 
 SECTIONS = ("ranker", "training")
 
@@ -44,7 +46,7 @@ class TrainingSummary:
 
     @classmethod
     def of(cls, epochs: list[Epoch], examples: int) -> "TrainingSummary":
-        best = max(epochs, key=lambda epoch: epoch.validation_auc)
+        best = max(epochs, key=lambda epoch: epoch.metrics[AUC])
         speeds = [epoch.examples_per_s for epoch in epochs]
         seconds = sum(examples / speed for speed in speeds)
-        return cls(len(epochs), best.epoch, best.validation_auc, best.validation_log_loss, median(speeds), seconds)
+        return cls(len(epochs), best.epoch, best.metrics[AUC], best.metrics[LOG_LOSS], median(speeds), seconds)

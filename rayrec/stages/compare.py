@@ -25,9 +25,10 @@ from rayrec.data.examples import RankingData
 from rayrec.data.history import HistoryGather
 from rayrec.data.loading import MAY_READ, READS, ranking_data
 from rayrec.errors import RayrecError
+from rayrec.ranking.fitting import AUC, predict, train_ranker
 from rayrec.ranking.variants import TrainingSummary, device_for, variant
+from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.training.metrics import click_metrics
-from rayrec.training.trainer import Epoch, TrainingCallback, predict, train_ranker
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.stage import Stage, StageRun
 
@@ -116,7 +117,7 @@ def _pair(run: StageRun, arm: str, config: Config, seed: int, load: Callable[[],
 def _measure(name: str, config: Config, seed: int, data: RankingData) -> Measured:
     def tell(epochs: list[Epoch]) -> None:
         last = epochs[-1]
-        log.info("%s: epoch %d, loss %.4f, validation AUC %.4f", name, last.epoch, last.loss, last.validation_auc)
+        log.info("%s: epoch %d, loss %.4f, validation AUC %.4f", name, last.epoch, last.loss, last.metrics[AUC])
 
     device = device_for(config.training)
     scorer, epochs = train_ranker(data, config.ranker, config.training, seed, device, TrainingCallback(tell))

@@ -14,11 +14,11 @@ from rayrec.data.history import HistoryGather
 from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, ranking_data
 from rayrec.evaluation.breakdown import PARTS, by_history, history_lengths, without_modality
 from rayrec.evaluation.pages import Counters, TestUser, page_metrics, popularity, ranked_pages, test_users, topic_pages
+from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.queues import ItemTopics
 from rayrec.tables import TRUTH
 from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
-from rayrec.training.trainer import predict
 from rayrec.workspace.stage import Stage, StageRun
 
 WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics", "popularity", "best possible"

@@ -22,9 +22,10 @@ from rayrec.config import Config, ConfigError, Domain, Span, dump
 from rayrec.data.loading import MAY_READ, READS, ranking_data
 from rayrec.errors import RayrecError
 from rayrec.evaluation.search_report import MODEL, Trial, best_yaml, in_words, pictures, ranked, trials_csv, trials_json
+from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.ranking.variants import TrainingSummary, device_for, variant
-from rayrec.training.trainer import Epoch, TrainingCallback, train_ranker
+from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace

@@ -19,8 +19,8 @@ import torch
 from rayrec.config import Training
 from rayrec.data.batches import Batch
 from rayrec.ranking import models
+from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.model import RankingModel
-from rayrec.training.trainer import train_ranker
 from tests.fixtures.ranking import prepared, small_log, small_ranker
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")

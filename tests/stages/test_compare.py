@@ -10,10 +10,11 @@ from sklearn.metrics import roc_auc_score
 from rayrec.config import Config, ConfigError, load
 from rayrec.data.history import HistoryGather
 from rayrec.data.loading import ranking_data
+from rayrec.ranking.fitting import predict, train_ranker
 from rayrec.stages import compare
 from rayrec.stages.compare import STAGE as COMPARE
 from rayrec.stages.compare import Measured, Pair
-from rayrec.training.trainer import CPU, predict, train_ranker
+from rayrec.training.trainer import CPU
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.training.small_log import ingest
