@@ -1,12 +1,12 @@
 """The stage `private_public`: catalog and media -> a trained network and its global feature of every readable video.
 
 Media are decoded once by Ray Data into compact part files, by role (`train`, `held_out`, `rest`), each a random sample of its role.
-Ray Train then trains on them (in this process with `workers: 0`) and computes the vectors. Decoding, training and computing each go
-on where a killed run stopped; the part files are deleted at the end.
+The network is then trained on them (in this process with `workers: 0`, otherwise by Ray Train) and computes the vectors. Decoding,
+training and computing each go on where a killed run stopped; the part files are deleted at the end.
 
 A trained network is kept for as long as its settings and the classes of the videos it learned from stay the same: videos that come,
-change or go are only decoded and run through it. Vectors of one network can be compared with each other and with nothing else, so
-training anew would redo the topics and every ranker for each new video. `--force` trains anew on all that is there.
+change or go are only decoded and run through it. Vectors of different networks cannot be compared, so a new training would redo the
+topics and every ranker for each new video. `--force` trains a new network on all videos.
 """
 
 import io

@@ -62,7 +62,7 @@ def total(values: Tensor, worker: Worker) -> Tensor:
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, worker: Worker) -> None:
-    """Replace the running means and variances of batch norms, which each worker has of its own shares, by their averages."""
+    """Replace the running means and variances of batch norms, which each worker takes from its own shares, by their averages."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if worker.world_size == 1 or not norms:
         return
