@@ -24,15 +24,18 @@ from figures import median_of, show
 
 from rayrec.config import Config, dump, load
 from rayrec.data.loading import ranking_data
-from rayrec.stages.on_ray.training import train_on_ray
-from rayrec.training.trainer import Epoch, TrainingCallback, train_ranker
+from rayrec.ranking.fitting import train_ranker
+from rayrec.stages.on_ray.training import Processes, train_on_ray
+from rayrec.training.callbacks import Epoch, TrainingCallback
+from rayrec.training.exchange import SINGLE, Worker
+from rayrec.training.trainer import CPU
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 
 SIDES = ("without Ray", "inside Ray Train")
 
 
-def train_in_turn(task: dict[str, Any]) -> None:
+def train_in_turn(task: dict[str, Any], worker: Worker = SINGLE, device: torch.device = CPU) -> None:
     """Train an epoch whenever it is this side's turn, then write down the examples a second of each epoch but the first."""
     torch.set_num_threads(1)
     config, folder, side = Config.model_validate(task["config"]), Path(task["folder"]), task["side"]
@@ -84,7 +87,7 @@ def main() -> None:
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
         bare = multiprocessing.get_context("spawn").Process(target=train_in_turn, args=(tasks[0],))
         bare.start()
-        train_on_ray(train_in_turn, tasks[1], "epochs", f"{folder}/ray", workers=1, gpus_per_worker=0)
+        train_on_ray(train_in_turn, tasks[1], "epochs", f"{folder}/ray", Processes("training", workers=1, gpus_per_worker=0))
         bare.join()
         ray.shutdown()
         speeds = [json.loads((Path(folder) / f"speeds-{side}").read_text()) for side in range(len(SIDES))]

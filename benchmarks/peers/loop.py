@@ -9,7 +9,9 @@ from ours import setup
 
 from rayrec.data.batches import Batch, training_batches
 from rayrec.data.history import HistoryGather
-from rayrec.training.trainer import CPU, TrainingCallback, fit
+from rayrec.ranking.fitting import fit
+from rayrec.training.callbacks import TrainingCallback
+from rayrec.training.trainer import CPU
 
 
 def bare_epoch(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ready: list[Batch]) -> float:

@@ -13,8 +13,9 @@ from rayrec.data.examples import Examples
 from rayrec.data.history import HistoryGather
 from rayrec.data.loading import RankingData, prepare
 from rayrec.ranking import models
+from rayrec.ranking.fitting import fit, predict
 from rayrec.ranking.model import RankingModel
-from rayrec.training.trainer import CPU, fit, predict
+from rayrec.training.trainer import CPU
 
 OURS = {"user": "user_id", "film": "video_id", "genres": "tags"}  # where our name differs from the rows'
 
@@ -73,7 +74,7 @@ def main() -> None:
     data, model, training = setup(rows, settings)
     epochs = fit(model, data, settings.history, training, settings.seed)
     probability = predict(model, data.test, HistoryGather(data.clicks, settings.history, CPU), CPU)
-    speeds, validation = [epoch.examples_per_s for epoch in epochs], [epoch.validation_auc for epoch in epochs]
+    speeds, validation = [epoch.examples_per_s for epoch in epochs], [epoch.metrics["validation_auc"] for epoch in epochs]
     report("rayrec", rayrec.__version__, settings, speeds, validation, data.test.clicked, probability)
 
 

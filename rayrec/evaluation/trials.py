@@ -12,7 +12,7 @@ import yaml
 from rayrec.config import Config, with_values
 
 if TYPE_CHECKING:
-    from rayrec.training.trainer import Epoch  # imports torch, which a command that only prints trials does without
+    from rayrec.training.callbacks import Epoch
 
 BEST, TABLE, TRIALS = "best.yaml", "trials.csv", "trials.json"  # files of the stage `tune`
 
@@ -30,10 +30,12 @@ class TrainingSummary:
 
     @classmethod
     def of(cls, epochs: "list[Epoch]", examples: int) -> "TrainingSummary":
-        best = max(epochs, key=lambda epoch: epoch.validation_auc)
+        from rayrec.ranking.fitting import AUC, LOG_LOSS  # torch, which a command that only prints trials does without
+
+        best = max(epochs, key=lambda epoch: epoch.metrics[AUC])
         speeds = [epoch.examples_per_s for epoch in epochs]
         seconds = sum(examples / speed for speed in speeds)
-        return cls(len(epochs), best.epoch, best.validation_auc, best.validation_log_loss, median(speeds), seconds)
+        return cls(len(epochs), best.epoch, best.metrics[AUC], best.metrics[LOG_LOSS], median(speeds), seconds)
 
 
 @dataclass(frozen=True)

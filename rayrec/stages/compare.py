@@ -22,9 +22,10 @@ from rayrec.data.loading import MAY_READ, READS, RankingData, ranking_data
 from rayrec.errors import RayrecError
 from rayrec.evaluation.comparison import PICTURE, RESULTS, TABLE, ArmRun, Measurement, picture, provenance, table
 from rayrec.evaluation.trials import TrainingSummary
+from rayrec.ranking.fitting import AUC, predict, train_ranker
 from rayrec.ranking.variants import device_for, variant
+from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.training.metrics import click_metrics
-from rayrec.training.trainer import Epoch, TrainingCallback, predict, train_ranker
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.stage import Stage, StageRun
 
@@ -94,7 +95,7 @@ def _measure(name: str, config: Config, seed: int, data: RankingData) -> Measure
 
     def log_epoch(epochs: list[Epoch]) -> None:
         last = epochs[-1]
-        log.info("%s: epoch %d, loss %.4f, validation AUC %.4f", name, last.epoch, last.loss, last.validation_auc)
+        log.info("%s: epoch %d, loss %.4f, validation AUC %.4f", name, last.epoch, last.loss, last.metrics[AUC])
 
     device = device_for(config.training)
     scorer, epochs = train_ranker(data, config.ranker, config.training, seed, device, TrainingCallback(log_epoch))

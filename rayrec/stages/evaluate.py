@@ -21,11 +21,11 @@ from rayrec.evaluation.pages import (
     recommended_pages,
 )
 from rayrec.evaluation.report import Report, breakdown_picture, overview_picture
+from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import ItemData
 from rayrec.tables import TRUTH
 from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
-from rayrec.training.trainer import predict
 from rayrec.workspace.stage import Stage, StageRun
 
 WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics", "popularity", "best possible"

@@ -1,12 +1,12 @@
 """The stage `private_public`: catalog and media -> a trained network and its global feature of every readable video.
 
 Media are decoded once by Ray Data into compact part files, by role (`train`, `held_out`, `rest`), each a random sample of its role.
-Ray Train then trains on them (in this process with `workers: 0`) and computes the vectors. Decoding, training and computing each go
-on where a killed run stopped; the part files are deleted at the end.
+The network is then trained on them (in this process with `workers: 0`, otherwise by Ray Train) and computes the vectors. Decoding,
+training and computing each go on where a killed run stopped; the part files are deleted at the end.
 
 A trained network is kept for as long as its settings and the classes of the videos it learned from stay the same: videos that come,
-change or go are only decoded and run through it. Vectors of one network can be compared with each other and with nothing else, so
-training anew would redo the topics and every ranker for each new video. `--force` trains anew on all that is there.
+change or go are only decoded and run through it. Vectors of different networks cannot be compared, so a new training would redo the
+topics and every ranker for each new video. `--force` trains a new network on all videos.
 """
 
 import io
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray.data
+import torch
 from matplotlib.figure import Figure
 
 from rayrec import __version__, tables
@@ -28,7 +29,9 @@ from rayrec.config import Config, ConfigError, PrivatePublic, dump
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.stages.extract import Parts, file_versions, sources
 from rayrec.stages.on_ray.data import quiet_context
-from rayrec.stages.on_ray.training import shared, this_device, this_worker, train_on_ray
+from rayrec.stages.on_ray.training import Processes, Task, progress_callback, train_and_log
+from rayrec.training.callbacks import Epoch
+from rayrec.training.exchange import Worker
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.parts import read_parts
@@ -194,70 +197,65 @@ def _decoded(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
 
 
 def _train_on_ray(run: StageRun, settings: PrivatePublic, classes: list[str]) -> None:
-    task = {
-        "workspace": run.workspace.uri,
-        "folder": run.folder,
-        "settings": dump(settings),
-        "classes": classes,
-        "seed": run.config.seed,
-    }
-    storage = f"{run.workspace.uri}/private_public/{run.version}/ray"
-    train_on_ray(_work, task, "network", storage, settings.workers, settings.gpus_per_worker)
+    """Train the network, unless it is there already, and compute the vectors of all decoded videos."""
+    task = {"settings": dump(settings), "classes": classes, "seed": run.config.seed}
+    processes = Processes("private_public", settings.workers, settings.gpus_per_worker)
+    train_and_log(run, _work, task, run.folder, "private_public", settings.epochs, processes)
 
 
-def _work(task: dict[str, Any]) -> None:
+def _work(task: Task, worker: Worker, device: torch.device) -> None:
     """What each worker does: train, unless the network is there already, and compute the vectors of its share of the videos."""
     from rayrec.features.private_public import fitting
 
     settings, fs, folder = PrivatePublic.model_validate(task["settings"]), Workspace(task["workspace"]).fs, task["folder"]
-    place = this_worker()
-    worker = fitting.Worker(place.rank, place.world_size, this_device(settings.gpus_per_worker))
     parts = {role: fitting.PartFiles.of(fs, f"{folder}/inputs/{role}") for role in ROLES}
     if fs.get_file_info(f"{folder}/{fitting.WEIGHTS}").is_file:
-        network = fitting.load_network(fs, folder)[0].to(worker.device)
+        network = fitting.load_network(fs, folder)[0].to(device)
     else:
-        network = _trained(task, settings, parts, fs, worker)
+        network = _trained(task, settings, parts, fs, worker, device)
     for role in ROLES:
-        fitting.write_vectors(network, parts[role], settings, f"{folder}/computed", worker)
+        fitting.write_vectors(network, parts[role], settings, f"{folder}/computed", device, worker)
     if worker.rank == 0:
         log.info("private_public: computed the vectors of %d videos", sum(sum(part.rows) for part in parts.values()))
 
 
 def _trained(
-    task: dict[str, Any],
+    task: Task,
     settings: PrivatePublic,
     parts: "dict[str, fitting.PartFiles]",
     fs: pafs.FileSystem,
-    worker: "fitting.Worker",
+    worker: Worker,
+    device: torch.device,
 ) -> "PrivatePublicNetwork":
-    """The network of the best epoch; rank 0 also saves it, and the report."""
+    """The network of the best epoch. The first worker also saves it, and the report."""
     from rayrec.features.private_public import fitting
     from rayrec.features.private_public.network import PrivatePublicNetwork
 
-    network = PrivatePublicNetwork(settings, len(task["classes"]), task["seed"]).to(worker.device)
-    # A batch in which no video has sound leaves the audio branches without gradients.
-    model = shared(network, worker, find_unused_parameters=True)
-
-    def report(epoch: fitting.Epoch) -> None:
-        if worker.rank == 0:
-            log.info(
-                "private_public: epoch %d, loss %.4f (similarity %.3f, difference %.3f), held-out loss %.4f, accuracy %.3f, %.1f/s",
-                *(epoch.epoch, epoch.loss, epoch.similarity, epoch.difference),
-                *(epoch.held_out_loss, epoch.held_out_accuracy, epoch.videos_per_s),
-            )
-
-    checkpoint = Checkpoint(fs, f"{task['folder']}/{fitting.CHECKPOINT}")
-    epochs = fitting.fit(model, parts[TRAIN], parts[HELD_OUT], settings, task["seed"], checkpoint, report, worker)
+    classes, folder = task["classes"], task["folder"]
+    network = PrivatePublicNetwork(settings, len(classes), task["seed"]).to(device)
+    checkpoint = Checkpoint(fs, f"{folder}/{fitting.CHECKPOINT}")
+    epochs = fitting.fit(
+        network,
+        parts[TRAIN],
+        parts[HELD_OUT],
+        settings,
+        task["seed"],
+        device,
+        progress_callback(task, worker),
+        worker,
+        checkpoint,
+    )
     if worker.rank == 0:
-        facts = fitting.report(epochs, len(task["classes"]), {role: sum(part.rows) for role, part in parts.items()})
-        write_whole(fs, f"{task['folder']}/{REPORT}", json.dumps(facts, indent=1).encode())
-        write_whole(fs, f"{task['folder']}/{CURVES}", learning_curves(epochs))
-        fitting.save_network(network, settings, task["classes"], fs, task["folder"])
+        facts = fitting.report(epochs, len(classes), {role: sum(part.rows) for role, part in parts.items()})
+        write_whole(fs, f"{folder}/{REPORT}", json.dumps(facts, indent=1).encode())
+        write_whole(fs, f"{folder}/{CURVES}", learning_curves(epochs))
+        fitting.save_network(network, settings, classes, fs, folder)
+        checkpoint.delete()
     return network
 
 
-def learning_curves(epochs: "list[fitting.Epoch]") -> bytes:
-    """A PNG: cross-entropy, the two other terms, and held-out accuracy, by epoch."""
+def learning_curves(epochs: list[Epoch]) -> bytes:
+    """A PNG of the cross-entropy, the two other terms and the held-out accuracy by epoch."""
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     loss, terms, accuracy = figure.subplots(1, 3)
     numbers = [epoch.epoch for epoch in epochs]
@@ -267,7 +265,7 @@ def learning_curves(epochs: "list[fitting.Epoch]") -> bytes:
         (accuracy, ("held_out_accuracy",)),
     ):
         for name in names:
-            axes.plot(numbers, [getattr(epoch, name) for epoch in epochs], marker="o", label=name.replace("_", " "))
+            axes.plot(numbers, [epoch.metrics[name] for epoch in epochs], marker="o", label=name.replace("_", " "))
         axes.set(xlabel="epoch", yscale="log" if axes is terms else "linear")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()

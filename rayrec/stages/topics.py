@@ -17,17 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
+import torch
 
 from rayrec import tables
 from rayrec.config import Config, dump
 from rayrec.stages.on_ray import clustering as distributed
-from rayrec.stages.on_ray.training import shared, this_device, this_worker, train_on_ray
+from rayrec.stages.on_ray.training import Processes, Task, progress_callback, train_and_log
 from rayrec.topics import clustering, tag_graph
-from rayrec.topics.fitting import Epoch, train_representation
+from rayrec.topics.fitting import train_representation
 from rayrec.topics.matching import carried_centres, match
 from rayrec.topics.model import ENCODERS, TopicModel
 from rayrec.topics.representation import NothingToReadError, Representation
 from rayrec.topics.words import membership, typical
+from rayrec.training.exchange import Worker
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.files import file_facts, open_filesystem
 from rayrec.workspace.stage import Stage, StageRun
@@ -86,15 +88,14 @@ def _features(workspace: Workspace, config: Config) -> pa.Table | None:
     return workspace.read_if_there("features") if config.topics.cover_network is not None else None
 
 
-# --- z, on Ray Train ------------------------------------------------------------------------------------------------------------
+# --- z --------------------------------------------------------------------------------------------------------------------------
 
 
 def _train(run: StageRun) -> Representation | None:
     """The trained representation; None when the catalog has neither covers nor titles."""
     settings = run.config.topics
-    task = {"workspace": run.workspace.uri, "folder": run.folder, "config": dump(run.config)}
-    storage = f"{run.workspace.uri}/topics/{run.version}/ray"
-    train_on_ray(_work, task, "topics", storage, settings.workers, settings.gpus_per_worker)
+    processes = Processes("topics", settings.workers, settings.gpus_per_worker)
+    train_and_log(run, _work, {"config": dump(run.config)}, run.folder, "topics", settings.epochs, processes)
     Checkpoint(run.fs, f"{run.folder}/{CHECKPOINT}").delete()
     try:
         return Representation.load(run.fs, f"{run.folder}/{ENCODERS}")
@@ -102,34 +103,25 @@ def _train(run: StageRun) -> Representation | None:
         return None
 
 
-def _work(task: dict[str, Any]) -> None:
-    """What each worker does. A worker that starts again goes on from the last checkpoint; rank 0 saves the encoders."""
-    config, workspace, worker = Config.model_validate(task["config"]), Workspace(task["workspace"]), this_worker()
-    settings = config.topics
-
-    def report(epoch: Epoch) -> None:
-        if worker.rank == 0:
-            log.info(
-                "topics: epoch %d of %d, loss %.3f, %.0f videos/s", epoch.epoch, settings.epochs, epoch.loss, epoch.videos_per_s
-            )
-
+def _work(task: Task, worker: Worker, device: torch.device) -> None:
+    """What each worker does. The first one saves the encoders."""
+    config, workspace, folder = Config.model_validate(task["config"]), Workspace(task["workspace"]), task["folder"]
     try:
         trained = train_representation(
             workspace.read("catalog"),
             workspace.read_if_there("vectors"),
             _features(workspace, config),
-            settings,
+            config.topics,
             config.seed,
-            this_device(settings.gpus_per_worker),
-            report,
-            Checkpoint(workspace.fs, f"{task['folder']}/{CHECKPOINT}"),
+            device,
+            progress_callback(task, worker),
             worker,
-            lambda model: shared(model, worker),
+            Checkpoint(workspace.fs, f"{folder}/{CHECKPOINT}"),
         )
     except NothingToReadError:
         return
     if worker.rank == 0:
-        trained.save(workspace.fs, f"{task['folder']}/{ENCODERS}")
+        trained.save(workspace.fs, f"{folder}/{ENCODERS}")
 
 
 # --- topics ---------------------------------------------------------------------------------------------------------------------

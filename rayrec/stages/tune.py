@@ -34,9 +34,10 @@ from rayrec.evaluation.trials import (
     trials_csv,
     trials_json,
 )
+from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.ranking.variants import device_for, variant
-from rayrec.training.trainer import Epoch, TrainingCallback, train_ranker
+from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace

@@ -1,38 +1,32 @@
-"""Training the joint representation: pure torch, exact on any number of workers, and resumable.
+"""Trains the joint representation z: what the trainer needs to know of the mixture of experts and its tasks.
 
-Every epoch draws its order and its dropout from (seed, epoch), so that a run that was killed and went on from its checkpoint ends
-with the same weights as one that was not.
+Every worker takes its share of each batch, and each task's loss is normalised by the labelled videos of the whole batch, so that
+any number of workers trains the same encoders. Two things are drawn or measured for a share alone: dropout, and the batch
+statistics of a cover network that has batch norms.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rayrec.config import ConfigError, Topics
+from rayrec.config import Topics
 from rayrec.topics import tag_graph
-from rayrec.topics.contents import Contents, Labels, read_labels
+from rayrec.topics.contents import Batch, Contents, Labels, read_labels
 from rayrec.topics.encoders import CoverEncoder, PretrainedTitles
 from rayrec.topics.mmoe import MMoE, task_loss
 from rayrec.topics.representation import Representation
+from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker
+from rayrec.training.trainable import Trainable
+from rayrec.training.trainer import CPU, Trainer
 from rayrec.workspace.checkpoint import Checkpoint
 
 WEIGHT_DECAY = 0.1
-CPU = torch.device("cpu")
-CHECKPOINT_S = 10.0  # at most one checkpoint in so many seconds
-
-
-@dataclass(frozen=True)
-class Epoch:
-    epoch: int
-    loss: float  # summed over the tasks, mean over the videos
-    videos_per_s: float
 
 
 def train_representation(
@@ -42,90 +36,105 @@ def train_representation(
     settings: Topics,
     seed: int,
     device: torch.device = CPU,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    checkpoint: Checkpoint | None = None,
+    callback: TrainingCallback = NO_CALLBACK,
     worker: Worker = SINGLE,
-    shared: Callable[[nn.Module], nn.Module] = lambda model: model,
+    checkpoint: Checkpoint | None = None,
 ) -> Representation:
-    """Encoders trained on a catalog's classes and tags; without any label they stay as they are. `shared` wraps the model for DDP.
+    """Encoders trained on the classes and tags of a catalog; without any label they stay as they are.
 
-    Raises `NothingToReadError` for a catalog without covers and titles.
+    Raises `NothingToReadError` for a catalog without covers and titles, and what `fit` raises.
     """
     representation = Representation.start(catalog, vectors, features, settings, seed)
     labels = read_labels(catalog, tag_graph.incidence(catalog["tags"], settings.max_tags, settings.min_tag_videos)[0])
     if labels.tasks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = shared(MMoE(representation.encoders, labels.tasks, settings).to(device))
+            model = MMoE(representation.encoders, labels.tasks, settings).to(device)
         contents = representation.contents(catalog, vectors, features)
-        fit(model, contents, labels, np.arange(catalog.num_rows), settings, seed, device, on_epoch, checkpoint, worker)
+        fit(model, contents, labels, np.arange(catalog.num_rows), settings, seed, device, callback, worker, checkpoint)
     representation.encoders.cpu().eval()
     return representation
 
 
 def fit(
-    model: nn.Module,
+    model: MMoE,
     contents: Contents,
     labels: Labels,
     rows: np.ndarray,
     settings: Topics,
     seed: int,
     device: torch.device,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    checkpoint: Checkpoint | None = None,
+    callback: TrainingCallback = NO_CALLBACK,
     worker: Worker = SINGLE,
-) -> None:
-    """Train an `MMoE` (or DDP around one), which is on `device`, on the given videos.
+    checkpoint: Checkpoint | None = None,
+) -> list[Epoch]:
+    """Train `model`, which is on `device`, in place on the given videos (row numbers of the catalog).
 
-    Raises `ConfigError` when the loss stops being finite.
+    Raises `DivergedError` when the loss stops being finite, and `CheckpointError` for a checkpoint of another model.
     """
-    optimizer = torch.optim.AdamW(_parameter_groups(model, settings), weight_decay=WEIGHT_DECAY)
-    first = _resume(checkpoint, model, optimizer)
-    saved_at = time.monotonic()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for number in range(first, settings.epochs):
-            started = time.monotonic()
-            torch.manual_seed(int(np.random.SeedSequence((seed, number, worker.rank)).generate_state(1)[0]))
-            # Every worker takes the same number of videos, or one would wait for the others' last gradients for ever.
-            share = max(1, len(rows) // worker.world_size)
-            order = np.random.default_rng((seed, number)).permutation(rows)[worker.rank :: worker.world_size][:share]
-            loss = _epoch(model, contents, labels, order, max(1, settings.batch_size // worker.world_size), optimizer, device)
-            if not np.isfinite(loss):
-                raise ConfigError(f"topics: the loss became {loss} in epoch {number + 1}; lower topics.learning_rate")
-            on_epoch(Epoch(number + 1, loss, len(order) * worker.world_size / (time.monotonic() - started)))
-            if checkpoint and worker.rank == 0 and (time.monotonic() - saved_at > CHECKPOINT_S or number + 1 == settings.epochs):
-                checkpoint.save({"epochs": number + 1, "model": _bare(model).state_dict(), "optimizer": optimizer.state_dict()})
-                saved_at = time.monotonic()
+    trainer = Trainer(settings.epochs, seed, device=device, worker=worker, callback=callback, checkpoint=checkpoint)
+    return trainer.fit(TrainableMMoE(model, contents, labels, rows, settings, seed, device, worker))
 
 
-def _epoch(
-    model: nn.Module,
-    contents: Contents,
-    labels: Labels,
-    order: np.ndarray,
-    batch_size: int,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> float:
-    """One pass over the videos in the given order; the mean loss."""
-    model.train()
-    total = torch.zeros((), device=device)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        truth = {name: values.to(device, non_blocking=True) for name, values in labels.batch(rows).items()}
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(contents.batch(rows).to(device))
-        loss = task_loss({name: scores.float() for name, scores in logits.items()}, truth)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(rows)
-    return float(total) / len(order)
+@dataclass(frozen=True)
+class Share:
+    """A worker's videos of a batch."""
+
+    contents: Batch
+    labels: dict[str, Tensor]  # of each task, as `task_loss` takes them
+    labelled: dict[str, int]  # the number of labelled videos for each task, of the whole batch
 
 
-def _parameter_groups(model: nn.Module, settings: Topics) -> list[dict[str, Any]]:
-    """What was trained before goes on at its own, smaller rate."""
-    encoders = _bare(model).encoders
+class TrainableMMoE(Trainable[Share]):
+    """The mixture of experts with the videos that it learns from. There is no validation: it is trained for all epochs."""
+
+    check_steps = 10  # a step that reads covers takes seconds on a CPU
+
+    def __init__(
+        self,
+        model: MMoE,
+        contents: Contents,
+        labels: Labels,
+        rows: np.ndarray,
+        settings: Topics,
+        seed: int,
+        device: torch.device,
+        worker: Worker,
+    ) -> None:
+        super().__init__(model, torch.optim.AdamW(parameter_groups(model, settings), weight_decay=WEIGHT_DECAY))
+        self.contents, self.labels, self.rows, self.batch_size = contents, labels, rows, settings.batch_size
+        self.seed, self.device, self.worker = seed, device, worker
+        self.advice = f"lower topics.learning_rate ({settings.learning_rate:g})"
+
+    def steps(self, epoch: int) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Share | None, int]]:
+        order = np.random.default_rng((self.seed, epoch - 1)).permutation(self.rows)
+        for start in range(skip * self.batch_size, len(order), self.batch_size):
+            whole = order[start : start + self.batch_size]
+            mine = whole[self.worker.rank :: self.worker.world_size]
+            yield (self._share(mine, labelled_videos(self.labels, whole)) if len(mine) else None), len(whole)
+
+    def losses(self, share: Share, examples: int) -> Sequence[Tensor]:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.model(share.contents)
+        return (task_loss({name: scores.float() for name, scores in logits.items()}, share.labels, share.labelled),)
+
+    def _share(self, rows: np.ndarray, labelled: dict[str, int]) -> Share:
+        labels = {name: values.to(self.device, non_blocking=True) for name, values in self.labels.batch(rows).items()}
+        return Share(self.contents.batch(rows).to(self.device), labels, labelled)
+
+
+def labelled_videos(labels: Labels, rows: np.ndarray) -> dict[str, int]:
+    """How many of the given videos have a label, for each task."""
+    counts = {name: int((numbers[rows] >= 0).sum()) for name, numbers in labels.classes.items()}
+    return counts | ({"tags": int((np.diff(labels.tags.indptr)[rows] > 0).sum())} if labels.tags is not None else {})
+
+
+def parameter_groups(model: MMoE, settings: Topics) -> list[dict[str, Any]]:
+    """Layers that come with trained weights are trained on at a smaller rate of their own."""
+    encoders = model.encoders
     pretrained: list[nn.Parameter] = []
     if (
         isinstance(encoders.covers, CoverEncoder)
@@ -139,20 +148,3 @@ def _parameter_groups(model: nn.Module, settings: Topics) -> list[dict[str, Any]
     fresh = [weight for weight in model.parameters() if id(weight) not in known]
     groups = [{"params": fresh, "lr": settings.learning_rate}, {"params": pretrained, "lr": settings.fine_tuning_rate}]
     return [group for group in groups if group["params"]]
-
-
-def _resume(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load what an earlier run left, and say how many epochs it had done."""
-    state = checkpoint.load() if checkpoint else None
-    if state is None:
-        return 0
-    _bare(model).load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epochs"]
-
-
-def _bare(model: nn.Module) -> MMoE:
-    """Without DDP's wrapping."""
-    bare = getattr(model, "module", model)
-    assert isinstance(bare, MMoE)
-    return bare

@@ -1,7 +1,8 @@
-"""Multi-gate mixture of experts over z (SOURCES C.1; Ma, 2018), and its loss.
+"""A multi-gate mixture of experts (MMoE; Ma et al., 2018) over z, as Pu et al. ("Multimodal Topic Learning for Video
+Recommendation") use it, and its loss.
 
 E experts read z; for each task a softmax gate mixes them and a tower predicts the label. The tasks are the primary class, the
-secondary class and the tags; a task without labels is left out, and a video without a label adds nothing to that task's loss.
+secondary class and the tags; a task without labels is left out, and a video without a label adds nothing to the loss of that task.
 Shapes: B videos, Z = size of z, E experts, X = size of an expert's output.
 """
 
@@ -43,19 +44,20 @@ class MMoE(nn.Module):
         return logits
 
 
-def task_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy summed over the tasks; a tag task's target is spread evenly over a video's tags (Mahajan et al., 2018).
+def task_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], labelled: dict[str, int]) -> torch.Tensor:
+    """Cross-entropy summed over the tasks: for each the sum over the videos at hand, divided by the number in `labelled`.
 
-    With a binary cross-entropy for each tag the thousands of tags that a video lacks would outweigh every class. Each task's
-    logits take part even in a batch without labels: DDP waits for a gradient of every parameter.
+    That number is of the labelled videos in the whole batch, of which these rows may be a worker's share: the losses of all shares
+    add up to that of the batch. The target of the tags is spread evenly over a video's tags (Mahajan et al., 2018): with a binary
+    cross-entropy for each tag the thousands of tags that a video lacks would outweigh every class. The logits of a task take part
+    also in a batch without labels for it, so that each parameter always has a gradient.
     """
     total = torch.zeros((), device=next(iter(logits.values())).device)
     for name, scores in logits.items():
         if name == "tags":
             tags = labels[name].sum(-1)
-            each = -(log_softmax(scores, -1) * labels[name]).sum(-1) / tags.clamp(min=1)
-            total = total + each.sum() / (tags > 0).sum().clamp(min=1)
+            loss = (-(log_softmax(scores, -1) * labels[name]).sum(-1) / tags.clamp(min=1)).sum()
         else:
-            known = (labels[name] >= 0).sum().clamp(min=1)
-            total = total + cross_entropy(scores, labels[name], ignore_index=-1, reduction="sum") / known
+            loss = cross_entropy(scores, labels[name], ignore_index=-1, reduction="sum")
+        total = total + loss / max(labelled[name], 1)
     return total

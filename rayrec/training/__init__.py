@@ -1,1 +1,1 @@
-"""Training rankers: the loop and the metrics in pure torch, Ray Train around them."""
+"""The trainer of all models: loop, optimizers, exchange of gradients, callbacks, progress, metrics and trackers."""

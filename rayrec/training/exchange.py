@@ -1,7 +1,7 @@
-"""What workers that train one model tell each other, without a wrapper around the model: gradients after each batch, predictions.
+"""Synchronises gradients across workers without DDP, and gathers their predictions and counts.
 
 Every worker calls the same function at the same point, with `torch.distributed` set up (gloo on CPUs, NCCL on GPUs) and all tensors
-on that backend's device. A worker alone tells nobody anything.
+on the device of that backend. For a single worker the functions do nothing.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayrec.training.optimizers import coalesce, sparse_parameters
 
@@ -26,10 +27,11 @@ SINGLE = Worker()
 
 @torch.no_grad()
 def exchange_gradients(model: nn.Module, worker: Worker) -> None:
-    """Make every worker's gradients the sum of all workers': bit for bit the same on each, so their weights don't drift apart.
+    """Replace each worker's gradients by the sum over all workers, bit for bit the same on each, so that weights stay equal.
 
-    For the gradient of a mean over the whole batch, a worker's loss is the sum over its share, divided by the whole batch's size.
-    A gradient that is None (an empty share, a parameter not used) counts as zero. A table's gradient travels as its touched rows.
+    For the gradient of a mean over the global batch, the loss of a worker is the sum over its share, divided by the size of the
+    global batch. A gradient that is None (an empty share, an unused parameter) counts as zero. The gradient of an embedding table
+    travels as the rows that the batch touched.
     """
     if worker.world_size == 1:
         return
@@ -41,25 +43,38 @@ def exchange_gradients(model: nn.Module, worker: Worker) -> None:
 
 
 def gather_rows(values: Tensor, worker: Worker) -> Tensor:
-    """The values of rows rank, rank + count, ... of n from each worker, put together in order: [n, ...] on each."""
+    """All n rows in order, [n, ...], on each worker; `values` are this worker's: rows rank, rank + world_size, ..."""
     if worker.world_size == 1:
         return values
     total = torch.tensor(len(values), device=values.device)
     dist.all_reduce(total)
-    # Only the last workers may have a row less, so what fills them up ends up behind row n.
+    # Only the last workers may have a row less, so their padding ends up behind row n.
     longest = -(-int(total) // worker.world_size)
     return _gather(values, longest, worker).transpose(0, 1).flatten(0, 1)[: int(total)]
 
 
 def total(values: Tensor, worker: Worker) -> Tensor:
-    """The sum of all workers' tensors, on each."""
+    """The sum of the tensors of all workers, on each."""
     if worker.world_size > 1:
         dist.all_reduce(values)
     return values
 
 
+@torch.no_grad()
+def average_statistics(model: nn.Module, worker: Worker) -> None:
+    """Replace the running means and variances of batch norms, which each worker takes from its own shares, by their averages."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if worker.world_size == 1 or not norms:
+        return
+    for norm in norms:
+        for statistic in (norm.running_mean, norm.running_var):
+            assert statistic is not None
+            dist.all_reduce(statistic)
+            statistic /= worker.world_size
+
+
 def _add_dense(parameters: list[nn.Parameter]) -> None:
-    """One message for all; afterwards the gradients are views of it."""
+    """Sends one message for all parameters; afterwards the gradients are views of it."""
     if not parameters:
         return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
@@ -69,29 +84,29 @@ def _add_dense(parameters: list[nn.Parameter]) -> None:
 
 
 def _add_sparse(parameters: list[nn.Parameter], worker: Worker) -> None:
-    """One message for the numbers of rows, then one per table with the rows themselves."""
+    """Sends one message with the numbers of rows, then one for each table with the rows themselves."""
     if not parameters:
         return
     gradients = [_no_rows(p) if p.grad is None else coalesce(p.grad) for p in parameters]
     own = torch.tensor([gradient._nnz() for gradient in gradients], device=parameters[0].device)
     for parameter, gradient, lengths in zip(parameters, gradients, _gather(own, len(own), worker).T.tolist(), strict=True):
-        # As bytes, the number of a row (eight) can travel in front of its values.
-        numbers, values = gradient._indices()[0][:, None].view(torch.uint8), gradient._values().view(torch.uint8)
-        everyone = _gather(torch.cat([numbers, values], dim=1), max(lengths), worker)
+        # As bytes, the index of a row (eight bytes) can travel in front of its values.
+        indices, values = gradient._indices()[0][:, None].view(torch.uint8), gradient._values().view(torch.uint8)
+        everyone = _gather(torch.cat([indices, values], dim=1), max(lengths), worker)
         lines = torch.cat([lines[:length] for lines, length in zip(everyone, lengths, strict=True)])
         rows, sums = lines[:, :8].contiguous().view(torch.int64), lines[:, 8:].contiguous().view(parameter.dtype)
         parameter.grad = coalesce(torch.sparse_coo_tensor(rows.T, sums, parameter.shape, check_invariants=False))
 
 
 def _no_rows(parameter: nn.Parameter) -> Tensor:
-    """A sparse gradient that names no row."""
+    """A sparse gradient without rows."""
     rows = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
     values = parameter.new_empty(0, parameter.shape[1])
     return torch.sparse_coo_tensor(rows, values, parameter.shape, is_coalesced=True, check_invariants=False)
 
 
 def _gather(values: Tensor, longest: int, worker: Worker) -> Tensor:
-    """Each worker's [rows, ...], filled up with zeros to `longest` rows: [count, longest, ...]."""
+    """The [rows, ...] of each worker, padded with zeros to `longest` rows: [world_size, longest, ...]."""
     padded = values.new_zeros(longest, *values.shape[1:])
     padded[: len(values)] = values
     everyone = values.new_empty(worker.world_size, *padded.shape)

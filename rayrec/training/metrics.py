@@ -1,4 +1,4 @@
-"""Offline metrics of click predictions and of ranked lists. All are exact: computed from all predictions at once."""
+"""Offline metrics of click predictions and of ranked lists. All are exact, since they are computed from all predictions at once."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ def auc(clicked: np.ndarray, probability: np.ndarray) -> float:
 
 
 def gauc(user: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> float:
-    """The mean of the users' own AUCs weighted by their impressions; users whose labels are all the same are left out.
+    """The mean of the AUCs of single users, weighted by their impressions, without users whose labels are all the same (Zhu et al.,
+    "Optimized Cost per Click in Taobao Display Advertising", 2017).
 
-    (Zhu et al., "Optimized Cost per Click in Taobao Display Advertising", 2017.) All users in one pass: the AUC of a user is a
-    rank-sum, with ties at their mean rank.
+    All users are measured in one pass: the AUC of a user is a rank-sum, with ties at their mean rank.
     """
     order = np.lexsort((probability, user))
     _, user = np.unique(user[order], return_inverse=True)
@@ -45,12 +45,12 @@ def log_loss(clicked: np.ndarray, probability: np.ndarray) -> float:
 
 
 def accuracy(clicked: np.ndarray, probability: np.ndarray) -> float:
-    """The share of impressions that a threshold of 0.5 gets right."""
+    """The share of impressions that are classified correctly with a threshold of 0.5."""
     return float(np.mean((probability >= 0.5) == clicked.astype(bool)))
 
 
 class Reliability(NamedTuple):
-    """Impressions in bins of about equal size by their prediction, [bins] each; the nearer the two CTRs, the better calibrated."""
+    """Impressions in bins of about equal size by their prediction, [bins] each. The two CTRs of a calibrated model are close."""
 
     predicted: np.ndarray  # mean click probability
     observed: np.ndarray  # share of clicks
@@ -58,7 +58,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(clicked: np.ndarray, probability: np.ndarray, bins: int = 10) -> Reliability:
-    """The borders are quantiles of the predictions. Equal predictions share a bin, so there may be fewer than `bins`."""
+    """The edges of the bins are quantiles of the predictions. Equal predictions share a bin, so there may be fewer than `bins`."""
     probability = probability.astype(np.float64)
     inner = np.quantile(probability, np.arange(1, bins) / bins)
     _, number = np.unique(np.searchsorted(inner, probability), return_inverse=True)
@@ -74,7 +74,7 @@ def calibration_error(clicked: np.ndarray, probability: np.ndarray, bins: int = 
 
 
 def predicted_to_observed(clicked: np.ndarray, probability: np.ndarray) -> float:
-    """Predicted clicks by observed clicks, 1 at best; NaN without a click."""
+    """Predicted clicks divided by observed clicks, ideally 1; NaN without a click."""
     return float(probability.sum(dtype=np.float64) / clicked.sum()) if clicked.any() else float("nan")
 
 
@@ -88,7 +88,7 @@ def click_metrics(user: np.ndarray, clicked: np.ndarray, probability: np.ndarray
 
 
 def basic_metrics(clicked: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """Those that the sources give for parts of the test split too."""
+    """The metrics that are also measured on parts of the test split."""
     return {
         "auc": auc(clicked, probability),
         "log_loss": log_loss(clicked, probability),
@@ -97,12 +97,12 @@ def basic_metrics(clicked: np.ndarray, probability: np.ndarray) -> dict[str, flo
 
 
 def recall_at_k(page: np.ndarray, relevant: np.ndarray) -> float:
-    """The share of the relevant items that stand in the page."""
+    """The share of the relevant items that are on the page."""
     return float(np.isin(relevant, page).mean())
 
 
 def ndcg_at_k(page: np.ndarray, relevant: np.ndarray, k: int) -> float:
-    """Binary NDCG of a page of at most k items, the best first."""
+    """Binary NDCG of the first k items of a page, which is ordered best first."""
     gains = np.isin(page[:k], relevant) / np.log2(np.arange(2, len(page[:k]) + 2))
     best = (1 / np.log2(np.arange(2, min(k, len(relevant)) + 2))).sum()
     return float(gains.sum() / best)

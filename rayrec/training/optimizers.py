@@ -1,8 +1,8 @@
-"""Optimizers whose step costs what the batch touched, not what the table holds, and gradient clipping that goes with them.
+"""Optimizers whose step costs as much as the rows that a batch touched, not as much as the whole table; and gradient clipping.
 
-An embedding table looked up with `sparse=True` gets a gradient that names its rows (torch's COO tensors). `LazyAdam` and `Ftrl`
-gather those rows of the weights and of their state, update them as one small dense tensor, and write them back; a parameter with a
-dense gradient takes the same update as a whole. Rows that a batch does not name keep their weights and their state.
+An embedding table with `sparse=True` gets a gradient that lists the rows it belongs to (a COO tensor). `LazyAdam` and `Ftrl` gather
+those rows of the weights and of their state, update them as one small dense tensor, and write them back. A parameter with a dense
+gradient is updated as a whole. Rows that a batch does not touch keep their weights and their state.
 """
 
 from abc import ABC, abstractmethod
@@ -17,35 +17,36 @@ from torch.optim.adam import adam
 
 
 def sparse_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters with sparse gradients, in the model's order: those that a module with a true `sparse` owns itself.
+    """The parameters with sparse gradients, in the model's order: those of modules whose attribute `sparse` is true.
 
-    `nn.Embedding(sparse=True)` is such a module. A mark on the parameter would not outlive `copy.deepcopy`; a module's does.
+    `nn.Embedding(sparse=True)` is such a module. An attribute of the parameter would be lost by `copy.deepcopy`; that of a module
+    is not.
     """
     owned = (module.parameters(recurse=False) for module in model.modules() if getattr(module, "sparse", False))
     return list(dict.fromkeys(parameter for parameters in owned for parameter in parameters if parameter.requires_grad))
 
 
 def coalesce(gradient: Tensor) -> Tensor:
-    """`gradient.coalesce()` of a table [rows, columns], but several times faster on a CPU, and always summed in one order."""
+    """`gradient.coalesce()` of a table [rows, columns], but several times faster on a CPU, and always summed in the same order."""
     if gradient.is_coalesced():
         return gradient
     ids, values = gradient._indices()[0], gradient._values()
     if ids.is_cuda:
-        # A field of two values has half a batch in one segment: of torch's segment sums this one is parallel within a segment, too.
-        rows, places = torch.unique(ids, return_inverse=True)
-        sums = torch.ops.aten.embedding_dense_backward(values, places, len(rows), -1, False)
+        # A field of two values has half a batch in one segment. Unlike torch's other segment sums, this is parallel within one.
+        rows, inverse = torch.unique(ids, return_inverse=True)
+        sums = torch.ops.aten.embedding_dense_backward(values, inverse, len(rows), -1, False)
     else:
-        ordered, places = sort_rows(ids)
+        ordered, order = sort_rows(ids)
         rows, counts = torch.unique_consecutive(ordered, return_counts=True)
-        sums = embedding_bag(places, values, counts.cumsum(0) - counts, mode="sum")
+        sums = embedding_bag(order, values, counts.cumsum(0) - counts, mode="sum")
     return torch.sparse_coo_tensor(rows[None], sums, gradient.shape, is_coalesced=True, check_invariants=False)
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients so that their L2 norm, taken together, is at most `most`; the norm before, a tensor on their device.
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients so that their common L2 norm is at most `max_norm`, and return the norm before, on their device.
 
-    The same as `torch.nn.utils.clip_grad_norm_`, but for sparse gradients too, which it leaves coalesced.
+    It is `torch.nn.utils.clip_grad_norm_`, but also for sparse gradients, which are coalesced afterwards.
     """
     values = []
     for parameter in parameters:
@@ -54,12 +55,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
                 parameter.grad = coalesce(parameter.grad)
             values.append(parameter.grad._values() if parameter.grad.is_sparse else parameter.grad)
     norm = nn.utils.get_total_norm(values)
-    torch._foreach_mul_(values, (most / (norm + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 
 class _RowWise(torch.optim.Optimizer, ABC):
-    """Gathers the touched rows, leaves their update to a subclass, and writes them back."""
+    """Gathers the touched rows, lets a subclass update them, and writes them back."""
 
     moments: tuple[str, ...]
     """The names of a parameter's state tensors; each has its shape and starts at zero."""
@@ -98,15 +99,16 @@ class _RowWise(torch.optim.Optimizer, ABC):
 class LazyAdam(_RowWise):
     """Adam (Kingma and Ba, 2015).
 
-    For a dense gradient it is `torch.optim.Adam`: the same kernel, and weight decay is L2 in the gradient. A sparse gradient moves
-    (and decays) only the rows that it names, by the same formula; where it names every row, both kinds agree. The moments of a row
-    stand still while no batch names it; bias is corrected by the parameter's steps, not the row's, as in `torch.optim.SparseAdam`.
+    For a dense gradient it is `torch.optim.Adam`: the same kernel, with weight decay as L2 in the gradient. A sparse gradient moves
+    (and decays) only the rows that it lists, by the same formula; where it lists every row, both kinds agree. The moments of a row
+    do not change while no batch touches it; the bias correction counts the steps of the parameter, not those of the row, as in
+    `torch.optim.SparseAdam`.
     """
 
     moments = ("exp_avg", "exp_avg_sq")
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
-        # "fused" tells torch's load_state_dict that the count of steps lives beside the weights.
+        # "fused" tells torch's load_state_dict to keep the count of steps on the device of the weights.
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "fused": True})
 
     def _update(
@@ -130,8 +132,8 @@ class LazyAdam(_RowWise):
 class Ftrl(_RowWise):
     """FTRL-proximal per coordinate (McMahan et al., "Ad Click Prediction: a View from the Trenches", 2013, Algorithm 1).
 
-    The weights are its w, kept beside z and n so that a lookup needs no arithmetic. They should start at zero, as there.
-    `alpha` and `beta` set a coordinate's learning rate, alpha / (beta + sqrt(n)). Where |z| <= `l1` the weight is exactly zero.
+    The weights are the algorithm's w, kept beside z and n so that a lookup needs no arithmetic. As in the paper, they should start
+    at zero. The learning rate of a coordinate is alpha / (beta + sqrt(n)). Where |z| <= `l1` the weight is exactly zero.
     """
 
     moments = ("z", "n")
@@ -152,7 +154,7 @@ class Ftrl(_RowWise):
 
 
 def _touched(gradient: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The rows that a gradient names (None: all of them) and their gradients."""
+    """The rows that a gradient lists (None: all rows) and their gradients."""
     if not gradient.is_sparse:
         return None, gradient
     gradient = coalesce(gradient)
@@ -160,9 +162,9 @@ def _touched(gradient: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def sort_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row numbers on a CPU in ascending order, and the place where each stood; of equal ones the first comes first.
+    """Row indices on a CPU in ascending order, and the position at which each was before; a stable sort.
 
-    NumPy sorts plain integers with the CPU's vector instructions, so each carries its place along in its lower half.
+    NumPy sorts plain integers with the vector instructions of the CPU, so each integer carries its position in its lower half.
     """
     keys = torch.from_numpy(np.sort((rows << 32 | torch.arange(len(rows))).numpy()))
     return keys >> 32, keys & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""How training goes, seen from another process: the first worker writes it to a file, the driver reads it and logs lines."""
+"""The progress of a training, seen from another process: the first worker writes it to a file, the driver reads it and logs it."""
 
 import json
 import logging
@@ -10,64 +10,62 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow.fs as pafs
 
-from rayrec.errors import RayrecError
-from rayrec.training.trainer import Epoch, Progress, TrainingCallback
+from rayrec.training.callbacks import Epoch, Progress, TrainingCallback
 from rayrec.workspace.files import read_whole, write_whole
 
-LINE_S = 10.0  # between two lines within an epoch
-LOOK_S = 0.5  # between two looks at the file
+PROGRESS = "progress.json"  # beside what is trained
+LOG_S = 10.0  # between two log lines within an epoch
+POLL_S = 0.5  # between two reads of the file
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """All epochs so far, where the one under way stands, and the message of the error that ended it all."""
+    """All epochs so far, and the progress within the one that is under way."""
 
     epochs: list[Epoch] = field(default_factory=list)
     now: Progress | None = None
-    mistake: str | None = None
 
 
 @dataclass
 class ProgressFile:
-    """`ProgressReport` as JSON."""
+    """A `ProgressReport` as JSON."""
 
     fs: pafs.FileSystem
     path: str
     written_at: float = 0.0
 
     def read(self) -> ProgressReport:
+        """An empty report where there is no file yet."""
         try:
             facts = json.loads(read_whole(self.fs, self.path))
         except FileNotFoundError:
             return ProgressReport()
         now = Progress(**facts["now"]) if facts["now"] else None
-        return ProgressReport([Epoch(**epoch) for epoch in facts["epochs"]], now, facts["mistake"])
+        return ProgressReport([Epoch.from_json(epoch) for epoch in facts["epochs"]], now)
 
-    def write(self, news: ProgressReport) -> None:
-        write_whole(self.fs, self.path, json.dumps(asdict(news)).encode())
+    def write(self, report: ProgressReport) -> None:
+        facts = {
+            "epochs": [epoch.to_json() for epoch in report.epochs],
+            "now": asdict(report.now) if report.now else None,
+        }
+        write_whole(self.fs, self.path, json.dumps(facts).encode())
         self.written_at = time.monotonic()
 
     def callback(self) -> TrainingCallback:
-        """For the first worker's `fit`."""
+        """Keeps the file up to date; for the first worker."""
 
         def on_progress(progress: Progress, epochs: list[Epoch]) -> None:
-            if time.monotonic() - self.written_at > LOOK_S:
+            if time.monotonic() - self.written_at > POLL_S:
                 self.write(ProgressReport(epochs, progress))
 
         return TrainingCallback(lambda epochs: self.write(ProgressReport(epochs)), on_progress)
 
 
-def raise_mistake(news: ProgressReport) -> None:
-    """Raises `RayrecError` where a mistake ended the run."""
-    if news.mistake:
-        raise RayrecError(news.mistake)
-
-
 @contextmanager
-def followed(file: ProgressFile, name: str, epochs: int) -> Iterator[None]:
-    """Log the file's news while the block runs: a line an epoch, and one every ten seconds within."""
+def logged(file: ProgressFile, name: str, epochs: int) -> Iterator[None]:
+    """Log what the file reports while the block runs: a line at the end of each epoch, of at most `epochs`, and some within it."""
     done = threading.Event()
     follower = threading.Thread(target=_follow, args=(file, name, epochs, done), daemon=True)
     follower.start()
@@ -79,19 +77,22 @@ def followed(file: ProgressFile, name: str, epochs: int) -> Iterator[None]:
 
 
 def _follow(file: ProgressFile, name: str, epochs: int, done: threading.Event) -> None:
-    logged, spoke_at, last = len(file.read().epochs), time.monotonic(), False
-    while not last:
-        last = done.wait(LOOK_S)  # one more look after the end
-        news = file.read()
-        for epoch in news.epochs[logged:]:
-            speed = f"{epoch.examples_per_s:,.0f} examples/s"
-            log.info(
-                "%s: epoch %d of %d, loss %.4f, validation AUC %.4f, %s",
-                *(name, epoch.epoch, epochs, epoch.loss, epoch.validation_auc, speed),
-            )
-            logged, spoke_at = epoch.epoch, time.monotonic()
-        now = news.now
-        if now and time.monotonic() - spoke_at > LINE_S:
+    logged, logged_at, is_last = len(file.read().epochs), time.monotonic(), False
+    while not is_last:
+        is_last = done.wait(POLL_S)  # read once more after the end
+        report = file.read()
+        for epoch in report.epochs[logged:]:
+            log.info("%s: epoch %d of %d, %s", name, epoch.epoch, epochs, describe(epoch))
+            logged, logged_at = epoch.epoch, time.monotonic()
+        now = report.now
+        if now and time.monotonic() - logged_at > LOG_S:
             where = f"epoch {now.epoch} of {epochs}, step {now.step:,} of {now.steps:,}, loss {now.loss:.4f}"
             log.info("%s: %s, %s examples/s, %.0f s to go", name, where, f"{now.examples_per_s:,.0f}", now.seconds_left)
-            spoke_at = time.monotonic()
+            logged_at = time.monotonic()
+
+
+def describe(epoch: Epoch) -> str:
+    """An epoch in words: "loss 0.5123, validation AUC 0.7012, 1,234 examples/s"."""
+    values = {"loss": epoch.loss} | epoch.metrics
+    parts = [f"{name.replace('_', ' ').replace('auc', 'AUC')} {value:.4f}" for name, value in values.items()]
+    return ", ".join([*parts, f"{epoch.examples_per_s:,.{0 if epoch.examples_per_s >= 100 else 1}f} examples/s"])

@@ -1,7 +1,7 @@
-"""Training as TensorBoard and MLflow show it, through their own libraries: `training.log_to`.
+"""Reports a training to TensorBoard and MLflow through their own libraries: `training.log_to`.
 
-A tracker is a `TrainingCallback`. It gets the settings as hyperparameters when training starts and a point for each metric at the
-end of each epoch. A run that goes on after a kill goes on in its tracker too.
+A tracker is a `TrainingCallback`. It gets the settings as hyperparameters when the training starts, and a point for each metric at
+the end of each epoch. A training that is resumed after a kill continues the same run of its tracker.
 """
 
 import json
@@ -9,26 +9,25 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from rayrec.config import Config, ConfigError, dump
-from rayrec.training.trainer import Epoch, Progress, TrainingCallback
+from rayrec.training.callbacks import Epoch, TrainingCallback, together
 from rayrec.workspace.versions import Workspace
 
 EXPERIMENT = "rayrec"  # in MLflow
-METRICS = ("loss", "validation_auc", "validation_log_loss", "examples_per_s")
+METRICS = ("loss", "validation_auc", "validation_log_loss", "examples_per_s")  # of a ranker, for TensorBoard's table of settings
 
 log = logging.getLogger(__name__)
 
 
 def check(config: Config, workspace: Workspace) -> str | None:
-    """MLflow's address for `tracked`, where it is wanted. Raises `ConfigError` where a tracker could not work."""
+    """The address of MLflow for `tracked`, None where `log_to` lacks MLflow. Raises `ConfigError` for an impossible tracker."""
     wanted, address = config.training.log_to, os.environ.get("MLFLOW_TRACKING_URI")
     if "tensorboard" in wanted and not isinstance(workspace.fs, pafs.LocalFileSystem):
         raise ConfigError(
@@ -45,35 +44,21 @@ def check(config: Config, workspace: Workspace) -> str | None:
 
 @contextmanager
 def tracked(config: Config, folder: str, mlflow: str | None) -> Iterator[TrainingCallback]:
-    """A callback for the first worker that tells all of `training.log_to`.
+    """A callback for the first worker that reports to every tracker in `training.log_to`.
 
-    `folder` is the arm's; its last two parts name the run. `mlflow` is what `check` gave.
+    `folder` is that of the arm; its last two parts name the run. `mlflow` is what `check` returned.
     """
     with ExitStack() as stack:
-        watches = []
+        callbacks = []
         if "tensorboard" in config.training.log_to:
-            watches.append(stack.enter_context(_tensorboard(config, f"{folder}/tensorboard")))
+            callbacks.append(stack.enter_context(_tensorboard(config, f"{folder}/tensorboard")))
         if mlflow is not None:
-            watches.append(stack.enter_context(_mlflow(config, "/".join(folder.split("/")[-2:]), mlflow)))
-        yield together(watches)
-
-
-def together(watches: Sequence[TrainingCallback]) -> TrainingCallback:
-    """All of them as one."""
-
-    def on_epoch(epochs: list[Epoch]) -> None:
-        for callback in watches:
-            callback.on_epoch(epochs)
-
-    def on_progress(progress: Progress, epochs: list[Epoch]) -> None:
-        for callback in watches:
-            callback.on_progress(progress, epochs)
-
-    return TrainingCallback(on_epoch, on_progress)
+            callbacks.append(stack.enter_context(_mlflow(config, "/".join(folder.split("/")[-2:]), mlflow)))
+        yield together(callbacks)
 
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
-    """What shapes a ranker, under the keys of overrides; what is no plain value as JSON."""
+    """The settings that shape a ranker, under the keys of overrides. Lists and nulls are written as JSON."""
 
     def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, bool | int | float | str]]:
         for name, value in tree.items():
@@ -87,8 +72,9 @@ def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
 
 
 def _metrics(epoch: Epoch) -> dict[str, float]:
-    """Those that exist: there is no AUC of a single label."""
-    return {name: value for name in METRICS if math.isfinite(value := asdict(epoch)[name])}
+    """The loss, the speed and all metrics that exist: there is no AUC where all labels are the same."""
+    values = {"loss": epoch.loss, "examples_per_s": epoch.examples_per_s} | epoch.metrics
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 @contextmanager
@@ -96,7 +82,7 @@ def _tensorboard(config: Config, folder: str) -> Iterator[TrainingCallback]:
     from tensorboardX import SummaryWriter
     from tensorboardX.summary import hparams
 
-    # The library names its files by the second and overwrites one of the same name.
+    # The library names its files by the second and overwrites a file of the same name.
     with SummaryWriter(folder, filename_suffix=f".{time.time_ns()}") as writer:
 
         def on_epoch(epochs: list[Epoch]) -> None:
@@ -104,7 +90,7 @@ def _tensorboard(config: Config, folder: str) -> Iterator[TrainingCallback]:
                 writer.add_scalar(name, value, epochs[-1].epoch)
             writer.flush()
 
-        # What `add_hparams` does, without the folder that it makes.
+        # What `add_hparams` does, except that no folder of its own is made.
         for summary in hparams(hyperparameters(config), dict.fromkeys(METRICS))[:2]:
             writer.file_writer.add_summary(summary)
         yield TrainingCallback(on_epoch)
@@ -112,7 +98,7 @@ def _tensorboard(config: Config, folder: str) -> Iterator[TrainingCallback]:
 
 @contextmanager
 def _mlflow(config: Config, name: str, address: str) -> Iterator[TrainingCallback]:
-    """The run of this name that has not finished, or a new one. Once training runs, a server that is away only makes warnings."""
+    """Continues the unfinished run of this name, or starts one. Once training runs, a failing server only causes warnings."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
     from mlflow.exceptions import MlflowException

@@ -9,9 +9,9 @@ import pyarrow as pa
 from rayrec import tables
 from rayrec.config import Config, load
 from rayrec.data.loading import MAY_READ, RANKER, READS, ranking_data
+from rayrec.ranking.fitting import train_ranker
 from rayrec.serving.recommender import UserState
 from rayrec.stages.pipeline import load_stage
-from rayrec.training.trainer import train_ranker
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 from tests.features.clips import tone, write_clip

@@ -12,9 +12,11 @@ from rayrec.data.history import HistoryGather
 from rayrec.data.loading import RankingData, ranking_data
 from rayrec.evaluation.comparison import ArmRun, Measurement, table
 from rayrec.evaluation.trials import TrainingSummary
+from rayrec.ranking.fitting import predict, train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.stages.compare import STAGE as COMPARE
-from rayrec.training.trainer import CPU, Epoch, predict, train_ranker
+from rayrec.training.callbacks import Epoch
+from rayrec.training.trainer import CPU
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.training.small_log import ingest

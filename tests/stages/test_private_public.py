@@ -7,19 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
 from rayrec.config import Config, ConfigError, PrivatePublic
 from rayrec.features.private_public import fitting
-from rayrec.features.private_public.fitting import DivergedError, Epoch, PartFiles, Worker, batches, fit, load_network
-from rayrec.features.private_public.inputs import INPUTS, read_inputs, shapes
+from rayrec.features.private_public.fitting import load_network
+from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.features.private_public.network import PrivatePublicNetwork
 from rayrec.stages.pipeline import load_stage
 from rayrec.stages.private_public import ROLES, catalog_videos, with_roles
-from rayrec.workspace.checkpoint import Checkpoint
-from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 from tests.features.clips import tone, write_clip
@@ -31,97 +27,6 @@ STAGE = load_stage("private_public")
 SETTINGS = PrivatePublic(
     frames=4, size=32, bands=16, width=4, branch_size=4, epochs=3, batch_size=4, held_out=0.2, decoders=1, learning_rate=3e-3
 )
-
-
-# --- the loop, on part files made here ------------------------------------------------------------------------------------------
-
-
-def write_parts(folder: Path, files: int, rows: int, seed: int) -> PartFiles:
-    """Part files of two classes: bright pictures with a high sound, dark ones with a low one. Each third video is silent."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    frames_shape, sound_shape = shapes(SETTINGS)
-    for number in range(files):
-        labels = rng.integers(0, 2, rows)
-        frames = [rng.integers(80 * label, 80 * label + 120, frames_shape, dtype=np.uint8).tobytes() for label in labels]
-        tilt = np.linspace(-1, 1, SETTINGS.bands)[:, None]
-        sound = [(rng.normal(size=sound_shape) + (2 * label - 1) * tilt).astype(np.float16).tobytes() for label in labels]
-        columns = {
-            "video_id": [f"{folder.name}-{number}-{row}" for row in range(rows)],
-            "role": ["train"] * rows,
-            "label": pa.array(labels, pa.int32()),
-            "error": pa.nulls(rows, pa.string()),
-            "frames": pa.array(frames, pa.large_binary()),
-            "sound": pa.array([None if row % 3 == 2 else data for row, data in enumerate(sound)], pa.large_binary()),
-        }
-        pq.write_table(pa.table(columns, schema=INPUTS), folder / f"part-{number:06d}.parquet")
-    return PartFiles.of(*open_filesystem(folder))
-
-
-def train(
-    folder: Path, epochs: int, parts: tuple[PartFiles, PartFiles], **changes: Any
-) -> tuple[PrivatePublicNetwork, list[Epoch]]:
-    settings = SETTINGS.model_copy(update={"epochs": epochs, "patience": 99} | changes)
-    network = PrivatePublicNetwork(settings, 2, seed=1)
-    fs, path = open_filesystem(folder / "checkpoint.pt")
-    return network, fit(network, *parts, settings, 7, Checkpoint(fs, path), lambda epoch: None, Worker())
-
-
-def test_it_learns_and_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    parts = write_parts(tmp_path / "train", files=10, rows=5, seed=1), write_parts(tmp_path / "held_out", files=2, rows=5, seed=2)
-    whole, epochs = train(tmp_path / "whole", 4, parts)
-    assert epochs[-1].classification < 0.7 * epochs[0].classification
-    assert max(epoch.held_out_accuracy for epoch in epochs) >= 0.9
-    train(tmp_path / "killed", 2, parts)
-    again, all_epochs = train(tmp_path / "killed", 4, parts)
-    untimed = [[{**vars(epoch), "videos_per_s": 0} for epoch in run] for run in (epochs, all_epochs)]
-    assert untimed[0] == untimed[1]
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name]), name
-
-
-def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(tmp_path: Path) -> None:
-    parts = write_parts(tmp_path / "train", files=2, rows=4, seed=1), write_parts(tmp_path / "held_out", files=1, rows=4, seed=2)
-    scripted = iter([3.0, 2.0, 2.5, 2.5, 9.0])
-    weights = []
-
-    def evaluate(network: PrivatePublicNetwork, *_: Any) -> tuple[float, float]:
-        weights.append(network.head.weight.clone())
-        return next(scripted), 0.5
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rayrec.features.private_public.fitting.evaluate", evaluate)
-        network, epochs = train(tmp_path, 9, parts, patience=1)
-    assert len(epochs) == 4
-    assert torch.equal(network.head.weight, weights[1])
-
-
-def test_a_loss_that_is_not_finite_is_said_with_what_to_change(tmp_path: Path) -> None:
-    parts = write_parts(tmp_path / "train", files=2, rows=4, seed=1), write_parts(tmp_path / "held_out", files=1, rows=4, seed=2)
-    with pytest.raises(DivergedError, match="learning_rate"):
-        train(tmp_path, 3, parts, learning_rate=1e30)
-
-
-def test_too_few_videos_are_said(tmp_path: Path) -> None:
-    some, none = write_parts(tmp_path / "train", files=1, rows=4, seed=1), PartFiles.of(*open_filesystem(tmp_path / "nothing"))
-    for parts in ((some, none), (none, some)):
-        with pytest.raises(ValueError, match="too few"):
-            train(tmp_path, 3, parts)
-
-
-def test_batches_hold_every_video_once_in_a_new_order_each_time(tmp_path: Path) -> None:
-    parts = write_parts(tmp_path / "train", files=10, rows=5, seed=1)
-    everything = {f"train-{number}-{row}" for number in range(10) for row in range(5)}
-    orders = []
-    for seed in (None, 1, 2):
-        found = [ids for _, _, ids in batches(parts, SETTINGS, 4, np.random.default_rng(seed) if seed else None)]
-        assert [len(ids) for ids in found] == [4] * 12 + [2]
-        orders.append([name for ids in found for name in ids])
-        assert set(orders[-1]) == everything
-    assert orders[0] != orders[1] != orders[2]
-    inputs, labels, _ = next(batches(parts, SETTINGS, 6))
-    assert inputs.has_sound.tolist() == [True, True, False, True, True, True]
-    assert set(labels.tolist()) <= {0, 1}
 
 
 def test_roles_are_random_but_the_same_each_time() -> None:

@@ -27,16 +27,16 @@ def test_the_loss_is_the_sum_of_the_tasks_over_what_has_a_label():
     labels = {"primary_class": torch.tensor([0, -1]), "tags": torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])}
     chances = logits["tags"][0].softmax(-1)
     expected = -torch.log_softmax(logits["primary_class"][0], -1)[0] - (chances[0].log() + chances[2].log()) / 2
-    torch.testing.assert_close(task_loss(logits, labels), expected)
+    torch.testing.assert_close(task_loss(logits, labels, {"primary_class": 1, "tags": 1}), expected)
     torch.testing.assert_close(
-        task_loss({"secondary_class": logits["primary_class"]}, {"secondary_class": torch.tensor([1, 0])}),
+        task_loss({"secondary_class": logits["primary_class"]}, {"secondary_class": torch.tensor([1, 0])}, {"secondary_class": 2}),
         cross_entropy(logits["primary_class"], torch.tensor([1, 0])),
     )
 
 
 def test_a_batch_without_labels_still_has_a_gradient_for_everything():
     logits = {"primary_class": torch.randn(2, 3, requires_grad=True), "tags": torch.randn(2, 4, requires_grad=True)}
-    loss = task_loss(logits, {"primary_class": torch.tensor([-1, -1]), "tags": torch.zeros(2, 4)})
+    loss = task_loss(logits, {"primary_class": torch.tensor([-1, -1]), "tags": torch.zeros(2, 4)}, {"primary_class": 0, "tags": 0})
     loss.backward()
     assert loss.item() == 0
     assert all(value.grad is not None and not value.grad.any() for value in logits.values())

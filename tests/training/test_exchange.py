@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rayrec.training.exchange import SINGLE, Worker, exchange_gradients, gather_rows
+from rayrec.training.exchange import SINGLE, Worker, average_statistics, exchange_gradients, gather_rows
 from rayrec.training.optimizers import LazyAdam, clip_gradients
+from rayrec.training.trainer import Trainer
+from tests.training.test_trainer import Line
 
 ROOT = Path(__file__).parents[2]
 COUNT = 3
@@ -80,12 +82,38 @@ def test_everybody_gets_all_rows_in_order(results: list[dict[str, list[torch.Ten
         assert all(torch.equal(rows, torch.arange(len(rows) * 2.0).view(-1, 2)) for rows in result["rows"])
 
 
+def test_the_trainer_does_with_three_workers_what_it_does_with_one(results: list[dict[str, list[torch.Tensor]]]) -> None:
+    """Some of them have an empty share of the last batch."""
+    line = Line()
+    losses = [torch.tensor(epoch.loss) for epoch in Trainer(epochs=5, seed=0).fit(line)]
+    for result in results:
+        torch.testing.assert_close(result["losses"], losses)
+        torch.testing.assert_close(result["line"], list(line.model.state_dict().values()))
+
+
+def test_statistics_of_batch_norms_are_averaged(results: list[dict[str, list[torch.Tensor]]]) -> None:
+    assert all(result["statistics"][0].tolist() == [1.0, 1.0] for result in results)  # of 0, 1, 2
+    assert averaged(Worker(2))[0].tolist() == [2.0, 2.0]
+
+
+def averaged(worker: Worker) -> list[torch.Tensor]:
+    """The mean of a batch norm that was the worker's rank before."""
+    norm = nn.BatchNorm1d(2)
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(worker.rank)
+    average_statistics(norm, worker)
+    return [norm.running_mean]
+
+
 def work(rank: int, folder: Path) -> None:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=COUNT, timeout=timedelta(seconds=60))
     worker = Worker(rank, COUNT)
     rows = [gather_rows(torch.arange(length * 2.0).view(-1, 2)[rank::COUNT], worker) for length in LENGTHS]
-    torch.save(train(worker) | {"rows": rows}, folder / f"{rank}.pt")
+    line = Line(worker=worker)
+    losses = [torch.tensor(epoch.loss) for epoch in Trainer(epochs=5, seed=0, worker=worker).fit(line)]
+    more = {"rows": rows, "losses": losses, "line": list(line.model.state_dict().values()), "statistics": averaged(worker)}
+    torch.save(train(worker) | more, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

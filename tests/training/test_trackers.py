@@ -9,11 +9,12 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from rayrec.config import Config, ConfigError, Ranker, Training
-from rayrec.training.trackers import check, hyperparameters, together, tracked
-from rayrec.training.trainer import Epoch, Progress, TrainingCallback
+from rayrec.training.callbacks import Epoch, Progress, TrainingCallback, together
+from rayrec.training.trackers import check, hyperparameters, tracked
 from rayrec.workspace.versions import Workspace
 
-FIRST, SECOND = Epoch(1, 0.6, 0.7, 0.5, 1000.0), Epoch(2, 0.5, float("nan"), 0.4, 1100.0)
+FIRST = Epoch(1, 0.6, 1000.0, {"validation_auc": 0.7, "validation_log_loss": 0.5})
+SECOND = Epoch(2, 0.5, 1100.0, {"validation_auc": float("nan"), "validation_log_loss": 0.4})
 
 
 def config(*log_to: str) -> Config:
@@ -115,7 +116,7 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path, monkeypatch: p
         check(config("mlflow"), local)
 
 
-def test_watches_together_hear_the_same() -> None:
+def test_callbacks_together_are_all_called() -> None:
     heard: list[object] = []
     progress = Progress(1, 2, 3, 0.5, 10.0, 1.0)
     one = TrainingCallback(heard.append, lambda now, epochs: heard.append((now, epochs)))

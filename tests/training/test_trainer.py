@@ -1,148 +1,120 @@
-"""The loop learns what is there, stops early, restores the best epoch, repeats itself, and goes on from where it was killed."""
+"""The loop with a model of two numbers: when it stops, what it keeps, and which checkpoints it refuses."""
 
-import numpy as np
-import pyarrow as pa
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
 import pyarrow.fs as pafs
 import pytest
 import torch
+from torch import Tensor, nn
 
-from rayrec.config import Ranker, Split, Training
-from rayrec.data.history import HistoryGather
-from rayrec.data.loading import join_items, prepare
-from rayrec.training.metrics import auc, log_loss
-from rayrec.training.trainer import DivergedError, TrainingCallback, predict, train_ranker
-from rayrec.workspace.checkpoint import Checkpoint
-from tests.training.small_log import VIDEOS, catalog, interactions
+from rayrec.training.callbacks import Epoch, Progress, TrainingCallback
+from rayrec.training.exchange import SINGLE, Worker
+from rayrec.training.trainable import Trainable
+from rayrec.training.trainer import DivergedError, Trainer
+from rayrec.workspace.checkpoint import Checkpoint, CheckpointError
 
-CPU = torch.device("cpu")
-RANKER = Ranker(embedding_size=8, hidden=[16], history_length=10, id_dropout=0.0, dropout=0.1)
-SETTINGS = Training(epochs=6, batch_size=128, learning_rate=5e-3)
+TARGETS = torch.arange(7.0)  # three batches: 3, 3 and 1 examples
 
 
-@pytest.fixture(scope="module")
-def data():
-    topics = pa.table(
-        {"video_id": catalog()["video_id"], "topics": pa.array([[i % 4] for i in range(VIDEOS)], pa.list_(pa.int32()))}
-    )
-    items = join_items(catalog().select(["video_id"]), topics, None, [])
-    return prepare(interactions(6000), items, None, RANKER, Split(validation=0.1, test=0.2))
+class Line(Trainable[Tensor]):
+    """Learns the mean of TARGETS. The validation is scripted."""
+
+    terms = ("loss", "distance")
+    check_steps = 2
+    advice = "lower the rate"
+
+    def __init__(self, scripted: Sequence[float] = (), rate: float = 0.1, worker: Worker = SINGLE) -> None:
+        model = nn.Linear(1, 1)
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        super().__init__(model, torch.optim.SGD(model.parameters(), lr=rate))
+        self.scripted, self.worker = list(scripted), worker
+
+    def steps(self, epoch: int) -> int:
+        return 3
+
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor | None, int]]:
+        for batch in TARGETS.split(3)[skip:]:
+            share = batch[self.worker.rank :: self.worker.world_size]
+            yield (share if len(share) else None), len(batch)
+
+    def losses(self, share: Tensor, examples: int) -> Sequence[Tensor]:
+        error = self.model(torch.ones(len(share), 1))[:, 0] - share
+        return error.square().sum() / examples, error.abs().sum() / examples
+
+    def validate(self) -> dict[str, float]:
+        return {"score": self.scripted.pop(0)} if self.scripted else {}
+
+    def quality(self, epoch: Epoch) -> float:
+        return epoch.metrics["score"] if "score" in epoch.metrics else super().quality(epoch)
 
 
-def with_values(**training) -> Training:
-    return SETTINGS.model_copy(update=training)
+def test_the_figures_of_an_epoch_are_means_over_its_examples_for_each_term() -> None:
+    (epoch,) = Trainer(epochs=1, seed=0).fit(Line(rate=0.0))
+    assert epoch.loss == pytest.approx(float(TARGETS.square().mean()))
+    assert epoch.metrics == {"distance": pytest.approx(float(TARGETS.mean()))}
+    assert epoch.examples_per_s > 0
+    assert Epoch.from_json(epoch.to_json()) == epoch
 
 
-def same_weights(one, other) -> bool:
-    first, second = one.model.state_dict(), other.model.state_dict()
-    return all(torch.equal(first[name], second[name]) for name in first)
+def test_it_stops_after_so_many_epochs_without_a_better_one_and_keeps_the_best() -> None:
+    weights = []
+    trainable = Line([1.0, 3.0, 2.0, 3.0, 9.0])
+    callback = TrainingCallback(on_epoch=lambda epochs: weights.append(float(trainable.model.bias.detach())))
+    epochs = Trainer(epochs=9, seed=0, patience=2, callback=callback).fit(trainable)
+    assert [epoch.metrics["score"] for epoch in epochs] == [1.0, 3.0, 2.0, 3.0]
+    assert float(trainable.model.bias.detach()) == weights[1]
 
 
-def test_it_learns_whom_to_show_what(data):
-    seen = []
-    scorer, epochs = train_ranker(
-        data, RANKER, SETTINGS, 1, callback=TrainingCallback(on_epoch=lambda done: seen.append(list(done)))
-    )
-    assert seen == [epochs[: n + 1] for n in range(len(epochs))]
-    found = auc(data.test.clicked, predict(scorer.model, data.test, HistoryGather(data.clicks, 10, CPU), CPU))
-    matches = [
-        int(data.items.ids[i][1:]) % 4 == int(data.users.ids[u][1:]) % 4
-        for u, i in zip(data.test.user, data.test.item, strict=True)
-    ]
-    best = auc(data.test.clicked, np.where(matches, 0.9, 0.1))
-    assert best - 0.05 < found <= best + 0.01
-    assert epochs[-1].loss < epochs[0].loss
+def test_without_a_validation_the_latest_epoch_is_kept() -> None:
+    weights = []
+    trainable = Line()
+    callback = TrainingCallback(on_epoch=lambda epochs: weights.append(float(trainable.model.bias.detach())))
+    assert len(Trainer(epochs=3, seed=0, callback=callback).fit(trainable)) == 3
+    assert float(trainable.model.bias.detach()) == weights[2]
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_its_examples(data):
-    """A learning rate of nearly nothing leaves the model as it is, so that the epoch's loss is that model's log loss."""
-    ranker = RANKER.model_copy(update={"dropout": 0.0})
-    scorer, epochs = train_ranker(data, ranker, with_values(epochs=1, learning_rate=1e-12, weight_decay=0.0), 1)
-    probability = predict(scorer.model, data.train, HistoryGather(data.clicks, 10, CPU), CPU)
-    assert epochs[0].loss == pytest.approx(log_loss(data.train.clicked, probability), rel=1e-5)
+def test_progress_is_reported_at_every_look_and_at_the_end_of_an_epoch() -> None:
+    seen: list[Progress] = []
+    Trainer(epochs=2, seed=0, callback=TrainingCallback(on_progress=lambda progress, _: seen.append(progress))).fit(Line())
+    assert [(progress.epoch, progress.step, progress.steps) for progress in seen] == [(1, 2, 3), (1, 3, 3), (2, 2, 3), (2, 3, 3)]
+    assert all(progress.seconds_left >= 0 for progress in seen)
 
 
-def test_the_best_epoch_is_restored_and_waiting_ends(data):
-    scorer, epochs = train_ranker(data, RANKER, with_values(epochs=40, learning_rate=0.05, patience=2), 1)
-    best = max(epochs, key=lambda epoch: epoch.validation_auc)
-    assert len(epochs) == best.epoch + 2 < 40
-    again = predict(scorer.model, data.validation, HistoryGather(data.clicks, 10, CPU), CPU)
-    assert auc(data.validation.clicked, again) == pytest.approx(best.validation_auc)
+def test_divergence_names_the_step_and_the_advice() -> None:
+    with pytest.raises(DivergedError, match=r"became (inf|nan) in step \d of epoch \d+.*; lower the rate"):
+        Trainer(epochs=99, seed=0).fit(Line(rate=1e9))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(data):
-    first, second, other = (train_ranker(data, RANKER, with_values(epochs=2), seed)[0] for seed in (1, 1, 2))
-    assert same_weights(first, second)
-    assert not same_weights(first, other)
-
-
-class KilledError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("where", ["between epochs", "within an epoch"])
-def test_a_killed_run_ends_as_one_that_was_not(data, tmp_path, where):
-    settings = with_values(epochs=3, batch_size=16, checkpoint_s=1e-9, cut_histories=0.2, hidden_clicks=0.1)
-    whole, epochs = train_ranker(data, RANKER, settings, 1)
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"model": {}, "optimizer": {}, "best": {}, "epochs": [], "step": 0, "loss": 0.0, "seconds": 0.0},  # a ranker of version 0.1
+        {"epochs": 3, "model": {}, "optimizer": {}},  # its topics
+        [1, 2],
+    ],
+)
+def test_checkpoints_of_other_versions_are_refused(tmp_path: Path, state: Any) -> None:
     checkpoint = Checkpoint(pafs.LocalFileSystem(), f"{tmp_path}/checkpoint.pt")
-
-    def kill(*news) -> None:
-        progress = news[0] if where == "within an epoch" else None
-        if progress and (progress.epoch, progress.step) == (2, 200):  # its own step 200 is not saved yet, step 100 is
-            raise KilledError
-        if progress is None and len(news[0]) == 2:
-            raise KilledError
-
-    callback = TrainingCallback(on_progress=kill) if where == "within an epoch" else TrainingCallback(on_epoch=kill)
-    with pytest.raises(KilledError):
-        train_ranker(data, RANKER, settings, 1, callback=callback, checkpoint=checkpoint)
-    state = checkpoint.load()
-    assert (len(state["epochs"]), state["step"]) == ((1, 100) if where == "within an epoch" else (2, 0))
-    resumed, again = train_ranker(data, RANKER, settings, 1, checkpoint=checkpoint)
-    assert same_weights(whole, resumed)
-    assert [epoch.validation_auc for epoch in again] == [epoch.validation_auc for epoch in epochs]
-    assert again[-1].loss == pytest.approx(epochs[-1].loss)
+    checkpoint.save(state)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: a checkpoint of another version of rayrec; delete it"):
+        Trainer(epochs=1, seed=0, checkpoint=checkpoint).fit(Line())
 
 
-def test_a_checkpoint_of_another_config_is_refused(data, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint(pafs.LocalFileSystem(), f"{tmp_path}/checkpoint.pt")
-    train_ranker(data, RANKER, with_values(epochs=1), 1, checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt: a checkpoint of another config or other data; delete it"):
-        train_ranker(data, RANKER.model_copy(update={"hidden": [8]}), with_values(epochs=1), 1, checkpoint=checkpoint)
-    (tmp_path / "checkpoint.pt").write_bytes(b"none of ours")
-    with pytest.raises(ValueError, match=r"not a checkpoint that can be read"):
-        train_ranker(data, RANKER, with_values(epochs=1), 1, checkpoint=checkpoint)
+    Trainer(epochs=1, seed=0, checkpoint=checkpoint).fit(Line())
+    other = Line()
+    other.model = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: a checkpoint of another config or other data; delete it"):
+        Trainer(epochs=1, seed=0, checkpoint=checkpoint).fit(other)
 
 
-def test_divergence_is_an_error_that_says_when_and_what_to_change(data):
-    """Step 3 of the second epoch is the first whose loss is not finite."""
-
-    class Breaks(torch.optim.SGD):
-        steps = 0
-
-        def step(self, closure=None):
-            super().step()
-            self.steps += 1
-            if self.steps == 38 + 2:
-                self.param_groups[0]["params"][0].data.fill_(float("nan"))
-
-    from rayrec.ranking.models.wide_deep import WideDeep
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WideDeep, "optimizer", lambda model, settings: Breaks([model.mlp.request.weight], lr=1e-3))
-        assert -(-len(data.train) // 112) == 38
-        with pytest.raises(DivergedError, match=r"became nan in step 3 of epoch 2, after 0\.\d+ in the step .*lower training\.le"):
-            train_ranker(data, RANKER, with_values(batch_size=112), 1)
-
-
-def test_clipping_keeps_a_wild_learning_rate_in_bounds(data):
-    """One step of SGD moves the weights by the learning rate times the gradients' norm, which is clipped."""
-    from rayrec.ranking.models.wide_deep import WideDeep
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WideDeep, "optimizer", lambda model, settings: torch.optim.SGD(model.mlp.parameters(), lr=1.0))
-        settings = with_values(epochs=1, batch_size=10_000, clip=1e-3)
-        start, _ = train_ranker(data, RANKER, settings.model_copy(update={"clip": 1e-12}), 1)
-        moved, _ = train_ranker(data, RANKER, settings, 1)
-    pairs = zip(start.model.mlp.parameters(), moved.model.mlp.parameters(), strict=True)
-    distance = torch.sqrt(sum((one - other).square().sum() for one, other in pairs))
-    assert 0 < distance <= 1.001e-3
+def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(pafs.LocalFileSystem(), f"{tmp_path}/checkpoint.pt")
+    first, again = Line([2.0, 1.0]), Line()
+    epochs = Trainer(epochs=2, seed=0, checkpoint=checkpoint).fit(first)
+    assert Trainer(epochs=2, seed=0, checkpoint=checkpoint).fit(again) == epochs
+    assert torch.equal(again.model.bias, first.model.bias)

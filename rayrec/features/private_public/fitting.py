@@ -1,16 +1,15 @@
-"""Trains the private/public network on decoded part files, and computes global features with it. Pure torch, and torch's own DDP.
+"""Trains the private/public network on decoded part files, and computes global features with it.
 
-Memory holds `GROUP_FILES` part files at a time, however many there are. Each worker takes its share of the files, whole, and makes
-as many steps as every other. After each epoch a checkpoint is put in place in one step; training that was killed goes on behind it
-and ends in the same weights as if it had not been.
+Memory holds `GROUP_FILES` part files at a time, however many there are. Each worker takes its share of the files, whole, so that a
+batch holds other videos with another number of workers: several train as good a network as one would, but not the same one. Within
+a batch all is exact: each term is normalised by the videos of all workers, also in the last batches, which may be incomplete or
+empty on some workers. The batch norms of `body: s3d` see one worker's videos; their running statistics are averaged.
 """
 
-import copy
 import io
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,59 +18,30 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from rayrec import tables
 from rayrec.config import PrivatePublic, dump
 from rayrec.errors import RayrecError
 from rayrec.features.private_public.inputs import shapes
-from rayrec.features.private_public.network import Inputs, PrivatePublicNetwork, losses
-from rayrec.training import exchange
+from rayrec.features.private_public.network import Inputs, Losses, PrivatePublicNetwork, counts_of, losses
+from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
+from rayrec.training.exchange import SINGLE, Worker, total
+from rayrec.training.trainable import Trainable
+from rayrec.training.trainer import CPU, Trainer
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.files import read_whole, write_whole
 
-CPU = torch.device("cpu")
 GROUP_FILES = 8  # part files that are shuffled together
 NETWORK, WEIGHTS = "network.json", "network.safetensors"
 CHECKPOINT = "checkpoint.pt"
-
-
-class DivergedError(RayrecError):
-    """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to; the losses are means over its steps."""
-
-    epoch: int
-    loss: float
-    classification: float
-    similarity: float
-    difference: float
-    held_out_loss: float  # cross-entropy
-    held_out_accuracy: float
-    videos_per_s: float
-
-
-@dataclass(frozen=True)
-class Worker(exchange.Worker):
-    """And where it computes."""
-
-    device: torch.device = CPU
-
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all workers."""
-        if self.world_size > 1:
-            torch.distributed.all_reduce(values)
-        return values
+LOSS, ACCURACY = "held_out_loss", "held_out_accuracy"  # metrics of an epoch: cross-entropy, share of right classes
 
 
 @dataclass(frozen=True)
 class PartFiles:
-    """Part files of rows of INPUTS, and how many rows each holds."""
+    """Part files of rows of INPUTS, and the number of rows of each."""
 
     fs: pafs.FileSystem
     paths: list[str]
@@ -83,28 +53,29 @@ class PartFiles:
         paths = sorted(item.path for item in found if item.path.endswith(".parquet"))
         return cls(fs, paths, [pq.read_metadata(path, filesystem=fs).num_rows for path in paths])
 
-    def taken(self, places: np.ndarray) -> "PartFiles":
-        return PartFiles(self.fs, [self.paths[place] for place in places], [self.rows[place] for place in places])
+    def taken(self, indices: np.ndarray) -> "PartFiles":
+        return PartFiles(self.fs, [self.paths[index] for index in indices], [self.rows[index] for index in indices])
 
     def read(self, start: int) -> list[pa.Table]:
-        """Of the group of files that begins at `start`."""
+        """The tables of the group of files that begins at `start`."""
         return [pq.read_table(path, filesystem=self.fs) for path in self.paths[start : start + GROUP_FILES]]
 
 
 def fit(
-    model: nn.Module,
+    network: PrivatePublicNetwork,
     train: PartFiles,
     held_out: PartFiles,
     settings: PrivatePublic,
     seed: int,
-    checkpoint: Checkpoint,
-    on_epoch: Callable[[Epoch], None],
-    worker: Worker,
+    device: torch.device = CPU,
+    callback: TrainingCallback = NO_CALLBACK,
+    worker: Worker = SINGLE,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Epoch]:
-    """Train `model`, plain or in DDP, in place until the held-out loss stops falling; leaves the weights of the best epoch in it.
+    """Train `network`, which is on `device`, in place until the held-out loss stops falling; leave its best weights in it.
 
-    Raises `DivergedError` when the loss stops being finite, and `RayrecError` where a worker would have no video to learn from, or
-    no video is held out.
+    Raises `DivergedError` when the loss stops being finite, `CheckpointError` for a checkpoint of another network, and
+    `RayrecError` where a worker would have no video to learn from, or no video is held out.
     """
     if len(train.paths) < worker.world_size or not held_out.paths:
         raise RayrecError(
@@ -112,97 +83,119 @@ def fit(
             f"{worker.world_size} workers, and {sum(held_out.rows)} to hold out: that is too few; the `rejects` of `extract` "
             "say what can't be read; lower private_public.workers, or leave the section `private_public` out of the config"
         )
-    network = model.module if isinstance(model, DistributedDataParallel) else model
-    assert isinstance(network, PrivatePublicNetwork)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    best, epochs = _resume(checkpoint, network, optimizer)
-    while len(epochs) < settings.epochs and len(epochs) - _best(epochs) <= settings.patience:
-        number = len(epochs) + 1
-        started = time.monotonic()
-        means, videos = _train_epoch(model, train, settings, np.random.default_rng((seed, number)), optimizer, worker)
-        seconds = time.monotonic() - started
-        if not np.isfinite(means).all():
-            raise DivergedError(f"the loss became {means[0]} in epoch {number}; lower private_public.learning_rate")
-        loss, accuracy = evaluate(network, held_out, settings, worker)
-        epochs.append(Epoch(number, means[0], means[1], means[2], means[3], loss, accuracy, videos / seconds))
-        if _best(epochs) == number:
-            best = copy.deepcopy(network.state_dict())
-        if worker.rank == 0:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-            checkpoint.save(state | {"epochs": [asdict(epoch) for epoch in epochs]})
-        on_epoch(epochs[-1])
-    network.load_state_dict(best)
-    return epochs
+    trainer = Trainer(
+        epochs=settings.epochs,
+        seed=seed,
+        patience=settings.patience + 1,  # so many epochs may pass; the next one ends the training
+        device=device,
+        worker=worker,
+        callback=callback,
+        checkpoint=checkpoint,
+    )
+    return trainer.fit(TrainableNetwork(network, train, held_out, settings, seed, device, worker))
 
 
-def _resume(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Epoch]]:
-    """Put what an earlier run left into both; the best weights so far and the epochs done."""
-    state = checkpoint.load()
-    if state is None:
-        return copy.deepcopy(network.state_dict()), []
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["best"], [Epoch(**epoch) for epoch in state["epochs"]]
+@dataclass(frozen=True)
+class Share:
+    """A worker's videos of a batch."""
+
+    inputs: Inputs
+    labels: Tensor  # int64 [B], -1 for none
+    counts: Tensor  # float32 [4], `counts_of` the whole batch
 
 
-def _best(epochs: list[Epoch]) -> int:
-    """The number of the epoch with the least held-out loss; 0 before the first."""
-    return min(epochs, key=lambda epoch: epoch.held_out_loss).epoch if epochs else 0
+class TrainableNetwork(Trainable[Share]):
+    """The network with the part files that it learns from and those that judge it."""
+
+    terms = Losses._fields
+    check_steps = 10  # a step takes seconds on a CPU
+
+    def __init__(
+        self,
+        network: PrivatePublicNetwork,
+        train: PartFiles,
+        held_out: PartFiles,
+        settings: PrivatePublic,
+        seed: int,
+        device: torch.device,
+        worker: Worker,
+    ) -> None:
+        optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        super().__init__(network, optimizer)
+        self.network, self.train, self.held_out, self.settings = network, train, held_out, settings
+        self.seed, self.device, self.worker = seed, device, worker
+        self.size = max(1, settings.batch_size // worker.world_size)  # of a share
+        self.advice = f"lower private_public.learning_rate ({settings.learning_rate:g})"
+
+    def steps(self, epoch: int) -> int:
+        shares, _ = self._shares(epoch)
+        return max(-(-sum(share.rows) // self.size) for share in shares)
+
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Share | None, int]]:
+        shares, rng = self._shares(epoch)
+        rows = np.array([sum(share.rows) for share in shares])
+        mine = batches(shares[self.worker.rank], self.settings, self.size, rng, skip)
+        for step in range(skip, self.steps(epoch)):
+            examples = int((rows - step * self.size).clip(0, self.size).sum())
+            inputs, labels, _ = next(mine, (None, None, None))
+            if inputs is None or labels is None:  # others still have videos
+                total(torch.zeros(4, device=self.device), self.worker)
+                yield None, examples
+            else:
+                inputs, labels = inputs.to(self.device), labels.to(self.device)
+                yield Share(inputs, labels, total(counts_of(inputs, labels), self.worker)), examples
+
+    def losses(self, share: Share, examples: int) -> Sequence[Tensor]:
+        vectors, logits = self.network(share.inputs)
+        return losses(vectors, logits, share.inputs, share.labels, self.settings, share.counts)
+
+    def validate(self) -> dict[str, float]:
+        loss, accuracy = evaluate(self.network, self.held_out, self.settings, self.device, self.worker)
+        return {LOSS: loss, ACCURACY: accuracy}
+
+    def quality(self, epoch: Epoch) -> float:
+        return -epoch.metrics[LOSS]
+
+    def _shares(self, epoch: int) -> tuple[list[PartFiles], np.random.Generator]:
+        """Each worker's files in the order of this epoch, the same on all workers, and what goes on drawing."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self.train.paths))
+        return [self.train.taken(order[rank :: self.worker.world_size]) for rank in range(self.worker.world_size)], rng
 
 
 def report(epochs: list[Epoch], classes: int, videos: dict[str, int]) -> dict[str, Any]:
-    """What training came to, as JSON values. The held-out videos also chose the epoch: their accuracy is a little flattered."""
-    best = epochs[_best(epochs) - 1]
-    figures = {"held_out_accuracy": best.held_out_accuracy, "chance": 1 / classes, "best_epoch": best.epoch}
-    return {"videos": videos, "classes": classes} | figures | {"epochs": [asdict(epoch) for epoch in epochs]}
-
-
-def _train_epoch(
-    model: nn.Module,
-    train: PartFiles,
-    settings: PrivatePublic,
-    rng: np.random.Generator,
-    optimizer: torch.optim.Optimizer,
-    worker: Worker,
-) -> tuple[list[float], int]:
-    """One pass in a new order; the mean losses (total, classification, similarity, difference), and the videos of all workers."""
-    model.train()
-    size = max(1, settings.batch_size // worker.world_size)
-    order = rng.permutation(len(train.paths))  # the same on every worker
-    shares = [train.taken(order[rank :: worker.world_size]) for rank in range(worker.world_size)]
-    steps = min(-(-sum(share.rows) // size) for share in shares)
-    sums, videos = torch.zeros(4, device=worker.device), 0
-    for _, (inputs, labels, ids) in zip(range(steps), batches(shares[worker.rank], settings, size, rng), strict=False):
-        optimizer.zero_grad()
-        inputs, labels = inputs.to(worker.device), labels.to(worker.device)
-        vectors, logits = model(inputs)
-        found = losses(vectors, logits, inputs, labels, settings)
-        found.total.backward()
-        optimizer.step()
-        sums += found.stacked()
-        videos += len(ids)
-    means = worker.total(sums) / (steps * worker.world_size)
-    return means.tolist(), int(worker.total(torch.tensor(videos, device=worker.device)))
+    """The results of a training as JSON values. The held-out videos also chose the epoch: their accuracy is a little too good."""
+    best = min(epochs, key=lambda epoch: epoch.metrics[LOSS])
+    figures = {"held_out_accuracy": best.metrics[ACCURACY], "chance": 1 / classes, "best_epoch": best.epoch}
+    return {"videos": videos, "classes": classes} | figures | {"epochs": [epoch.to_json() for epoch in epochs]}
 
 
 @torch.inference_mode()
-def evaluate(network: PrivatePublicNetwork, held_out: PartFiles, settings: PrivatePublic, worker: Worker) -> tuple[float, float]:
+def evaluate(
+    network: PrivatePublicNetwork,
+    held_out: PartFiles,
+    settings: PrivatePublic,
+    device: torch.device = CPU,
+    worker: Worker = SINGLE,
+) -> tuple[float, float]:
     """Cross-entropy and accuracy over the held-out videos of all workers."""
     network.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=worker.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
     share = held_out.taken(np.arange(len(held_out.paths))[worker.rank :: worker.world_size])
     for inputs, labels, _ in batches(share, settings, settings.batch_size):
-        labels = labels.to(worker.device)
-        _, logits = network(inputs.to(worker.device))
+        labels = labels.to(device)
+        _, logits = network(inputs.to(device))
         right = (logits.argmax(-1) == labels).sum()
         sums += torch.stack([cross_entropy(logits, labels, reduction="sum"), right, right.new_tensor(len(labels))])
-    loss, right, count = worker.total(sums).tolist()
+    loss, right, count = total(sums, worker).tolist()
     return loss / max(count, 1), right / max(count, 1)
 
 
 @torch.inference_mode()
-def write_vectors(network: PrivatePublicNetwork, parts: PartFiles, settings: PrivatePublic, folder: str, worker: Worker) -> None:
-    """For each file of this worker's share, one of (video_id, vector) with the global features in `folder`, unless it is there."""
+def write_vectors(
+    network: PrivatePublicNetwork, parts: PartFiles, settings: PrivatePublic, folder: str, device: torch.device, worker: Worker
+) -> None:
+    """Write (video_id, vector) with the global features into `folder`, one file for each of this worker's, unless it is there."""
     network.eval()
     for path in parts.paths[worker.rank :: worker.world_size]:
         target = f"{folder}/{'-'.join(path.split('/')[-2:])}"
@@ -211,7 +204,7 @@ def write_vectors(network: PrivatePublicNetwork, parts: PartFiles, settings: Pri
         ids: list[str] = []
         vectors: list[np.ndarray] = []
         for inputs, _, names in batches(PartFiles(parts.fs, [path], [0]), settings, settings.batch_size):
-            vectors += list(network(inputs.to(worker.device))[0].flatten(1).cpu().numpy())
+            vectors += list(network(inputs.to(device))[0].flatten(1).cpu().numpy())
             ids += names
         buffer = io.BytesIO()
         pq.write_table(pa.table({"video_id": pa.array(ids, tables.TEXT), "vector": pa.array(vectors, tables.VECTOR)}), buffer)
@@ -222,9 +215,12 @@ def write_vectors(network: PrivatePublicNetwork, parts: PartFiles, settings: Pri
 
 
 def batches(
-    parts: PartFiles, settings: PrivatePublic, size: int, rng: np.random.Generator | None = None
+    parts: PartFiles, settings: PrivatePublic, size: int, rng: np.random.Generator | None = None, skip: int = 0
 ) -> Iterator[tuple[Inputs, Tensor, list[str]]]:
-    """Inputs, labels (int64, -1 for none) and video ids of `size` videos at a time; shuffled within groups of files with `rng`."""
+    """Inputs, labels (int64, -1 for none) and video ids of `size` videos at a time, without the first `skip` batches.
+
+    With `rng` the videos are shuffled within groups of files.
+    """
     left: list[pa.Table] = []
     for start in range(0, len(parts.paths), GROUP_FILES):
         table = pa.concat_tables([*left, *parts.read(start)])
@@ -232,7 +228,10 @@ def batches(
         last = start + GROUP_FILES >= len(parts.paths)
         whole = len(order) if last else len(order) - len(order) % size
         for first in range(0, whole, size):
-            yield _batch(table.take(pa.array(order[first : min(first + size, whole)])), settings)
+            if skip:
+                skip -= 1
+            else:
+                yield _batch(table.take(pa.array(order[first : min(first + size, whole)])), settings)
         left = [table.take(pa.array(order[whole:]))]
 
 
@@ -245,12 +244,12 @@ def _batch(table: pa.Table, settings: PrivatePublic) -> tuple[Inputs, Tensor, li
 
 
 def _unpacked(column: pa.ChunkedArray, kind: np.dtype, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The stacked arrays, zeros where there is none, and the mask of those that are there."""
+    """The stacked arrays, with zeros in place of null, and the mask of those that are not null."""
     values = np.zeros((len(column), *shape), kind)
-    there = np.array([value.is_valid for value in column], dtype=bool)
-    for row in np.flatnonzero(there):
+    mask = np.array([value.is_valid for value in column], dtype=bool)
+    for row in np.flatnonzero(mask):
         values[row] = np.frombuffer(column[int(row)].as_buffer(), kind).reshape(shape)
-    return torch.from_numpy(values), torch.from_numpy(there)
+    return torch.from_numpy(values), torch.from_numpy(mask)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------
@@ -259,7 +258,7 @@ def _unpacked(column: pa.ChunkedArray, kind: np.dtype, shape: tuple[int, ...]) -
 def save_network(
     network: PrivatePublicNetwork, settings: PrivatePublic, classes: list[str], fs: pafs.FileSystem, folder: str
 ) -> None:
-    """`network.json`, then `network.safetensors`: where that is, the network is whole."""
+    """Write `network.json`, then `network.safetensors`: where the second is, the network is complete."""
     facts = {"settings": dump(settings), "classes": classes}
     write_whole(fs, f"{folder}/{NETWORK}", json.dumps(facts, indent=1, ensure_ascii=False).encode())
     state = {name: weight.contiguous() for name, weight in network.state_dict().items()}
@@ -269,7 +268,7 @@ def save_network(
 def load_network(fs: pafs.FileSystem, folder: str) -> tuple[PrivatePublicNetwork, list[str]]:
     """The network that `save_network` wrote, in evaluation mode, and its classes."""
     facts: dict[str, Any] = json.loads(read_whole(fs, f"{folder}/{NETWORK}"))
-    settings = PrivatePublic.model_validate(facts["settings"] | {"weights": "none"})  # its weights are here
+    settings = PrivatePublic.model_validate(facts["settings"] | {"weights": "none"})  # they are in the file
     network = PrivatePublicNetwork(settings, len(facts["classes"]))
     network.load_state_dict(safetensors.torch.load(read_whole(fs, f"{folder}/{WEIGHTS}")))
     return network.eval(), facts["classes"]

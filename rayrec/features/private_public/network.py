@@ -1,13 +1,15 @@
-"""The private/public feature network: what is peculiar to a video's picture and to its sound, and what the two share (SOURCES B).
+"""The private/public feature network: what only a video's picture or only its sound says, and what the two have in common.
 
-Four branches of a 3D CNN: visual private, visual public, audio private, audio public. The sound is seen as a film as well: the
-log-mel spectrograms of equal slices, one after the other. The classes teach it, a similarity term draws the two public vectors
-together, and a difference term pushes private and public apart inside each modality. The four vectors side by side are the video's
-global feature. Pure torch. Shapes: B videos, T frames or slices, D numbers of a branch, C classes.
+It follows Hasama & Li, "Attention-based Multimodal Feature Representation Model for Micro-video Recommendation". There are four
+branches of a 3D CNN: visual private, visual public, audio private, audio public. The sound is read like a film: the log-mel
+spectrograms of equal slices, one after the other. The network learns to predict classes; a similarity term draws the two public
+vectors together, and a difference term pushes private and public apart inside each modality. The four vectors side by side are the
+global feature of the video. Shapes: B videos, T frames or slices, D numbers of a branch, C classes.
 """
 
 import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torchvision
@@ -26,7 +28,7 @@ S3D_INPUT = (32, 224, 224, 3)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the network sees of B videos. The rows of a modality that a video lacks hold anything; nobody looks at them."""
+    """What the network reads of B videos. The rows of a modality that a video lacks may hold anything; they are not read."""
 
     frames: Tensor  # uint8 [B, T, H, W, 3]
     sound: Tensor  # float16 [B, T, bands, width]
@@ -38,7 +40,7 @@ class Inputs:
 
 
 class PrivatePublicNetwork(nn.Module):
-    """Raises `ConfigError` for weights that can't be had or don't fit."""
+    """Raises `ConfigError` for weights that cannot be loaded or do not fit."""
 
     mean: Tensor
     std: Tensor
@@ -75,50 +77,61 @@ class PrivatePublicNetwork(nn.Module):
 # --- the losses -----------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Scalars. `total` is what training lowers."""
+class Losses(NamedTuple):
+    """Scalars; training minimises the first."""
 
-    total: Tensor
+    loss: Tensor
     classification: Tensor
     similarity: Tensor
     difference: Tensor
 
-    def stacked(self) -> Tensor:
-        return torch.stack([self.total, self.classification, self.similarity, self.difference]).detach()
+
+def counts_of(inputs: Inputs, labels_B: Tensor) -> Tensor:
+    """How many videos have a class, both picture and sound, a picture, a sound: float32 [4]."""
+    masks = (labels_B >= 0, inputs.has_frames & inputs.has_sound, inputs.has_frames, inputs.has_sound)
+    return torch.stack([mask.sum() for mask in masks]).float()
 
 
-def losses(vectors_B4D: Tensor, logits_BC: Tensor, inputs: Inputs, labels_B: Tensor, settings: PrivatePublic) -> Losses:
-    """classification + a * similarity - b * difference. A term is a mean over the videos that have what it needs.
+def losses(
+    vectors_B4D: Tensor,
+    logits_BC: Tensor,
+    inputs: Inputs,
+    labels_B: Tensor,
+    settings: PrivatePublic,
+    counts: Tensor | None = None,
+) -> Losses:
+    """The loss is classification + a * similarity - b * difference.
 
-    A video without a class (label -1) does not count for the classification, one without picture or without sound not for the
-    similarity, nor for the difference inside the modality that it lacks. A term that no video counts for is 0.
+    A term is a mean over the videos that have what it needs; a term that no video counts for is 0. A video without a class (label
+    -1) does not count for the classification; one without picture or without sound counts neither for the similarity nor for the
+    difference inside the modality that it lacks. Where these rows are a worker's share of a batch, `counts` is the sum of all
+    workers' `counts_of`: the terms of all shares then add up to those of the batch.
     """
-    known = labels_B >= 0
+    labelled, both, seen, heard = (counts_of(inputs, labels_B) if counts is None else counts).clamp(min=1)
     rows = cross_entropy(logits_BC, labels_B.clamp(min=0), reduction="none")
-    classification = _masked_mean(rows, known)
-    both = inputs.has_frames & inputs.has_sound
-    similarity = _masked_mean((vectors_B4D[:, VISUAL_PUBLIC] - vectors_B4D[:, AUDIO_PUBLIC]).square().sum(-1), both)
+    classification = _masked_sum(rows, labels_B >= 0) / labelled
+    distance = (vectors_B4D[:, VISUAL_PUBLIC] - vectors_B4D[:, AUDIO_PUBLIC]).square().sum(-1)
+    similarity = _masked_sum(distance, inputs.has_frames & inputs.has_sound) / both
     visual = bounded_difference(vectors_B4D[:, VISUAL_PRIVATE], vectors_B4D[:, VISUAL_PUBLIC])
     audio = bounded_difference(vectors_B4D[:, AUDIO_PRIVATE], vectors_B4D[:, AUDIO_PUBLIC])
-    difference = _masked_mean(visual, inputs.has_frames) + _masked_mean(audio, inputs.has_sound)
-    total = classification + settings.similarity * similarity - settings.difference * difference
-    return Losses(total, classification, similarity, difference)
+    difference = _masked_sum(visual, inputs.has_frames) / seen + _masked_sum(audio, inputs.has_sound) / heard
+    loss = classification + settings.similarity * similarity - settings.difference * difference
+    return Losses(loss, classification, similarity, difference)
 
 
 def bounded_difference(private_BD: Tensor, public_BD: Tensor) -> Tensor:
     """tanh of KL(softmax(private) || softmax(public)), in nats: [B], each in 0..1.
 
-    The divergence is to grow and knows no upper end, so that lowering -KL would end in ever larger vectors and nothing else. tanh
-    is the divergence itself while that is small, and its slope fades where the two already differ: a clamp would do so at one
-    point, and leave the gradient whole up to there.
+    The divergence is maximised and has no upper bound, so that minimising -KL alone would only make the vectors ever larger. While
+    the divergence is small, tanh is nearly the same; where the two already differ, its slope fades. A clamp would stop the gradient
+    at one point and leave it whole up to there.
     """
     private, public = private_BD.log_softmax(-1), public_BD.log_softmax(-1)
     return torch.tanh((private.exp() * (private - public)).sum(-1))
 
 
-def _masked_mean(values_B: Tensor, mask_B: Tensor) -> Tensor:
-    return torch.where(mask_B, values_B, 0).sum() / mask_B.sum().clamp(min=1)
+def _masked_sum(values_B: Tensor, mask_B: Tensor) -> Tensor:
+    return torch.where(mask_B, values_B, 0).sum()
 
 
 # --- the branches ---------------------------------------------------------------------------------------------------------------
@@ -133,10 +146,10 @@ def _pair(settings: PrivatePublic, channels: int, seed: int) -> dict[str, nn.Mod
 
 
 def small_body(channels: int, size: int) -> nn.Sequential:
-    """Four 3x3x3 convolutions, each halving time, height and width, then the mean over all positions.
+    """Four 3x3x3 convolutions, each of which halves time, height and width, then the mean over all positions.
 
-    Group norms, not batch norms: a video's vectors do not depend on the other videos of its batch, however small that is on each
-    of many workers.
+    It has group norms, not batch norms, so that the vectors of a video do not depend on the other videos of its batch, which may be
+    small on each of many workers.
     """
     layers: list[nn.Module] = []
     for before, after in zip((channels, *CHANNELS), CHANNELS, strict=False):
@@ -145,7 +158,7 @@ def small_body(channels: int, size: int) -> nn.Sequential:
 
 
 class _S3DBranch(nn.Module):
-    """torchvision's s3d, a separable I3D, for inputs of any size; its classifier becomes a projection to `size` numbers."""
+    """torchvision's s3d, a separable I3D, for inputs of any size; a projection to `size` numbers replaces its classifier."""
 
     def __init__(self, body: nn.Module, size: int) -> None:
         super().__init__()
@@ -154,7 +167,7 @@ class _S3DBranch(nn.Module):
         self.body = body
 
     def forward(self, film: Tensor) -> Tensor:
-        """A film of one channel is shown in all three: weights that were trained on pictures stay of use."""
+        """A film of one channel is repeated in all three, so that weights that were trained on pictures remain useful."""
         return self.body(film.expand(-1, 3, -1, -1, -1))
 
 
@@ -166,6 +179,6 @@ def _s3d(weights: str, seed: int) -> nn.Module:
 
 
 def _standardised(sound: Tensor) -> Tensor:
-    """Each video's spectrograms with mean 0 and deviation 1 over all slices: how loud it was recorded does not count."""
+    """Each video's spectrograms with mean 0 and deviation 1 over all slices, so that the loudness of a recording does not count."""
     mean = sound.mean((1, 2, 3), keepdim=True)
     return (sound - mean) / sound.std((1, 2, 3), keepdim=True).clamp(min=1e-3)

@@ -1,62 +1,119 @@
-"""Ray Train, as every stage that trains uses it: `workers` processes side by side, or the calling process alone.
+"""Runs a training in this process, or in several worker processes side by side with Ray Train. All stages that train use it.
 
-A worker reads the workspace itself and gets nothing but plain values, so nothing large travels with the task.
+A worker reads the workspace itself and receives nothing but plain values, so that nothing large travels with its task. The first
+worker writes its progress to a file in the folder of what it trains; the process that waits for it reads the file and logs it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ray import train as ray_train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer, get_device, prepare_model
-from torch import nn
 
+from rayrec.config import ConfigError
 from rayrec.errors import RayrecError
-from rayrec.training.exchange import Worker
+from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
+from rayrec.training.exchange import SINGLE, Worker
+from rayrec.training.progress import PROGRESS, ProgressFile, logged
+from rayrec.workspace.files import open_filesystem, read_whole, write_whole
+from rayrec.workspace.stage import StageRun
+from rayrec.workspace.versions import Workspace
+
+Task = dict[str, Any]
+Work = Callable[[Task, Worker, torch.device], None]
 
 
-def train_on_ray(
-    work: Callable[[dict[str, Any]], None],
-    task: dict[str, Any],
-    name: str,
-    storage: str,
-    workers: int,
-    gpus_per_worker: float,
-    max_workers: int | None = None,
-    restarts: int = 0,
-) -> None:
-    """Run `work(task)` in each worker. With 0 workers it runs here (Ray Train's local mode): no process has to start.
+@dataclass(frozen=True)
+class Processes:
+    """Where a training runs. With `workers: 0` it is the calling process, so that no other has to start."""
 
-    With `max_workers` Ray takes as many as the cluster has room for, from `workers` on. When a worker dies, all are started again,
-    up to `restarts` times: `work` goes on from its own checkpoint. A `RayrecError` of theirs is raised here.
+    section: str  # of the config, as errors name it
+    workers: int
+    gpus_per_worker: float
+    max_workers: int | None = None  # Ray takes as many as the cluster has room for, from `workers` to this number
+    restarts: int = 0  # how often all workers are started again after one has died
+
+
+def train_on_ray(work: Work, task: Task, name: str, storage: str, processes: Processes) -> None:
+    """Run `work(task, worker, device)` in each worker. `storage` is the URI of a folder for Ray Train's own files.
+
+    When a worker dies, all are started again, and `work` goes on from its own checkpoint. A `RayrecError` of `work` is raised here.
     """
-    trainer = TorchTrainer(
-        work,
-        train_loop_config=task,
+    if processes.workers == 0:
+        work(task, SINGLE, local_device(processes))
+        return
+    fs, path = open_filesystem(f"{storage}/{name}.error")
+    if fs.get_file_info(path).is_file:
+        fs.delete_file(path)
+    _run_workers(work, task, name, storage, processes)
+    if fs.get_file_info(path).is_file:
+        raise RayrecError(read_whole(fs, path).decode())
+
+
+def train_and_log(run: StageRun, work: Work, task: Task, folder: str, name: str, epochs: int, processes: Processes) -> list[Epoch]:
+    """`train_on_ray` for a stage: log under `name` what the training reports, and return its epochs.
+
+    `folder` (inside the workspace's filesystem) is that of what is trained. `work` finds it in `task["folder"]`, the workspace in
+    `task["workspace"]`, and gives `progress_callback` to its trainer.
+    """
+    task = task | {"workspace": run.workspace.uri, "folder": folder}
+    file = progress_file(task)
+    with logged(file, name.replace("_", " "), epochs):
+        train_on_ray(work, task, name, f"{run.workspace.uri}/{run.stage.name}/{run.version}/ray", processes)
+    return file.read().epochs
+
+
+def progress_callback(task: Task, worker: Worker) -> TrainingCallback:
+    """What `work` gives to the trainer, so that its progress is logged."""
+    return progress_file(task).callback() if worker.rank == 0 else NO_CALLBACK
+
+
+def progress_file(task: Task) -> ProgressFile:
+    return ProgressFile(Workspace(task["workspace"]).fs, f"{task['folder']}/{PROGRESS}")
+
+
+def local_device(processes: Processes) -> torch.device:
+    """The device of a training in the calling process, which has reserved nothing. Raises `ConfigError` where there is no GPU."""
+    if not processes.gpus_per_worker:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"{processes.section}.gpus_per_worker: with workers=0 the training runs in this process, which sees no GPU; set "
+            f"{processes.section}.workers to 1 or more to train where the cluster has GPUs, or gpus_per_worker to 0"
+        )
+    return torch.device("cuda")
+
+
+def _run_workers(work: Work, task: Task, name: str, storage: str, processes: Processes) -> None:
+    """Start the workers with Ray Train and wait until they are done."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    gpus = processes.gpus_per_worker
+    TorchTrainer(
+        _in_worker,
+        train_loop_config={"work": work, "task": task, "gpus": gpus, "error": f"{storage}/{name}.error"},
         scaling_config=ScalingConfig(
-            num_workers=(workers, max_workers) if max_workers else workers,
-            use_gpu=gpus_per_worker > 0,
-            resources_per_worker={"GPU": gpus_per_worker} if gpus_per_worker else None,
+            num_workers=(processes.workers, processes.max_workers) if processes.max_workers else processes.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"GPU": gpus} if gpus else None,
         ),
-        run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=restarts)),
-    )
+        run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=processes.restarts)),
+    ).fit()
+
+
+def _in_worker(arguments: dict[str, Any]) -> None:
+    """The main function of each worker process."""
+    from ray import train
+    from ray.train.torch import get_device
+
+    context = train.get_context()
+    worker = Worker(context.get_world_rank(), context.get_world_size())
+    # By what Ray has reserved for this worker, not by what the machine has.
+    device = get_device() if arguments["gpus"] else torch.device("cpu")
     try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        mistake = next((failure for failure in error.worker_failures.values() if isinstance(failure, RayrecError)), None)
-        raise mistake or error from error
-
-
-def this_worker() -> Worker:
-    context = ray_train.get_context()
-    return Worker(context.get_world_rank(), max(context.get_world_size(), 1))
-
-
-def this_device(gpus_per_worker: float) -> torch.device:
-    return get_device() if gpus_per_worker else torch.device("cpu")
-
-
-def shared(model: nn.Module, worker: Worker, **ddp: Any) -> nn.Module:
-    """The model, in DDP where several train it; `ddp` are options of `DistributedDataParallel`."""
-    return prepare_model(model, move_to_device=False, parallel_strategy_kwargs=ddp) if worker.world_size > 1 else model
+        arguments["work"](arguments["task"], worker, device)
+    except RayrecError as error:
+        # All workers read the same data and see the same losses, so that all end here: another start would not help.
+        if worker.rank == 0:
+            write_whole(*open_filesystem(arguments["error"]), str(error).encode())

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor
 
 from rayrec.config import ConfigError, PrivatePublic, load
-from rayrec.features.private_public.network import Inputs, PrivatePublicNetwork, bounded_difference, losses
+from rayrec.features.private_public.network import Inputs, PrivatePublicNetwork, bounded_difference, counts_of, losses
 
 SETTINGS = PrivatePublic(frames=8, size=32, bands=16, width=8, branch_size=6, similarity=0.3, difference=0.2)
 CLASSES = 3
@@ -41,7 +41,7 @@ def divergence(private: list[float], public: list[float]) -> float:
 
 
 def slow_losses(vectors: Tensor, logits: Tensor, inputs: Inputs, labels: Tensor) -> tuple[float, float, float, float]:
-    """SOURCES B in plain Python, one video after the other."""
+    """The formulas of Hasama & Li in plain Python, one video after the other."""
     classification, similarity, visual, audio = [], [], [], []
     for row, (vis_private, vis_public, aud_private, aud_public) in enumerate(vectors.tolist()):
         if labels[row] >= 0:
@@ -63,7 +63,21 @@ def test_the_losses_are_those_of_the_slow_reference(labels: list[int]) -> None:
     vectors, logits = torch.randn(5, 4, 6, generator=draw), torch.randn(5, CLASSES, generator=draw)
     for inputs in (inputs_of(5), some_missing()):
         found = losses(vectors, logits, inputs, torch.tensor(labels), SETTINGS)
-        assert found.stacked().tolist() == pytest.approx(slow_losses(vectors, logits, inputs, torch.tensor(labels)), abs=1e-5)
+        assert torch.stack(found).tolist() == pytest.approx(slow_losses(vectors, logits, inputs, torch.tensor(labels)), abs=1e-5)
+
+
+def test_the_losses_of_the_shares_of_a_batch_add_up_to_its_losses() -> None:
+    draw = torch.Generator().manual_seed(3)
+    vectors, logits = torch.randn(5, 4, 6, generator=draw), torch.randn(5, CLASSES, generator=draw)
+    inputs, labels = some_missing(), torch.tensor([0, -1, 1, 1, 2])
+    shares = [slice(0, 2), slice(2, 5)]
+    parts = [Inputs(*(getattr(inputs, name)[share] for name in vars(inputs))) for share in shares]
+    counts = torch.stack([counts_of(part, labels[share]) for part, share in zip(parts, shares, strict=True)]).sum(0)
+    found = [
+        torch.stack(losses(vectors[share], logits[share], part, labels[share], SETTINGS, counts))
+        for part, share in zip(parts, shares, strict=True)
+    ]
+    torch.testing.assert_close(torch.stack(found).sum(0), torch.stack(losses(vectors, logits, inputs, labels, SETTINGS)))
 
 
 def test_terms_that_no_video_counts_for_are_zero() -> None:
@@ -71,8 +85,8 @@ def test_terms_that_no_video_counts_for_are_zero() -> None:
     inputs = Inputs(inputs_of(2).frames, inputs_of(2).sound, nothing, nothing)
     vectors = torch.randn(2, 4, 6, requires_grad=True)
     found = losses(vectors, torch.randn(2, CLASSES), inputs, torch.tensor([-1, -1]), SETTINGS)
-    assert found.stacked().tolist() == [0, 0, 0, 0]
-    found.total.backward()
+    assert torch.stack(found).tolist() == [0, 0, 0, 0]
+    found.loss.backward()
     assert not vectors.grad.any()  # and not NaN
 
 
@@ -100,12 +114,12 @@ def test_publics_are_drawn_together_and_privates_pushed_off() -> None:
         optimizer = torch.optim.SGD(taught.parameters(), lr=0.05)
         for _ in range(10):
             optimizer.zero_grad()
-            losses(*taught(inputs), inputs, unknown, settings).total.backward()
+            losses(*taught(inputs), inputs, unknown, settings).loss.backward()
             optimizer.step()
-        _, _, similar, different = losses(*taught(inputs), inputs, unknown, settings).stacked().tolist()
+        _, _, similar, different = torch.stack(losses(*taught(inputs), inputs, unknown, settings)).tolist()
         return similar, different
 
-    _, _, similar, different = losses(*network(inputs), inputs, unknown, SETTINGS).stacked().tolist()
+    _, _, similar, different = torch.stack(losses(*network(inputs), inputs, unknown, SETTINGS)).tolist()
     assert after(similarity=0.3, difference=0)[0] < 0.5 * similar
     assert after(similarity=0, difference=1)[1] > 1.5 * different
 
@@ -134,7 +148,7 @@ def test_a_missing_modality_gives_zeros_and_touches_no_other_video() -> None:
     assert torch.allclose(parts[1, :2], whole[1, :2], atol=1e-6)
     silent = Inputs(*(getattr(inputs_of(2), name) for name in ("frames", "sound", "has_frames")), torch.zeros(2, dtype=torch.bool))
     vectors, logits = network(silent)
-    losses(vectors, logits, silent, torch.tensor([0, 1]), SETTINGS).total.backward()
+    losses(vectors, logits, silent, torch.tensor([0, 1]), SETTINGS).loss.backward()
     assert all(weight.grad is None for weight in network.audio.parameters())
     assert all(weight.grad.isfinite().all() for weight in network.visual.parameters())
 

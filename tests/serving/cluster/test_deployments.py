@@ -23,6 +23,7 @@ from rayrec.config import Config, ConfigError, dump
 from rayrec.data.batches import Batch
 from rayrec.data.history import HistoryGather
 from rayrec.data.loading import ranking_data
+from rayrec.ranking.fitting import predict
 from rayrec.ranking.model import NoOptions, RankingModel
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import BundleError, load_scorer, locate
@@ -33,7 +34,6 @@ from rayrec.serving.recommender import OverloadedError
 from rayrec.serving.rollout.arms import Canary, Report, Rollout
 from rayrec.serving.rollout.versions import VersionCache, warm_up
 from rayrec.stages.pipeline import load_stage
-from rayrec.training.trainer import predict
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.serving.small_world import build_workspace

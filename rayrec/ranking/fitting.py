@@ -1,0 +1,131 @@
+"""Trains rankers: what the trainer needs to know of them, and the predictions that judge them.
+
+Early stopping watches the AUC of the validation split, or the log loss where there is no AUC because all labels are the same.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayrec.config import Ranker, Training
+from rayrec.data.batches import Batch, batches, steps_of, training_batches
+from rayrec.data.examples import Examples
+from rayrec.data.history import HistoryGather
+from rayrec.data.loading import RankingData
+from rayrec.ranking.model import RankingModel
+from rayrec.ranking.scorer import Scorer
+from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
+from rayrec.training.exchange import SINGLE, Worker, gather_rows
+from rayrec.training.metrics import auc, log_loss
+from rayrec.training.trainable import Trainable
+from rayrec.training.trainer import CPU, Trainer
+from rayrec.workspace.checkpoint import Checkpoint
+
+AUC, LOG_LOSS = "validation_auc", "validation_log_loss"  # the metrics of an epoch
+
+
+def train_ranker(
+    data: RankingData,
+    ranker: Ranker,
+    settings: Training,
+    seed: int,
+    device: torch.device = CPU,
+    callback: TrainingCallback = NO_CALLBACK,
+    worker: Worker = SINGLE,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Scorer, list[Epoch]]:
+    """A scorer with the weights of its best epoch, and all epochs. Raises what `fit` raises."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        scorer = Scorer.untrained(ranker, data)
+    scorer.to(device)
+    return scorer, fit(scorer.model, data, ranker.history_length, settings, seed, device, callback, worker, checkpoint)
+
+
+def fit(
+    model: RankingModel,
+    data: RankingData,
+    history_length: int,
+    settings: Training,
+    seed: int,
+    device: torch.device = CPU,
+    callback: TrainingCallback = NO_CALLBACK,
+    worker: Worker = SINGLE,
+    checkpoint: Checkpoint | None = None,
+) -> list[Epoch]:
+    """Train `model`, which is on `device`, in place and leave the weights of its best epoch in it.
+
+    Raises `DivergedError` when the loss stops being finite, and `CheckpointError` for a checkpoint of another model.
+    """
+    gather = HistoryGather(data.clicks, history_length, device)
+    trainer = Trainer(
+        epochs=settings.epochs,
+        seed=seed,
+        patience=settings.patience,
+        clip=settings.clip,
+        device=device,
+        worker=worker,
+        callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_s=settings.checkpoint_s,
+    )
+    return trainer.fit(TrainableRanker(model, data, gather, settings, seed, device, worker))
+
+
+@torch.inference_mode()
+def predict(
+    model: RankingModel,
+    examples: Examples,
+    gather: HistoryGather,
+    device: torch.device,
+    worker: Worker = SINGLE,
+    batch_size: int = 8192,
+) -> np.ndarray:
+    """The click probability of each example, float32 [examples]; the workers share the work, and each gets all of them."""
+    model.eval()
+    parts = [torch.sigmoid(model(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device, worker)]
+    return gather_rows(torch.cat(parts) if parts else torch.empty(0, device=device), worker).cpu().numpy()
+
+
+class TrainableRanker(Trainable[Batch]):
+    """A ranker with the examples of its training and validation splits."""
+
+    def __init__(
+        self,
+        model: RankingModel,
+        data: RankingData,
+        gather: HistoryGather,
+        settings: Training,
+        seed: int,
+        device: torch.device,
+        worker: Worker,
+    ) -> None:
+        super().__init__(model, model.optimizer(settings))
+        self.ranker, self.data, self.gather, self.settings = model, data, gather, settings
+        self.seed, self.device, self.worker = seed, device, worker
+        self.losses_of = torch.compile(model.losses) if settings.compile else model.losses
+        self.advice = f"lower training.learning_rate ({settings.learning_rate:g}) or set training.clip"
+
+    def steps(self, epoch: int) -> int:
+        return steps_of(self.data.train, self.settings)
+
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Batch | None, int]]:
+        found = training_batches(self.data.train, self.gather, self.settings, self.device, self.seed, epoch, self.worker, skip=skip)
+        for batch, examples in found:
+            yield (batch if len(batch.user) else None), examples
+
+    def losses(self, share: Batch, examples: int) -> Sequence[Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            loss = self.losses_of(share).float().sum()
+        return (loss / examples,)
+
+    def validate(self) -> dict[str, float]:
+        clicked = self.data.validation.clicked
+        probability = predict(self.ranker, self.data.validation, self.gather, self.device, self.worker)
+        return {AUC: auc(clicked, probability), LOG_LOSS: log_loss(clicked, probability)}
+
+    def quality(self, epoch: Epoch) -> float:
+        return epoch.metrics[AUC] if math.isfinite(epoch.metrics[AUC]) else -epoch.metrics[LOG_LOSS]
