@@ -13,7 +13,8 @@ from rayrec.config import Config, with_values
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
 from rayrec.serving.state.export import export_events
-from rayrec.serving.state.store import Event, Since, StateStore, open_store
+from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.store import Event, Since, StateStore
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
