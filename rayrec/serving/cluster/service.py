@@ -247,8 +247,10 @@ def _reason(state: dict[str, Any]) -> str:
 
 
 def _application(config: Config, version: str) -> dict[str, Any]:
-    """The Serve config that `serve deploy` would read from a file. The bundle's version is in `user_config`, which can change
-    without a restart."""
+    """The Serve config that `serve deploy` would read from a file.
+
+    The bundle's version is in `user_config`, since a change of that restarts no replica.
+    """
     settings = dump(config)
     if "://" not in config.workspace:
         settings["workspace"] = str(Path(config.workspace).expanduser().resolve())
