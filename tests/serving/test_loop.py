@@ -1,4 +1,4 @@
-"""The loop closes: serve, click, export, ingest, train, publish, and serve what the clicks taught. Without Ray."""
+"""The whole loop without Ray: serve, click, export, ingest, train, publish, and serve what was learned from the clicks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,4 +1,4 @@
-"""What is counted, how it goes out to Ray, and that what deploy/ asks for exists."""
+"""What is counted, how it is passed to Ray, and that the metrics in deploy/ exist."""
 
 import json
 import re

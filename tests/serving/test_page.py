@@ -1,4 +1,4 @@
-"""The pages in a real browser: the feed plays, tells what was done and follows it; the dashboard shows what the service knows."""
+"""The pages in a real browser: the feed plays, reports events and adapts to them; the dashboard shows the service's numbers."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -169,7 +169,7 @@ def test_what_follows_a_like_is_like_it_and_the_topics_move(show: Show) -> None:
     feed.page.wait_for_selector("#weights li:nth-child(2) .bar[aria-valuenow='50']")
     assert set(feed.weights().values()) == {"50 %"}
     assert set(words) < set(feed.weights())
-    assert "50 %" in (feed.page.text_content("#weights-said") or "")  # for those who don't see the bars
+    assert "50 %" in (feed.page.text_content("#weights-announced") or "")  # for those who don't see the bars
 
 
 def test_a_skip_moves_on(show: Show) -> None:

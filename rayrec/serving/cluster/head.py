@@ -113,9 +113,9 @@ def start_head() -> Address:
                 processes.kill(address.session, address.folder)
                 head.wait()
         output.seek(0)
-        said = "".join(output.readlines()[-15:])
+        last_lines = "".join(output.readlines()[-15:])
     shutil.rmtree(folder, ignore_errors=True)
-    raise ClusterError(f"Ray did not start ({problem}). Its output was:\n{said}")
+    raise ClusterError(f"Ray did not start ({problem}). Its output was:\n{last_lines}")
 
 
 def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rayrec.serving.http.schemas import BODIES, ErrorAnswer, EventIn
 from rayrec.serving.recommender import OverloadedError
 from rayrec.serving.state.store import StoreError
 
-# What the description of the API says of the errors of every route.
+# How the description of the API describes the errors of every route.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorAnswer, "description": "The request can't be answered; the sentence says what to change."},
     503: {"model": ErrorAnswer, "description": "The service is busy or starting; Retry-After says when to try again."},

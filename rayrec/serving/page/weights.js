@@ -16,7 +16,7 @@ export function forgetWeights() {
 export function showWeights({ topics, clicks }) {
   const sum = topics.reduce((total, topic) => total + topic.clicks, 0);
   const before = new Map([...rows].map(([topic, { row }]) => [topic, row.getBoundingClientRect().top]));
-  const said = topics.map((topic) => draw(topic, topic.clicks / sum));
+  const lines = topics.map((topic) => draw(topic, topic.clicks / sum));
   for (const topic of [...rows.keys()].filter((topic) => !topics.some((each) => each.topic === topic))) {
     rows.get(topic).row.remove();
     rows.delete(topic);
@@ -25,7 +25,7 @@ export function showWeights({ topics, clicks }) {
   if (!prefersStill()) before.forEach(slide);
   $("no-weights").hidden = topics.length > 0;
   $("click-count").textContent = topics.length ? `from the last ${clicks} ${clicks === 1 ? "click" : "clicks"}` : "";
-  if (!first && said.some((line) => line.moved)) $("weights-said").textContent = said.map((line) => line.text).join(", ");
+  if (!first && lines.some((line) => line.moved)) $("weights-announced").textContent = lines.map((line) => line.text).join(", ");
   first = false;
   [...$("spark").children].forEach((bar, place) => {
     const topic = topics[place];

@@ -1,4 +1,4 @@
-"""What arrives while the service runs: events, and what they tell about users and videos.
+"""What arrives while the service runs: events, and what follows from them about users and videos.
 
 `StateStore` is all that serving asks of a store. `SqliteStore` keeps it in one file, for any number of processes on one machine;
 `RedisStore` keeps it in Redis, for any number of machines. Both keep nothing but the events, so that histories, seen videos and

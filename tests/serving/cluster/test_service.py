@@ -1,4 +1,4 @@
-"""The service on a real Ray head with HAProxy, started as `rayrec serve` does it. One head for all the tests, in their order."""
+"""The service on a real Ray head with HAProxy, as `rayrec serve` starts it. All tests use one head, in their order."""
 
 import itertools
 import os

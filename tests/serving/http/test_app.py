@@ -1,4 +1,4 @@
-"""The HTTP API without Ray: what it answers, and that whatever is wrong gets a 4xx with a sentence."""
+"""The HTTP API without Ray: its answers, and that every mistake of a caller is answered with a 4xx and a sentence."""
 
 import json
 from collections.abc import Callable
