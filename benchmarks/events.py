@@ -24,7 +24,8 @@ import redis
 from figures import median_of, peak_gib, show
 
 from rayrec.config import load
-from rayrec.serving.state.store import Event, Since, StateStore, open_store
+from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.store import Event, Since, StateStore
 
 BATCH = 50
 KINDS = ["impression"] * 14 + ["click"] * 2 + ["watch"] * 2 + ["like", "skip"]

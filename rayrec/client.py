@@ -1,4 +1,4 @@
-"""Calls to a running rayrec service from Python; needs httpx and nothing else of rayrec.
+"""Calls a running rayrec service from Python. It needs nothing but httpx.
 
     from rayrec.client import Client
 
@@ -7,9 +7,9 @@
         seen = {"user_id": "ann", "video_id": page["videos"][0]["video_id"], "request_id": page["request_id"]}
         service.events([seen | {"kind": "watch", "watch_s": 4.5}, seen | {"kind": "click"}])
 
-`AsyncClient` has the same methods, to be awaited. Where the service is busy, out of reach or asks for patience (503, 429), a call
-is sent again after a pause, until `patience_s` are over. That is safe: events keep their ids, so each counts once; a page that
-was lost on its way counts as shown, and the next one holds other videos.
+The methods of `AsyncClient` are the same, but are awaited. If the service is busy or can't be reached, or if the caller sends too
+many requests (503, 429), a call is sent again after a pause, until `patience_s` seconds have passed. That is safe: events keep
+their ids, so each counts once, and a page that was lost on its way counts as shown, so the next page holds other videos.
 """
 
 import asyncio
@@ -25,14 +25,16 @@ from urllib.parse import quote
 
 import httpx
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-PASSING = (429, 502, 503, 504)  # 502 and 504 are those of a load balancer in front
+from rayrec.errors import RayrecError
+
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
+TRANSIENT = (429, 502, 503, 504)  # a load balancer in front of the service answers 502 and 504
 Json = dict[str, Any]
 Answer = TypeVar("Answer")
 
 
-class ServiceError(Exception):
-    """What the service refused, in its words, with the HTTP status; 0 when there was no answer."""
+class ServiceError(RayrecError):
+    """The service refused a call; the message is its own, `status` the HTTP status. The status is 0 if there was no answer."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(f"{status}: {sentence}" if status else sentence)
@@ -41,7 +43,7 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One call; every time it is sent it bears the same id, by which the service's log names it."""
+    """One call. It keeps its id however often it is sent; the service's log names it by this id."""
 
     method: str
     path: str
@@ -50,7 +52,7 @@ class Call:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def request(self) -> Json:
-        """The arguments of httpx's `request`."""
+        """The arguments for httpx's `request`."""
         return {
             "method": self.method,
             "url": self.path,
@@ -61,11 +63,11 @@ class Call:
 
 
 class _Methods(ABC, Generic[Answer]):
-    """The calls, whichever way they are made."""
+    """The calls that both clients offer."""
 
     @abstractmethod
     def _make(self, call: Call) -> Answer:
-        """The answer, or what is awaited for it."""
+        """Returns the answer, or a coroutine that returns it."""
 
     def recommend(
         self,
@@ -77,31 +79,32 @@ class _Methods(ABC, Generic[Answer]):
         context: Json | None = None,
         debug: bool = False,
     ) -> Answer:
-        """A page of k videos: `videos`, the best first, and the `request_id` and `arm` that their events are to bear."""
+        """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events."""
         body = {"user_id": user_id, "k": k, "exclude": [*exclude], "blocked_authors": [*blocked_authors]}
         return self._make(Call("POST", "/v1/recommend", body | {"context": context or {}, "debug": debug}))
 
     def events(self, events: Sequence[Json]) -> Answer:
-        """Hand in up to 1000 events; when this is answered they are on the disk, but for those that are `refused` (unknown videos).
+        """Sends up to 1000 events. By the time of the answer they are on the disk, except those in `refused` (unknown videos).
 
-        Events without an event_id get one.
+        Events without an event_id get a new one.
         """
         return self._make(Call("POST", "/v1/events", {"events": [{"event_id": uuid.uuid4().hex, **event} for event in events]}))
 
     def similar(self, video_id: str, k: int = 10) -> Answer:
+        """Gets the k videos that are most similar to a video: `videos`, the most similar first."""
         return self._make(Call("GET", f"/v1/similar/{quote(video_id, safe='')}", query={"k": k}))
 
     def user(self, user_id: str) -> Answer:
-        """What is known of a user."""
+        """Gets what the service knows about a user."""
         return self._make(Call("GET", f"/v1/users/{quote(user_id, safe='')}"))
 
     def forget(self, user_id: str) -> Answer:
-        """Delete a user's events."""
+        """Deletes a user's events."""
         return self._make(Call("DELETE", f"/v1/users/{quote(user_id, safe='')}"))
 
 
 class Client(_Methods[Json]):
-    """Every method returns the answer's JSON; raises `ServiceError` when there is none. May be used by several threads."""
+    """Every method returns the answer's JSON, or raises `ServiceError`. Several threads may share a client."""
 
     def __init__(
         self,
@@ -123,7 +126,7 @@ class Client(_Methods[Json]):
             time.sleep(seconds)
 
         try:
-            _answer(send, sleep, self._patience_s).send(None)  # runs to its end, as nothing in it is ever waited for
+            _answer(send, sleep, self._patience_s).send(None)  # runs to its end, since neither coroutine in it ever suspends
         except StopIteration as end:
             return cast(Json, end.value)
         raise AssertionError("unreachable")
@@ -139,7 +142,7 @@ class Client(_Methods[Json]):
 
 
 class AsyncClient(_Methods[Coroutine[Any, Any, Json]]):
-    """The methods of `Client`, to be awaited."""
+    """Has the methods of `Client`, which are awaited."""
 
     def __init__(
         self,
@@ -169,7 +172,7 @@ class AsyncClient(_Methods[Coroutine[Any, Any, Json]]):
 async def _answer(
     send: Callable[[], Awaitable[httpx.Response]], sleep: Callable[[float], Awaitable[None]], patience_s: float
 ) -> Json:
-    """Send until there is an answer, or no more patience. Raises `ServiceError`."""
+    """Sends a call until it is answered. Raises `ServiceError` if it is refused, or not answered in time."""
     give_up_at, pause = time.monotonic() + patience_s, FIRST_PAUSE_S
     while True:
         outcome: httpx.Response | httpx.TransportError
@@ -177,31 +180,31 @@ async def _answer(
             outcome = await send()
         except httpx.TransportError as problem:
             outcome = problem
-        if isinstance(outcome, httpx.Response) and outcome.status_code not in PASSING:
+        if isinstance(outcome, httpx.Response) and outcome.status_code not in TRANSIENT:
             return _json_of(outcome)
-        # Not all clients at the same moment; never sooner than the service asks for.
-        seconds = _asked_for(outcome) + random.uniform(0.5, 1) * pause
+        # Never sooner than the service asks for, and at another moment than other clients.
+        seconds = _retry_after_s(outcome) + random.uniform(0.5, 1) * pause
         if time.monotonic() + seconds > give_up_at:
             if isinstance(outcome, httpx.Response):
                 return _json_of(outcome)
             raise ServiceError(0, f"the service can't be reached: {outcome!r}") from outcome
         await sleep(seconds)
-        pause = min(2 * pause, LONGEST_PAUSE_S)
+        pause = min(2 * pause, MAX_PAUSE_S)
 
 
 def _json_of(response: httpx.Response) -> Json:
-    """The answer. Raises `ServiceError` when it is an error, or none of ours."""
+    """Returns the answer. Raises `ServiceError` if it is an error, or does not come from the service."""
     try:
         answer: Json = response.json()
     except ValueError:
-        raise ServiceError(response.status_code, f"the answer is no JSON: {response.text[:200]!r}") from None
+        raise ServiceError(response.status_code, f"the answer is not JSON: {response.text[:200]!r}") from None
     if not response.is_success:
         raise ServiceError(response.status_code, str(answer.get("error", answer)))
     return answer
 
 
-def _asked_for(outcome: httpx.Response | httpx.TransportError) -> float:
-    """The seconds of Retry-After, which may be a date as well."""
+def _retry_after_s(outcome: httpx.Response | httpx.TransportError) -> float:
+    """The seconds that Retry-After, a number or a date, asks to wait; 0 without it."""
     value = outcome.headers.get("Retry-After", "") if isinstance(outcome, httpx.Response) else ""
     if value.isdigit():
         return float(value)

@@ -1,4 +1,4 @@
-"""The client against a service that is played: what it sends, and how it meets trouble. No pause is really waited for."""
+"""The client against a mock service: what it sends, and how it handles errors. Pauses do not take time."""
 
 import asyncio
 import json
@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from rayrec.client import AsyncClient, Client, ServiceError
+from rayrec.errors import RayrecError
 
 Answers = list[httpx.Response | Exception]
 Ask = Callable[[Callable[[Any], Any]], Any]
@@ -125,13 +126,14 @@ def test_patience_ends(played: Played, ask: Ask) -> None:
     with pytest.raises(ServiceError, match="can't be reached: ReadTimeout") as problem:
         ask(lambda service: service.user("ann"))
     assert problem.value.status == 0
+    assert isinstance(problem.value, RayrecError)
 
 
 def test_what_is_refused_is_not_sent_again(played: Played, ask: Ask) -> None:
     for answer, sentence in (
         (httpx.Response(422, json={"error": "k: too many"}), "422: k: too many"),
         (httpx.Response(500, json={"error": "failed"}), "500: failed"),
-        (httpx.Response(200, text="<html>"), "200: the answer is no JSON: '<html>'"),
+        (httpx.Response(200, text="<html>"), "200: the answer is not JSON: '<html>'"),
     ):
         played.answers = [answer]
         with pytest.raises(ServiceError, match=sentence):
@@ -140,6 +142,14 @@ def test_what_is_refused_is_not_sent_again(played: Played, ask: Ask) -> None:
 
 
 def test_it_needs_httpx_alone() -> None:
-    heavy = "ray torch pandas numpy pyarrow fastapi pydantic"
+    heavy = "ray torch pandas numpy pyarrow fastapi pydantic rayrec.config rayrec.tables"
     code = f"import rayrec.client, sys; print([name for name in '{heavy}'.split() if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_it_is_imported_hardly_later_than_httpx() -> None:
+    code = "import time, httpx; start = time.process_time(); import rayrec.client; print(time.process_time() - start)"
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(3)
+    ]
+    assert min(seconds) < 0.15  # of CPU

@@ -23,7 +23,7 @@ from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import Recommender, UserState, now_ms
 from rayrec.serving.rollout.arms import Arms
-from rayrec.serving.state.store import open_store
+from rayrec.serving.state.opening import open_store
 from rayrec.workspace.versions import Workspace
 
 

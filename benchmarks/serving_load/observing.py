@@ -11,7 +11,7 @@ import numpy as np
 
 from rayrec.client import Client
 from rayrec.config import Config
-from rayrec.serving.state.store import open_store
+from rayrec.serving.state.opening import open_store
 from serving_load.client import Answers, Load, Traffic, event_id
 from serving_load.service import Service
 from serving_load.world import Size

@@ -30,8 +30,8 @@ from rayrec.cli.printing import (
 )
 from rayrec.config import Config, load
 from rayrec.errors import RayrecError
-from rayrec.serving.cluster import service
-from rayrec.serving.rollout import swaps
+from rayrec.serving.cluster import service, swaps
+from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.state.export import export_events
 from rayrec.stages import compare as comparison
 from rayrec.stages import tune as tuning
@@ -162,7 +162,7 @@ def serve(
     with sentences():
         settings = load(config, overrides)
         if status:
-            history = swaps.swap_history(Workspace(settings.workspace))
+            history = swap_history(Workspace(settings.workspace))
             show_service(service.details(settings), service.reports(settings), service.ranker_reports(settings), history)
             return
         console.print(f"Ray runs at {service.start(settings).dashboard}")

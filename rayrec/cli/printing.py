@@ -12,7 +12,7 @@ from rayrec.config import Config
 from rayrec.evaluation.trials import in_words
 from rayrec.serving.http.auth import api_keys
 from rayrec.serving.rollout.arms import CANARY, STABLE, RankerReport, Report
-from rayrec.serving.rollout.swaps import Swap
+from rayrec.serving.rollout.history import Swap
 from rayrec.topics.describing import Description
 from rayrec.workspace.versions import Manifest, Workspace
 

@@ -1,12 +1,13 @@
-"""What the service counts and measures: the table of its metrics, and where their numbers go.
+"""What the service counts and measures: the list of its metrics, and how a replica sums them up.
 
-A replica adds up in its own memory, which costs less than a microsecond a number. On Ray, `RayMetrics` hands the sums on once a
-second; each node of a cluster then tells them to Prometheus for all of its replicas, with the prefix `ray_` and the tags `WorkerId`
-and `NodeAddress` (deploy/ has the configuration). An own `/metrics` would tell of one replica, whichever HAProxy chose.
+A replica adds numbers up in its own memory, which takes less than a microsecond for each number. On Ray, `RayMetrics` passes the
+sums on once a second. Each node of a cluster then exports them to Prometheus for all of its replicas, with the prefix `ray_` and
+the tags `WorkerId` and `NodeAddress` (deploy/ has the configuration). There is no `/metrics`: behind HAProxy each scrape would
+reach one arbitrary replica.
 
-A histogram goes out as counters, NAME_bucket with the tag `le`, NAME_sum and NAME_count (and _total behind each, which Ray adds);
-`histogram_quantile` works on those as on any. Ray's own histograms cost 8 us a number, of which a request has fifteen, and give
-sums that are guessed from their buckets.
+A histogram is exported as counters: NAME_bucket with the tag `le`, NAME_sum and NAME_count (Ray appends _total to each).
+`histogram_quantile` works on them as usual. Ray's own histograms take 8 us for each number, of which a request has fifteen, and
+estimate their sums from their buckets.
 """
 
 import bisect
@@ -17,7 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 
 PREFIX = "rayrec_"
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-THINGS = (0, 1, 10, 25, 50, 100, 200, 300, 400, 600, 1000)
+COUNTS = (0, 1, 10, 25, 50, 100, 200, 300, 400, 600, 1000)
 
 
 class Metric(NamedTuple):
@@ -25,40 +26,49 @@ class Metric(NamedTuple):
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     tags: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()  # of a histogram: the largest number of each but the last
+    buckets: tuple[float, ...] = ()  # of a histogram: the upper bound of each bucket but the last
 
 
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("requests_total", "counter", "Requests answered.", ("route", "status")),
-        Metric("request_seconds", "histogram", "Time from a request's arrival to the end of its answer.", ("route",), SECONDS),
+        Metric("request_seconds", "histogram", "Time from the arrival of a request to the end of its answer.", ("route",), SECONDS),
         Metric("pages_total", "counter", "Pages recommended.", ("arm",)),
         Metric("cold_users_total", "counter", "Pages for users without any click.", ("arm",)),
-        Metric("videos_total", "counter", "Videos recommended, by what brought them: topic, popular or new.", ("source",)),
+        Metric("videos_total", "counter", "Videos recommended, by source: topic, popular or new.", ("source",)),
         Metric("step_seconds", "histogram", "Time that a step of a recommendation took.", ("step",), SECONDS),
-        Metric("step_candidates", "histogram", "What a step left: candidates, or videos from select on.", ("step",), THINGS),
-        Metric("events_total", "counter", "Events by kind, repeats and impressions of pages too, and `refused` ones.", ("kind",)),
+        Metric("step_candidates", "histogram", "Number of candidates after a step; of videos from select on.", ("step",), COUNTS),
+        Metric(
+            "events_total",
+            "counter",
+            "Events by kind, also repeated ones and the impressions of pages; or `refused`.",
+            ("kind",),
+        ),
         Metric("queue_age_seconds", "gauge", "Time since the queues last took in the events."),
-        Metric("event_lag_seconds", "gauge", "Time from the newest event's arrival until the queues held it."),
-        Metric("bundle_loaded", "gauge", "1 for a bundle that answers, 0 for one that has gone.", ("version", "arm")),
-        Metric("swaps_refused_total", "counter", "Bundles that could not be loaded; the one before them went on."),
+        Metric("event_lag_seconds", "gauge", "Time from the arrival of the newest event until the queues contained it."),
+        Metric("bundle_loaded", "gauge", "1 for a bundle in use, 0 for one that is no longer in use.", ("version", "arm")),
+        Metric(
+            "swaps_refused_total",
+            "counter",
+            "Bundles that could not be loaded; the previous bundle stayed in use.",
+        ),
     )
 }
 Series = tuple[str, tuple[str, ...]]  # a metric's name and its tags' values, in the order of `Metric.tags`
 
 
 class Metrics(Protocol):
-    """Every method may be called from any thread. A name or tags that METRICS does not know raise ValueError."""
+    """Every method may be called from any thread. It raises `ValueError` if METRICS has no metric of this name with these tags."""
 
     def count(self, name: str, value: float = 1, **tags: str) -> None:
-        """Add to a counter."""
+        """Adds to a counter."""
 
     def set(self, name: str, value: float, **tags: str) -> None:
-        """Give a gauge its value."""
+        """Sets a gauge."""
 
     def observe(self, name: str, value: float, **tags: str) -> None:
-        """Add one number to a histogram."""
+        """Adds one number to a histogram."""
 
 
 class LocalMetrics:
@@ -67,7 +77,7 @@ class LocalMetrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values: dict[Series, float] = {}  # of counters and gauges
-        self._histograms: dict[Series, tuple[list[int], list[float]]] = {}  # numbers in each bucket, and [their sum]
+        self._histograms: dict[Series, tuple[list[int], list[float]]] = {}  # count of each bucket, and [the sum]
 
     def count(self, name: str, value: float = 1, **tags: str) -> None:
         series = _series(name, "counter", tags)
@@ -89,11 +99,11 @@ class LocalMetrics:
             found[1][0] += value
 
     def value(self, name: str, **tags: str) -> float:
-        """Of a counter or gauge; 0 before its first number."""
+        """The value of a counter or gauge; 0 if it has never been set."""
         return self._values.get(_series(name, METRICS[name].kind, tags), 0.0)
 
     def samples(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
-        """Name, tags' values and value of all that there is; histograms as counters, `le` their last tag."""
+        """Name, values of the tags, and value of everything; histograms as counters, whose last tag is `le`."""
         with self._lock:
             values = list(self._values.items())
             histograms = [(series, list(counts), total[0]) for series, (counts, total) in self._histograms.items()]
@@ -114,7 +124,7 @@ def _series(name: str, kind: str, tags: dict[str, str]) -> Series:
 
 
 def exported() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """Name, kind, help and tags of what goes out to Prometheus."""
+    """Name, kind, help and tags of everything that is exported to Prometheus."""
     for name, kind, help, tags, _ in METRICS.values():
         if kind != "histogram":
             yield name, kind, help, tags

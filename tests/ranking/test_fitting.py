@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rayrec.config import Ranker, Split, Training
-from rayrec.data.loading import join_items, prepare
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import join_items, prepare
 from rayrec.ranking.fitting import AUC, predict, train_ranker
 from rayrec.training.callbacks import TrainingCallback
 from rayrec.training.metrics import auc, log_loss

@@ -1,4 +1,4 @@
-"""Every model is trained, saved, published and served; what is served of 600 candidates is what it says offline."""
+"""Every model is trained, saved, published and served; the served scores of 600 candidates equal the offline scores."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rayrec.data.loading import RANKER, ranking_data
 from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import locate
-from rayrec.serving.cluster.deployments import NeuralRanker
+from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
@@ -53,7 +53,7 @@ def test_served_scores_are_those_of_the_trained_model(small_world: Config, name:
     for row in range(len(rows)):
         known = slice(clicks.offsets[user[row]], end[row])
         past = clicks.items[known].tobytes(), clicks.times[known].tobytes()
-        calls.append((version, data.users.ids[user[row]], *past, int(at[row]), items[row].tobytes(), {}))
+        calls.append(RankRequest(version, data.users.ids[user[row]], *past, int(at[row]), items[row].tobytes(), {}))
     scores = np.stack([np.frombuffer(answer, np.float32) for answer in served.rank_together(calls)])
     np.testing.assert_allclose(scores, offline, atol=1e-5)
     assert offline.std(axis=1).min() > 0

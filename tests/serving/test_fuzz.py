@@ -1,9 +1,10 @@
-"""Requests that schemathesis makes up from the OpenAPI document, well-formed and not: none gets a 5xx, answers are as documented.
+"""Requests that schemathesis generates from the OpenAPI document, valid or not: none gets a 5xx, and answers are as documented.
 
 `benchmarks/faults.py` sends many more to a running service.
 """
 
 import contextlib
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -47,7 +48,7 @@ def test_no_request_breaks_the_service(api: FastAPI, subtests: pytest.Subtests) 
                 try_out(operation, mode)  # Unsatisfiable: there is nothing about it that could be malformed
 
 
-def try_out(operation, mode: GenerationMode) -> None:
+def try_out(operation: Any, mode: GenerationMode) -> None:
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
         max_examples=EXAMPLES,
@@ -57,7 +58,7 @@ def try_out(operation, mode: GenerationMode) -> None:
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    def answered_as_documented(case) -> None:
+    def answered_as_documented(case: Any) -> None:
         case.validate_response(case.call(headers=HOST), checks=AS_DOCUMENTED)
 
     answered_as_documented()

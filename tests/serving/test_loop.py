@@ -1,4 +1,4 @@
-"""The loop closes: serve, click, export, ingest, train, publish, and serve what the clicks taught. Without Ray."""
+"""The whole loop without Ray: serve, click, export, ingest, train, publish, and serve what was learned from the clicks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,7 +13,8 @@ from rayrec.config import Config, with_values
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
 from rayrec.serving.state.export import export_events
-from rayrec.serving.state.store import Event, Since, StateStore, open_store
+from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.store import Event, Since, StateStore
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace

@@ -1,4 +1,4 @@
-"""What is counted, how it goes out to Ray, and that what deploy/ asks for exists."""
+"""What is counted, how it is passed to Ray, and that the metrics in deploy/ exist."""
 
 import json
 import re
@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rayrec.serving import metrics
-from rayrec.serving.cluster.metrics import RayMetrics
-from rayrec.serving.metrics import METRICS, PREFIX, LocalMetrics
+from rayrec.serving.cluster import metrics as cluster_metrics
+from rayrec.serving.metrics import METRICS, PREFIX, LocalMetrics, exported
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -89,10 +88,10 @@ def test_ray_is_told_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
 
         set = inc
 
-    monkeypatch.setattr("ray.util.metrics.Counter", Fake)
-    monkeypatch.setattr("ray.util.metrics.Gauge", Fake)
-    monkeypatch.setattr(metrics, "FLUSH_S", 3600)
-    numbers = RayMetrics()
+    monkeypatch.setattr(cluster_metrics, "Counter", Fake)
+    monkeypatch.setattr(cluster_metrics, "Gauge", Fake)
+    monkeypatch.setattr(cluster_metrics, "FLUSH_INTERVAL_S", 3600)
+    numbers = cluster_metrics.RayMetrics()
     numbers.count("events_total", 3, kind="click")
     numbers.set("queue_age_seconds", 0.5)
     numbers.flush()
@@ -113,10 +112,10 @@ def test_ray_is_told_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- deploy/ ---
 
 
-def exported() -> set[str]:
+def prometheus_names() -> set[str]:
     """The names that Prometheus sees."""
     ending = {"counter": "_total", "gauge": ""}
-    return {f"ray_{PREFIX}{name.removesuffix('_total')}{ending[kind]}" for name, kind, _, _ in metrics._exported()}
+    return {f"ray_{PREFIX}{name.removesuffix('_total')}{ending[kind]}" for name, kind, _, _ in exported()}
 
 
 def queries(tree: Any) -> list[str]:
@@ -135,7 +134,7 @@ def test_what_the_dashboard_and_the_alerts_ask_for_exists() -> None:
     assert len(board) > 10
     assert len(alerts) > 5
     asked = {name for query in board + alerts for name in re.findall(r"ray_rayrec_\w+", query)}
-    assert asked <= exported()
+    assert asked <= prometheus_names()
     shown = {name for query in board for name in re.findall(r"ray_rayrec_\w+", query)}
     for metric in METRICS:
         assert any(name.startswith(f"ray_{PREFIX}{metric}") for name in shown), f"the dashboard does not show {metric}"

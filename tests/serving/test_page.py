@@ -1,4 +1,4 @@
-"""The pages in a real browser: the feed plays, tells what was done and follows it; the dashboard shows what the service knows."""
+"""The pages in a real browser: the feed plays, reports events and adapts to them; the dashboard shows the service's numbers."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.rollout.arms import Arms
-from rayrec.serving.rollout.swaps import Swap
+from rayrec.serving.rollout.history import Swap
 from rayrec.serving.state.store import Event
 from tests.serving.small_world import rank_by_last_click, topic_of, video
 
@@ -169,7 +169,7 @@ def test_what_follows_a_like_is_like_it_and_the_topics_move(show: Show) -> None:
     feed.page.wait_for_selector("#weights li:nth-child(2) .bar[aria-valuenow='50']")
     assert set(feed.weights().values()) == {"50 %"}
     assert set(words) < set(feed.weights())
-    assert "50 %" in (feed.page.text_content("#weights-said") or "")  # for those who don't see the bars
+    assert "50 %" in (feed.page.text_content("#weights-announced") or "")  # for those who don't see the bars
 
 
 def test_a_skip_moves_on(show: Show) -> None:
@@ -201,7 +201,7 @@ def test_everything_from_the_keyboard(show: Show) -> None:
     assert feed.page.evaluate("document.activeElement.dataset.video") == second  # so that Tab goes on from there
     assert feed.move("k") == first
     feed.page.keyboard.press("w")
-    assert feed.page.get_by_text("Chance that you click it").locator("visible=true").count() == 1
+    assert feed.page.get_by_text("Probability that you click it").locator("visible=true").count() == 1
     assert feed.page.locator(".slide:not([inert]) .why").get_attribute("aria-expanded") == "true"
     feed.move("s")
     assert feed.page.locator("[data-video].skipped").get_attribute("data-video") == first
@@ -211,7 +211,7 @@ def test_everything_from_the_keyboard(show: Show) -> None:
     feed.page.keyboard.press("Enter")
     feed.events("ann", "like", liked)
     feed.page.get_by_text("Keys", exact=True).click()
-    feed.page.get_by_label("Single letters do something").uncheck()
+    feed.page.get_by_label("Enable single-letter keys").uncheck()
     feed.page.keyboard.press("j")
     feed.page.wait_for_timeout(300)
     assert feed.current() == liked
@@ -274,7 +274,7 @@ def test_the_end_says_so(show: Show, recommender: Recommender) -> None:
     assert len(feed.videos()) == 2
     feed.move("j")
     feed.page.keyboard.press("j")
-    feed.page.get_by_text("ann has seen every video there is").wait_for()
+    feed.page.get_by_text("ann has seen every video in the catalog").wait_for()
     feed.page.wait_for_selector(".end:not([inert])")
 
 
@@ -282,7 +282,7 @@ def test_with_api_keys_the_page_asks_for_one(show: Show) -> None:
     feed = show("/?user=ann", keys=("secret",))
     for key in ("wrong", "secret"):
         feed.page.get_by_label("API key", exact=True).fill(key)
-        feed.page.get_by_role("button", name="Go on").click()
+        feed.page.get_by_role("button", name="Continue").click()
     feed.videos()
     feed.move_to_clip()
     feed.wait_for_clip(0.2)  # its file comes as a blob, since a <video> can't send the key

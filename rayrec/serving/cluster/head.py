@@ -1,10 +1,11 @@
-"""A Ray head of our own on this machine: how it is started, with what environment, and the token of its ports.
+"""Starts our own Ray head on this machine, with its environment and the token of its ports.
 
-Whatever it listens on is bound to the loopback, and Ray's own ports ask for a token besides. It has ports and a folder of its own,
+All of its ports are bound to the loopback, and Ray's own ports also require a token. The head has its own ports and its own folder,
 so that it can run beside any other Ray.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -22,42 +24,53 @@ from rayrec.serving.cluster import processes
 from rayrec.serving.http import auth
 
 LOOPBACK = "127.0.0.1"
-DASHBOARD_PORT = 8265  # where `ray job submit` and `serve deploy` look; another one when it is taken
+DASHBOARD_PORT = 8265  # where `ray job submit` and `serve deploy` look; if it is taken, another port is used
 START_TIMEOUT_S = 120
-# Ray replaces 127.0.0.1 as a node's address by that of a network interface, and then listens there; with this variable at 0 it does
-# not (as it never does on macOS and Windows, hence the name).
+# If a node's address is 127.0.0.1, Ray replaces it by that of a network interface, and then listens there. With this variable at 0,
+# Ray does not (it never does on macOS and Windows, hence the name).
 ADDRESS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 HAPROXY = Path(__file__).with_name("haproxy.sh")
 HAPROXY_SETTINGS = {
-    # A recall replica that died with a request in its hands has not answered it: HAProxy sends it again. Every call may be sent
-    # twice (events bear ids).
+    # If a recall replica dies before it has answered a request, HAProxy sends the request to another one. Every call may be sent
+    # twice, since events have ids.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-    # A dying replica's sockets die one after the other, and each may take a try; HAProxy 2.8 gives up after 3, without a word.
+    # The sockets of a dying replica close one after the other, and each may use up a retry; by default HAProxy 2.8 closes the
+    # connection after 3 retries without an answer.
     "RAY_SERVE_HAPROXY_RETRIES": "10",
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # bytes; what is larger can't be sent again
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # bytes; a larger request can't be sent again
 }
 
 
 class ClusterError(RayrecError):
-    """The local Ray head, or the service on it, can't be started; the message says why."""
+    """The local Ray head or the service does not run or can't be started; the message says why."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where our head is; the content of cluster.json."""
+    """Where our head is; this is the content of cluster.json."""
 
     gcs: str  # for ray.init
     dashboard: str  # for jobs and Serve
     folder: str  # of its logs and sockets
     session: int  # the Unix session of its processes
-    keys: str  # the fingerprint of the API keys that its processes know
+    keys: str  # the fingerprint of the API keys in the environment of its processes
+
+    @classmethod
+    def read(cls, record: Path) -> Self:
+        """Raises `FileNotFoundError` if there is no record, `ClusterError` if it can't be read."""
+        try:
+            return cls(**json.loads(record.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ClusterError(
+                f"{record} does not describe a Ray head ({error}); end the processes of that head, if any, and delete the file"
+            ) from error
 
     def processes(self) -> list[psutil.Process]:
         return processes.belonging_to(self.session, self.folder)
 
 
 def start_head() -> Address:
-    folder = Path(tempfile.mkdtemp(prefix="rayrec-", dir="/tmp"))  # short: the paths of sockets end at 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="rayrec-", dir="/tmp"))  # short, since paths of sockets have at most 107 bytes
     gcs, agent, client, *haproxy_ports = processes.free_ports(6)
     dashboard = DASHBOARD_PORT if processes.is_free(LOOPBACK, DASHBOARD_PORT) else processes.free_ports(1)[0]
     options = {
@@ -70,7 +83,7 @@ def start_head() -> Address:
         "min-worker-port": 0,  # any free port
         "max-worker-port": 0,
         "num-cpus": cpus(),
-        "temp-dir": folder / "ray",  # Ray opens it to everyone; the folder around it is closed
+        "temp-dir": folder / "ray",  # Ray makes it accessible to everyone, but the folder around it is not
     }
     command = [
         sys.executable,
@@ -81,9 +94,9 @@ def start_head() -> Address:
         *(f"--{name}={value}" for name, value in options.items()),
     ]
     environment = {**os.environ, **_environment(folder, *haproxy_ports)}
-    environment.pop("RAY_ADDRESS", None)  # of another cluster
+    environment.pop("RAY_ADDRESS", None)  # it would name another cluster
     with (folder / "head.log").open("w+") as output:
-        # A session of its own, by which its processes are known; no terminal whose end would end them.
+        # A new session identifies the processes of the head, and they do not end with the terminal.
         head = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -100,20 +113,20 @@ def start_head() -> Address:
                 processes.kill(address.session, address.folder)
                 head.wait()
         output.seek(0)
-        said = "".join(output.readlines()[-15:])
+        last_lines = "".join(output.readlines()[-15:])
     shutil.rmtree(folder, ignore_errors=True)
-    raise ClusterError(f"Ray did not start ({problem}). It said:\n{said}")
+    raise ClusterError(f"Ray did not start ({problem}). Its output was:\n{last_lines}")
 
 
 def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port: int) -> dict[str, str]:
-    """The variables of the head and of all its workers; Ray reads these settings from nowhere else."""
-    package = str(Path(rayrec.__file__).parents[1])  # workers import the package that this process runs
+    """The environment variables of the head and of all its workers. Ray has no other place for these settings."""
+    package = str(Path(rayrec.__file__).parents[1])  # so that workers import the same package as this process
     return {
         "RAY_AUTH_MODE": "token",
         ADDRESS_VARIABLE: "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # replicas answer people: they give way to nothing, as Ray's workers (15) would
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # `python` of jobs is ours
+        "RAY_worker_niceness": "0",  # Ray's default of 15 would make replicas give way to other processes
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # the `python` of jobs
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -128,20 +141,20 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are not enough on a busy machine
-        # On one machine no other proxy has to be told before a replica goes.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # the default of 5 is too short on a busy machine
+        # On one machine, no other proxy must be told before a replica ends.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }
 
 
 def cpus() -> int:
-    """Logical CPUs: at least four, so that a small machine can hold the service and a stage at once."""
+    """The number of logical CPUs, but at least four, so that a small machine has room for both the service and a stage."""
     return max(4, os.cpu_count() or 1)
 
 
 def make_token() -> None:
-    """The token of Ray's ports, where Ray looks for it, readable for its owner alone. Does nothing when there is one."""
+    """Creates the token of Ray's ports where Ray looks for it, readable only by its owner, unless there is one."""
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     path = Path.home() / ".ray" / "auth_token"
@@ -153,7 +166,7 @@ def make_token() -> None:
 
 
 def use_token() -> None:
-    """Switch this process to token authentication, whether or not ray was imported before RAY_AUTH_MODE was set."""
+    """Switches this process to token authentication, even if ray was imported before RAY_AUTH_MODE was set."""
     from ray._private.authentication.authentication_token_setup import _enable_token_auth
 
     _enable_token_auth()

@@ -1,4 +1,4 @@
-"""The numbers of a replica, handed to Ray's exporter of its node, which Prometheus reads."""
+"""Passes the metrics of a replica to Ray's exporter on its node, which Prometheus scrapes."""
 
 import threading
 
@@ -6,11 +6,11 @@ from ray.util.metrics import Counter, Gauge
 
 from rayrec.serving.metrics import PREFIX, LocalMetrics, exported
 
-FLUSH_S = 1.0
+FLUSH_INTERVAL_S = 1.0
 
 
 class RayMetrics(LocalMetrics):
-    """Numbers that Ray's exporter of this node tells to Prometheus. Must be made in a process of a Ray cluster."""
+    """Metrics that Ray's exporter on this node offers to Prometheus. Works only in a process of a Ray cluster."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class RayMetrics(LocalMetrics):
         threading.Thread(target=self._flush_for_ever, name="metrics", daemon=True).start()
 
     def flush(self) -> None:
-        """Tell Ray what is new."""
+        """Tells Ray what has changed since the last flush."""
         for name, values, value in self.samples():
             tags, kind, export = self._exports[name]
             new = value - self._sent.get((name, values), 0.0)
@@ -34,5 +34,5 @@ class RayMetrics(LocalMetrics):
 
     def _flush_for_ever(self) -> None:
         pause = threading.Event()
-        while not pause.wait(FLUSH_S):
+        while not pause.wait(FLUSH_INTERVAL_S):
             self.flush()

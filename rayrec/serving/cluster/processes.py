@@ -1,4 +1,4 @@
-"""The processes of a head, and free ports on this machine."""
+"""Finds and kills the processes of a head, and finds free ports on this machine."""
 
 import contextlib
 import os
@@ -7,13 +7,20 @@ import time
 
 import psutil
 
+from rayrec.errors import RayrecError
+
 KILL_TIMEOUT_S = 10
 
 
-def belonging_to(session: int, folder: str) -> list[psutil.Process]:
-    """The living processes in a Unix session, and those in other sessions (jobs have their own) that write into its folder.
+class ProcessError(RayrecError):
+    """A process can't be killed; the message has its id."""
 
-    A session's number may be in use again long after its processes have ended, so it counts only while one of them writes there.
+
+def belonging_to(session: int, folder: str) -> list[psutil.Process]:
+    """The running processes of a Unix session, and those of other sessions (jobs have their own) that write into its folder.
+
+    The number of a session may be reused long after its processes have ended. Therefore it counts only if one of its processes
+    writes into the folder.
     """
     found, known = [], False
     for process in psutil.process_iter():
@@ -28,9 +35,9 @@ def belonging_to(session: int, folder: str) -> list[psutil.Process]:
 
 
 def kill(session: int, folder: str) -> bool:
-    """Kill what belongs to a session and its folder, until nothing does; says if there was anything.
+    """Kills processes until none belongs to the session and its folder; returns whether there were any.
 
-    Raises `TimeoutError` when something can't be killed.
+    Raises `ProcessError` if a process can't be killed.
     """
     found = False
     while processes := belonging_to(session, folder):
@@ -38,17 +45,17 @@ def kill(session: int, folder: str) -> bool:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        # All of this sweep must have gone before the next look: those that write into the folder might go first.
+        # All of them must have ended before the next search, since those that write into the folder might end first.
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while alive := [process.pid for process in processes if _lives(process)]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"these processes can't be killed: {alive}")
+                raise ProcessError(f"these processes can't be killed: {alive}; end them, or restart the machine")
             time.sleep(0.02)
     return found
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports of the loopback that nobody uses now."""
+    """Different TCP ports of the loopback that are not in use."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -57,7 +64,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there."""
+    """Whether a server could listen at this address."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -68,7 +75,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whether a process is there and is more than a zombie, which waits for a parent that may never look."""
+    """Whether a process runs. A zombie does not: it waits for a parent that may never ask for its status."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

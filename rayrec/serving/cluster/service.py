@@ -1,8 +1,8 @@
-"""The pipeline's and the service's Ray on this machine: started, found again, deployed to, and stopped without a trace.
+"""Starts, finds and stops the local Ray head of the pipeline and the service, and deploys the service on it.
 
-It stays up when the command that started it has ended; `cluster.json` in the workspace says where it is, and `stop` ends its
-processes and no others. The service alone listens elsewhere than on the loopback, when `serving.host` says so. `standing`, `move`
-and the reports speak to whatever Ray `connect` connects to: this one, or a cluster that RAY_ADDRESS names.
+The head stays up after the command that started it has ended. `cluster.json` in the workspace says where it is, and `stop` ends its
+processes and no others. Only the service may listen elsewhere than on the loopback, if `serving.host` says so. `current_rollout`,
+`apply_rollout` and the reports talk to the Ray that `connect` connects to: the local head, or the cluster that RAY_ADDRESS names.
 """
 
 import contextlib
@@ -29,22 +29,22 @@ from rayrec.serving.cluster import processes
 from rayrec.serving.cluster.head import LOOPBACK, Address, ClusterError, cpus, make_token, start_head, use_token
 from rayrec.serving.http import auth
 from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
-from rayrec.serving.state.store import is_redis, state_path
+from rayrec.serving.state.opening import is_redis, state_path
 from rayrec.workspace.versions import Workspace
 
 DEPLOY_TIMEOUT_S = 180
-MOVE_TIMEOUT_S = 300
+ROLLOUT_TIMEOUT_S = 300
 REPORT_TIMEOUT_S = 30
 APPLICATION = "rayrec"
 RECALL, RANKER = "TopicRecall", "NeuralRanker"
 
 
 class SwapRefusedError(RayrecError):
-    """A replica can't serve a bundle; the message says why. The service goes on with what it had."""
+    """A replica can't serve a bundle; the message says why. The service keeps the bundles that it had."""
 
 
 def start(config: Config) -> Address:
-    """Our head; starts it unless it runs. Raises `ClusterError` when it does not come up."""
+    """Returns our head, which is started unless it runs. Raises `ClusterError` if it does not start."""
     with _locked(config) as record:
         if address := running(config):
             return address
@@ -57,9 +57,9 @@ def start(config: Config) -> Address:
 
 
 def running(config: Config) -> Address | None:
-    """Our head, when there is one and it lives."""
+    """Returns our head if it runs, otherwise None."""
     try:
-        address = Address(**json.loads(_record(config).read_text()))
+        address = Address.read(_record(config))
     except (ConfigError, ClusterError, FileNotFoundError):
         return None
     host, _, port = address.gcs.rpartition(":")
@@ -69,11 +69,11 @@ def running(config: Config) -> Address | None:
 
 
 def stop(config: Config) -> bool:
-    """End our head and all that runs on it, at once (events are on the disk already); says if there was anything to end."""
+    """Kills our head and everything on it at once, since all events are on the disk; returns whether anything was running."""
     with _locked(config) as record:
         if not record.exists():
             return False
-        address = Address(**json.loads(record.read_text()))
+        address = Address.read(record)
         found = processes.kill(address.session, address.folder)
         shutil.rmtree(address.folder, ignore_errors=True)
         record.unlink()
@@ -81,7 +81,7 @@ def stop(config: Config) -> bool:
 
 
 def connect(config: Config) -> None:
-    """Connect this process to the cluster that RAY_ADDRESS names, else to our head, else to a Ray that ends with this process."""
+    """Connects this process to the cluster that RAY_ADDRESS names, else to our head, else to a Ray that ends with this process."""
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
@@ -98,11 +98,11 @@ def connect(config: Config) -> None:
 
 
 def serve(config: Config) -> str:
-    """Deploy the workspace's current bundle on our head (started if need be), wait until it answers, and return its URL.
+    """Deploys the workspace's current bundle on our head, which is started unless it runs, and returns the URL once it answers.
 
-    Called again, it moves the running replicas to the bundle that is current then, and ends a canary. When it fails, a service that
-    is up goes on with what it has. Raises `ClusterError` with the reason when the service does not come up, `ConfigError` when it
-    would be open to others, `WorkspaceError` when nothing has been published, `BundleError` when what was published is broken.
+    If the service runs already, its replicas move to the current bundle, and a canary ends. If that fails, the service keeps what
+    it has. Raises `ClusterError` with the reason if the service does not start, `ConfigError` if everyone could use it,
+    `WorkspaceError` if nothing has been published, and `BundleError` if the published bundle is broken.
     """
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
@@ -113,11 +113,11 @@ def serve(config: Config) -> str:
     verify(workspace.fs, folder)
     address = start(config)
     if address.keys != keys.fingerprint():
-        raise ClusterError(f"{auth.KEYS_VARIABLE} has changed since the head was started; run `rayrec stop` and then serve again")
+        raise ClusterError(f"{auth.KEYS_VARIABLE} has changed since the head was started; run `rayrec stop`, then `rayrec serve`")
     use_token()
     client = ServeSubmissionClient(address.dashboard)
-    _check_place(client.get_serve_details().get("http_options"), serving.host, serving.port)
-    workspace.pin("publish", {version})  # a replica may start anew at any time
+    _check_address(client.get_serve_details().get("http_options"), serving.host, serving.port)
+    workspace.pin("publish", {version})  # a replica may restart at any time
     client.deploy_applications(_application(config, version))
     host = LOOPBACK if serving.host == "0.0.0.0" else serving.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
@@ -125,31 +125,31 @@ def serve(config: Config) -> str:
     return url
 
 
-def standing(config: Config) -> Rollout:
-    """What the running service was last asked to serve, with the version spelled out. Raises `ClusterError` when none runs."""
+def current_rollout(config: Config) -> Rollout:
+    """Returns what the running service was last asked to serve, always with a version. Raises `ClusterError` if none runs."""
     rollout = _rollout_of(_client(config).get_serve_details())
     return rollout if rollout.version else rollout.model_copy(update={"version": reports(config)[0].bundles[STABLE]})
 
 
-def move(config: Config, rollout: Rollout) -> None:
-    """Have all replicas of the running service carry out a rollout, and wait until they do.
+def apply_rollout(config: Config, rollout: Rollout) -> None:
+    """Has all replicas of the running service carry out a rollout, and waits until they have.
 
-    Raises `SwapRefusedError` when one can't (or not in time); all are then asked to go back to what was before.
+    Raises `SwapRefusedError` if a replica can't, or not in time; all replicas are then asked to return to what they served before.
     """
     client = _client(config)
-    before = _deployed(client.get_serve_details())
+    before = _serve_config(client.get_serve_details())
     client.deploy_applications(with_rollout(before, rollout))
-    deadline, reason = time.monotonic() + MOVE_TIMEOUT_S, None
+    deadline, reason = time.monotonic() + ROLLOUT_TIMEOUT_S, None
     while reason is None and time.monotonic() < deadline:
         time.sleep(0.3)
         reason = verdict(reports(config), rollout)
     if reason != "":
         client.deploy_applications(before)
-        raise SwapRefusedError(f"the new bundle is refused: {reason or f'replicas were not ready in {MOVE_TIMEOUT_S} s'}")
+        raise SwapRefusedError(f"the new bundle is refused: {reason or f'replicas were not ready after {ROLLOUT_TIMEOUT_S} s'}")
 
 
 def reports(config: Config) -> list[Report]:
-    """What the replicas of TopicRecall say. Raises `ClusterError` when none runs."""
+    """The reports of all replicas of TopicRecall. Raises `ClusterError` if none runs."""
     return cast(list[Report], _ask_all(config, RECALL))
 
 
@@ -158,24 +158,24 @@ def ranker_reports(config: Config) -> list[RankerReport]:
 
 
 def details(config: Config) -> dict[str, Any]:
-    """What Serve says of the application. Raises `ClusterError` when it does not run."""
+    """What Serve says about the application. Raises `ClusterError` if it does not run."""
     return _application_of(_client(config).get_serve_details())
 
 
-def with_rollout(deployed: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
-    """A Serve config in which our deployments have this rollout as their `user_config`."""
-    deployed = copy.deepcopy(deployed)
-    (application,) = (each for each in deployed["applications"] if each["name"] == APPLICATION)
+def with_rollout(serve_config: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
+    """Returns a copy of a Serve config in which our deployments have this rollout as their `user_config`."""
+    changed = copy.deepcopy(serve_config)
+    (application,) = (each for each in changed["applications"] if each["name"] == APPLICATION)
     sections = {section["name"]: section for section in application.setdefault("deployments", [])}
     for name in (RECALL, RANKER):
         if name not in sections:
             application["deployments"].append(sections.setdefault(name, {"name": name}))
         sections[name]["user_config"] = rollout.model_dump()
-    return deployed
+    return changed
 
 
 def _ask_all(config: Config, deployment: str) -> list[Any]:
-    _client(config)  # says when there is nothing to connect to
+    _client(config)  # raises if there is nothing to connect to
     connect(config)
     from ray import serve
     from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
@@ -186,14 +186,14 @@ def _ask_all(config: Config, deployment: str) -> list[Any]:
         try:
             return handle.broadcast("report").results(timeout_s=REPORT_TIMEOUT_S)
         except (RayServeException, ray.exceptions.RayError, TimeoutError) as error:
-            # A replica that is being reconfigured is in none of Serve's lists for a moment.
+            # Serve does not list a replica while it is being reconfigured.
             if not isinstance(error, DeploymentUnavailableError) or time.monotonic() > deadline:
-                raise ClusterError(f"the replicas of {deployment} don't answer: {error!r}") from error
+                raise ClusterError(f"the replicas of {deployment} do not answer: {error!r}") from error
             time.sleep(0.2)
 
 
 def _client(config: Config) -> Any:
-    """For Serve's REST API, on the cluster that `connect` connects to. Raises `ClusterError` when there is none."""
+    """A client of Serve's REST API on the cluster that `connect` connects to. Raises `ClusterError` if there is none."""
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
     if os.environ.get("RAY_ADDRESS"):
@@ -218,15 +218,15 @@ def _rollout_of(found: dict[str, Any]) -> Rollout:
     return Rollout.model_validate(configs.get(RECALL) or {})
 
 
-def _deployed(found: dict[str, Any]) -> dict[str, Any]:
-    """The Serve config that would make what is there; Serve removes whatever is not in the one that it is given."""
+def _serve_config(found: dict[str, Any]) -> dict[str, Any]:
+    """The Serve config of everything that is deployed, since Serve removes whatever the next config does not contain."""
     _application_of(found)
     kept = {name: found[name] for name in ("proxy_location", "http_options", "grpc_options") if found.get(name)}
     return kept | {"applications": [each["deployed_app_config"] for each in found["applications"].values()]}
 
 
 def _await(client: Any, url: str, version: str) -> None:
-    """Wait until the service at `url` answers from this version of the bundle."""
+    """Waits until the service at `url` answers from this version of the bundle."""
     deadline, state = time.monotonic() + DEPLOY_TIMEOUT_S, {"status": ""}
     while time.monotonic() < deadline and state["status"] not in ("DEPLOY_FAILED", "UNHEALTHY"):
         state = client.get_serve_details()["applications"].get(APPLICATION, state)
@@ -236,18 +236,21 @@ def _await(client: Any, url: str, version: str) -> None:
                 if answer.is_success and answer.json()["bundle"] == version:
                     return
         time.sleep(0.2)
-    raise ClusterError(f"the service did not come up at {url}: {_reason(state)}")
+    raise ClusterError(f"the service did not start at {url}: {_reason(state)}")
 
 
 def _reason(state: dict[str, Any]) -> str:
-    """The last line, where the exception stands, of what Serve says of the first deployment that failed, or of the application."""
+    """The last line of Serve's message about the first failed deployment, or about the application; it holds the exception."""
     deployments = [deployment.get("message") for deployment in state.get("deployments", {}).values()]
     message = next(filter(None, [*deployments, state.get("message")]), "").strip()
     return message.splitlines()[-1] if message else "it did not answer in time"
 
 
 def _application(config: Config, version: str) -> dict[str, Any]:
-    """What `serve deploy` would read from a file. The bundle's version is a `user_config`, which changes without restarts."""
+    """The Serve config that `serve deploy` would read from a file.
+
+    The bundle's version is in `user_config`, since a change of that restarts no replica.
+    """
     settings = dump(config)
     if "://" not in config.workspace:
         settings["workspace"] = str(Path(config.workspace).expanduser().resolve())
@@ -267,28 +270,31 @@ def _application(config: Config, version: str) -> dict[str, Any]:
     }
 
 
-def _check_place(standing: dict[str, Any] | None, host: str, port: int) -> None:
-    """Raises `ClusterError` when our own service at another place (Serve can't move), or another program, is in the way."""
-    if standing is None:
+def _check_address(found: dict[str, Any] | None, host: str, port: int) -> None:
+    """Raises `ClusterError` if another program listens there, or if our service runs at another address, as Serve can't move.
+
+    `found` is what Serve says about its HTTP options, None if it does not run.
+    """
+    if found is None:
         if not processes.is_free(host, port):
-            raise ClusterError(f"port {port} of {host} is in use by another program; end that, or set serving.port to another one")
-    elif (standing["host"], standing["port"]) != (host, port):
-        place = f"{standing['host']}:{standing['port']}"
-        raise ClusterError(f"the service runs at {place} already; run `rayrec stop` before it can move to {host}:{port}")
+            raise ClusterError(f"port {port} of {host} is in use by another program; end that, or set serving.port to another port")
+    elif (found["host"], found["port"]) != (host, port):
+        address = f"{found['host']}:{found['port']}"
+        raise ClusterError(f"the service runs at {address} already; run `rayrec stop` before it can move to {host}:{port}")
 
 
 def _record(config: Config) -> Path:
-    """cluster.json, in the workspace or, when that is not on this machine, beside the events."""
+    """The path of cluster.json: in the workspace or, if that is not on this machine, beside the events."""
     if "://" not in config.workspace:
         return Path(config.workspace).expanduser().resolve() / "state" / "cluster.json"
     if is_redis(config):
-        raise ClusterError(f"neither {config.workspace} nor the events are on this machine: use `serve deploy serve_config.yaml`")
+        raise ClusterError(f"neither {config.workspace} nor the events are on this machine; use `serve deploy serve_config.yaml`")
     return state_path(config).with_name("cluster.json")
 
 
 @contextlib.contextmanager
 def _locked(config: Config) -> Iterator[Path]:
-    """The path of cluster.json, while no other process starts or stops the head."""
+    """Gives the path of cluster.json, and keeps other processes from starting or stopping the head meanwhile."""
     record = _record(config)
     record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with record.with_suffix(".lock").open("w") as lock:

@@ -1,6 +1,6 @@
-"""What is told of each request: an id that goes in and out, a line of JSON in the log, numbers, and headers that make answers safe.
+"""Logs each request as a line of JSON and counts it; gives it an id, and its answer the headers that make it safe to display.
 
-Neither API keys nor user ids are logged: a request is named by its route, not by its path, and its caller by a digest of its key.
+Neither API keys nor user ids are logged: a request is named by its route, not by its path, and its caller by a digest of the key.
 """
 
 import json
@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayrec.serving.http.auth import CALLER, RefusedError
+from rayrec.serving.http.auth import CALLER
+from rayrec.serving.http.refusals import RefusedError
 from rayrec.serving.metrics import Metrics
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)  # of the request being answered
-GOOD_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 PROBES = ("/healthz", "/readyz")
-# Of every answer that does not say otherwise.
+# The headers of every answer that does not set them itself.
 SAFE_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestLogMiddleware:
-    """ASGI middleware, around all others. What fails inside is logged with its trace and answered with a bare 500."""
+    """ASGI middleware around all other middleware. It logs an exception from inside with its trace and answers with a bare 500."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -49,7 +50,7 @@ class RequestLogMiddleware:
                 status = message["status"]
                 given = {name.lower() for name, _ in message["headers"]}
                 ours = [(name, value) for name, value in SAFE_HEADERS.items() if name not in given]
-                if not given & {b"cache-control", b"etag"}:  # no file: it speaks of a user, or of now
+                if not given & {b"cache-control", b"etag"}:  # not a file: the answer is about a user, or about this moment
                     ours.append((b"cache-control", b"no-store"))
                 message["headers"] = [*message["headers"], *ours, (b"x-request-id", request_id.encode())]
             await send(message)
@@ -59,24 +60,24 @@ class RequestLogMiddleware:
         except Exception:
             log.exception("a request failed")
             if status:
-                raise  # half an answer is out already: only the connection's end can tell
+                raise  # half of the answer has been sent: only closing the connection can tell the client
             await RefusedError(500, f"the service failed on this request; its log says why (request {request_id})").answer(answer)
         finally:
-            self._tell(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        """`status` is 0 for a request whose client went away before it was answered."""
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Counts and logs a request. `status` is 0 if the client left before it was answered."""
         route = getattr(scope.get("route"), "path_format", "other")
         self.metrics.count("requests_total", route=route, status=str(status))
         self.metrics.observe("request_seconds", seconds, route=route)
         level = logging.DEBUG if route in PROBES else logging.INFO
         if log.isEnabledFor(level):
-            facts = {"method": scope["method"], "route": route, "status": status, "milliseconds": round(seconds * 1000, 3)}
-            log.log(level, "request", extra={"facts": facts | ({"caller": scope[CALLER]} if scope.get(CALLER) else {})})
+            fields = {"method": scope["method"], "route": route, "status": status, "milliseconds": round(seconds * 1000, 3)}
+            log.log(level, "request", extra={"fields": fields | ({"caller": scope[CALLER]} if scope.get(CALLER) else {})})
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON, with the id of the request it belongs to."""
+    """Formats a record as one line of JSON, with the id of the request that it belongs to."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -85,7 +86,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "request_id": REQUEST_ID.get(),
-            **getattr(record, "facts", {}),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
@@ -93,8 +94,8 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Make what rayrec logs in this process JSON lines on stderr (on Ray: in the worker's .err file)."""
-    # The process's own stderr: Serve puts another in its place, which looks through the stack for each line and adds words to it.
+    """Makes what rayrec logs in this process JSON lines on stderr (on Ray: in the worker's .err file)."""
+    # The original stderr, because Serve replaces sys.stderr by one that inspects the stack for each line and adds words to it.
     handler, ours = logging.StreamHandler(sys.__stderr__), logging.getLogger("rayrec")
     handler.setFormatter(JsonLines())
     ours.handlers, ours.propagate = [handler], False
@@ -102,6 +103,6 @@ def log_as_json() -> None:
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's X-Request-Id when it is a harmless one, else a new one."""
+    """The caller's X-Request-Id if it is harmless, otherwise a new one."""
     given = dict(scope["headers"]).get(b"x-request-id", b"")
-    return given.decode() if GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+    return given.decode() if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex

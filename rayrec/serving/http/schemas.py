@@ -1,10 +1,9 @@
-"""What goes in and out of the HTTP API, with an example of each, and the sentences for what does not fit."""
+"""The requests and answers of the HTTP API, each with an example."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rayrec.errors import did_you_mean
 from rayrec.serving.state.store import Kind
 
 Id = Annotated[str, Field(min_length=1, max_length=512)]
@@ -54,26 +53,26 @@ class RecommendRequest(Request):
     model_config = example(user_id="ann", k=10, exclude=["v3"], blocked_authors=["eve"], context={"device": "phone"}, debug=True)
 
     user_id: Id
-    k: int = Field(10, ge=1, description="how many videos")
-    exclude: list[Id] = Field([], description="videos that must not be in the page")
-    blocked_authors: list[Id] = Field([], description="authors of whom no video may be in the page")
+    k: int = Field(10, ge=1, description="number of videos")
+    exclude: list[Id] = Field([], description="ids of videos that must not be in the page")
+    blocked_authors: list[Id] = Field([], description="ids of authors whose videos must not be in the page")
     context: dict[Name, Value] = Field(
-        {}, max_length=MAX_CONTEXT, description="values of the ranker's context fields; those that it lacks are unknown"
+        {}, max_length=MAX_CONTEXT, description="values of the ranker's context fields; a field without a value counts as unknown"
     )
-    debug: bool = Field(False, description="also tell what each step took and left")
+    debug: bool = Field(False, description="also report the time of each step and the number of candidates that it left")
 
 
 class EventIn(Request):
     model_config = example(**EVENT)
 
-    event_id: Id = Field(description="made by the caller; sent twice, it counts once")
+    event_id: Id = Field(description="chosen by the caller; an event that is sent twice counts once")
     user_id: Id
     video_id: Id
-    kind: Kind = Field(description="an answer's videos are logged as impressions already")
-    at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="UTC milliseconds; now when not given")
-    request_id: Id | None = Field(default=None, description="of the answer that the video was shown in")
+    kind: Kind = Field(description="impressions need not be sent: the videos of an answer are logged as shown")
+    at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="UTC milliseconds; by default the time of arrival")
+    request_id: Id | None = Field(default=None, description="that of the answer in which the video was shown")
     watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    arm: Name | None = Field(default=None, description="of the answer that the video was shown in")
+    arm: Name | None = Field(default=None, description="that of the answer in which the video was shown")
 
 
 class EventsRequest(Request):
@@ -86,7 +85,7 @@ BODIES: dict[str, type[Request]] = {"/v1/recommend": RecommendRequest, "/v1/even
 
 
 class ErrorAnswer(BaseModel):
-    model_config = example(error="k: 500 videos are more than the 100 that one page may hold (serving.max_k)")
+    model_config = example(error="k: a page holds at most 100 videos (serving.max_k), not 500")
 
     error: str
 
@@ -102,21 +101,21 @@ class EventsAnswer(BaseModel):
     model_config = example(received=4, new=2, refused=[REFUSED])
 
     received: int
-    new: int = Field(description="how many of them were not known before; these are on the disk")
-    refused: list[Refused] = Field([], description="those that were not kept; sent again they would be refused again")
+    new: int = Field(description="number of events that were not known before; they are on the disk")
+    refused: list[Refused] = Field([], description="events that were not kept; sending them again does not help")
 
 
 class Ready(BaseModel):
     model_config = example(bundle="20261121-101500-3f2a")
 
-    bundle: str | None = Field(description="the version in use")
+    bundle: str | None = Field(description="version of the bundle in use")
 
 
 class Topic(BaseModel):
     model_config = example(**TOPIC, videos=120)
 
     topic: int
-    words: list[str] = Field(description="its most typical tags")
+    words: list[str] = Field(description="the most typical tags of the topic")
     videos: int
 
 
@@ -125,7 +124,7 @@ class UserTopic(BaseModel):
 
     topic: int
     words: list[str]
-    clicks: int = Field(description="how many of the user's last clicks are on it")
+    clicks: int = Field(description="number of the user's latest clicks on videos of this topic")
 
 
 class ScoredTopic(BaseModel):
@@ -133,29 +132,29 @@ class ScoredTopic(BaseModel):
 
     topic: int
     words: list[str]
-    similarity: float = Field(description="cosine with the topic's centre")
+    similarity: float = Field(description="cosine similarity of the video and the centre of the topic")
 
 
 class User(BaseModel):
     model_config = example(user_id="ann", clicks=12, seen=80, topics=[TOPIC | {"clicks": 4}])
 
     user_id: str
-    clicks: int = Field(description="the last clicks that speak for the user")
-    seen: int = Field(description="the last videos that the user was shown")
-    topics: list[UserTopic] = Field(description="the topics that are searched for the user")
+    clicks: int = Field(description="number of the user's latest clicks that recommendations are based on")
+    seen: int = Field(description="number of the latest videos that the user was shown")
+    topics: list[UserTopic] = Field(description="topics from which videos are recommended to the user")
 
 
 class Forgotten(BaseModel):
     model_config = example(events=92)
 
-    events: int = Field(description="how many of the user's events were deleted")
+    events: int = Field(description="number of the user's events that were deleted")
 
 
 class Withdrawn(BaseModel):
     model_config = example(video_id="v7", withdrawn=True)
 
     video_id: str
-    withdrawn: bool = Field(description="whether it is kept out of all pages; replicas follow within serving.refresh_s")
+    withdrawn: bool = Field(description="whether the video is kept out of all pages; takes effect within serving.refresh_s")
 
 
 class Video(BaseModel):
@@ -170,14 +169,14 @@ class Video(BaseModel):
     published_at: int | None = Field(default=None, description="UTC milliseconds")
     duration_s: float | None = None
     topics: list[ScoredTopic] = []
-    cover: str | None = Field(default=None, description="path of the cover, JPEG")
+    cover: str | None = Field(default=None, description="path of the cover, a JPEG")
     file: str | None = Field(default=None, description="path of the video file")
 
 
 class SimilarVideo(Video):
     model_config = example(**VIDEO, likeness=0.92)
 
-    likeness: float = Field(description="cosine of the two videos' vectors, or how alike their topics are where there are none")
+    likeness: float = Field(description="similarity of the videos' vectors (cosine), or of their topics if there are no vectors")
 
 
 class SimilarAnswer(BaseModel):
@@ -191,7 +190,7 @@ class RecommendedVideo(Video):
     model_config = example(**RECOMMENDED)
 
     score: float = Field(description="the probability that the user clicks it")
-    why: str = Field(description="the topic that brought it, `popular` or `new`")
+    why: str = Field(description="why the video is in the page: its topic, `popular` or `new`")
     topic: int | None = None
 
 
@@ -200,7 +199,7 @@ class StepTime(BaseModel):
 
     step: str
     milliseconds: float
-    count: int = Field(description="clicks after hydrate, candidates after the others, videos from select on")
+    count: int = Field(description="clicks after the step hydrate, videos from select on, candidates otherwise")
 
 
 class Debug(BaseModel):
@@ -212,10 +211,10 @@ class Debug(BaseModel):
 class RecommendAnswer(BaseModel):
     model_config = example(request_id="9f2c", arm="stable", bundle="20261121-101500-3f2a", videos=[RECOMMENDED], debug=None)
 
-    request_id: str = Field(description="to be sent with the events of these videos, as `arm` is")
-    arm: str = Field(description="`stable`, or `canary` for users who try a new bundle")
-    bundle: str = Field(description="the version that answered")
-    videos: list[RecommendedVideo] = Field(description="the best first; fewer than k only when the catalog has no more")
+    request_id: str = Field(description="to be sent with the events of these videos, like `arm`")
+    arm: str = Field(description="`stable`, or `canary` for users who get a new bundle on trial")
+    bundle: str = Field(description="version of the bundle that answered")
+    videos: list[RecommendedVideo] = Field(description="the best first; there are fewer than k only if the catalog has no more")
     debug: Debug | None = None
 
 
@@ -224,7 +223,7 @@ class Arm(BaseModel):
 
     arm: str
     bundle: str
-    share: float = Field(description="of the users who get it")
+    share: float = Field(description="share of the users who get this arm")
 
 
 class QueuedVideo(BaseModel):
@@ -232,7 +231,7 @@ class QueuedVideo(BaseModel):
 
     video_id: str
     title: str | None
-    ctr: float = Field(description="clicks by exposures, of the log and since")
+    ctr: float = Field(description="clicks divided by exposures, in the training log and since then")
     exposures: int
     cover: str | None
 
@@ -242,7 +241,7 @@ class Queue(BaseModel):
 
     topic: int
     words: list[str]
-    videos: int = Field(description="in the queue")
+    videos: int = Field(description="number of videos in the queue")
     first: list[QueuedVideo]
 
 
@@ -260,7 +259,7 @@ class SwapMade(BaseModel):
     at: int = Field(description="UTC milliseconds")
     bundle: str
     canary: str | None = None
-    share: float = Field(description="of the users who get the canary")
+    share: float = Field(description="share of the users who get the canary")
     outcome: str = Field(description="`done`, or why the bundle was refused")
 
 
@@ -276,31 +275,9 @@ class Dashboard(BaseModel):
     )
 
     arms: list[Arm]
-    queues: list[Queue] = Field(description="of the stable arm, the longest first")
+    queues: list[Queue] = Field(description="queues of the stable arm, the longest first")
     traffic: list[Traffic] = Field(description="the last 24 hours")
-    metrics: dict[str, float] = Field(description="of the stable bundle's ranker, when it was evaluated before it was published")
+    metrics: dict[str, float] = Field(description="offline metrics of the stable bundle's ranker, if it was evaluated")
     swaps: list[SwapMade] = Field(description="the oldest first")
-    users: list[str] = Field(description="some of the busiest users of the log")
-    refreshed_at: int = Field(description="when the queues followed the events last, UTC milliseconds")
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorAnswer, "description": "The request can't be answered; the sentence says what to change."},
-    503: {"model": ErrorAnswer, "description": "Busy or starting; Retry-After says when to try again."},
-}
-
-
-def sentence(problem: dict[str, Any], route: str) -> str:
-    """A pydantic error in a request to `route`, as one sentence."""
-    path = [str(part) for part in problem["loc"][problem["loc"][:1] in (("body",), ("path",), ("query",)) :]]
-    if problem["type"] == "json_invalid":
-        return f"the body is not valid JSON: {problem['ctx']['error']} at character {problem['loc'][-1]}"
-    if path[0:1] == ["context"] and len(path) > 1:
-        return f"context.{path[1][:80]}: give a name of 1 to 64 characters and a number, true, false, null or a text of at most 512"
-    key = ".".join(path) or "the body"
-    if problem["type"] == "extra_forbidden":
-        model = EventIn if len(path) == 3 else BODIES[route]
-        return f"unknown field {key!r}{did_you_mean(path[-1], list(model.model_fields))}"
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    return f"{key}: {problem['msg']} (got {ascii(problem['input'])[:80]})"
+    users: list[str] = Field(description="some users with the most clicks in the training log")
+    refreshed_at: int = Field(description="when the queues last took in the events, UTC milliseconds")

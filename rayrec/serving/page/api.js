@@ -1,4 +1,4 @@
-// Calls to the service: with an API key where it asks for one, and again where it is busy.
+// Calls the service, with an API key if it asks for one, and again if it is busy.
 
 import { askForKey, key } from "./key.js";
 
@@ -6,19 +6,19 @@ const MAX_TRIES = 5;
 const BUSY = [429, 503];
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-// `status` is 0 when there was no answer at all.
+// `status` is 0 if there was no answer.
 export class ServiceError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
   }
 
-  get passing() {
+  get transient() {
     return !this.status || BUSY.includes(this.status);
   }
 }
 
-// `last`: the page is going away, so it is sent once and outlives the page.
+// `last`: the page is closing, so the call is sent once, and the browser completes it after the page has closed.
 export async function call(path, body, { last = false } = {}) {
   for (let tries = 1; ; tries++) {
     const used = key();
@@ -31,16 +31,16 @@ export async function call(path, body, { last = false } = {}) {
       continue;
     }
     const problem = new ServiceError(response?.status ?? 0, await reason(response));
-    if (!problem.passing || last || tries === MAX_TRIES) throw problem;
+    if (!problem.transient || last || tries === MAX_TRIES) throw problem;
     const seconds = Number(response?.headers.get("Retry-After")) || 0.5 * tries;
-    await pause(1000 * seconds * (0.75 + 0.5 * Math.random())); // not all pages at the same moment
+    await pause(1000 * seconds * (0.75 + 0.5 * Math.random())); // so that not all pages call at the same moment
   }
 }
 
 export const get = async (path) => (await call(path)).json();
 export const post = async (path, body) => (await call(path, body)).json();
 
-// What an <img> or <video> can load: with an API key the bytes themselves, since those elements can't send one.
+// A source that an <img> or <video> can load. With an API key it holds the bytes themselves, as these elements can't send a key.
 export async function loadable(path) {
   return key() ? URL.createObjectURL(await (await call(path)).blob()) : path;
 }

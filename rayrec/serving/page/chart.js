@@ -1,4 +1,4 @@
-// CTR over time as one SVG: a line for the CTR, faint columns behind it for how much was shown.
+// CTR over time as an SVG: a line for the CTR, and faint columns behind it for the number of impressions.
 
 import { element, percent, svg } from "./dom.js";
 
@@ -6,7 +6,7 @@ const HOUR = 3_600_000;
 const [LEFT, RIGHT, TOP, BOTTOM] = [48, 12, 14, 28];
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric" });
 
-// `traffic`: [{at, impressions, clicks}] by hour, hours without any may be missing; the 24 hours up to `now` are drawn. Sizes in pixels.
+// `traffic`: [{at, impressions, clicks}] by hour; hours without impressions may be missing. Draws the 24 hours up to `now`, in pixels.
 export function chart(traffic, now, width, height) {
   const last = Math.floor(now / HOUR) * HOUR;
   const first = last - 23 * HOUR;
@@ -40,7 +40,7 @@ export function chart(traffic, now, width, height) {
     const dot = svg("circle", { cx: x(point.at), cy: y(point.ctr / top), r: 3.5 });
     const column = svg("rect", { class: "touch", x: x(point.at) - step / 2, y: TOP, width: step, height: height - TOP - BOTTOM });
     const group = svg("g", { class: "point" });
-    group.append(dot, column, svg("title", {}, told(point)));
+    group.append(dot, column, svg("title", {}, labelOf(point)));
     drawn.append(group);
   }
   return drawn;
@@ -54,15 +54,15 @@ export function table(traffic) {
   return element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
 }
 
-const told = ({ at, ctr, impressions, clicks }) => `${clock.format(at)}: ${percent(ctr, 1)}, ${clicks} of ${impressions} clicked`;
+const labelOf = ({ at, ctr, impressions, clicks }) => `${clock.format(at)}: ${percent(ctr, 1)}, ${clicks} of ${impressions} clicked`;
 
 function summary(points) {
   if (!points.length) return "CTR by hour: nothing was shown in the last 24 hours";
   const all = points.map((point) => point.ctr);
-  return `CTR by hour, between ${percent(Math.min(...all), 1)} and ${percent(Math.max(...all), 1)}, ${percent(all.at(-1), 1)} in the last`;
+  return `CTR by hour, between ${percent(Math.min(...all), 1)} and ${percent(Math.max(...all), 1)}, ${percent(all.at(-1), 1)} in the last hour`;
 }
 
-// Hours that follow one another; a line over hours in which nothing was shown would be made up.
+// Groups consecutive hours: the line has gaps where nothing was shown.
 function runs(points) {
   const found = [];
   for (const point of points) {

@@ -1,25 +1,25 @@
-// The dashboard: what GET /v1/dashboard says, drawn anew every few seconds.
+// The dashboard: shows the answer of GET /v1/dashboard, refreshed every few seconds.
 
 import { get, loadable } from "./api.js";
 import { chart, table } from "./chart.js";
 import { $, element, hueOfText, hueOfTopic, nameOfTopic, percent } from "./dom.js";
 
-const EVERY_MS = 5000;
-const FIRST = 5; // videos of a queue, one row
-const covers = new Map(); // path -> promise of what an <img> loads
-const images = new Map(); // topic and video -> node, kept so that covers don't flicker
+const REFRESH_MS = 5000;
+const FIRST = 5; // videos shown of each queue, in one row
+const covers = new Map(); // path -> promise of an <img> source
+const images = new Map(); // topic and video -> node, reused so that covers don't flicker
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
-let facts = null;
+let numbers = null;
 
 async function refresh() {
   try {
-    if (!document.hidden) draw((facts = await get("/v1/dashboard")));
+    if (!document.hidden) draw((numbers = await get("/v1/dashboard")));
   } catch (error) {
     $("age").textContent = error.message;
     $("age").classList.add("bad");
   }
-  setTimeout(refresh, EVERY_MS);
+  setTimeout(refresh, REFRESH_MS);
 }
 
 function draw({ arms, queues, traffic, metrics, swaps, refreshed_at: refreshed }) {
@@ -31,7 +31,7 @@ function draw({ arms, queues, traffic, metrics, swaps, refreshed_at: refreshed }
   $("swaps").replaceChildren(...swaps.toReversed().map(swapOf));
   $("no-swaps").hidden = swaps.length > 0;
   drawQueues(queues);
-  drawChart(traffic); // last: it fills what the others leave
+  drawChart(traffic); // last, because it fills the space that the others leave
 }
 
 function drawChart(traffic) {
@@ -117,6 +117,6 @@ function imageOf(topic, { video_id: id, cover }) {
   return frame;
 }
 
-addEventListener("resize", () => facts && drawChart(facts.traffic));
-$("find").addEventListener("input", () => facts && drawQueues(facts.queues));
+addEventListener("resize", () => numbers && drawChart(numbers.traffic));
+$("find").addEventListener("input", () => numbers && drawQueues(numbers.queues));
 refresh();

@@ -1,4 +1,4 @@
-// The API, drawn from /openapi.json: each endpoint with what it takes and a command that tries it.
+// The description of the API, made from /openapi.json: each endpoint with its request, its answer and a command that tries it.
 
 const { paths, components } = await (await fetch("/openapi.json")).json();
 
@@ -12,7 +12,7 @@ function element(name, text, ...children) {
 const named = (reference) => components.schemas[reference?.split("/").pop()];
 const schemaOf = (content) => content?.["application/json"]?.schema ?? {};
 
-// The fields of an object as a list, with the fields of the objects in it below.
+// The fields of an object as a list; the fields of nested objects are nested lists.
 function fields(schema) {
   const object = named(schema.$ref) ?? named(schema.items?.$ref) ?? schema;
   const lines = Object.entries(object.properties ?? {}).map(([name, field]) => {
@@ -32,7 +32,7 @@ for (const [path, methods] of Object.entries(paths)) {
     if (endpoint.description) section.append(element("p", endpoint.description));
     const request = schemaOf(endpoint.requestBody?.content);
     const answer = schemaOf(endpoint.responses["200"]?.content);
-    for (const [title, list] of [["takes", fields(request)], ["answers", fields(answer)]]) {
+    for (const [title, list] of [["Request", fields(request)], ["Answer", fields(answer)]]) {
       if (list) section.append(element("p", title), list);
     }
     const example = named(request.$ref)?.examples?.[0];

@@ -1,4 +1,4 @@
-// Small helpers for the page. Titles, tags and ids come from strangers, so text is only ever set as text.
+// Small helpers for the pages. Titles, tags and ids come from strangers, so they are always set as text, never as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -25,11 +25,11 @@ export function icon(name) {
   return made;
 }
 
-// Neighbours on the wheel are far apart, so that topics 3 and 4 don't look alike.
+// Topics with neighbouring numbers get very different hues, so that they don't look alike.
 export const hueOfTopic = (topic) => Math.round((topic * 137.508 + 12) % 360);
 export const hueOfText = (text) => [...text].reduce((hue, letter) => (hue * 31 + letter.codePointAt(0)) % 360, 7);
 
-export const nameOfTopic = (topic, words, most = 3) => words?.slice(0, most).join(", ") || `topic ${topic}`;
+export const nameOfTopic = (topic, words, max = 3) => words?.slice(0, max).join(", ") || `topic ${topic}`;
 export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");

@@ -1,5 +1,5 @@
-// The feed: asks for pages, puts their videos one below the other, plays the one in view, and tells what was done with it. After a like
-// or a skip it asks at once, and what comes goes next, before what was waiting.
+// The feed: requests pages, arranges their videos in a column, plays the one in view, and reports what the user does with it. After a
+// like or a skip it requests a page at once, whose videos come next, before those that are waiting.
 
 import { get, post } from "./api.js";
 import { $, element, icon, prefersStill } from "./dom.js";
@@ -10,19 +10,19 @@ import { Slide } from "./slide.js";
 import { onViewer, startViewer, viewer } from "./viewer.js";
 import { forgetWeights, showWeights } from "./weights.js";
 
-const PAGE = 4; // small, so that what the user just did counts soon
-const MIN_AHEAD = 3; // with fewer videos waiting, the next page is asked for
-const MAX_AHEAD = 12; // those pushed back further by newer answers are dropped
+const PAGE = 4; // small, so that the user's latest actions soon take effect
+const MIN_AHEAD = 3; // if fewer videos are waiting, the next page is requested
+const MAX_AHEAD = 12; // videos that newer answers push further back are removed
 const MAX_BEHIND = 20;
-const MAX_TOLD = 6; // lines of "just now"
-const SETTLED_MS = 80; // without scrolling
-const AGAIN_MS = 3000;
+const MAX_ACTIVITY = 6; // lines under "Just now"
+const SETTLED_MS = 80; // after the last scrolling
+const RETRY_MS = 3000;
 
 const feed = $("feed");
 const slides = new Map(); // node -> Slide
 let current = null;
 let asking = null; // the request in progress
-let follow = false; // whether what the user did asks for one more
+let follow = false; // whether the user's actions call for another page
 let ended = false;
 
 const outbox = new Outbox({ sent: showUser, refused: (error) => say(error.message, true) });
@@ -42,7 +42,7 @@ async function askAnew() {
   follow = false;
   feed.setAttribute("aria-busy", "true");
   try {
-    await outbox.flush(); // what was clicked counts for the answer
+    await outbox.flush(); // so that the answer takes the latest clicks into account
     const started = performance.now();
     const page = await post("/v1/recommend", { user_id: user, k: PAGE });
     if (user !== viewer()) return;
@@ -51,23 +51,23 @@ async function askAnew() {
   } catch (error) {
     if (user !== viewer()) return;
     say(error.message, true);
-    if (error.passing) setTimeout(ask, AGAIN_MS);
+    if (error.transient) setTimeout(ask, RETRY_MS);
   } finally {
     feed.setAttribute("aria-busy", "false");
   }
 }
 
 function place(page, next) {
-  const made = page.videos.map((video) => new Slide(video, page, { tell, toggleSound, skip, like }));
+  const made = page.videos.map((video) => new Slide(video, page, { record, toggleSound, skip, like }));
   const nodes = made.map((slide) => slide.node);
   for (const slide of made) slides.set(slide.node, slide);
   if (!nodes.length && !ended) {
     ended = true;
     nodes.push(theEnd());
   }
-  for (const node of nodes) node.inert = true; // until it is in view
+  for (const node of nodes) node.inert = true; // until it comes into view
   if (next && current && !ended) {
-    // Nothing may move that is in view: in the middle of a swipe the next slide stays where it is.
+    // What is in view must not move: during a swipe the next slide stays where it is.
     const settled = Math.abs(current.node.offsetTop - feed.scrollTop) < 2;
     (settled ? current.node : (current.node.nextElementSibling ?? current.node)).after(...nodes);
   } else {
@@ -78,7 +78,7 @@ function place(page, next) {
 }
 
 function theEnd() {
-  const text = [element("h2", { text: "That was all" }), element("p", { class: "quiet", text: `${viewer()} has seen every video there is.` })];
+  const text = [element("h2", { text: "You have reached the end" }), element("p", { class: "quiet", text: `${viewer()} has seen every video in the catalog.` })];
   return element("article", { class: "slide end", tabindex: "-1" }, icon("end"), ...text);
 }
 
@@ -87,7 +87,7 @@ function restart() {
   for (const slide of slides.values()) slide.remove();
   feed.replaceChildren();
   slides.clear();
-  $("told").replaceChildren();
+  $("activity").replaceChildren();
   forgetWeights();
   [current, follow, ended] = [null, false, false];
   showUser();
@@ -108,7 +108,7 @@ function settle() {
   current.enter?.();
   if (moved && document.activeElement === document.body) node.focus({ preventScroll: true });
   else if (current.title) $("announced").textContent = current.title;
-  while ([...feed.children].indexOf(node) > MAX_BEHIND) drop(feed.firstElementChild);
+  while ([...feed.children].indexOf(node) > MAX_BEHIND) discard(feed.firstElementChild);
   feed.scrollTo({ top: node.offsetTop, behavior: "instant" });
   nearby();
 }
@@ -119,24 +119,24 @@ function leave() {
   outbox.flush();
 }
 
-// Media only for what is in view and its neighbours, and enough videos ahead.
+// Loads media only for the video in view and its neighbours, and keeps enough videos waiting.
 function nearby() {
   const nodes = [...feed.children];
   const here = nodes.indexOf(current?.node);
-  nodes.slice(here + 1 + MAX_AHEAD).filter((node) => slides.get(node)).forEach(drop);
+  nodes.slice(here + 1 + MAX_AHEAD).filter((node) => slides.get(node)).forEach(discard);
   nodes.forEach((node, place) => (Math.abs(place - here) <= 1 ? slides.get(node)?.near() : slides.get(node)?.far()));
   $("previous").disabled = here <= 0;
   $("next").disabled = here >= feed.children.length - 1;
   if (!ended && feed.children.length - 1 - here < MIN_AHEAD) ask();
 }
 
-function drop(node) {
+function discard(node) {
   slides.get(node)?.remove();
   slides.delete(node);
   node.remove();
 }
 
-let goal = null; // where keys and buttons are going, before the scrolling ends
+let goal = null; // the slide that keys and buttons have chosen, until the scrolling ends
 
 function go(step) {
   const from = goal ?? current?.node;
@@ -159,13 +159,13 @@ addEventListener("resize", () => current && feed.scrollTo({ top: current.node.of
 
 // --- what the user does ---
 
-function tell(slide, kind, more = {}) {
+function record(slide, kind, more = {}) {
   const { user, request_id, arm } = slide.page;
   outbox.add({ user_id: user, video_id: slide.video.video_id, kind, request_id, arm, ...more });
   const did = { click: "Clicked", like: "Liked", skip: "Skipped", watch: `Watched ${more.watch_s?.toFixed(1)} s` }[kind];
   const line = element("li", {}, icon(kind), element("span", { class: "did", text: did }), element("span", { class: "what", text: slide.title }));
-  $("told").prepend(line);
-  [...$("told").children].slice(MAX_TOLD).forEach((old) => old.remove());
+  $("activity").prepend(line);
+  [...$("activity").children].slice(MAX_ACTIVITY).forEach((old) => old.remove());
   outbox.flush();
 }
 
@@ -183,7 +183,7 @@ function skip(slide) {
   if (slide.skipped) return;
   slide.skipped = true;
   slide.node.classList.add("skipped");
-  tell(slide, "skip");
+  record(slide, "skip");
   go(1);
   askNext();
 }
@@ -217,7 +217,7 @@ addEventListener("keydown", (event) => {
   KEYS[pressed]();
 });
 
-// --- what is shown beside ---
+// --- what is shown beside the feed ---
 
 function say(text, bad = false) {
   $("status").textContent = text;
@@ -235,11 +235,11 @@ async function showUser() {
   if (known && user === viewer()) showWeights(known);
 }
 
-// A page in the background does not play, and may never come back.
+// A page in the background does not play, and may never return.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     current?.clip?.pause();
-    current?.tellWatched?.();
+    current?.recordWatched?.();
     outbox.leave();
   } else if (!prefersStill()) {
     current?.clip?.play();
@@ -247,13 +247,13 @@ document.addEventListener("visibilitychange", () => {
   current?.showState?.();
 });
 addEventListener("pagehide", () => {
-  current?.tellWatched?.();
+  current?.recordWatched?.();
   outbox.leave();
 });
 
 $("previous").addEventListener("click", () => go(-1));
 $("next").addEventListener("click", () => go(1));
-$("letters").checked = localStorage.getItem("letters") !== "off"; // single letters get in the way of speech input
+$("letters").checked = localStorage.getItem("letters") !== "off"; // single-letter keys interfere with speech input
 $("letters").addEventListener("change", () => localStorage.setItem("letters", $("letters").checked ? "on" : "off"));
 startPanel();
 onViewer(restart);

@@ -1,15 +1,15 @@
-// Events on their way to the service. They keep their ids until they are acknowledged, so sending one twice is safe.
+// Sends events to the service. Events keep their ids until they are acknowledged, so sending one twice is safe.
 
 import { call, post } from "./api.js";
 
-const MAX_AT_ONCE = 100; // far below the 64 KiB that a browser lets outlive the page
-const AGAIN_MS = 3000;
+const MAX_AT_ONCE = 100; // far below the 64 KiB that a browser still sends after the page has closed
+const RETRY_MS = 3000;
 
 export class Outbox {
   #unsent = [];
   #sending = null;
 
-  // `sent()` follows each batch that was acknowledged; `refused(error)` one of which the service will never take all.
+  // `sent()` is called after each acknowledged batch; `refused(error)` if the service refuses an event of a batch for good.
   constructor({ sent, refused }) {
     this.sent = sent;
     this.refused = refused;
@@ -19,13 +19,13 @@ export class Outbox {
     this.#unsent.push({ event_id: crypto.randomUUID(), at: Date.now(), ...event });
   }
 
-  // Resolves when all is sent, or when the service can't take it now; then it is tried again later.
+  // Resolves when all events have been sent, or when the service can't accept them now; then they are sent again later.
   flush() {
     this.#sending ??= this.#send().finally(() => (this.#sending = null));
     return this.#sending;
   }
 
-  // The page goes away or into the background: what is left, in a request that outlives it.
+  // Called when the page closes or goes into the background: sends what is left in requests that outlive the page.
   leave() {
     for (let first = 0; first < this.#unsent.length; first += MAX_AT_ONCE) {
       const batch = this.#unsent.slice(first, first + MAX_AT_ONCE);
@@ -42,7 +42,7 @@ export class Outbox {
         this.sent();
         if (refused.length) this.refused(new Error(refused[0].error));
       } catch (error) {
-        if (error.passing) return void setTimeout(() => this.flush(), AGAIN_MS);
+        if (error.transient) return void setTimeout(() => this.flush(), RETRY_MS);
         this.#forget(batch);
         this.refused(error);
       }

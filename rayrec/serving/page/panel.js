@@ -1,4 +1,4 @@
-// The side view: beside the feed where there is room, a drawer over it on a phone.
+// The side panel: beside the feed if there is room, otherwise (on a phone) a drawer over it.
 
 import { $ } from "./dom.js";
 

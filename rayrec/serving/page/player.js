@@ -1,17 +1,17 @@
-// One clip: loaded when it is near, played when it is in view, and how long it was watched.
+// One clip: loads it when it is near, plays it when it is in view, and measures how long it was watched.
 
 import { loadable, release } from "./api.js";
 
-export const sound = { on: false }; // for all clips; browsers let clips start by themselves only without
+export const sound = { on: false }; // for all clips; browsers start clips by themselves only without sound
 
 export class Clip {
   #path;
   #failed;
-  #loading = null; // resolves to what the element loads from
+  #loading = null; // resolves to the element's source
   #wanted = false;
   #last = 0;
 
-  // `watched(seconds, duration)` is told as it plays, `failed()` when it can't.
+  // `watched(seconds, duration)` is called while the clip plays, `failed()` if it can't be played.
   constructor(video, path, { watched, failed }) {
     this.video = video;
     this.#path = path;
@@ -29,7 +29,7 @@ export class Clip {
     if (!this.#loading) {
       const mine = loadable(this.#path).then(
         (source) => {
-          if (this.#loading === mine) this.video.src = source; // not unloaded meanwhile
+          if (this.#loading === mine) this.video.src = source; // it has not been unloaded meanwhile
           return source;
         },
         () => void this.#failed(),
@@ -56,7 +56,7 @@ export class Clip {
     this.video.muted = !sound.on;
     await this.video.play().catch((problem) => {
       if (problem.name !== "NotAllowedError" || !sound.on) return;
-      this.video.muted = true; // sound needs a touch of this page first
+      this.video.muted = true; // browsers allow sound only after the user has touched the page
       return this.video.play().catch(() => {});
     });
   }
@@ -78,7 +78,7 @@ export class Clip {
     return seconds;
   }
 
-  // What was played, not how far: at the end it begins again.
+  // Measures how much was played, not the position, since a clip starts again at its end.
   #measure() {
     const { currentTime, duration } = this.video;
     const step = currentTime - this.#last + (currentTime < this.#last ? duration : 0);

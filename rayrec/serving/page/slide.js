@@ -1,10 +1,10 @@
-// One video of the feed: its cover, its clip, what can be done with it, and why it is there.
+// One video of the feed: its cover, its clip, its buttons, and why it is in the feed.
 
 import { loadable, release } from "./api.js";
 import { $, element, hueOfText, hueOfTopic, nameOfTopic, percent, prefersStill } from "./dom.js";
 import { Clip, sound } from "./player.js";
 
-// A click: watched for so long (or to the half of a shorter clip), touched, or liked.
+// A video counts as clicked when it has been watched for so long (or half of a shorter clip), tapped, or liked.
 const CLICK_S = 3;
 
 export class Slide {
@@ -12,12 +12,12 @@ export class Slide {
   liked = false;
   #cover = null;
 
-  // `tell(kind, more)` gets the events; `toggleSound()`, `skip()` and `like()` what buttons ask for.
-  constructor(video, page, { tell, toggleSound, skip, like }) {
+  // `record(kind, more)` is called with each event; `toggleSound()`, `skip()` and `like()` when a button is pressed.
+  constructor(video, page, { record, toggleSound, skip, like }) {
     this.video = video;
-    this.page = page; // the answer that it came with, and whose it is
+    this.page = page; // the answer that contained the video, and its user
     this.title = video.title || video.video_id;
-    this.tell = tell;
+    this.record = record;
     this.node = $("slide").content.firstElementChild.cloneNode(true);
     this.node.dataset.video = video.video_id;
     this.#write();
@@ -35,7 +35,7 @@ export class Slide {
     return this.node.querySelector(selector);
   }
 
-  // --- near, in view, gone ---
+  // --- near, in view, removed ---
 
   async near() {
     this.clip?.load();
@@ -63,7 +63,7 @@ export class Slide {
   leave() {
     this.clip?.pause();
     this.toggleReasons(false);
-    this.tellWatched();
+    this.recordWatched();
   }
 
   remove() {
@@ -96,7 +96,7 @@ export class Slide {
   click() {
     if (this.clicked) return;
     this.clicked = true;
-    this.tell(this, "click");
+    this.record(this, "click");
   }
 
   like() {
@@ -105,13 +105,13 @@ export class Slide {
     this.find(".like").setAttribute("aria-pressed", "true");
     this.node.classList.add("liked");
     this.click();
-    this.tell(this, "like");
+    this.record(this, "like");
     return true;
   }
 
-  tellWatched() {
+  recordWatched() {
     const seconds = this.clip?.take() ?? 0;
-    if (seconds >= 0.1) this.tell(this, "watch", { watch_s: Math.round(100 * seconds) / 100 });
+    if (seconds >= 0.1) this.record(this, "watch", { watch_s: Math.round(100 * seconds) / 100 });
   }
 
   showState() {
@@ -124,7 +124,7 @@ export class Slide {
     if (this.clip) this.clip.video.muted = !sound.on;
   }
 
-  // --- how it looks ---
+  // --- appearance ---
 
   #write() {
     const { video, title } = this;
@@ -149,7 +149,7 @@ export class Slide {
     const name = topic == null ? why : nameOfTopic(topic, words) || why;
     this.find(".why-text").textContent = topic == null ? why : name;
     const sentence =
-      { popular: "Many people click it.", new: "It is new: few people have seen it yet." }[why] ?? `You clicked videos about ${name} lately.`;
+      { popular: "Many people click this video.", new: "This video is new: few people have seen it yet." }[why] ?? `You recently clicked videos about ${name}.`;
     const near = topics.map((each) => {
       const bar = element("span", { class: "bar", "aria-hidden": "true" });
       bar.style.setProperty("--share", each.similarity);
@@ -161,8 +161,8 @@ export class Slide {
     this.find(".why").classList.toggle("plain", topic == null);
     this.find(".reasons").append(
       element("p", { text: sentence }),
-      element("p", { class: "chance" }, element("span", { text: "Chance that you click it" }), element("b", { text: percent(score, 1) })),
-      ...(near.length ? [element("p", { class: "quiet", text: "How well it fits its topics" }), element("ul", {}, ...near)] : []),
+      element("p", { class: "chance" }, element("span", { text: "Probability that you click it" }), element("b", { text: percent(score, 1) })),
+      ...(near.length ? [element("p", { class: "quiet", text: "How well it matches its topics" }), element("ul", {}, ...near)] : []),
     );
   }
 

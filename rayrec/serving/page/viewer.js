@@ -1,4 +1,4 @@
-// Who watches: the id in the address, the one of last time, or a new guest; and the switcher.
+// Who is watching: the user in the address, the user of the last visit, or a new guest; and the form that switches users.
 
 import { get } from "./api.js";
 import { $, element, hueOfText } from "./dom.js";
@@ -19,7 +19,7 @@ export async function startViewer() {
   });
   $("guest").addEventListener("click", () => become(newGuest()));
   remember();
-  const { users } = await get("/v1/dashboard").catch(() => ({ users: [] })); // the switcher works without
+  const { users } = await get("/v1/dashboard").catch(() => ({ users: [] })); // the form works without these suggestions
   $("users").replaceChildren(...users.map(chip));
   mark();
 }

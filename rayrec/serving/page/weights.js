@@ -1,10 +1,10 @@
-// What the user's last clicks weigh: a bar for each topic that recall searches, which grows and changes places as they click.
+// The weights of the user's topics: a bar for each topic that recall searches. Clicks make bars grow and change places.
 
 import { $, element, hueOfTopic, nameOfTopic, percent, prefersStill } from "./dom.js";
 
 const FLASH_MS = 1200;
 const rows = new Map(); // topic -> {row, bar, number, gain, clicks}
-let first = true; // what a user comes with is no news
+let first = true; // the topics that a user begins with are not announced
 
 export function forgetWeights() {
   rows.clear();
@@ -12,20 +12,20 @@ export function forgetWeights() {
   $("weights").replaceChildren();
 }
 
-// `user` as GET /v1/users/{id} answers.
+// Takes the answer of GET /v1/users/{id}.
 export function showWeights({ topics, clicks }) {
   const sum = topics.reduce((total, topic) => total + topic.clicks, 0);
   const before = new Map([...rows].map(([topic, { row }]) => [topic, row.getBoundingClientRect().top]));
-  const said = topics.map((topic) => draw(topic, topic.clicks / sum));
+  const lines = topics.map((topic) => draw(topic, topic.clicks / sum));
   for (const topic of [...rows.keys()].filter((topic) => !topics.some((each) => each.topic === topic))) {
     rows.get(topic).row.remove();
     rows.delete(topic);
   }
-  $("weights").append(...topics.map(({ topic }) => rows.get(topic).row)); // in their order
+  $("weights").append(...topics.map(({ topic }) => rows.get(topic).row)); // puts the rows in the order of the topics
   if (!prefersStill()) before.forEach(slide);
   $("no-weights").hidden = topics.length > 0;
   $("click-count").textContent = topics.length ? `from the last ${clicks} ${clicks === 1 ? "click" : "clicks"}` : "";
-  if (!first && said.some((line) => line.moved)) $("weights-said").textContent = said.map((line) => line.text).join(", ");
+  if (!first && lines.some((line) => line.moved)) $("weights-announced").textContent = lines.map((line) => line.text).join(", ");
   first = false;
   [...$("spark").children].forEach((bar, place) => {
     const topic = topics[place];
@@ -41,7 +41,7 @@ function draw({ topic, words, clicks }, share) {
   const { row, bar, number, gain } = known;
   number.textContent = percent(share);
   bar.setAttribute("aria-valuenow", Math.round(100 * share));
-  // Twice, so that a new bar grows from nothing.
+  // After two frames, so that a new bar grows from zero.
   requestAnimationFrame(() => requestAnimationFrame(() => bar.style.setProperty("--share", share)));
   if (moved && !first) {
     const more = clicks - (known.clicks ?? 0);
@@ -63,7 +63,7 @@ function make(topic, name) {
   return { row, bar, number, gain };
 }
 
-// From where the row was to where it is.
+// Moves a row from its previous position to its new one.
 function slide(top, topic) {
   const row = rows.get(topic)?.row;
   const way = row ? top - row.getBoundingClientRect().top : 0;

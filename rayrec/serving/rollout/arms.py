@@ -1,6 +1,7 @@
-"""Which bundle answers whom: the stable one, or for a share of the users the canary that is on trial beside it.
+"""Which bundle answers which user: the stable one or, for a share of the users, the canary, a bundle on trial.
 
-`Rollout` is what an operator asks for, `Arms` what a replica of the service has, `Report` what the replica says of both.
+A `Rollout` is what an operator asks for, `Arms` is what a replica of the service has loaded, and a `Report` is what the replica
+says about both.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ STABLE, CANARY = "stable", "canary"
 
 
 class Canary(BaseModel):
-    """A bundle on trial and its share of the users."""
+    """A bundle on trial, and the share of the users who get it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +26,7 @@ class Canary(BaseModel):
 
 
 class Rollout(BaseModel):
-    """The deployments' `user_config`: which bundles are to be served. Without a version, the workspace's current one."""
+    """The deployments' `user_config`: which bundles are to be served. Without a version, the workspace's current one is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,19 +34,24 @@ class Rollout(BaseModel):
     canary: Canary | None = None
 
     def versions(self) -> set[str]:
-        """Those that it names."""
+        """The versions that it names."""
         return {version for version in (self.version, self.canary and self.canary.version) if version}
 
 
 @dataclass(frozen=True)
 class Arms:
+    """The recommenders of a replica: the stable one, and the canary's if there is one."""
+
     stable: Recommender
     canary: Recommender | None = None
-    share: float = 0.0  # of the users, who get the canary
+    share: float = 0.0  # of the users who get the canary
 
     def arm_of(self, user_id: str) -> tuple[str, Recommender]:
-        """The arm of a user and its recommender: the same at every request, on every replica, and drawn anew for another canary."""
-        if self.canary is not None and _place(f"{self.canary.bundle.version} {user_id}") < self.share:
+        """The name of a user's arm and its recommender.
+
+        A user has the same arm at every request and on every replica. Each canary gets another selection of users.
+        """
+        if self.canary is not None and _unit_hash(f"{self.canary.bundle.version} {user_id}") < self.share:
             return CANARY, self.canary
         return STABLE, self.stable
 
@@ -56,24 +62,24 @@ class Arms:
 
 @dataclass(frozen=True)
 class Report:
-    """What one replica of `TopicRecall` says of itself."""
+    """What one replica of `TopicRecall` says about itself."""
 
     replica: str
     node: str  # its address
     rollout: Rollout  # the last one that it was given
-    switching: bool  # it is loading what the rollout names
-    refused: str  # why it can't carry it out; "" when it does
+    switching: bool  # whether it is still loading what the rollout names
+    refused: str  # why it can't carry out the rollout, or "" if it can
     bundles: dict[str, str]  # arm -> version
     share: float  # of the users who get the canary
     queue_age_s: float
-    impressions: int  # of all users, in the last hour or two
+    impressions: int  # of all users, in the last one to two hours
     clicks: int
     refusals: int  # since it started
 
 
 @dataclass(frozen=True)
 class RankerReport:
-    """What one replica of `NeuralRanker` says of itself."""
+    """What one replica of `NeuralRanker` says about itself."""
 
     replica: str
     node: str
@@ -81,15 +87,15 @@ class RankerReport:
 
 
 def verdict(reports: Iterable[Report], rollout: Rollout) -> str | None:
-    """Whether replicas carry out a rollout: None while one of them is still at it, "" when all do, else why one refuses it."""
+    """Whether replicas carry out a rollout: None while one of them is still switching, "" if all do, else why one refuses."""
     reports = list(reports)
-    told = [report for report in reports if report.rollout == rollout and not report.switching]
-    for report in told:
+    decided = [report for report in reports if report.rollout == rollout and not report.switching]
+    for report in decided:
         if report.refused:
             return report.refused
-    return "" if reports and len(told) == len(reports) else None
+    return "" if reports and len(decided) == len(reports) else None
 
 
-def _place(text: str) -> float:
-    """A number from 0 to before 1 that looks random and follows from the text alone."""
+def _unit_hash(text: str) -> float:
+    """A number in [0, 1) that looks random but depends on the text alone."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56

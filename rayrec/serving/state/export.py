@@ -1,10 +1,11 @@
-"""Events become the log of the next training: a folder with the table `interactions`, one Parquet file for each UTC day.
+"""Turns events into the log of the next training: a folder with the table `interactions`, one Parquet file for each UTC day.
 
-    2026-11-21.parquet    the impressions of this day, with what came of each
-    _export.parquet       clicks and the like whose impression has not come yet; its metadata say how far the export went
+    2026-11-21.parquet    the impressions of this day, each with what the user did with it
+    _export.parquet       other events whose impression has not arrived yet; its metadata say how far the export went
 
-An export reads only the events that came since the one before it, and rewrites only the days that they change. The folder therefore
-outlives the store's retention. Every step may be done twice: an export that was killed is done again from where the last one ended.
+An export reads only the events that arrived since the previous export, and rewrites only the days that these change. Therefore the
+folder may keep events for longer than the store does. Every step can be repeated: after an export that was killed, the next one
+continues from where the last complete export ended.
 """
 
 import time
@@ -21,35 +22,36 @@ import pyarrow.parquet as pq
 from rayrec import tables
 from rayrec.config import Config, ConfigError
 from rayrec.datasets.files import EXPORTED
-from rayrec.serving.state.store import StateStore, digest, open_store
+from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.store import StateStore, digest
 from rayrec.tables import SECONDS, TEXT, TIME
 from rayrec.workspace.files import open_filesystem, write_whole
 
 DAY = 86_400_000  # ms
-LOOK_BACK = 7  # days before a click in which its impression is looked for
-PATIENCE = DAY  # ms; a click whose impression has not come by then proves by itself that the video was shown
+MAX_DELAY_DAYS = 7  # between an impression and a click on it
+MAX_WAIT = DAY  # ms; if its impression has not arrived by then, a click itself counts as proof that the video was shown
 STATE = "_export.parquet"
-KEY = ["user_id", "video_id", "request_id", "shown_at"]  # rows that agree in these are one impression
+KEY = ["user_id", "video_id", "request_id", "shown_at"]  # rows with the same values are one impression
 ROWS = pa.schema(
     {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "watch_s": SECONDS, "request_id": TEXT}
     | {"arm": TEXT, "liked": pa.bool_(), "skipped": pa.bool_()},
     metadata=EXPORTED,
 )
-JOINED = {"clicked": "any", "watch_s": "max", "arm": "first", "liked": "any", "skipped": "any"}
+MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", "liked": "any", "skipped": "any"}
 
 
 class Export(NamedTuple):
-    """What an export did."""
+    """What an export has done."""
 
-    events: int  # that were new to the folder
+    events: int  # events that were new to the folder
     impressions: int  # rows that were added
     days: int  # files that were written
-    waiting: int  # clicks and the like whose impression has not come yet
-    upto: int  # the number of the last event that the folder knows
+    waiting: int  # events whose impression has not arrived yet
+    upto: int  # the number of the last event that the folder takes into account
 
 
 def export_events(config: Config, folder: str) -> Export:
-    """Bring a folder (a local path or a URI) up to the store's present. Raises `ConfigError` for the folder of another store."""
+    """Brings a folder (a local path or a URI) up to date with the store. Raises `ConfigError` if it belongs to another store."""
     store = open_store(config)
     try:
         return _export(store, _Folder(*open_filesystem(folder)), int(time.time() * 1000))
@@ -61,15 +63,15 @@ def _export(store: StateStore, folder: "_Folder", now: int) -> Export:
     done, upto = folder.upto, store.latest()
     if upto < done:
         raise ConfigError(
-            f"{folder.root} holds the events up to number {done}, the store has only {upto}: it is the export of another store; "
-            "give a folder of its own"
+            f"{folder.root} holds the events up to number {done}, but the store has only {upto}: the folder is the export of "
+            "another store; name another folder"
         )
     folder.forget(store.forgotten(done))
     waiting, events = folder.waiting, 0
     for piece in store.read(done + 1, upto):
         events += piece.num_rows
         waiting = folder.take(pa.concat_tables([waiting, piece]))
-    late = pc.less(waiting["at"], now - PATIENCE)
+    late = pc.less(waiting["at"], now - MAX_WAIT)
     folder.merge(_shown(waiting.filter(pc.and_(late, pc.equal(waiting["kind"], "click"))), clicked=True))
     folder.finish(waiting.filter(pc.invert(late)), upto)
     if folder.newest_at:
@@ -92,20 +94,20 @@ class _Folder:
             self.upto, self.newest_at = (int(state.schema.metadata[name]) for name in (b"upto", b"newest_at"))
 
     def forget(self, digests: set[str]) -> None:
-        """Take out the rows of these users, all of which are from before they were forgotten."""
+        """Removes the rows of these users; all of them are older than the request to forget the user."""
 
-        def others(table: pa.Table) -> pa.Table:
+        def without_them(table: pa.Table) -> pa.Table:
             gone = [user for user in pc.unique(table["user_id"]).to_pylist() if digest(user) in digests]
             return table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(gone, TEXT)))) if gone else table
 
         if digests:
-            self.waiting = others(self.waiting)
+            self.waiting = without_them(self.waiting)
             for day in list(self.days):
                 table = self._day(day)
-                self._write(day, table, others(table))
+                self._write(day, table, without_them(table))
 
     def take(self, events: pa.Table) -> pa.Table:
-        """Put events into the days of their impressions; returns those whose impression isn't there."""
+        """Adds events to the days of their impressions; returns the events whose impression has not arrived."""
         is_shown = pc.equal(events["kind"], "impression")
         shown, answers = _shown(events.filter(is_shown), clicked=False), events.filter(pc.invert(is_shown))
         candidates = pa.concat_tables([shown.select(KEY), self._shown_before(answers)])
@@ -115,16 +117,16 @@ class _Folder:
         return answers.filter(pc.invert(found))
 
     def merge(self, rows: pa.Table) -> None:
-        """Add impressions, and what came of those that are there."""
+        """Adds impressions, or what users did with impressions that are there already."""
         days = rows["shown_at"].to_numpy() // DAY
         for day in np.unique(days).tolist():
             old = self._day(day)
             grouped = pa.concat_tables([old, rows.filter(pa.array(days == day))]).group_by(KEY, use_threads=False)
-            joined = grouped.aggregate(list(JOINED.items()))
-            names = {f"{column}_{how}": column for column, how in JOINED.items()}
-            joined = joined.rename_columns([names.get(name, name) for name in joined.column_names])
-            self._write(day, old, joined.select(ROWS.names).cast(ROWS).sort_by("shown_at"))
-            self.newest_at = max(self.newest_at, pc.max(joined["shown_at"]).as_py())
+            merged = grouped.aggregate(list(MERGED.items()))
+            names = {f"{column}_{how}": column for column, how in MERGED.items()}
+            merged = merged.rename_columns([names.get(name, name) for name in merged.column_names])
+            self._write(day, old, merged.select(ROWS.names).cast(ROWS).sort_by("shown_at"))
+            self.newest_at = max(self.newest_at, pc.max(merged["shown_at"]).as_py())
 
     def finish(self, waiting: pa.Table, upto: int) -> None:
         self.waiting, self.upto = waiting, upto
@@ -133,13 +135,13 @@ class _Folder:
 
     @cached_property
     def days(self) -> dict[int, str]:
-        """The path of each day that is there, by the number of the day since 1970."""
+        """The path of each day's file, by the number of the day since 1970."""
         found = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
         names = {item.path: item.base_name.removesuffix(".parquet") for item in found if item.base_name.endswith(".parquet")}
         return {int(np.datetime64(name, "D").astype(int)): path for path, name in names.items() if name[0].isdigit()}
 
     def _shown_before(self, answers: pa.Table) -> pa.Table:
-        """The impressions in the files that these events may answer: `KEY` of those of their users, of the days before them."""
+        """The impressions in the files that these events may belong to: the `KEY` columns, for their users and the days before."""
         near = [ROWS.empty_table().select(KEY)]
         if answers.num_rows:
             days = answers["at"].to_numpy() // DAY
@@ -147,7 +149,7 @@ class _Folder:
             near += [
                 self._read(path, columns=KEY, filters=theirs)
                 for day, path in self.days.items()
-                if days.min() - LOOK_BACK <= day <= days.max()
+                if days.min() - MAX_DELAY_DAYS <= day <= days.max()
             ]
         return pa.concat_tables(near)
 
@@ -173,7 +175,7 @@ class _Folder:
 
 
 def _shown(events: pa.Table, clicked: bool) -> pa.Table:
-    """Events, each as an impression of its own."""
+    """Makes an impression of each event."""
     no = pa.repeat(pa.scalar(False), events.num_rows)
     columns = {name: events[name] for name in ("user_id", "video_id", "watch_s", "request_id", "arm")}
     columns |= {"shown_at": events["at"], "clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
@@ -181,7 +183,7 @@ def _shown(events: pa.Table, clicked: bool) -> pa.Table:
 
 
 def _answers(events: pa.Table, impressions: pa.Table) -> pa.Table:
-    """What the events say of the impressions (`KEY`, row by row) that they answer."""
+    """What the events say about the impressions (`KEY` columns, row by row) that they belong to."""
     kinds = {"clicked": "click", "liked": "like", "skipped": "skip"}
     columns = {name: impressions[name] for name in KEY} | {"watch_s": events["watch_s"], "arm": pa.nulls(events.num_rows, TEXT)}
     columns |= {column: pc.equal(events["kind"], kind) for column, kind in kinds.items()}
@@ -189,9 +191,9 @@ def _answers(events: pa.Table, impressions: pa.Table) -> pa.Table:
 
 
 def _answered(answers: pa.Table, candidates: pa.Table) -> np.ndarray:
-    """The row in `candidates` of the impression that each event answers, -1 where there is none.
+    """The row in `candidates` of the impression that each event belongs to, or -1 if there is none.
 
-    That is the one of its user, video and request, or else the user's latest of the video before it.
+    It is the impression of the same user, video and request, otherwise the latest earlier impression of the video to the user.
     """
     user, video, request = (_codes(candidates[name], answers[name]) for name in ("user_id", "video_id", "request_id"))
     at = np.concatenate([candidates["shown_at"].to_numpy(), answers["at"].to_numpy()])
@@ -203,14 +205,14 @@ def _answered(answers: pa.Table, candidates: pa.Table) -> np.ndarray:
 
 
 def _codes(first: pa.ChunkedArray, second: pa.ChunkedArray) -> np.ndarray:
-    """Equal numbers for equal texts of two columns, one after the other; -1 for none."""
+    """Numbers the strings of two columns, one column after the other: equal strings have equal numbers, null has -1."""
     both = pa.chunked_array([*first.chunks, *second.chunks], TEXT).combine_chunks()
     return both.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
 
 
 def _last_shown(group: np.ndarray, at: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """For each row the latest row of its group, not after it, that is `shown`; -1 where there is none."""
-    order = np.lexsort((~shown, at, group))  # of what happened at once, the impression was first
+    """For each row, the latest row of its group up to it that is `shown`, or -1 if there is none."""
+    order = np.lexsort((~shown, at, group))  # of events at the same time, the impression is the first
     last = np.maximum.accumulate(np.where(shown[order], np.arange(len(order)), -1))
     same = (last >= 0) & (group[order][last] == group[order])
     found = np.full(len(order), -1)

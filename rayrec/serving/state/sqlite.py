@@ -1,4 +1,4 @@
-"""The state store in one SQLite file, which any number of processes on one machine may have open (WAL)."""
+"""The state store in one SQLite file in WAL mode, which any number of processes on one machine may open."""
 
 import sqlite3
 import threading
@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from rayrec.config import ConfigError
 from rayrec.serving.state.store import (
-    MAX_READ,
+    MAX_EVENTS_READ,
+    MAX_TABLE_ROWS,
     MINUTE,
-    PIECE,
     Activity,
     Counts,
     Event,
@@ -27,12 +27,13 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = 1  # of the file, in its `user_version`. Files from before there were versions say 0.
-WAITS_S = 10  # for another process's write
-PRUNED_AT_ONCE = 5000  # events; in between, others may write
+SCHEMA = 1  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
+WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
+PRUNE_BATCH = 5000  # events deleted in one transaction; between transactions, others may write
 
-# `number` counts events in the order of their arrival, so that a reader can ask for what is new to it. AUTOINCREMENT: the number of
-# a deleted event is not given again. The indexes hold all that `activity` and `traffic` ask, so that these never touch the rows.
+# `number` counts the events in the order of their arrival, so that a reader can ask for those that are new to it. AUTOINCREMENT:
+# the number of a deleted event is not used again. The indexes cover what `activity` and `traffic` ask for, so that these queries
+# never read the rows.
 TABLES = """
 CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, user_id TEXT NOT NULL,
     video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL, arm TEXT);
@@ -42,35 +43,36 @@ CREATE TABLE IF NOT EXISTS withdrawn (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forgotten (digest TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS exports (upto INTEGER PRIMARY KEY, newest_at INTEGER NOT NULL);
 """
-FROM_0 = "ALTER TABLE events ADD COLUMN arm TEXT; DROP INDEX IF EXISTS seen; DROP INDEX IF EXISTS clicked;"
+UPGRADE_FROM_0 = "ALTER TABLE events ADD COLUMN arm TEXT; DROP INDEX IF EXISTS seen; DROP INDEX IF EXISTS clicked;"
 COLUMNS = ", ".join(Event._fields)
 INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' for _ in Event._fields)}) ON CONFLICT (event_id) DO NOTHING"
 LATEST = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
 USERS_LATEST = (
-    f"SELECT at, number, kind = 'click', video_id FROM events WHERE user_id = ? ORDER BY at DESC, number DESC LIMIT {MAX_READ}"
+    "SELECT at, number, kind = 'click', video_id FROM events WHERE user_id = ? "
+    f"ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ}"
 )
 
 
 class SqliteStore:
-    """Events in one SQLite file. A write waits up to `WAITS_S` for the write of another process.
+    """Keeps events in one SQLite file. A write waits up to `WRITE_TIMEOUT_S` for the write of another process.
 
-    Callers that come while one commits are committed together by the next of them: one wait for the disk serves all.
+    Batches that arrive during a commit are committed together in the next one, so that they wait for the disk only once.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `StoreError` when the file can't be opened, `ConfigError` when another version of rayrec made it."""
+        """Raises `StoreError` if the file can't be opened, `ConfigError` if another version of rayrec made it."""
         self.path = path
         self._waiting: deque[tuple[Sequence[Event], Future[int]]] = deque()
         self._writing = threading.Lock()
-        self._readers: deque[sqlite3.Connection] = deque()  # those that nobody uses now; in WAL mode they never wait for the writer
+        self._readers: deque[sqlite3.Connection] = deque()  # idle connections; in WAL mode readers never wait for the writer
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._writer = self._connect()
             self._writer.execute("PRAGMA journal_mode = WAL")
-            self._writer.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not only with the operating system
-            self._writer.execute("PRAGMA wal_autocheckpoint = 8000")  # pages (32 MiB): a page is copied once for many commits
+            self._writer.execute("PRAGMA synchronous = FULL")  # a commit waits until the data are on the disk
+            self._writer.execute("PRAGMA wal_autocheckpoint = 8000")  # pages (32 MiB): one copy of a page for many commits
             self._writer.execute("PRAGMA cache_size = -65536")  # KiB
-            self._writer.execute("PRAGMA secure_delete = ON")  # what was forgotten is overwritten
+            self._writer.execute("PRAGMA secure_delete = ON")  # overwrites what is deleted, so that forgotten users leave no trace
             self._create()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"the events file {path} can't be opened: {error}") from error
@@ -79,7 +81,7 @@ class SqliteStore:
         result: Future[int] = Future()
         self._waiting.append((events, result))
         with self._writing:
-            if not result.done():  # nobody committed it meanwhile
+            if not result.done():  # no other thread has committed it meanwhile
                 self._commit_waiting()
         return result.result()
 
@@ -137,13 +139,13 @@ class SqliteStore:
             return {row[0] for row in db.execute("SELECT digest FROM forgotten WHERE number >= ?", (number,))}
 
     def prune(self, before_ms: int) -> int:
-        oldest = f"SELECT number FROM events WHERE at < ? LIMIT {PRUNED_AT_ONCE}"
+        oldest = f"SELECT number FROM events WHERE at < ? LIMIT {PRUNE_BATCH}"
         pruned = 0
         while True:
             with self._transaction() as db:
                 gone = db.execute(f"DELETE FROM events WHERE number IN ({oldest})", (before_ms,)).rowcount
             pruned += gone
-            if gone < PRUNED_AT_ONCE:
+            if gone < PRUNE_BATCH:
                 return pruned
 
     def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
@@ -151,7 +153,7 @@ class SqliteStore:
         while True:
             with self._reading() as db:
                 rows = db.execute(
-                    f"SELECT number, {COLUMNS} FROM events WHERE number BETWEEN ? AND ? ORDER BY number LIMIT {PIECE}",
+                    f"SELECT number, {COLUMNS} FROM events WHERE number BETWEEN ? AND ? ORDER BY number LIMIT {MAX_TABLE_ROWS}",
                     (first, upto),
                 ).fetchall()
             if not rows:
@@ -169,27 +171,27 @@ class SqliteStore:
         while self._readers:
             self._readers.pop().close()
 
-    # --- inside ---
+    # --- internals ---
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, WAITS_S, isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(self.path, WRITE_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
     def _create(self) -> None:
-        """Make the tables, or bring those of an older version to this one."""
+        """Creates the tables, or upgrades those of an older version."""
         with self._transaction() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             old = db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'events'").fetchone() is not None
             if version not in (0, SCHEMA):
                 raise ConfigError(
-                    f"the events file {self.path} has schema {version}, this rayrec reads {SCHEMA}: "
-                    "use the rayrec that made it, or set serving.state to another file"
+                    f"the events file {self.path} has schema version {version}, but this rayrec reads version {SCHEMA}: "
+                    "use the rayrec that made the file, or set serving.state to another file"
                 )
-            script = (FROM_0 if old and version == 0 else "") + TABLES + f"PRAGMA user_version = {SCHEMA};"
+            script = (UPGRADE_FROM_0 if old and version == 0 else "") + TABLES + f"PRAGMA user_version = {SCHEMA};"
             for statement in filter(str.strip, script.split(";")):  # executescript would commit
                 db.execute(statement)
 
     def _commit_waiting(self) -> None:
-        """Commit all batches that wait, each whole or not at all."""
+        """Commits all waiting batches, each as a whole or not at all."""
         batches = [self._waiting.popleft() for _ in range(len(self._waiting))]
         new: dict[Future[int], int] = {}
         try:
@@ -201,7 +203,7 @@ class SqliteStore:
                         db.executemany(INSERT, events)
                     except sqlite3.OperationalError:
                         raise
-                    except Exception as error:  # something is wrong with this batch, not with the others
+                    except Exception as error:  # this batch is wrong, but the others are not
                         db.execute("ROLLBACK TO batch")
                         result.set_exception(error)
                     else:
@@ -222,7 +224,7 @@ class SqliteStore:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own, for as long as the block runs."""
+        """A connection that no other thread uses while the block runs."""
         try:
             db = self._readers.pop()
         except IndexError:
@@ -241,7 +243,7 @@ class SqliteStore:
 
 @contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Commit at the end; roll back and raise `StoreError` or what else was raised."""
+    """Commits at the end of the block, or rolls back if an exception is raised. SQLite's own errors become `StoreError`."""
     try:
         db.execute("BEGIN IMMEDIATE")
         try:

@@ -1,4 +1,4 @@
-"""HAProxy as `haproxy.sh` starts it, with the configuration that Ray writes for it, before two servers of the test's own."""
+"""HAProxy as `haproxy.sh` starts it, with the configuration that Ray writes for it, in front of two test servers."""
 
 import asyncio
 import contextlib

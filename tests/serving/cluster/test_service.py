@@ -1,4 +1,4 @@
-"""The service on a real Ray head with HAProxy, started as `rayrec serve` does it. One head for all the tests, in their order."""
+"""The service on a real Ray head with HAProxy, as `rayrec serve` starts it. All tests use one head, in their order."""
 
 import itertools
 import os
@@ -103,17 +103,18 @@ SWAPS = """
 import sys
 from rayrec.config import load
 from rayrec.stages.pipeline import load_stage
-from rayrec.serving.cluster import service
-from rayrec.serving.rollout import swaps
+from rayrec.serving.cluster import service, swaps
+from rayrec.serving.rollout.history import swap_history
+from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 
 config = load(None, sys.argv[1:])
-first = cluster.standing(config).version
+first = service.current_rollout(config).version
 second = run_stage(Workspace(config.workspace), load_stage("publish"), config, force=True)[0].version
 swaps.swap(config, share=0.5)
 swaps.swap(config)
 swaps.rollback(config)
-assert [(s.version, s.canary) for s in swaps.swaps(Workspace(config.workspace))[-4:]] == [
+assert [(s.version, s.canary) for s in swap_history(Workspace(config.workspace))[-4:]] == [
     (first, None), (first, second), (second, None), (first, None)
 ]
 """
@@ -202,7 +203,7 @@ def test_what_stands_in_the_way_is_named(
     with pytest.raises(ClusterError, match=f"runs at 127.0.0.1:{config.serving.port} already; run `rayrec stop`"):
         cluster.serve(moved)
     with pytest.raises(ClusterError, match=f"port {config.serving.port} of 127.0.0.1 is in use by another program"):
-        cluster._check_place(None, "127.0.0.1", config.serving.port)
+        cluster._check_address(None, "127.0.0.1", config.serving.port)
     with pytest.raises(ConfigError, match="set RAYREC_API_KEYS"):
         cluster.serve(config.model_copy(update={"serving": config.serving.model_copy(update={"host": "0.0.0.0"})}))
     with pytest.raises(WorkspaceError, match="rayrec publish"):
@@ -217,7 +218,7 @@ def test_a_service_that_can_not_start_says_why_and_the_old_one_goes_on(
 ) -> None:
     application = cluster._application(config, "x")
     application["applications"][0]["args"] = {"config": {"serving": {"prot": 1}}}
-    monkeypatch.setattr("rayrec.serving.cluster.cluster._application", lambda config, version: application)
+    monkeypatch.setattr("rayrec.serving.cluster.service._application", lambda config, version: application)
     with pytest.raises(ClusterError, match=r"unknown key 'serving.prot'; did you mean 'port'\?"):
         cluster.serve(config)
     monkeypatch.undo()
@@ -229,8 +230,8 @@ def test_a_service_that_can_not_start_says_why_and_the_old_one_goes_on(
 
 def test_other_commands_join_the_head(service: httpx.Client, config: Config) -> None:
     code = (
-        "import ray, sys; from rayrec.config import load; from rayrec.serving import cluster\n"
-        "cluster.connect(load(None, sys.argv[1:])); print(ray.get_runtime_context().gcs_address)"
+        "import ray, sys; from rayrec.config import load; from rayrec.serving.cluster import service\n"
+        "service.connect(load(None, sys.argv[1:])); print(ray.get_runtime_context().gcs_address)"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
     command = [sys.executable, "-c", code, f"workspace={config.workspace}"]

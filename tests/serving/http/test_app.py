@@ -1,4 +1,4 @@
-"""The HTTP API without Ray: what it answers, and that whatever is wrong gets a 4xx with a sentence."""
+"""The HTTP API without Ray: its answers, and that every mistake of a caller is answered with a 4xx and a sentence."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import OverloadedError, Recommender, now_ms
 from rayrec.serving.rollout.arms import Arms
-from rayrec.serving.rollout.swaps import Swap
+from rayrec.serving.rollout.history import Swap
 from rayrec.serving.state.store import StoreError
 from tests.serving.small_world import JPEG, WORDS, rank_by_number, topic_of
 
@@ -99,7 +99,7 @@ WRONG_REQUESTS: list[tuple[str | bytes, int, str]] = [
     ('{"user_id": "u", "K": 1}', 422, "unknown field 'K'; known: blocked_authors, context, debug, exclude, k, user_id"),
     ('{"user_id": "u", "k": 0}', 422, "k: Input should be greater than or equal to 1 (got 0)"),
     ('{"user_id": "u", "k": -1}', 422, "k: Input should be greater"),
-    ('{"user_id": "u", "k": 1000000000}', 422, "k: 1000000000 videos are more than the 100 that one page may hold"),
+    ('{"user_id": "u", "k": 1000000000}', 422, "k: a page holds at most 100 videos (serving.max_k), not 1000000000"),
     ('{"user_id": "u", "k": 1' + "0" * 5000 + "}", 400, "the body"),
     ('{"user_id": "u", "k": 2.5}', 422, "k: Input should be a valid integer"),
     ('{"user_id": "u", "k": NaN}', 422, "k: "),
@@ -112,8 +112,8 @@ WRONG_REQUESTS: list[tuple[str | bytes, int, str]] = [
     ('{"user_id": "u", "exclude": [1]}', 422, "exclude.0: Input should be a valid string"),
     ('{"user_id": "u", "blocked_authors": [""]}', 422, "blocked_authors.0: String should have at least 1 character"),
     ('{"user_id": "u", "context": []}', 422, "context: Input should be a valid dictionary"),
-    ('{"user_id": "u", "context": {"device": []}}', 422, "context.device: give a name of 1 to 64 characters and a number"),
-    ('{"user_id": "u", "context": {"": 1}}', 422, "context.: give a name of 1 to 64 characters"),
+    ('{"user_id": "u", "context": {"device": []}}', 422, "context.device: names have 1 to 64 characters, and values are numbers"),
+    ('{"user_id": "u", "context": {"": 1}}', 422, "context.: names have 1 to 64 characters"),
     (b"\xff\xfe\x00", 400, "the body"),
 ]
 
@@ -159,7 +159,7 @@ def test_events_that_can_not_be_kept_are_named_and_the_others_kept(client: httpx
     first, second = answer["refused"]
     assert first == {"event_id": "e1", "error": "there is no video 'v99'"}
     assert second["event_id"] == "e2"
-    assert second["error"].startswith(f"at: {later} lies in the future")
+    assert second["error"].startswith(f"at: {later} is in the future")
     assert client.get("/v1/users/new").json()["clicks"] == 2
     assert metrics.value("events_total", kind="refused") == 2
 
@@ -167,7 +167,7 @@ def test_events_that_can_not_be_kept_are_named_and_the_others_kept(client: httpx
 def test_a_large_body_is_refused(client: httpx.Client) -> None:
     large = b" " * 2**20 + b'{"user_id": "u"}'
     headers = {"Content-Type": "application/json"}
-    assert "larger than the 65,536 bytes that /v1/recommend takes" in error(
+    assert "larger than the 65,536 bytes that /v1/recommend accepts" in error(
         client.post("/v1/recommend", content=large, headers=headers), 413
     )
     in_parts = iter([large[:1000]] * 1100)  # no Content-Length
@@ -176,9 +176,9 @@ def test_a_large_body_is_refused(client: httpx.Client) -> None:
 
 
 def test_wrong_paths_methods_and_types_get_a_sentence(client: httpx.Client) -> None:
-    assert error(client.get("/v1/recommend"), 405) == "/v1/recommend does not take GET; it takes POST"
-    assert error(client.delete("/v1/topics"), 405) == "/v1/topics does not take DELETE; it takes GET"
-    assert error(client.get("/v2/anything"), 404) == "there is nothing at '/v2/anything'; /docs lists what there is"
+    assert error(client.get("/v1/recommend"), 405) == "/v1/recommend does not accept GET; it accepts POST"
+    assert error(client.delete("/v1/topics"), 405) == "/v1/topics does not accept DELETE; it accepts GET"
+    assert error(client.get("/v2/anything"), 404) == "there is no route '/v2/anything'; /docs lists all routes"
     assert "not text/plain" in error(
         client.post("/v1/recommend", content='{"user_id": "u"}', headers={"Content-Type": "text/plain"}), 415
     )
@@ -217,7 +217,7 @@ def test_only_media_that_the_catalog_lists_are_handed_out(client: httpx.Client) 
     web = client.get("/v1/videos/v20/file", follow_redirects=False)
     assert (web.status_code, web.headers["location"]) == (307, "https://example.org/a.mp4")
     for name in ("v7", "v21", "v22", "v23"):
-        assert "has no file that this service can hand out" in error(client.get(f"/v1/videos/{name}/file"), 404)
+        assert "has no file that this service can send" in error(client.get(f"/v1/videos/{name}/file"), 404)
     for path in ("/v1/videos/..%2f..%2fetc%2fpasswd/file", "/page/..%2fapi.py", "/page/%2e%2e/api.py", "/page//etc/passwd"):
         assert client.get(path).status_code == 404
     assert client.get("/v1/videos/v23").json()["file"] is None

@@ -1,4 +1,4 @@
-"""Who gets which bundle, and what replicas' reports add up to."""
+"""Which users get which bundle, and what the reports of all replicas mean together."""
 
 from types import SimpleNamespace
 from typing import Any, cast

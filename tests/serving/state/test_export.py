@@ -8,7 +8,8 @@ import pytest
 
 from rayrec.config import Config, ConfigError, load
 from rayrec.serving.state.export import DAY, Export, export_events
-from rayrec.serving.state.store import Event, Kind, Since, open_store
+from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.store import Event, Kind, Since
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace

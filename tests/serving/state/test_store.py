@@ -1,10 +1,7 @@
-"""Both state stores by the same tests: nothing twice, nothing lost, by time; then what is particular to each."""
+"""Both state stores in the same tests: nothing is kept twice, nothing is lost, and time decides the order."""
 
-import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from rayrec.config import Config, ConfigError, load
+from rayrec.config import Config
 from rayrec.serving.state import store as store_module
-from rayrec.serving.state.sqlite import SqliteStore
-from rayrec.serving.state.store import Activity, Event, Since, StateStore, StoreError, Traffic, is_redis, open_store, state_path
-from tests.serving.stores import RedisServer, redis_server
+from rayrec.serving.state.opening import is_redis, open_store
+from rayrec.serving.state.store import Activity, Event, Since, StateStore, Traffic
+from tests.serving.state.events import ALL, HOUR, clicked, counted, event, kept
 
 ROOT = Path(__file__).parents[3]
-ALL = Since()
-HOUR = 3_600_000
 
 
 @pytest.fixture
@@ -28,24 +23,6 @@ def store(state: Config) -> Iterator[StateStore]:
     store = open_store(state)
     yield store
     store.close()
-
-
-def event(number: int, kind: str = "click", user: str = "ann", video: str | None = None, at: int | None = None) -> Event:
-    return Event(f"e{number}", user, video or f"v{number}", kind, at=1000 + number if at is None else at)
-
-
-def clicked(store: StateStore, user: str = "ann", since: Since = ALL) -> list[str]:
-    return store.activity(user, since, 10, 10).clicked
-
-
-def counted(store: StateStore, after: int = 0, since: Since = ALL) -> dict[str, tuple[int, int]]:
-    _, videos, exposures, clicks = store.counts(after, since)
-    return dict(zip(videos, zip(exposures.tolist(), clicks.tolist(), strict=True), strict=True))
-
-
-def kept(store: StateStore) -> list[Event]:
-    """All events, in the order of arrival."""
-    return [Event(**row) for piece in store.read(1, None) for row in piece.to_pylist()]
 
 
 # --- intake and reading ---
@@ -89,9 +66,9 @@ def test_an_event_counts_by_its_number_however_late_it_came(store: StateStore) -
 
 
 def test_a_user_with_any_number_of_events_costs_a_bounded_look(store: StateStore) -> None:
-    store.add_events([event(n, video=f"v{n % 10}") for n in range(store_module.MAX_READ + 50)])
-    activity = store.activity("ann", ALL, store_module.MAX_READ + 50, 100)
-    assert len(activity.clicked) == store_module.MAX_READ
+    store.add_events([event(n, video=f"v{n % 10}") for n in range(store_module.MAX_EVENTS_READ + 50)])
+    activity = store.activity("ann", ALL, store_module.MAX_EVENTS_READ + 50, 100)
+    assert len(activity.clicked) == store_module.MAX_EVENTS_READ
     assert activity.clicked_at[0] == 1050
     assert len(activity.seen) == 10
 
@@ -108,8 +85,8 @@ def test_counts_are_those_since_the_last_look(store: StateStore) -> None:
 
 
 def test_events_come_back_as_they_were_in_pieces(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sqlite_store", "redis_store"):
-        monkeypatch.setattr(f"rayrec.serving.{module}.PIECE", 100)
+    for module in ("sqlite", "redis"):
+        monkeypatch.setattr(f"rayrec.serving.state.{module}.MAX_TABLE_ROWS", 100)
     given = [event(n, user=f"u{n % 3}:{n}")._replace(arm="canary", watch_s=n / 2) for n in range(1000)]
     given[500] = Event("naïve ✓", 'a "b"', "x:y|z", "watch", 10**12 + 7, "r:1", 1.5, None)
     for start in range(0, 1000, 300):
@@ -235,7 +212,8 @@ def test_what_a_log_does_not_hold(store: StateStore) -> None:
 WRITERS = """
 import os, random, signal, sys, time
 from rayrec.config import load
-from rayrec.serving.state.store import Event, open_store
+from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.store import Event
 
 def write(round, batches, acknowledged):
     store = open_store(load(None, [f"serving.state={sys.argv[1]}"]))
@@ -293,165 +271,3 @@ def test_no_acknowledged_event_is_lost_when_the_process_is_killed(state: Config)
     assert acknowledged <= there.keys()
     assert set(there.values()) == {1}
     assert set(Counter(event_id.rpartition("-")[0] for event_id in there).values()) == {5}  # no batch in part
-
-
-# --- SQLite ---
-
-
-def test_a_store_that_is_held_too_long_says_so(tmp_path: Path) -> None:
-    holder, waiter = SqliteStore(tmp_path / "events.db"), SqliteStore(tmp_path / "events.db")
-    waiter._writer.execute("PRAGMA busy_timeout = 1")
-    holder._writer.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreError, match="locked"):
-        waiter.add_events([event(1)])
-    assert waiter.activity("ann", ALL, 1, 1).clicked == []  # readers don't wait
-    holder._writer.execute("ROLLBACK")
-    assert waiter.add_events([event(1)]) == 1
-    holder.close()
-    waiter.close()
-
-
-def test_batches_that_wait_are_committed_together(tmp_path: Path) -> None:
-    store, commits = SqliteStore(tmp_path / "events.db"), []
-    store._writer.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
-    with ThreadPoolExecutor(8) as threads:
-        with store._writing:
-            added = [threads.submit(store.add_events, [event(n)]) for n in range(8)]
-            while len(store._waiting) < 8:
-                time.sleep(0.001)
-        assert [each.result() for each in added] == [1] * 8
-    assert len(commits) == 1
-    store.close()
-
-
-OLD_FILE = """
-CREATE TABLE events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, user_id TEXT NOT NULL,
-    video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL);
-CREATE INDEX seen ON events (user_id, at, video_id);
-CREATE INDEX clicked ON events (user_id, at, video_id) WHERE kind = 'click';
-INSERT INTO events (event_id, user_id, video_id, kind, at, request_id, watch_s) VALUES ('e1', 'ann', 'v1', 'click', 1001, 'r', 2.5);
-"""
-
-
-def test_a_file_from_before_there_were_arms_is_brought_up_to_date(tmp_path: Path) -> None:
-    old = sqlite3.connect(tmp_path / "events.db")
-    old.executescript(OLD_FILE)
-    old.close()
-    for _ in "12":
-        store = SqliteStore(tmp_path / "events.db")
-        assert store.add_events([event(1)]) == 0
-        store.add_events([event(2)._replace(arm="canary")])
-        assert clicked(store) == ["v1", "v2"]
-        assert kept(store) == [Event("e1", "ann", "v1", "click", 1001, "r", 2.5), event(2)._replace(arm="canary")]
-        store.close()
-
-
-def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
-    newer = sqlite3.connect(tmp_path / "events.db")
-    newer.execute("PRAGMA user_version = 7")
-    newer.close()
-    with pytest.raises(ConfigError, match=r"events\.db has schema 7, this rayrec reads 1"):
-        SqliteStore(tmp_path / "events.db")
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "events.db").write_text("no database" * 100)
-    with pytest.raises(StoreError, match=r"events\.db can't be opened"):
-        SqliteStore(tmp_path / "events.db")
-
-
-def test_nothing_of_a_forgotten_user_is_left_in_the_file(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "events.db")
-    store.add_events(
-        [event(n, user="somebody-in-particular") for n in range(500)] + [event(n, user="bob") for n in range(500, 900)]
-    )
-    store.forget("somebody-in-particular")
-    store.close()
-    assert b"somebody-in-particular" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
-
-
-# --- Redis ---
-
-
-def test_redis_restarted_in_the_middle_of_intake(tmp_path: Path) -> None:
-    """Callers send again what was answered with a `StoreError`, as clients do after a 503."""
-    with redis_server(tmp_path) as server:
-        store = open_store(load(None, [f"serving.state={server.url}"]))
-        batches = [[event(n) for n in range(start, start + 10)] for start in range(0, 3000, 10)]
-        refused, done = [0], threading.Event()
-
-        def intake() -> None:
-            for batch in batches:
-                while True:
-                    try:
-                        store.add_events(batch)
-                        break
-                    except StoreError:
-                        refused[0] += 1
-            done.set()
-
-        thread = threading.Thread(target=intake)
-        thread.start()
-        for _ in range(3):
-            time.sleep(0.03)
-            server.kill()
-            time.sleep(0.3)
-            server.start()
-        thread.join()
-        assert done.is_set()
-        assert Counter(each.event_id for each in kept(store)) == Counter(f"e{n}" for n in range(3000))
-        store.close()
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        (("--appendonly", "no"), r"set `appendonly yes` \(it is no\), `appendfsync always` \(it is everysec\) in redis.conf"),
-        (
-            ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "allkeys-lru"),
-            r"set `maxmemory-policy noeviction`",
-        ),
-        (("--rename-command", "CONFIG", ""), "let rayrec's user run CONFIG GET"),
-    ],
-)
-def test_a_redis_that_may_lose_events_is_refused(tmp_path: Path, settings: tuple[str, ...], sentence: str) -> None:
-    with redis_server(tmp_path, *settings) as server, pytest.raises(ConfigError, match=sentence):
-        open_store(load(None, [f"serving.state={server.url}"]))
-
-
-def test_keys_of_another_version_are_refused(redis: RedisServer) -> None:
-    redis.flush()
-    redis.client.set("{rayrec}:schema", 7)
-    with pytest.raises(ConfigError, match="have schema 7, this rayrec reads 1"):
-        open_store(load(None, [f"serving.state={redis.url}"]))
-
-
-def test_a_redis_that_is_not_there(tmp_path: Path) -> None:
-    with redis_server(tmp_path) as server:
-        gone = load(None, [f"serving.state={server.url}"])
-    with pytest.raises(StoreError, match="refused"):
-        open_store(gone)
-
-
-def test_pruned_redis_is_empty(redis: RedisServer) -> None:
-    """Retention bounds its memory: nothing stays of an event."""
-    redis.flush()
-    store = open_store(load(None, [f"serving.state={redis.url}"]))
-    store.add_events([event(n, kind, user=f"u{n}") for n, kind in enumerate(("impression", "click", "watch", "like", "skip"))])
-    store.prune(HOUR)
-    store.close()
-    assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
-
-
-# --- where ---
-
-
-def test_where_the_events_are() -> None:
-    assert state_path(load(None, ["workspace=/w"])) == Path("/w/state/events.db")
-    assert state_path(load(None, ["workspace=s3://bucket/w", "serving.state=/w/events.db"])) == Path("/w/events.db")
-    with pytest.raises(ConfigError, match=r"s3://bucket/w: set serving\.state to a local file"):
-        state_path(load(None, ["workspace=s3://bucket/w"]))
-    with pytest.raises(ConfigError, match="kept in Redis"):
-        state_path(load(None, ["serving.state=redis://localhost"]))
-    with pytest.raises(ConfigError, match="neither a file nor redis://"):
-        open_store(load(None, ["serving.state=s3://bucket/events.db"]))

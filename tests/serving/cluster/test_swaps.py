@@ -1,4 +1,4 @@
-"""The history of swaps, what a rollback goes to, and what is refused before any replica hears of it. Without Ray."""
+"""Swaps and rollbacks with a service that is only played, and what is refused before any replica hears of it. Without Ray."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,67 +7,14 @@ import pytest
 
 from rayrec.config import Config
 from rayrec.serving.bundle import BundleError, locate
+from rayrec.serving.cluster import swaps
 from rayrec.serving.cluster.service import SwapRefusedError
-from rayrec.serving.rollout import swaps
 from rayrec.serving.rollout.arms import Canary, Rollout
-from rayrec.serving.rollout.swaps import DONE, Swap, SwapError, former, record, swap_history
+from rayrec.serving.rollout.history import HISTORY, SwapError, swap_history
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.serving.small_world import build_workspace
-
-ALL = {"a", "b", "c"}
-
-
-def history(*versions: str) -> list[Swap]:
-    return [Swap(at, version, None, 0.0, DONE) for at, version in enumerate(versions)]
-
-
-@pytest.mark.parametrize(
-    ("road", "back"),
-    [
-        (("a", "b"), "a"),
-        (("a", "b", "c"), "b"),
-        (("a", "b", "c", "b"), "a"),  # after one rollback
-        (("a", "b", "c", "b", "c"), "b"),  # and after c was tried again
-        (("b", "a", "b"), None),
-        (("a",), None),
-    ],
-)
-def test_a_rollback_goes_to_what_was_served_before(road: tuple[str, ...], back: str | None) -> None:
-    standing = Rollout(version=road[-1])
-    if back is None:
-        with pytest.raises(SwapError, match="nothing to roll back to"):
-            former(history(*road), standing, ALL)
-    else:
-        assert former(history(*road), standing, ALL) == Rollout(version=back)
-
-
-def test_a_rollback_passes_by_what_was_refused_and_what_is_gone() -> None:
-    refused = Swap(9, "c", None, 0.0, "c is broken")
-    assert former([*history("a", "b"), refused], Rollout(version="b"), ALL) == Rollout(version="a")
-    assert former(history("a", "c", "b"), Rollout(version="b"), {"a", "b"}) == Rollout(version="a")
-    with pytest.raises(SwapError, match="before b is still published"):
-        former(history("a", "b"), Rollout(version="b"), {"b"})
-
-
-def test_a_rollback_ends_a_canary_first() -> None:
-    standing = Rollout(version="b", canary=Canary(version="c", share=0.1))
-    assert former(history("a", "b"), standing, ALL) == Rollout(version="b")
-
-
-def test_the_history_is_kept_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workspace = Workspace(tmp_path)
-    assert swap_history(workspace) == []
-    for swap in history("a", "b", "c"):
-        record(workspace, swap)
-    assert swap_history(workspace) == history("a", "b", "c")
-    monkeypatch.setattr("rayrec.serving.rollout.swaps.MAX_SWAPS", 2)
-    record(workspace, Swap(3, "c", "a", 0.1, DONE))
-    assert [(swap.version, swap.canary) for swap in swap_history(workspace)] == [("c", None), ("c", "a")]
-
-
-# --- the commands, with a service that is only played ---
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +30,9 @@ def service(small_world: Config, monkeypatch: pytest.MonkeyPatch) -> Service:
     """A service that carries out every rollout, and serves the current bundle now."""
     workspace = Workspace(small_world.workspace)
     rollouts = [Rollout(version=locate(workspace, None)[0])]
-    monkeypatch.setattr("rayrec.serving.cluster.service.standing", lambda config: rollouts[-1])
-    monkeypatch.setattr("rayrec.serving.cluster.service.move", lambda config, rollout: rollouts.append(rollout))
-    workspace.write_file(swaps.HISTORY, b"[]")
+    monkeypatch.setattr("rayrec.serving.cluster.service.current_rollout", lambda config: rollouts[-1])
+    monkeypatch.setattr("rayrec.serving.cluster.service.apply_rollout", lambda config, rollout: rollouts.append(rollout))
+    workspace.write_file(HISTORY, b"[]")
     workspace.pin("publish", rollouts[0].versions())
     return rollouts
 
@@ -102,7 +49,7 @@ def test_a_bundle_is_tried_kept_and_left_again(service: Service, small_world: Co
     assert swaps.swap(small_world) is not None
     assert service[-1] == Rollout(version=second)
     assert swaps.swap(small_world) is None
-    with pytest.raises(SwapError, match="a canary is another one"):
+    with pytest.raises(SwapError, match="name another bundle as the canary"):
         swaps.swap(small_world, share=0.1)
     swaps.rollback(small_world)
     assert service[-1] == Rollout(version=first)
@@ -137,7 +84,7 @@ def test_what_a_replica_refuses_is_no_success(
     def refuse(config: Config, rollout: Rollout) -> None:
         raise SwapRefusedError("its ranker knows 3 items")
 
-    monkeypatch.setattr("rayrec.serving.cluster.service.move", refuse)
+    monkeypatch.setattr("rayrec.serving.cluster.service.apply_rollout", refuse)
     before = service[0].version
     publish()
     with pytest.raises(SwapRefusedError):

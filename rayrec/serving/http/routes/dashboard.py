@@ -1,24 +1,35 @@
-"""The numbers of the dashboard: who is served what, what stands first in the queues, how often it is clicked, how swaps went."""
+"""The numbers of the dashboard: who is served what, which videos lead the queues, how often users click, and how swaps went."""
 
-from typing import TYPE_CHECKING
+import asyncio
 
 import numpy as np
+from fastapi import APIRouter
 
 from rayrec.serving.http import answers
+from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.schemas import Arm, Dashboard, Queue, QueuedVideo, SwapMade, Traffic
-from rayrec.serving.recommender import Recommender
+from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.rollout.arms import CANARY, Arms
-
-if TYPE_CHECKING:
-    from rayrec.serving.rollout.swaps import Swap  # which imports ray
+from rayrec.serving.rollout.history import Swap
 
 HOUR_MS, HOURS = 3_600_000, 24
-MAX_QUEUES, MAX_FIRST = 100, 10  # a catalog of a million videos has thousands of queues
+MAX_QUEUES = 100  # a catalog of a million videos has thousands of queues
+MAX_VIDEOS_PER_QUEUE = 10
 MAX_USERS = 5
 
 
-def dashboard(arms: Arms, swaps: "list[Swap]", now: int) -> Dashboard:
-    """Reads the store; raises `StoreError` when that can't answer now."""
+def create_router(backend: Backend) -> APIRouter:
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/v1/dashboard", summary="Get the numbers of the page /dashboard")
+    async def numbers() -> Dashboard:
+        return await asyncio.to_thread(lambda: _dashboard(backend.arms(), backend.swaps(), now_ms()))
+
+    return router
+
+
+def _dashboard(arms: Arms, swaps: list[Swap], now: int) -> Dashboard:
+    """Reads the store; raises `StoreError` if the store can't answer now."""
     stable = arms.stable
     return Dashboard(
         arms=[
@@ -37,7 +48,7 @@ def dashboard(arms: Arms, swaps: "list[Swap]", now: int) -> Dashboard:
 
 
 def _traffic(recommender: Recommender, now: int) -> list[Traffic]:
-    """By hour, the last one up to now; hours without events are there too."""
+    """The last hours, each with its counts. The last one ends now; hours without events are included."""
     first = now - now % HOUR_MS - (HOURS - 1) * HOUR_MS
     found = {each.at: (each.impressions, each.clicks) for each in recommender.store.traffic(first, HOUR_MS)}
     counts = [(at, *found.get(at, (0, 0))) for at in range(first, now + 1, HOUR_MS)]
@@ -45,17 +56,22 @@ def _traffic(recommender: Recommender, now: int) -> list[Traffic]:
 
 
 def _queues(recommender: Recommender) -> list[Queue]:
-    """The longest ones."""
+    """The longest queues, the longest first."""
     words, queues = recommender.bundle.words, recommender.queues
     lengths = {topic: queues.length(topic) for topic in words}
     longest = sorted(words, key=lambda topic: (-lengths[topic], topic))[:MAX_QUEUES]
     return [
-        Queue(topic=topic, words=words[topic], videos=lengths[topic], first=_first(recommender, queues.queue(topic, MAX_FIRST)))
+        Queue(
+            topic=topic,
+            words=words[topic],
+            videos=lengths[topic],
+            first=_queued_videos(recommender, queues.queue(topic, MAX_VIDEOS_PER_QUEUE)),
+        )
         for topic in longest
     ]
 
 
-def _first(recommender: Recommender, items: np.ndarray) -> list[QueuedVideo]:
+def _queued_videos(recommender: Recommender, items: np.ndarray) -> list[QueuedVideo]:
     exposures, clicks = recommender.exposures[items].tolist(), recommender.clicks[items].tolist()
     return [
         QueuedVideo(

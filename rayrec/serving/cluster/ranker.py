@@ -1,0 +1,147 @@
+"""The deployment that scores candidates, on a GPU if Serve has reserved one for it."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+import ray
+from ray import serve
+
+from rayrec.serving.bundle import load_scorer, locate
+from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, replica_id
+from rayrec.serving.http.request_log import log_as_json
+from rayrec.serving.recommender import UserState
+from rayrec.serving.rollout.arms import RankerReport, Rollout
+from rayrec.serving.rollout.versions import MAX_BATCH, VersionCache, warm_up
+from rayrec.workspace.versions import Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+    from rayrec.ranking.scorer import Scorer
+
+LINGER_S = 60.0  # how long a ranker keeps a bundle that is no longer wanted, for requests that were made with it
+
+log = logging.getLogger(__name__)
+
+
+class RankRequest(NamedTuple):
+    """What `TopicRecall` asks a ranker: to score the candidates of one request. Arrays are sent as their bytes.
+
+    It names the bundle that the candidates come from, so that they are scored by that bundle, whichever replica switches first.
+    """
+
+    version: str  # of the bundle
+    user_id: str
+    clicked: bytes  # int32: the items of the user's latest clicks, oldest first
+    clicked_at: bytes  # int64: their times, UTC ms
+    at: int  # the time of the request, UTC ms
+    candidates: bytes  # int32 items
+    context: dict[str, Any]  # context field -> value
+
+    @classmethod
+    def of(cls, version: str, user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> Self:
+        clicked, clicked_at = user.clicked.astype(np.int32), user.clicked_at.astype(np.int64)
+        return cls(version, user_id, clicked.tobytes(), clicked_at.tobytes(), at, candidates.astype(np.int32).tobytes(), context)
+
+
+class NeuralRanker:
+    """Scores candidates, several requests in one forward pass."""
+
+    def __init__(self, workspace: str) -> None:
+        bind_to_node_address()
+        log_as_json()
+        self.workspace = Workspace(workspace)
+        self.scorers = VersionCache(self._load)
+        self.wanted: set[str] = set()
+        self._unloading: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[None] | None = None
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """A new replica is ready once it has loaded what is wanted; a running replica loads it while it goes on working.
+
+        It doesn't raise: TopicRecall decides which bundles are served, and asks for them to be loaded.
+        """
+        loading = asyncio.create_task(self._load_wanted(user_config))
+        if self._unloading is None:
+            await loading
+            self._unloading = asyncio.create_task(self._unload_unused())
+        self._loading = loading  # the event loop itself keeps only weak references
+
+    async def _load_wanted(self, user_config: dict[str, Any]) -> None:
+        try:
+            wanted = [version for version, _ in bundles_of(self.workspace, Rollout.model_validate(user_config))]
+            self.wanted = set(wanted)
+            for version in wanted:
+                await asyncio.to_thread(self.scorers.get, version)
+        except Exception:
+            log.exception("the ranker can't load the bundles of %s", user_config)
+
+    async def prepare(self, version: str) -> int:
+        """Loads and warms up a bundle's ranker unless it is ready, and returns its number of items.
+
+        Raises `BundleError` if the bundle is broken.
+        """
+        return len((await asyncio.to_thread(self.scorers.get, version)).item_ids)
+
+    async def rank(self, request: RankRequest) -> bytes:
+        """Returns the click probabilities of the request's candidates as the bytes of float32 numbers."""
+        if request.version not in self.scorers:  # a replica that was started during a swap asks for it
+            await asyncio.to_thread(self.scorers.get, request.version)
+        return await self._rank_with_others(request)
+
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0)
+    async def _rank_with_others(self, requests: list[RankRequest]) -> list[bytes]:
+        return self.rank_together(requests)
+
+    def rank_together(self, requests: list[RankRequest]) -> list[bytes]:
+        """Returns the answer to each request. There is one forward pass for each bundle that requests come from."""
+        answers: list[bytes] = [b""] * len(requests)
+        for version in {request.version for request in requests}:
+            rows = [row for row, request in enumerate(requests) if request.version == version]
+            for row, scores in zip(rows, self._score(version, [requests[row] for row in rows]), strict=True):
+                answers[row] = scores.tobytes()
+        return answers
+
+    def _score(self, version: str, requests: list[RankRequest]) -> list[np.ndarray]:
+        """The scores of each request's candidates, float32. All requests come from the same bundle."""
+        candidates = [np.frombuffer(request.candidates, np.int32) for request in requests]
+        padded = np.zeros((len(requests), max(map(len, candidates))), np.int32)
+        for row, items in zip(padded, candidates, strict=True):
+            row[: len(items)] = items
+        scores = self.scorers.get(version).score(
+            [request.user_id for request in requests],
+            [np.frombuffer(request.clicked, np.int32) for request in requests],
+            [np.frombuffer(request.clicked_at, np.int64) for request in requests],
+            np.array([request.at for request in requests]),
+            padded,
+            [request.context for request in requests],
+        )
+        return [row[: len(items)] for row, items in zip(scores, candidates, strict=True)]
+
+    def report(self) -> RankerReport:
+        return RankerReport(replica_id(), ray.util.get_node_ip_address(), self.scorers.versions())
+
+    def _load(self, version: str) -> "Scorer":
+        _, folder = locate(self.workspace, version)
+        device = reserved_device()
+        scorer = load_scorer(self.workspace.fs, folder).to(device)
+        warm_up(scorer, folder)
+        log.info("bundle %s: the ranker is loaded on %s", version, device)
+        return scorer
+
+    async def _unload_unused(self) -> None:
+        while True:
+            await asyncio.sleep(LINGER_S / 2)
+            self.scorers.drop(self.wanted, LINGER_S)
+
+
+def reserved_device() -> "torch.device":
+    """The GPU that Serve has reserved for this replica, otherwise the CPU.
+
+    A GPU that merely exists belongs to another replica: Ray does not hide GPUs from workers that have reserved none.
+    """
+    import torch
+
+    return torch.device("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")

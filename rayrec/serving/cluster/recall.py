@@ -1,0 +1,219 @@
+"""The deployment that answers HTTP requests: it finds candidates, asks a ranker for their scores, and selects a page."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import numpy as np
+import ray
+from fastapi import FastAPI
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from rayrec.config import Config
+from rayrec.errors import RayrecError
+from rayrec.serving.bundle import Bundle, BundleError
+from rayrec.serving.cluster.metrics import RayMetrics
+from rayrec.serving.cluster.ranker import RankRequest
+from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, replica_id
+from rayrec.serving.http import auth
+from rayrec.serving.http.app import create_api
+from rayrec.serving.http.request_log import log_as_json
+from rayrec.serving.recommender import OverloadedError, Rank, Recommender, UserState, now_ms
+from rayrec.serving.rollout.arms import Arms, Report, Rollout
+from rayrec.serving.rollout.history import swap_history
+from rayrec.serving.rollout.versions import first_that_loads, try_out
+from rayrec.serving.state.opening import open_store
+from rayrec.workspace.versions import Workspace
+
+LOAD_TIMEOUT_S = 240.0  # for the rankers to load a bundle
+PRUNE_INTERVAL_S = 3600.0
+HOUR_MS = 3600 * 1000
+
+log = logging.getLogger(__name__)
+
+
+class TopicRecall:
+    """The HTTP ingress: walks through a request's steps and asks the ranker for scores."""
+
+    def __init__(self, config: Config, ranker: DeploymentHandle) -> None:
+        bind_to_node_address()
+        log_as_json()
+        self.config, self.ranker, self.keys = config, ranker, auth.Keys.of()
+        auth.check_exposure(config.serving.host, self.keys)
+        auth.check_exposure(ray.util.get_node_ip_address(), self.keys)
+        self.workspace, self.store, self.metrics = Workspace(config.workspace), open_store(config), RayMetrics()
+        self.arms: Arms | None = None
+        self.rollout, self.refused, self.refusals = Rollout(), "", 0
+        self.settled: Rollout | None = None  # the last rollout that was carried out or refused
+        self._switching, self._tasks = asyncio.Lock(), set[asyncio.Task[None]]()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_api(lambda: self.arms, self.config.serving, self.keys, self.metrics, lambda: swap_history(self.workspace))
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """A new replica loads what is wanted, or else another published bundle. It raises if none can be loaded.
+
+        A running replica only notes what is wanted and returns; it switches in the background.
+        """
+        self.rollout = Rollout.model_validate(user_config)
+        if self.arms is not None:
+            self._start(self._switch(self.rollout))
+            return
+        try:
+            self._use(await self._arms_of(self.rollout))
+            self.settled = self.rollout
+        except Exception as problem:
+            self._refuse(self.rollout, problem)
+            published = [manifest.version for manifest in reversed(self.workspace.versions("publish"))]
+            self._use(await first_that_loads(published, lambda version: self._arms_of(Rollout(version=version))))
+        self._start(self._refresh())
+        self._start(self._prune())
+
+    async def report(self) -> Report:
+        """What this replica serves, for `rayrec swap` and `rayrec serve --status`."""
+        arms = self.arms
+        assert arms is not None  # Serve calls a replica only after its first reconfigure
+        traffic = await asyncio.to_thread(self.store.traffic, now_ms() - HOUR_MS, HOUR_MS)
+        return Report(
+            replica=replica_id(),
+            node=ray.util.get_node_ip_address(),
+            rollout=self.rollout,
+            switching=self.settled is not self.rollout,
+            refused=self.refused,
+            bundles={name: recommender.bundle.version for name, recommender in arms.named().items()},
+            share=arms.share,
+            queue_age_s=(now_ms() - arms.stable.refreshed_at) / 1000,
+            impressions=sum(part.impressions for part in traffic),
+            clicks=sum(part.clicks for part in traffic),
+            refusals=self.refusals,
+        )
+
+    # --- switching to a rollout ---
+
+    async def _switch(self, rollout: Rollout) -> None:
+        """Carries out or refuses a rollout, unless a later one has arrived."""
+        async with self._switching:
+            if rollout is not self.rollout:
+                return
+            try:
+                self._use(await self._arms_of(rollout))
+                self.refused, self.settled = "", rollout
+            except Exception as problem:
+                self._refuse(rollout, problem)
+
+    def _use(self, arms: Arms) -> None:
+        """Answers from these arms from now on. Requests in progress keep the recommender that they began with."""
+        previous, self.arms = self.arms, arms
+        for value, changed in ((0, previous), (1, arms)):
+            for name, recommender in changed.named().items() if changed else ():
+                self.metrics.set("bundle_loaded", value, version=recommender.bundle.version, arm=name)
+        log.info("serving %s", {name: recommender.bundle.version for name, recommender in arms.named().items()})
+
+    def _refuse(self, rollout: Rollout, problem: Exception) -> None:
+        log.error("%s is refused; the service keeps what it has", rollout, exc_info=problem)
+        self.refused = str(problem) if isinstance(problem, RayrecError) else repr(problem)
+        self.refusals, self.settled = self.refusals + 1, rollout
+        self.metrics.count("swaps_refused_total")
+
+    async def _arms_of(self, rollout: Rollout) -> Arms:
+        """The recommenders that a rollout names. Those that are in use are kept; the others are loaded beside them."""
+        in_use = {each.bundle.version: each for each in self.arms.named().values()} if self.arms is not None else {}
+        found = [
+            in_use.get(version) or await self._recommender(version, folder)
+            for version, folder in bundles_of(self.workspace, rollout)
+        ]
+        return Arms(found[0], found[1] if rollout.canary else None, rollout.canary.share if rollout.canary else 0.0)
+
+    async def _recommender(self, version: str, folder: str) -> Recommender:
+        """Loads a bundle. Unless this replica is only starting, it is also loaded by every ranker and tried out."""
+        recommender = await asyncio.to_thread(self._load, version, folder)
+        if self.arms is not None:
+            await self._prepare_rankers(recommender.bundle)
+            await try_out(recommender)
+        log.info("bundle %s: recall is loaded", version)
+        return recommender
+
+    def _load(self, version: str, folder: str) -> Recommender:
+        bundle, config = Bundle.load(self.workspace.fs, folder, version), self.config
+        return Recommender(bundle, self.store, self._rank_with(version), config.recall, config.selection, config.seed)
+
+    async def _prepare_rankers(self, bundle: Bundle) -> None:
+        """Has every ranker load a bundle. Raises `BundleError` if a ranker can't, or if it does not fit the bundle's tables.
+
+        Serve does not list rankers that are just being reconfigured, but these load the bundles of the rollout themselves.
+        """
+        async with asyncio.timeout(LOAD_TIMEOUT_S):
+            while True:
+                try:
+                    sizes = await self.ranker.broadcast("prepare", bundle.version).results_async()
+                    break
+                except DeploymentUnavailableError:  # all rankers are being reconfigured
+                    await asyncio.sleep(0.2)
+        if wrong := [size for size in sizes if size != len(bundle.item_ids)]:
+            raise BundleError(
+                f"bundle {bundle.version}: its ranker knows {wrong[0]:,} items, but its tables hold {len(bundle.item_ids):,}"
+            )
+
+    # --- ranking ---
+
+    def _rank_with(self, version: str) -> Rank:
+        async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+            return await self._ask_ranker(RankRequest.of(version, user_id, user, at, candidates, context))
+
+        return rank
+
+    async def _ask_ranker(self, request: RankRequest) -> np.ndarray:
+        """Returns the scores of the candidates, float32.
+
+        One ranker gets half of the request's time. If it dies or does not answer in time, another one gets the other half. Raises
+        `OverloadedError` if neither answers, or at once if all rankers are overloaded.
+        """
+        for last in (False, True):
+            try:
+                answer = await asyncio.wait_for(self.ranker.rank.remote(request), self.config.serving.timeout_s / 2)
+                return np.frombuffer(answer, np.float32)
+            except BackPressureError as error:
+                raise OverloadedError("too many requests wait for the ranker") from error
+            except (RayActorError, RayServeException, grpc.RpcError, TimeoutError, BundleError) as error:
+                if last:
+                    raise OverloadedError(f"the ranker did not answer: {error!r}") from error
+                log.warning("a ranker did not answer, asking another one: %r", error)
+        raise AssertionError("unreachable")
+
+    # --- what runs for ever ---
+
+    async def _refresh(self) -> None:
+        """Keeps the queues up to date with the events."""
+        while True:
+            await asyncio.sleep(self.config.serving.refresh_s)
+            assert self.arms is not None
+            for recommender in self.arms.named().values():
+                before, now = recommender.refreshed_at, now_ms()
+                try:
+                    await asyncio.to_thread(recommender.refresh, now)
+                except Exception:
+                    log.exception("the queues could not be refreshed; trying again")
+                if recommender.last_event_at == now:  # an event that arrived right after the previous refresh waited longest
+                    self.metrics.set("event_lag_seconds", (now_ms() - before) / 1000)
+                self.metrics.set("queue_age_seconds", (now_ms() - recommender.refreshed_at) / 1000)
+
+    async def _prune(self) -> None:
+        """Deletes the events that are older than serving.retention_days."""
+        days = self.config.serving.retention_days
+        while True:
+            try:
+                pruned = await asyncio.to_thread(self.store.prune, now_ms() - int(days * 24 * HOUR_MS))
+                log.info("deleted %d events that were older than %g days", pruned, days)
+            except Exception:
+                log.exception("old events could not be deleted; trying again")
+            await asyncio.sleep(PRUNE_INTERVAL_S)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs a coroutine in the background."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the event loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)

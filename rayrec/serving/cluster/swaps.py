@@ -1,0 +1,89 @@
+"""Moves the running service from one bundle to another, at first for a share of its users if wanted, and back again.
+
+A swap that ends with one bundle for all users also makes it the workspace's current bundle, so that a service that is stopped and
+started again serves the same bundle.
+"""
+
+import time
+from collections.abc import Callable
+
+from rayrec.config import Config
+from rayrec.errors import RayrecError
+from rayrec.serving.bundle import Bundle, BundleError, locate
+from rayrec.serving.cluster import service
+from rayrec.serving.rollout.arms import Canary, Rollout
+from rayrec.serving.rollout.history import DONE, Swap, SwapError, previous_rollout, record, swap_history
+from rayrec.workspace.versions import Workspace
+
+WATCH_INTERVAL_S = 5.0
+
+
+def swap(config: Config, version: str | None = None, share: float | None = None) -> Swap | None:
+    """Moves the running service to a bundle (without a version, the workspace's current one), or only a share of its users.
+
+    Returns once every replica serves the bundle, or None if all of them did already. Raises `BundleError` if the bundle is broken,
+    `SwapRefusedError` if a replica can't serve it (all replicas then keep what they have), and `ClusterError` if no service runs.
+    """
+    if share is not None and not 0 < share < 1:
+        raise SwapError(f"--canary takes a share of the users between 0 and 1, such as 0.1, not {share:g}")
+    workspace = Workspace(config.workspace)
+    version, folder = locate(workspace, version)
+    current = _current_rollout(config, workspace)
+    if share is None:
+        rollout = Rollout(version=version)
+    elif version == current.version:
+        raise SwapError(f"all users get bundle {version} already; name another bundle as the canary (--bundle)")
+    else:
+        rollout = Rollout(version=current.version, canary=Canary(version=version, share=share))
+    if rollout == current:
+        return None
+    try:
+        Bundle.load(workspace.fs, folder, version)
+    except BundleError as problem:
+        record(workspace, Swap.to(rollout, str(problem)))
+        raise
+    return _apply(config, workspace, current, rollout)
+
+
+def rollback(config: Config) -> Swap:
+    """Ends the canary or, if there is none, moves to the bundle that was served before. Raises the same errors as `swap`."""
+    workspace = Workspace(config.workspace)
+    current = _current_rollout(config, workspace)
+    published = {manifest.version for manifest in workspace.versions("publish")}
+    return _apply(config, workspace, current, previous_rollout(swap_history(workspace), current, published))
+
+
+def watch(config: Config, share: float | None, report: Callable[[str], None]) -> None:
+    """Swaps to every bundle that is published and has not been tried, for ever. `report` gets a sentence about each."""
+    workspace = Workspace(config.workspace)
+    while True:
+        version, _ = locate(workspace, None)
+        if version not in {name for each in swap_history(workspace) for name in (each.version, each.canary)}:
+            try:
+                done = swap(config, version, share)
+                report(f"bundle {version} is served" + (f" to {done.share:.0%} of the users" if done and done.canary else ""))
+            except RayrecError as problem:
+                report(str(problem))
+        time.sleep(WATCH_INTERVAL_S)
+
+
+def _current_rollout(config: Config, workspace: Workspace) -> Rollout:
+    """What is served now. If it came about without a swap, the history gets an entry for it."""
+    current = service.current_rollout(config)
+    if current.version not in {each.version for each in swap_history(workspace) if each.outcome == DONE}:
+        record(workspace, Swap.to(current, DONE))
+    return current
+
+
+def _apply(config: Config, workspace: Workspace, current: Rollout, rollout: Rollout) -> Swap:
+    workspace.pin("publish", current.versions() | rollout.versions())  # a replica may restart at any time
+    try:
+        service.apply_rollout(config, rollout)
+    except service.SwapRefusedError as problem:
+        record(workspace, Swap.to(rollout, str(problem)))
+        raise
+    done = Swap.to(rollout, DONE)
+    record(workspace, done)
+    if rollout.canary is None and rollout.version is not None:
+        workspace.switch("publish", rollout.version)
+    return done

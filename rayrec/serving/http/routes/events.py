@@ -1,0 +1,52 @@
+"""What users did with the videos that they were shown."""
+
+from collections import Counter
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+
+from rayrec.serving.http.backend import Backend
+from rayrec.serving.http.schemas import EventIn, EventsAnswer, EventsRequest, Refused
+from rayrec.serving.recommender import now_ms
+from rayrec.serving.rollout.arms import Arms
+from rayrec.serving.state.store import Event
+
+MAX_AHEAD_MS = 5 * 60 * 1000  # how far the clock of a caller may be ahead of ours
+
+
+def create_router(backend: Backend) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/events", summary="Record what users did with the videos that they were shown")
+    async def events(request: EventsRequest) -> EventsAnswer:
+        """Records clicks, watch times, likes and skips. By the time of the answer, all events of the batch are on the disk.
+
+        An event counts once, however often its event_id is sent. Events of unknown videos, and events in the future, are listed in
+        `refused`; all others are kept. If no event of a batch can be kept, the answer is a 422.
+        """
+        arms, now = backend.arms(), now_ms()
+        accepted, refused = [], []
+        for event in request.events:
+            if problem := _problem(event, arms, now):
+                refused.append(Refused(event_id=event.event_id, error=problem))
+            else:
+                accepted.append(Event(**event.model_dump(exclude={"at"}), at=now if event.at is None else event.at))
+        if not accepted:
+            raise HTTPException(422, f"events.0: {refused[0].error}")
+        new = await arms.stable.add_events(accepted)
+        for kind, count in Counter(event.kind for event in accepted).items():
+            backend.metrics.count("events_total", count, kind=kind)
+        if refused:
+            backend.metrics.count("events_total", len(refused), kind="refused")
+        return EventsAnswer(received=len(request.events), new=new, refused=refused)
+
+    return router
+
+
+def _problem(event: EventIn, arms: Arms, now: int) -> str:
+    """Why an event can't be kept, or "" if it can."""
+    if not any(event.video_id in recommender.bundle.item_of for recommender in arms.named().values()):
+        return f"there is no video {event.video_id!r}"
+    if event.at is not None and event.at > now + MAX_AHEAD_MS:
+        return f"at: {event.at} is in the future; the time is {now} now (UTC milliseconds)"
+    return ""

@@ -1,0 +1,38 @@
+"""What the service knows about a user, and how it forgets it."""
+
+import asyncio
+
+import numpy as np
+from fastapi import APIRouter
+
+from rayrec.recall.sources.topics import top_topics
+from rayrec.serving.http.backend import Backend, UserId
+from rayrec.serving.http.schemas import Forgotten, User, UserTopic
+
+
+def create_router(backend: Backend) -> APIRouter:
+    router = APIRouter()
+
+    # The paths end with `:path` because ids may hold slashes.
+    @router.get("/v1/users/{user_id:path}", summary="Get what is known about a user")
+    async def user(user_id: UserId) -> User:
+        _, recommender = backend.arms().arm_of(user_id)
+        state = await asyncio.to_thread(recommender.user, user_id)
+        topics, clicks = top_topics(state.clicked, recommender.bundle.item_topics, recommender.settings)
+        words = recommender.bundle.words
+        found = [
+            UserTopic(topic=topic, words=words.get(topic, []), clicks=count)
+            for topic, count in zip(topics.tolist(), clicks.tolist(), strict=True)
+        ]
+        return User(user_id=user_id, clicks=len(state.clicked), seen=len(np.unique(state.seen)), topics=found)
+
+    @router.delete("/v1/users/{user_id:path}", summary="Forget a user")
+    async def forget(user_id: UserId) -> Forgotten:
+        """Deletes the user's events.
+
+        The service also stops using what the training log holds about the user. The next training on a log without the user removes
+        that, too.
+        """
+        return Forgotten(events=await asyncio.to_thread(backend.arms().stable.store.forget, user_id))
+
+    return router

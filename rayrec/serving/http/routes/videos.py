@@ -1,0 +1,59 @@
+"""The catalog: topics, videos with their covers and files, and similar videos."""
+
+import asyncio
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from rayrec.serving.http import answers
+from rayrec.serving.http.backend import Backend, VideoId
+from rayrec.serving.http.schemas import SimilarAnswer, Topic, Video
+
+COVER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "The cover"}
+}
+
+
+def create_router(backend: Backend) -> APIRouter:
+    router, max_k = APIRouter(), backend.serving.max_k
+
+    @router.get("/v1/topics", summary="List all topics")
+    async def topics() -> list[Topic]:
+        rows = backend.arms().stable.bundle.topics.to_pylist()
+        return [Topic(topic=row["topic"], words=row["words"] or [], videos=row["videos"]) for row in rows]
+
+    # The paths take ids that hold slashes, so the longer paths come first.
+    @router.get("/v1/videos/{video_id:path}/cover", summary="Get a video's cover (JPEG)", response_class=Response, responses=COVER)
+    async def cover(video_id: VideoId) -> Response:
+        recommender, item = backend.find_video(video_id)
+        jpeg = recommender.bundle.cover(item)
+        if jpeg is None:
+            raise HTTPException(404, f"video {video_id!r} has no cover")
+        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+    @router.get("/v1/videos/{video_id:path}/file", summary="Get a video file; byte ranges are supported", response_class=Response)
+    async def file(video_id: VideoId) -> Response:
+        recommender, item = backend.find_video(video_id)
+        location = answers.media_location(recommender.bundle.facts_of(np.array([item]))[0]["uri"])
+        if isinstance(location, str):
+            return RedirectResponse(location)
+        if location is None or not location.is_file():
+            raise HTTPException(404, f"video {video_id!r} has no file that this service can send")
+        return FileResponse(location)
+
+    @router.get("/v1/videos/{video_id:path}", summary="Get what is known about a video")
+    async def video(video_id: VideoId) -> Video:
+        recommender, item = backend.find_video(video_id)
+        return answers.video(recommender, item)
+
+    @router.get("/v1/similar/{video_id:path}", summary="List the videos that are most similar to a video")
+    async def similar(video_id: VideoId, k: Annotated[int, Query(ge=1, le=max_k)] = min(10, max_k)) -> SimilarAnswer:
+        """Compares the videos' vectors, or their topics if the topics stage made no vectors. The most similar video comes first."""
+        recommender, _ = backend.find_video(video_id)
+        items, similarity = await asyncio.to_thread(recommender.similar, video_id, k)
+        return SimilarAnswer(video_id=video_id, videos=answers.similar(recommender, items, similarity))
+
+    return router

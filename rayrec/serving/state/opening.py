@@ -1,0 +1,40 @@
+"""Opens the state store that a config names."""
+
+from pathlib import Path
+
+from rayrec.config import Config, ConfigError
+from rayrec.serving.state.store import StateStore
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def open_store(config: Config) -> StateStore:
+    """The store that `serving.state` names. Raises `ConfigError` if it can't be used, `StoreError` if it can't be reached now."""
+    if is_redis(config):
+        try:
+            from rayrec.serving.state.redis import RedisStore  # only those who use Redis need the package
+        except ModuleNotFoundError as error:
+            raise ConfigError("serving.state names a Redis, which needs another package: pip install 'rayrec[redis]'") from error
+        return RedisStore(str(config.serving.state))
+    from rayrec.serving.state.sqlite import SqliteStore
+
+    return SqliteStore(state_path(config))
+
+
+def is_redis(config: Config) -> bool:
+    return (config.serving.state or "").startswith(REDIS_SCHEMES)
+
+
+def state_path(config: Config) -> Path:
+    """The SQLite file of a config. Raises `ConfigError` if the events are kept elsewhere, or if the config must name a file."""
+    state = config.serving.state
+    if state and "://" in state:
+        known = "the events are in Redis" if is_redis(config) else "it is neither a file nor redis://HOST:PORT/DATABASE"
+        raise ConfigError(f"serving.state is not a SQLite file: {known}")
+    if state:
+        return Path(state).expanduser().resolve()
+    if "://" in config.workspace:
+        raise ConfigError(
+            f"the events can't be kept in {config.workspace}: set serving.state to a local file, such as events.db, or to a Redis"
+        )
+    return Path(config.workspace).expanduser().resolve() / "state" / "events.db"

@@ -1,0 +1,137 @@
+"""What a reconfigure does to a replica of TopicRecall, and how it asks rankers. Without a cluster."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from ray.exceptions import ActorUnavailableError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from rayrec.config import Config
+from rayrec.serving.bundle import locate
+from rayrec.serving.cluster import recall as recall_module
+from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
+from rayrec.serving.cluster.recall import TopicRecall
+from rayrec.serving.metrics import LocalMetrics
+from rayrec.serving.recommender import OverloadedError
+from rayrec.serving.rollout.arms import Canary, Report, Rollout
+from rayrec.workspace.versions import Workspace
+from tests.serving.cluster.broken_bundles import publish, spoil, without_numbers
+
+
+class Rankers:
+    """Plays the handle of NeuralRanker: one replica, in this process."""
+
+    def __init__(self, workspace: str) -> None:
+        self.replica = NeuralRanker(workspace)
+        self.failures: list[Exception] = []  # what the next calls end with
+        self.away = 1  # how often Serve has no replica in its lists
+        self.rank = self
+
+    def broadcast(self, method: str, version: str) -> "Rankers":
+        assert method == "prepare"
+        self.version = version
+        if self.away:
+            self.away -= 1
+            raise DeploymentUnavailableError(DeploymentID("NeuralRanker", "rayrec"))
+        return self
+
+    async def results_async(self) -> list[int]:
+        return [await self.replica.prepare(self.version)]
+
+    async def remote(self, request: RankRequest) -> bytes:
+        if self.failures:
+            raise self.failures.pop()
+        return self.replica.rank_together([request])[0]
+
+
+@pytest.fixture
+def recall(world: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[TopicRecall]:
+    """A replica of TopicRecall outside Ray, without its loops."""
+    monkeypatch.setattr(recall_module, "RayMetrics", LocalMetrics)
+    monkeypatch.setattr(recall_module.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(recall_module, "replica_id", lambda: "replica")
+    for loop in ("_refresh", "_prune"):
+        monkeypatch.setattr(TopicRecall, loop, lambda self: asyncio.sleep(0))
+    replica = TopicRecall(world, cast(Any, Rankers(world.workspace)))
+    yield replica
+    replica.store.close()
+
+
+async def reconfigured(recall: TopicRecall, rollout: Rollout) -> Report:
+    """What the replica reports when it has done with a rollout."""
+    await recall.reconfigure(rollout.model_dump())
+    while recall._tasks:
+        await asyncio.sleep(0.005)
+    return await recall.report()
+
+
+def test_a_running_replica_moves_to_another_bundle_and_a_canary(recall: TopicRecall, world: Config) -> None:
+    first, second = locate(Workspace(world.workspace), None)[0], publish(world)
+
+    async def walk() -> None:
+        assert (await reconfigured(recall, Rollout(version=first))).bundles == {"stable": first}
+        stable = recall.arms.stable
+        report = await reconfigured(recall, Rollout(version=first, canary=Canary(version=second, share=0.5)))
+        assert (report.bundles, report.share, report.refused) == ({"stable": first, "canary": second}, 0.5, "")
+        assert recall.arms.stable is stable  # not loaded again
+        canary = recall.arms.canary
+        assert (await reconfigured(recall, Rollout(version=second))).bundles == {"stable": second}
+        assert recall.arms.stable is canary
+        assert recall.ranker.replica.scorers.versions() == [second]  # the first one's was never asked for
+        assert recall.store.latest() == 0  # trying out showed nothing to anybody
+
+    asyncio.run(walk())
+    assert recall.metrics.value("bundle_loaded", version=first, arm="stable") == 0
+    assert recall.metrics.value("bundle_loaded", version=second, arm="stable") == 1
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken", "no numbers", "other items"])
+def test_what_can_not_be_served_is_refused_and_the_old_bundle_goes_on(recall: TopicRecall, world: Config, harm: str) -> None:
+    workspace = Workspace(world.workspace)
+    first, second = locate(workspace, None)[0], publish(world)
+    if harm == "broken":
+        (Path(locate(workspace, second)[1]) / "items.arrow").write_bytes(b"broken")
+    elif harm == "no numbers":
+        spoil(world, second, without_numbers)
+    elif harm == "other items":
+        recall.ranker.replica.prepare = lambda version: asyncio.sleep(0, 7)
+
+    async def walk() -> Report:
+        await reconfigured(recall, Rollout(version=first))
+        return await reconfigured(recall, Rollout(version="0000-0" if harm == "gone" else second))
+
+    report = asyncio.run(walk())
+    said = {"gone": "holds no bundle", "broken": "items.arrow", "no numbers": "not probabilities", "other items": "knows 7 items"}
+    assert said[harm] in report.refused
+    assert (report.bundles, report.refusals, report.switching) == ({"stable": first}, 1, False)
+    assert recall.metrics.value("swaps_refused_total") == 1
+    assert asyncio.run(reconfigured(recall, Rollout(version=first))).refused == ""
+
+
+def test_a_new_replica_serves_an_older_bundle_rather_than_none(recall: TopicRecall, world: Config) -> None:
+    workspace = Workspace(world.workspace)
+    first, second = locate(workspace, None)[0], publish(world)
+    (Path(locate(workspace, second)[1]) / "items.arrow").write_bytes(b"broken")
+    report = asyncio.run(reconfigured(recall, Rollout(version=second)))
+    assert report.bundles == {"stable": first}
+    assert "items.arrow" in report.refused
+
+
+def test_a_ranker_that_dies_is_answered_for_by_another(recall: TopicRecall, world: Config) -> None:
+    async def walk() -> None:
+        await reconfigured(recall, Rollout())
+        ranker, ask = cast(Any, recall.ranker), recall.arms.stable
+        lost = ActorUnavailableError("gone", None)
+        ranker.failures = [lost]
+        assert len((await ask.recommend("u1", 5, [])).items) == 5
+        for failures in ([lost, lost], [BackPressureError(64, 64)]):
+            ranker.failures = failures
+            with pytest.raises(OverloadedError):
+                await ask.recommend("u1", 5, [])
+            assert not ranker.failures  # no more was tried than that
+
+    asyncio.run(walk())
