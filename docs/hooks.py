@@ -50,7 +50,9 @@ def _table(prefix: str, section: type[config.Section], intro: str | None = None)
         if inner is not None and not prefix:
             continue  # a section with a heading of its own
         values = "a section, see below" if inner is not None else _values(schema["properties"][name], schema.get("$defs", {}))
-        default = "" if inner is not None else "needed" if field.is_required() else _code(field.get_default(call_default_factory=True))
+        default = (
+            "" if inner is not None else "needed" if field.is_required() else _code(field.get_default(call_default_factory=True))
+        )
         lines.append(f"| `{name}` | {values} | {default} | {comments.get(name, '')} |")
     text = "\n".join(lines)
     for name, inner in nested:
