@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from rayrec import tables
+from rayrec.tables import TableError
 from rayrec.topics.contents import Contents, Scale, fit_scales, read_covers, read_labels, read_titles, read_vectors, square
 from rayrec.topics.titles import HashedTitles
 
@@ -29,7 +30,7 @@ def test_vectors_are_scaled_as_a_whole_and_zero_where_there_are_none():
     np.testing.assert_allclose(read_vectors(catalog, vectors, scales), expected, rtol=1e-6)
     np.testing.assert_array_equal(read_vectors(catalog, None, scales), np.zeros((3, 3)))
     assert read_vectors(catalog, vectors, {}) is None
-    with pytest.raises(ValueError, match="'cover': 2 numbers; the topic model has 5"):
+    with pytest.raises(TableError, match="'cover': the vectors hold 2 numbers, but the topic model was trained on 5"):
         read_vectors(catalog, vectors, {"cover": Scale(5, 1.0)})
 
 
@@ -46,7 +47,7 @@ def test_a_batch_holds_the_chosen_rows():
     assert batch.covers[0].float().mean() > 250  # white
     assert not batch.covers[1].any()  # none
     assert batch.titles.tolist() == [codec.numbers(["one"])[0], [0] * len(codec.numbers(["one"])[0])]
-    assert contents.there().tolist() == [True, False, True]
+    assert contents.mask().tolist() == [True, False, True]
 
 
 def test_a_cover_is_cut_from_its_middle():
