@@ -40,7 +40,7 @@ class TextNetwork(nn.Module):
 
 
 def text_network(settings: TextFeatures) -> TextNetwork:
-    """The network, in evaluation mode, on the CPU. Raises `ConfigError` for a model that can't be had or is incomplete."""
+    """The network, in evaluation mode, on the CPU. Raises `ConfigError` for a model that can't be loaded or is incomplete."""
     body, subwords = load_transformer(settings.model, "features.text.model")
     tokenizer = Tokenizer.from_str(subwords)
     tokenizer.enable_truncation(settings.max_tokens)
@@ -60,7 +60,7 @@ def text_features(network: TextNetwork, titles: list[str | None]) -> list[np.nda
 def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
     """A transformer in evaluation mode, by its name or the path of its folder, and its tokenizer as a `tokenizers` JSON.
 
-    Raises `ConfigError`, which names `setting`, for a model that can't be had or is incomplete.
+    Raises `ConfigError`, which names `setting`, for a model that can't be loaded or is incomplete.
     """
     _need_transformers(setting)
     from transformers import AutoModel, AutoTokenizer

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def learn_private_public(run: StageRun) -> None:
-    """The work of the stage. Raises `ConfigError` before any work for weights that can't be had, or for too few classes."""
+    """The work of the stage. Raises `ConfigError` before any work for weights that can't be loaded, or for too few classes."""
     settings = run.config.private_public
     if settings is None:
         raise ConfigError("private_public: the config has no such section; add `private_public: {}` to train the network")

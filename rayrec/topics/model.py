@@ -85,7 +85,7 @@ class TopicModel:
 def centred(part: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """The part less its mean, except for rows of zeros. The paper joins the parts as they are.
 
-    The mean, which all vectors share, makes every cosine high: in the demo world each video had a similarity of 0.6 to every topic.
+    The mean, which all vectors share, makes every cosine high: in the demo world every video was within 0.6 of every topic.
     """
     return part - mean * part.any(axis=1, keepdims=True)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rayrec.config import Config, ConfigError, PrivatePublic
+from rayrec.errors import RayrecError
 from rayrec.features.private_public import fitting
 from rayrec.features.private_public.fitting import DivergedError, Epoch, PartFiles, Worker, batches, fit, load_network
 from rayrec.features.private_public.inputs import INPUTS, read_inputs, shapes
@@ -105,7 +106,7 @@ def test_a_loss_that_is_not_finite_is_said_with_what_to_change(tmp_path: Path) -
 def test_too_few_videos_are_said(tmp_path: Path) -> None:
     some, none = write_parts(tmp_path / "train", files=1, rows=4, seed=1), PartFiles.of(*open_filesystem(tmp_path / "nothing"))
     for parts in ((some, none), (none, some)):
-        with pytest.raises(ConfigError, match="too few"):
+        with pytest.raises(RayrecError, match="too few"):
             train(tmp_path, 3, parts)
 
 
