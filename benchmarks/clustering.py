@@ -25,6 +25,7 @@ from figures import median_of, show
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
+from rayrec.stages.on_ray import clustering as on_ray
 from rayrec.topics import clustering
 
 NOISE = 1.0  # of the standard deviation of the mixture's middles
@@ -61,10 +62,10 @@ def main() -> None:
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     parts = [pa.FixedSizeListArray.from_arrays(part.ravel(), options.size) for part in np.array_split(vectors, 4 * cores)]
     dataset = ray.data.from_arrow([pa.table({"vector": part.cast(pa.list_(pa.float32()))}) for part in parts])
-    on_ray = clustering.passes(dataset)
-    clustering.cluster(dataset, 2, 0, 1)  # starts the workers
+    over_blocks = on_ray.over_blocks(dataset)
+    on_ray.cluster(dataset, 2, 0, 1)  # starts the workers
 
-    def iterate(each: clustering.Each) -> np.ndarray:
+    def iterate(each: clustering.BlockMap) -> np.ndarray:
         return clustering.lloyd(each, first, options.iterations, min_gain=-np.inf)[0]
 
     def in_threads() -> np.ndarray:
@@ -84,13 +85,13 @@ def main() -> None:
         f"{options.iterations} iterations": {
             "faiss": lambda: by_faiss(options.iterations, init_centroids=first),
             "ours, threads": in_threads,
-            "ours, Ray": lambda: iterate(on_ray),
+            "ours, Ray": lambda: iterate(over_blocks),
             "scikit-learn": by_scikit,
         },
         "start to end": {
             "faiss (25 iterations)": lambda: by_faiss(25),
             "ours, threads": lambda: clustering.cluster(vectors, options.clusters, 0),
-            "ours, Ray": lambda: clustering.cluster(dataset, options.clusters, 0),
+            "ours, Ray": lambda: on_ray.cluster(dataset, options.clusters, 0),
         },
     }
     rows: list[dict[str, Any]] = []

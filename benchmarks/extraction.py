@@ -191,9 +191,9 @@ def counted() -> Iterator[list[int]]:
         yield count
 
 
-def all_frames(stream: Any, found: Any, positions: set[int], tally: Any) -> Iterator[tuple[int, Any]]:
+def all_frames(stream: Any, found: Any, positions: set[int], counts: Any) -> Iterator[tuple[int, Any]]:
     """`packets.frames_at`, the plain way."""
-    return ((place, frame) for place, frame in enumerate(packets.decoded(stream, found, tally)) if place in positions)
+    return ((place, frame) for place, frame in enumerate(packets.decoded(stream, found, counts)) if place in positions)
 
 
 # --- Ray against processes ------------------------------------------------------------------------------------------------------
@@ -203,11 +203,11 @@ class Written:
     """Writes parts as the stage does, and notes when."""
 
     def __init__(self) -> None:
-        from rayrec.stages.extract import Parts
+        from rayrec.workspace.parts import PartWriter
 
         self.start = time.perf_counter()
         self.folder = tempfile.TemporaryDirectory()
-        self.parts = Parts(pafs.LocalFileSystem(), self.folder.name)
+        self.parts = PartWriter(pafs.LocalFileSystem(), self.folder.name)
         self.at: list[tuple[float, int]] = []
 
     def add(self, part: pa.Table) -> None:
@@ -261,7 +261,8 @@ def through_ray(videos: pa.Table, config: Config) -> dict[str, float]:
 
 def through_processes(videos: pa.Table, config: Config, cpus: int, gpu: bool) -> dict[str, float]:
     """As many decoders and models as the pipeline has, each a process; queues between them."""
-    from rayrec.stages.extract import PART_VIDEOS, TORCH_THREADS
+    from rayrec.stages.extract import PART_VIDEOS
+    from rayrec.stages.on_ray.extraction import TORCH_THREADS
 
     written, features = Written(), config.features
     networks = load_networks(features, config.seed)

@@ -13,8 +13,7 @@ import numpy as np
 from figures import show
 
 from rayrec.config import load
-from rayrec.evaluation.representations import compare
-from rayrec.stages.topic_report import known_classes
+from rayrec.evaluation.representations import compare, known_classes
 from rayrec.workspace.versions import Workspace
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.config import MODALITIES
+from rayrec.config import EXTRACTED_MODALITIES, MODALITIES
 from rayrec.errors import RayrecError, did_you_mean
 
 TEXT, TIME, SECONDS = pa.string(), pa.int64(), pa.float32()
@@ -92,11 +92,7 @@ TABLES: dict[str, TableSpec] = {
             {"video_id": TEXT, "status": TEXT},  # "ok", or "partial": some modality could not be had and `error` says why
             {
                 "error": TEXT,
-                "image": VECTOR,
-                "cover": VECTOR,
-                "motion": VECTOR,
-                "audio": VECTOR,
-                "text": VECTOR,
+                **dict.fromkeys(EXTRACTED_MODALITIES, VECTOR),
                 "cover_jpeg": pa.binary(),
                 "duration_s": SECONDS,
                 "frames": pa.int32(),
@@ -111,7 +107,7 @@ TABLES: dict[str, TableSpec] = {
         key=("video_id",),
         at_least=(("duration_s", 0), ("frames", 0)),
     ),
-    # The global feature of the private/public network (SOURCES B).
+    # The global feature of the private/public network (Hasama & Li).
     "private_public": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="private_public", key=("video_id",)),
     # The modalities, normalised and reduced: what topics and rankers read.
     "vectors": TableSpec(_schema({"video_id": TEXT}, dict.fromkeys(MODALITIES, VECTOR)), stage="reduce", key=("video_id",)),
@@ -122,7 +118,7 @@ TABLES: dict[str, TableSpec] = {
         key=("topic",),
     ),
     "tag_vectors": TableSpec(_schema({"tag": TEXT, "vector": VECTOR, "videos": pa.int32()}), stage="topics", key=("tag",)),
-    # The joint representation `a` of SOURCES C.3, L2-normalised: what topics were clustered on.
+    # The joint representation of each video, L2-normalised: what topics were clustered on (Pu et al.).
     "embeddings": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="topics", key=("video_id",)),
     "predictions": TableSpec(
         _schema(

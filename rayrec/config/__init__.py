@@ -6,6 +6,7 @@ Each stage sees its own section (and `seed`), so that changing one section redoe
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, settings_of
 from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, WorldData, YouTubeData
 from rayrec.config.features import (
+    EXTRACTED_MODALITIES,
     MODALITIES,
     AudioFeatures,
     Features,
@@ -26,6 +27,7 @@ from rayrec.config.tree import Config
 
 __all__ = [
     "DATASETS",
+    "EXTRACTED_MODALITIES",
     "MODALITIES",
     "AudioFeatures",
     "ByKind",

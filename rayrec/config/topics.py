@@ -9,35 +9,35 @@ from rayrec.config.features import Modality
 
 
 class CoverNetwork(Section):
-    """A torchvision image classifier that reads the cover's pixels and is trained on with the topics' tasks."""
+    """A torchvision image classifier that reads the pixels of the cover, and is fine-tuned on the tasks of the topics."""
 
     model: str = "resnet18"
     weights: str = "DEFAULT"
-    size: Annotated[int, Field(ge=32)] = 224  # side of the square that is cut from the cover, pixels
+    size: Annotated[int, Field(ge=32)] = 224  # side of the square that is cropped from the cover, in pixels
 
 
 class Topics(Section):
-    """SOURCES C.1-C.3. The paper's scale is in configs/kuaibao.yaml."""
+    """Topics after Pu et al., "Multimodal Topic Learning for Video Recommendation"; configs/kuaibao.yaml has the paper's scale."""
 
-    modalities: list[Modality] = ["cover", "motion", "audio"]  # the reduced vectors that f_C reads (the source's: the cover)
-    cover_network: CoverNetwork | None = None  # reads the cover's pixels in their place
-    title_encoder: str = "bag"  # or `transformer` (small, trained from nothing), or a Hugging Face name or folder
+    modalities: list[Modality] = ["cover", "motion", "audio"]  # the reduced vectors that f_C reads (in the paper: the cover)
+    cover_network: CoverNetwork | None = None  # if set, f_C reads the pixels of the cover instead
+    title_encoder: str = "bag"  # or `transformer` (small, trained from scratch), or the name or folder of a Hugging Face model
 
     clusters: Count = 64
-    clustering: Literal["local", "ray"] = "local"  # ray: K-means as Ray jobs, for more vectors than one machine's memory holds
-    threshold: Share = 0.6  # tau3: a video gets every topic whose centre is at least this similar (cosine)
+    clustering: Literal["local", "ray"] = "local"  # `ray`: for more vectors than the memory of one machine holds
+    threshold: Share = 0.6  # tau3: a video gets every topic whose centre has at least this cosine similarity
     max_topics: Count = 8
     experts: Count = 12
     expert_size: Count = 64
-    encoder_size: Count = 64  # of each of the cover's and the title's encodings
+    encoder_size: Count = 64  # numbers in each of the encodings of cover and title
     epochs: Count = 30
     batch_size: Count = 300
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    fine_tuning_rate: Annotated[float, Field(gt=0)] = 3e-5  # of the layers that come with trained weights
-    workers: Annotated[int, Field(ge=0)] = 0  # processes that train z together (DDP); 0 trains in the calling one
+    fine_tuning_rate: Annotated[float, Field(gt=0)] = 3e-5  # of pretrained layers
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that train together; 0 trains in the calling process
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    min_tag_videos: Count = 1  # rarer tags are neither predicted nor walked to
-    max_tags: Count = 12_000  # the most frequent ones; the others are left out
+    min_tag_videos: Count = 1  # tags of fewer videos are left out
+    max_tags: Count = 12_000  # only this number of the most frequent tags is used
     tag_size: Count = 64
     walk_length: Annotated[int, Field(ge=2)] = 100
     walks_per_tag: Count = 10

@@ -1,1 +1,1 @@
-"""Where catalogs and logs come from: a synthetic world, MovieLens, YouTube, any Parquet or CSV; all through `ingestion.ingest`."""
+"""Where catalogs and logs come from: a synthetic world, MovieLens, YouTube, and any Parquet or CSV files. One module for each."""

@@ -1,7 +1,7 @@
-"""A column as strangers store it -> the type that our tables want, with a reason for each cell that can't be had.
+"""Converts columns of any type to the types of our tables, with a reason for each cell that can't be converted.
 
-A function for one type takes an Arrow array of any type and returns the converted array and `{position: reason}`. Whole columns
-are cast at once where that works; only a column with odd cells is read cell by cell.
+The function for a type takes an Arrow array of any type and returns the converted array and `{position: reason}`. A column is cast
+as a whole if possible; only a column with unusual cells is read cell by cell.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,15 @@ TRUE, FALSE = frozenset({"true", "t", "yes", "1"}), frozenset({"false", "f", "no
 
 @dataclass(frozen=True)
 class Conventions:
-    """How a file writes what a type alone can't tell."""
+    """What the types of a file's columns don't say: how lists, times and clicks are written."""
 
     list_separator: str = "|"
     time_unit: Literal["s", "ms", "us"] = "ms"
-    click_at_least: float | None = None
+    click_at_least: float | None = None  # the lowest number that counts as a click
 
 
 def convert_rows(name: str, raw: SourceTable, columns: dict[str, str], conventions: Conventions) -> SourceTable:
-    """A file's rows as rows of table `name`. `columns` maps ours to theirs; one that our schema lacks is a side column.
+    """Rows of a file as rows of table `name`. `columns` maps our names to the file's; a name not in our schema is a side column.
 
     A row with a cell that can't be converted goes to the rejects.
     """
@@ -50,14 +50,14 @@ def convert_rows(name: str, raw: SourceTable, columns: dict[str, str], conventio
         converted[ours], faults = convert(raw.table[theirs], schema.field(ours).type, conventions)
         label = ours if ours == theirs else f"{ours} (column {theirs!r})"
         reasons = {row: f"{label}: {reason}" for row, reason in faults.items()} | reasons
-    incoming = SourceTable(raw.source, pa.table(converted), raw.rows, raw.rejected)
-    incoming.reject(reasons, id_column=schema.names[0])
-    return incoming
+    rows = SourceTable(raw.source, pa.table(converted), raw.rows, raw.rejected)
+    rows.reject(reasons, id_column=schema.names[0])
+    return rows
 
 
 def convert(column: pa.ChunkedArray, kind: pa.DataType, conventions: Conventions) -> Converted:
-    """A column as the type `kind` of one of our schemas."""
-    array, faults = _plain(column)
+    """A column converted to the type `kind` of one of our schemas."""
+    array, faults = _unwrapped(column)
     if kind == TIME:
         converted, wrong = to_time(array, conventions.time_unit)
     elif pa.types.is_boolean(kind):
@@ -73,32 +73,33 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType, conventions: Conventions
 
 
 def to_text(array: pa.Array) -> Converted:
-    """Ids and titles. Whole numbers lose their `.0`, which pandas adds to a column with gaps."""
+    """Ids and titles. Whole numbers lose the `.0` that pandas adds to a column with gaps."""
     if pa.types.is_floating(array.type):
-        with suppress(pa.ArrowInvalid):  # there are fractions: they are kept as they are
+        with suppress(pa.ArrowInvalid):  # there are fractions, which are kept
             array = array.cast(pa.int64())
     if pa.types.is_nested(array.type):
-        return _every_row(array, TEXT, f"is a {array.type}, not text")
+        return _reject_all(array, TEXT, f"is a {array.type}, not text")
     return array.cast(TEXT), {}
 
 
 def to_words(array: pa.Array, separator: str) -> Converted:
-    """Lists of words, or text that `separator` splits; without blanks around them, each word once."""
+    """Lists of words, or text that `separator` splits. Words are stripped of blanks, and each is kept once."""
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         array, faults = to_text(array)
         if faults:
-            return _every_row(array, pa.list_(TEXT), next(iter(faults.values())))
+            return _reject_all(array, pa.list_(TEXT), next(iter(faults.values())))
         array = pc.split_pattern(array, separator)
     lists = [None if words is None else _clean(words) for words in array.to_pylist()]
     return pa.array(lists, pa.list_(TEXT)), {}
 
 
 def to_number(array: pa.Array) -> Converted:
+    """Numbers, as float64."""
     return _cast(array, pa.float64(), float, "is not a number")
 
 
 def to_time(array: pa.Array, unit: Literal["s", "ms", "us"]) -> Converted:
-    """UTC milliseconds from numbers in `unit`, from dates and timestamps, or from ISO 8601 text; without a zone it is UTC."""
+    """UTC milliseconds from numbers of `unit`, dates, timestamps or ISO 8601 text. Times without a zone are taken as UTC."""
     if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
         zone = "UTC" if getattr(array.type, "tz", None) else None
         return array.cast(pa.timestamp("ms", zone), safe=False).cast(TIME), {}
@@ -107,7 +108,7 @@ def to_time(array: pa.Array, unit: Literal["s", "ms", "us"]) -> Converted:
     times = times.to_numpy(zero_copy_only=False)  # doubles: exact to the ms far beyond the calendar
     missing = array.is_null().to_numpy(zero_copy_only=False)
     late = np.abs(times) >= YEAR_10000 / MS_PER_UNIT[unit]
-    no_date = f"lies outside the calendar when read as {unit}; is `dataset.time_unit` right?"
+    no_date = f"is outside the calendar when read as {unit}; check `dataset.time_unit`"
     faults |= {int(row): no_date for row in np.flatnonzero(late)}
     faults = {int(row): hint for row in np.flatnonzero(~missing & np.isnan(times))} | faults
     fine = ~missing
@@ -117,13 +118,13 @@ def to_time(array: pa.Array, unit: Literal["s", "ms", "us"]) -> Converted:
 
 
 def to_clicked(array: pa.Array, at_least: float | None) -> Converted:
-    """Truth values, 0 and 1, or (with `at_least`) any number, which counts as a click from there on."""
+    """Booleans from true and false, 0 and 1, or, with `at_least`, from any number: that number and higher ones are clicks."""
     numbers, faults = _cast(array, pa.float64(), _truth, "is neither true nor false nor a number")
     values = numbers.to_numpy(zero_copy_only=False)
     missing = numbers.is_null().to_numpy(zero_copy_only=False)
     if at_least is None:
         strange = ~missing & ~np.isin(values, [0, 1])
-        reason = "is neither 0 nor 1; set `dataset.click_at_least` when clicks are to be told from a number"
+        reason = "is neither 0 nor 1; set `dataset.click_at_least` to the lowest number that counts as a click"
     else:
         strange, reason = ~missing & np.isnan(values), "is not a number"
     faults |= {int(row): reason for row in np.flatnonzero(strange)}
@@ -132,8 +133,8 @@ def to_clicked(array: pa.Array, at_least: float | None) -> Converted:
 
 
 def to_side_column(column: pa.ChunkedArray) -> pa.Array:
-    """A user's own column of unknown meaning: text becomes whole numbers or numbers when all of it can, else it stays text."""
-    array, _ = _plain(column)
+    """A column of unknown meaning. Text becomes integers or floats if every cell can be converted; otherwise it stays text."""
+    array, _ = _unwrapped(column)
     if array.type != TEXT:
         return array
     for kind in (pa.int64(), pa.float64()):
@@ -144,8 +145,8 @@ def to_side_column(column: pa.ChunkedArray) -> pa.Array:
     return array
 
 
-def _plain(column: pa.ChunkedArray) -> Converted:
-    """One array without dictionaries, large or view types; bytes become text, and those that aren't UTF-8 a fault."""
+def _unwrapped(column: pa.ChunkedArray) -> Converted:
+    """One array without dictionary, large or view types. Bytes become text; a cell that isn't UTF-8 is a fault."""
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -158,13 +159,13 @@ def _plain(column: pa.ChunkedArray) -> Converted:
 
 
 def _cast(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reason: str) -> Converted:
-    """The whole array cast at once or, when some cell does not fit, each cell parsed: what raises ValueError is a fault."""
+    """The array cast as a whole or, when some cell does not fit, parsed cell by cell. A cell that can't be parsed is a fault."""
     try:
         return array.cast(kind), {}
     except pa.ArrowInvalid:
-        pass  # some cell needs a look of its own
+        pass  # some cell does not fit: they are parsed below
     except pa.ArrowNotImplementedError:
-        return _every_row(array, kind, f"{reason} but a {array.type}")
+        return _reject_all(array, kind, f"{reason} but a {array.type}")
     values, faults = [], {}
     for row, cell in enumerate(array.to_pylist()):
         try:
@@ -175,12 +176,13 @@ def _cast(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reaso
     return pa.array(values, kind), faults
 
 
-def _every_row(array: pa.Array, kind: pa.DataType, reason: str) -> Converted:
+def _reject_all(array: pa.Array, kind: pa.DataType, reason: str) -> Converted:
+    """Nulls, with the same reason for every cell that has a value."""
     return pa.nulls(len(array), kind), {int(row): reason for row in np.flatnonzero(array.is_valid())}
 
 
 def _time_in(cell: str, unit: str) -> float:
-    """A time cell as a number of `unit`s. Raises ValueError when it is neither number nor date."""
+    """A cell as a number of `unit`s. Raises `ValueError` when it is neither a number nor a date."""
     try:
         return float(cell)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Any catalog and log in Parquet or CSV: the user's columns mapped to ours. A folder of videos is a catalog too.
+"""Reads any catalog and log in Parquet or CSV, and maps the user's columns to ours. A folder of videos is a catalog too.
 
-A log may be several files: a folder of them, or a list of files and folders. Those that `rayrec events export` wrote say so in
-their metadata and are read as they are, whatever the config says of the names and units of the others.
+A log may consist of several files: a folder, or a list of files and folders. Files that `rayrec events export` wrote are marked in
+their metadata; they are read in our names and units, whatever the config says about the other files.
 
-Our columns are found under their own names or under those that the `..._columns` mappings of the config give. An optional column
-that isn't there is normal. Columns that we don't know are side columns, which rankers may use as fields.
+Our columns are found under our names, or under the names in the `..._columns` mappings of the config. Optional columns may be
+missing. Columns that we don't know become side columns, which rankers may use as fields.
 """
 
 from difflib import get_close_matches
@@ -23,7 +23,7 @@ from rayrec.tables import TableError
 from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stage import StageRun
 
-EXPORTED = {b"rayrec": b"interactions"}  # the metadata of files in our own names and units
+EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a file that has our names and units
 
 
 def read(settings: FilesData, run: StageRun) -> RawDataset:
@@ -44,9 +44,9 @@ def files(settings: FilesData) -> list[str]:
 
 
 def read_table(name: str, settings: FilesData) -> SourceTable:
-    """The `catalog`, `interactions` or `users` of the config; without rows for a file that the config does not name.
+    """The `catalog`, `interactions` or `users` that the config names; a table without rows if it names none.
 
-    Raises `TableError` when the file can't be read or lacks a column, or a mapping names one that isn't there.
+    Raises `TableError` when a file can't be read or lacks a column, or when a mapping names a column that is missing.
     """
     given = getattr(settings, name)
     if given is None:
@@ -66,26 +66,27 @@ def _read_file(name: str, path: str, settings: FilesData) -> SourceTable:
 
 
 def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, str]:
-    """Our column -> the file's column, for those that are there."""
-    spec, there, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
+    """Our column -> the file's column, for the columns that the file has."""
+    spec, present, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
     for ours, theirs in mapping.items():
-        typo = get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)  # of a column of ours, rather than a side column's name
+        # A name that is near one of our columns is taken for a misspelling, any other for that of a side column.
+        typo = get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)
         if ours not in spec.schema.names and (typo or not spec.extra_columns):
             raise TableError(f"{option}: table {name} has no column {ours!r}{did_you_mean(ours, spec.schema.names)}")
-        if theirs not in there:
-            near = did_you_mean(theirs, there)
-            raise TableError(f"{raw.source}: {option} says that {ours!r} is in column {theirs!r}, which isn't there{near}")
+        if theirs not in present:
+            near = did_you_mean(theirs, present)
+            raise TableError(f"{raw.source}: {option} maps {ours!r} to the column {theirs!r}, which is missing{near}")
     found = {field.name: mapping.get(field.name, field.name) for field in spec.schema}
     for field in spec.schema:
-        if found[field.name] not in there and not field.nullable:
-            near = did_you_mean(field.name, there)
+        if found[field.name] not in present and not field.nullable:
+            near = did_you_mean(field.name, present)
             raise TableError(
                 f"{raw.source}: there is no column {field.name!r}{near}; name yours with `{option}: {{{field.name}: ...}}`"
             )
-    columns = {ours: theirs for ours, theirs in found.items() if theirs in there}
+    columns = {ours: theirs for ours, theirs in found.items() if theirs in present}
     if spec.extra_columns:
         renamed = {theirs: ours for ours, theirs in mapping.items()}
-        columns = {renamed.get(theirs, theirs): theirs for theirs in there if theirs not in columns.values()} | columns
+        columns = {renamed.get(theirs, theirs): theirs for theirs in present if theirs not in columns.values()} | columns
     return columns
 
 

@@ -1,8 +1,9 @@
-"""MovieLens 100K as GroupLens publishes it: u.data (ratings), u.item (films) and u.user (people); see the README in its archive.
+"""Reads MovieLens 100K as GroupLens publishes it: u.data (ratings), u.item (films) and u.user (people).
 
-A rating is an impression, and from `click_at_least` on a click. Nobody knows which films were shown and not rated, so the log has
-no requests, and its click share is far above a feed's. A film has up to six genres that no order ranks: they are tags, and both
-classes stay empty rather than hold a genre picked by chance. Films have no media.
+The README in its archive describes the format. A rating is an impression, and a click if it is at least `click_at_least`. It is
+unknown which films were shown and not rated, so the log has no requests, and its share of clicks is far above that of a feed. A
+film has up to six genres in no particular order. They become tags; both classes stay empty, because a genre picked by chance would
+mislead. Films have no media.
 """
 
 import re
@@ -18,7 +19,7 @@ from rayrec.datasets.screening import SourceTable, join_uri
 from rayrec.tables import TEXT, TIME
 from rayrec.workspace.stage import StageRun
 
-# In the order of u.item's last 19 columns. The first says that no genre is known.
+# In the order of the last 19 columns of u.item. The first means that no genre is known.
 GENRES = [
     "unknown",
     "Action",
@@ -92,7 +93,7 @@ def _films(raw: SourceTable) -> SourceTable:
 
 
 def _title(title: str | None) -> str | None:
-    """`Usual Suspects, The (1995)` -> `The Usual Suspects`: the year is in the release date, the article where it is spoken."""
+    """`Usual Suspects, The (1995)` -> `The Usual Suspects`. The release date has the year."""
     if title is None:
         return None
     words = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
@@ -100,7 +101,7 @@ def _title(title: str | None) -> str | None:
 
 
 def _published_at(date: str | None) -> int | None:
-    """UTC ms of a date such as 01-Jan-1995; None when there is none or when it lies before 1970, where our times begin."""
+    """The UTC ms of a date such as 01-Jan-1995. None for no date, and for one before 1970, where our times begin."""
     if date is None:
         return None
     moment = datetime.strptime(date, "%d-%b-%Y").replace(tzinfo=UTC)

@@ -1,8 +1,8 @@
-"""Kaggle's table of YouTube's trending videos (`USvideos.csv`, autumn 2017): titles, tags and categories, and nobody's log.
+"""Reads Kaggle's table of videos that trended on YouTube (`USvideos.csv`, autumn 2017): titles, tags and categories, without a log.
 
-The table has a row for each day that a video trended; the latest one describes it. A spreadsheet has been at the file, and what it
-broke is mended here: it took ids that begin with `-` for formulas (`#NAME?`; the thumbnail's address still holds them) and dates
-for numbers (`10.1` is 10 October). The year stands nowhere. When a video was published is not told either.
+The table has a row for each day on which a video trended; the latest row describes the video. The file has been through a
+spreadsheet, and the damage is repaired here. The spreadsheet read ids that begin with `-` as formulas (`#NAME?`; the address of the
+thumbnail still has the id) and dates as numbers (`10.1` is 10 October). The table has neither the year nor the time of publication.
 """
 
 import logging
@@ -19,7 +19,7 @@ from rayrec.datasets.screening import SourceTable
 from rayrec.tables import TEXT, TableError
 from rayrec.workspace.stage import StageRun
 
-# Ours: theirs.
+# Our column -> the column of the file.
 COLUMNS = {
     "video_id": "video_id",
     "title": "title",
@@ -53,15 +53,16 @@ log = logging.getLogger(__name__)
 
 
 def read(settings: YouTubeData, run: StageRun) -> RawDataset:
-    """A catalog, and a log without rows. Raises `TableError` when the file can't be read or lacks a column."""
+    """A catalog, and a log without rows."""
     return RawDataset(read_catalog(settings.path), SourceTable.of("no interactions", tables.empty("interactions")))
 
 
 def read_catalog(path: str) -> SourceTable:
+    """The catalog. Raises `TableError` when the file can't be read or lacks a column."""
     raw = read_csv(path)
     for column in (*COLUMNS.values(), "thumbnail_link", "date"):
         if column not in raw.table.column_names:
-            raise TableError(f"{raw.source}: there is no column {column!r}; it should be Kaggle's USvideos.csv of 2017")
+            raise TableError(f"{raw.source}: there is no column {column!r}; give Kaggle's USvideos.csv of 2017")
     catalog = convert_rows("catalog", _latest(raw), COLUMNS, Conventions())
     classes = [CATEGORIES.get(number, number) for number in catalog.table["primary_class"].to_pylist()]
     tags = [None if words is None else _tags(words) for words in catalog.table["tags"].to_pylist()]
@@ -71,34 +72,34 @@ def read_catalog(path: str) -> SourceTable:
 
 
 def _latest(raw: SourceTable) -> SourceTable:
-    """The latest row of each video, under its mended id; rows without an id or a date are rejected."""
+    """The latest row of each video, with its repaired id. Rows without an id or a date are rejected."""
     ids, thumbnails, dates = (
         [(cell or b"").decode(errors="replace") for cell in raw.table[column].to_pylist()]
         for column in ("video_id", "thumbnail_link", "date")
     )
-    mended = [_mended_id(video, thumbnail) for video, thumbnail in zip(ids, thumbnails, strict=True)]
+    repaired = [_repaired_id(video, thumbnail) for video, thumbnail in zip(ids, thumbnails, strict=True)]
     days = [_month_and_day(date) for date in dates]
     reasons = {row: f"date: {dates[row]!r} is not a day and a month such as 28.09" for row, day in enumerate(days) if day is None}
     reasons |= {
-        row: f"video_id: {ids[row][:80]!r} is no YouTube id, and thumbnail_link holds none"
-        for row, video in enumerate(mended)
+        row: f"video_id: {ids[row][:80]!r} is not a YouTube id, and thumbnail_link has none"
+        for row, video in enumerate(repaired)
         if video is None
     }
     latest: dict[str, tuple[tuple[int, int], int]] = {}
-    for row, (video, day) in enumerate(zip(mended, days, strict=True)):
+    for row, (video, day) in enumerate(zip(repaired, days, strict=True)):
         if video is not None and day is not None:
             latest[video] = max(latest.get(video, (day, row)), (day, row))
     kept = sorted({row for _, row in latest.values()} | set(reasons))
-    log.info("%s: %d earlier rows of videos that trended for days", raw.source, len(ids) - len(kept))
-    names = pa.array([mended[row] or ids[row] for row in kept], TEXT)
+    log.info("%s: %d rows are left out, because the video has a later one", raw.source, len(ids) - len(kept))
+    names = pa.array([repaired[row] or ids[row] for row in kept], TEXT)
     table = raw.table.take(pa.array(kept, pa.int64()))
     table = table.set_column(table.schema.get_field_index("video_id"), "video_id", names)
-    incoming = SourceTable(raw.source, table, raw.rows[kept], raw.rejected)
-    incoming.reject({kept.index(row): reason for row, reason in reasons.items()}, "video_id")
-    return incoming
+    latest_rows = SourceTable(raw.source, table, raw.rows[kept], raw.rejected)
+    latest_rows.reject({kept.index(row): reason for row, reason in reasons.items()}, "video_id")
+    return latest_rows
 
 
-def _mended_id(video: str, thumbnail: str) -> str | None:
+def _repaired_id(video: str, thumbnail: str) -> str | None:
     if ID.fullmatch(video):
         return video
     found = ID_IN_THUMBNAIL.search(thumbnail)
@@ -106,7 +107,7 @@ def _mended_id(video: str, thumbnail: str) -> str | None:
 
 
 def _month_and_day(date: str) -> tuple[int, int] | None:
-    """`28.09` -> (9, 28), `10.1` -> (10, 10); None when it is no date."""
+    """`28.09` -> (9, 28), `10.1` -> (10, 10); None for text that is not a date."""
     parts = re.fullmatch(r"(\d{1,2})\.(\d{1,2})", date, re.ASCII)
     if not parts:
         return None
@@ -115,7 +116,7 @@ def _month_and_day(date: str) -> tuple[int, int] | None:
 
 
 def _tags(words: list[str]) -> list[str]:
-    """In lower case, as YouTube compares them, each once."""
+    """The tags in lower case, as YouTube compares them, each of them once."""
     return list(dict.fromkeys(word.lower() for word in words if word != NO_TAGS))
 
 

@@ -1,8 +1,9 @@
-"""How well each representation of a video tells the classes apart (SOURCES C.6: Table I's ARI and NMI, Figure 3's distances).
+"""How well each representation of a video separates the classes: Table I (ARI and NMI) and Figure 3 (distances) of Pu et al.,
+"Multimodal Topic Learning for Video Recommendation".
 
-Everything is learned on one part of the catalog and scored on the held-out rest. Single modalities are as they go into MMoE: the
-reduced vectors, and the title as text analysis has it without any label (an extracted text vector, or else LSA: tf-idf and a
-truncated SVD). `MMoE` is z, `tags` the mean of the tags' vectors, `MMoE + tags` what topics are clustered on.
+Everything is learned on one part of the catalog and scored on the rest. The single modalities are the inputs of MMoE: the reduced
+vectors, and the title as text analysis represents it without any label (an extracted text vector, or else LSA: tf-idf and a
+truncated SVD). `MMoE` is z, `tags` is the mean of the vectors of the tags, and `MMoE + tags` is what topics are clustered on.
 """
 
 import warnings
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
@@ -31,11 +33,25 @@ LSA_SIZE = 64
 
 @dataclass(frozen=True)
 class Score:
-    """Of one representation against one kind of classes, on held-out videos."""
+    """The score of one representation for one kind of classes, on held-out videos."""
 
     ari: float
     nmi: float
     distance_ratio: float
+
+
+def known_classes(catalog: pa.Table, truth: pa.Table | None) -> dict[str, np.ndarray]:
+    """int64 [videos], -1 for none, for each kind of classes that the catalog has, and for the true topics of a synthetic world."""
+    columns = {name: catalog[name] for name in ("primary_class", "secondary_class")}
+    if truth is not None:
+        at = pc.index_in(catalog["video_id"], value_set=truth["video_id"].combine_chunks())
+        columns["true topics"] = truth["topic"].take(at.combine_chunks())
+    numbered = {name: column.combine_chunks().dictionary_encode() for name, column in columns.items()}
+    return {
+        name.replace("_", " "): numbers.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        for name, numbers in numbered.items()
+        if len(numbers.dictionary) > 1
+    }
 
 
 def compare(
@@ -46,7 +62,7 @@ def compare(
     settings: Topics,
     seed: int,
 ) -> dict[str, dict[str, Score]]:
-    """The scores of each representation by each kind of classes; `classes` are int64 [videos], -1 for none."""
+    """The scores of each representation for each kind of classes; `classes` are int64 [videos], -1 for none."""
     order = np.random.default_rng(seed).permutation(catalog.num_rows)
     held_count = max(2, round(HELD_OUT * catalog.num_rows))
     held, fitted = np.sort(order[:held_count]), np.sort(order[held_count:])
@@ -60,7 +76,7 @@ def compare(
 def representations(
     catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, fitted: np.ndarray, settings: Topics, seed: int
 ) -> dict[str, np.ndarray]:
-    """Each representation of all videos, learned on the `fitted` ones: float32 [videos, its size], L2-normalised."""
+    """Each representation of all videos, learned on the `fitted` videos: float32 [videos, size], L2-normalised."""
     learned_on = catalog.take(pa.array(fitted))
     found = {}
     for name, scale in fit_scales(learned_on, vectors, list(settings.modalities)).items():
@@ -90,7 +106,7 @@ def representations(
 
 
 def lsa(titles: list[str | None], fitted: np.ndarray, seed: int) -> np.ndarray:
-    """Latent semantic analysis: float32 [titles, size]."""
+    """Latent semantic analysis of the titles, learned on the `fitted` rows: float32 [titles, size]."""
     words = TfidfVectorizer(sublinear_tf=True, min_df=2).fit([titles[row] or "" for row in fitted])
     weights = words.transform([title or "" for title in titles])
     size = min(LSA_SIZE, weights.shape[1] - 1)
@@ -98,11 +114,11 @@ def lsa(titles: list[str | None], fitted: np.ndarray, seed: int) -> np.ndarray:
 
 
 def score(vectors: np.ndarray, classes: np.ndarray, seed: int) -> Score:
-    """K-means with as many clusters as there are classes, against the classes; videos without one don't count."""
+    """Compare K-means, with as many clusters as there are classes, with the classes. Videos without a class don't count."""
     vectors, classes = vectors[classes >= 0], classes[classes >= 0]
     count = len(np.unique(classes))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # videos with the same representation are no fault
+        warnings.simplefilter("ignore", ConvergenceWarning)  # several videos may have the same representation
         runs = [KMeans(count, n_init=4, random_state=seed + run).fit_predict(vectors) for run in range(REPEATS)]
     return Score(
         float(np.mean([adjusted_rand_score(classes, run) for run in runs])),
@@ -112,9 +128,9 @@ def score(vectors: np.ndarray, classes: np.ndarray, seed: int) -> Score:
 
 
 def distance_ratio(vectors: np.ndarray, classes: np.ndarray) -> float:
-    """The mean distance between videos of different classes over that of videos of the same one (Euclidean).
+    """The mean Euclidean distance of videos of different classes, divided by that of videos of the same class.
 
-    Not a number where no class has two different videos.
+    It is NaN where no class has two different videos.
     """
     squares = (vectors**2).sum(axis=1)
     distances = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * vectors @ vectors.T, 0))

@@ -1,1 +1,1 @@
-"""Media files to vectors: decode, then image, motion and audio features. `extraction` runs it all on Ray Data."""
+"""Vectors from media files and titles: decoding, then image, motion, audio and text features, and their reduction."""

@@ -1,8 +1,8 @@
-"""Sound to numbers: pyAudioAnalysis' 34 short-term features, averaged over the windows, and log-mel spectrograms.
+"""Audio features: pyAudioAnalysis' 34 short-term features, averaged over the windows, and log-mel spectrograms.
 
-The 34 are, in order: zero-crossing rate, energy, entropy of energy, spectral centroid, spread, entropy, flux and roll-off, 13
-MFCCs, 12 chroma and their standard deviation. The library removes the mean and scales the peak to 1, so loudness does not count;
-digital silence gives zeros, but for the first MFCC (about -99, the logarithm of nothing).
+The 34 features are, in order: zero-crossing rate, energy, entropy of energy, spectral centroid, spread, entropy, flux and roll-off,
+13 MFCCs, 12 chroma values and their standard deviation. The library removes the mean and scales the peak to 1, so that loudness
+does not matter. Digital silence gives zeros, except for the first MFCC (about -99, because of the logarithm of almost zero).
 """
 
 import functools
@@ -13,19 +13,19 @@ import numpy as np
 
 from rayrec.config import AudioFeatures, ConfigError
 
-SIZE = 34  # of each statistic
-LOG_FLOOR = 1e-6  # added to an energy before its logarithm: digital silence gives -13.8
+SIZE = 34  # numbers of each statistic
+LOG_FLOOR = 1e-6  # added to an energy before its logarithm, so that digital silence gives -13.8
 
 
 def audio_features(waveform: np.ndarray, settings: AudioFeatures) -> np.ndarray | None:
-    """float32 [34], or with `mean_std` [68], of a mono waveform in -1..1 at `settings.sample_rate`.
+    """The features of a mono waveform in -1..1 at `settings.sample_rate`: float32 [34], or [68] with `statistics: mean_std`.
 
-    None when it is shorter than one window.
+    None for a waveform that is shorter than one window.
     """
     window, step = int(settings.window_s * settings.sample_rate), int(settings.step_s * settings.sample_rate)
     if len(waveform) < window:
         return None
-    # The library reads 16-bit files and divides by 2**15; rounding as they do keeps a codec's inaudible noise from being scaled up.
+    # The library expects 16-bit samples. Rounding to them keeps the inaudible noise of a codec from being scaled up.
     samples = np.round(waveform * 32768.0)
     windows, _ = _library().feature_extraction(samples, settings.sample_rate, window, step, deltas=False)
     statistics = [windows.mean(axis=1), *([windows.std(axis=1)] if settings.statistics == "mean_std" else [])]
@@ -33,10 +33,10 @@ def audio_features(waveform: np.ndarray, settings: AudioFeatures) -> np.ndarray 
 
 
 def log_mel(waveform: np.ndarray, sample_rate: int, bands: int = 64, window_s: float = 0.025, step_s: float = 0.010) -> np.ndarray:
-    """float32 [bands, frames]: the logarithm of the energy in each mel band of each window, of a mono waveform.
+    """The logarithm of the energy in each mel band of each window of a mono waveform, float32 [bands, frames].
 
-    Hann windows, the next power of two for the FFT, triangular bands from 0 Hz to half the sample rate that are evenly spaced on
-    HTK's mel scale and one high at their peak. A waveform shorter than one window is filled up with silence.
+    The windows are Hann windows, and the FFT has the next power of two of points. The bands are triangles with a peak of 1, from
+    0 Hz to half the sample rate, evenly spaced on HTK's mel scale. A waveform shorter than one window is padded with silence.
     """
     window, step = round(window_s * sample_rate), max(1, round(step_s * sample_rate))
     padded = np.pad(waveform.astype(np.float32), (0, max(0, window - len(waveform))))
@@ -49,7 +49,7 @@ def log_mel(waveform: np.ndarray, sample_rate: int, bands: int = 64, window_s: f
 
 @functools.lru_cache(maxsize=8)
 def _mel_bands(sample_rate: int, points: int, bands: int) -> np.ndarray:
-    """float64 [bands, points / 2 + 1]: how much of each frequency of the spectrum falls into each band."""
+    """The weight of each frequency of the spectrum in each band, float64 [bands, points / 2 + 1]."""
     highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
     edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
     frequencies = np.fft.rfftfreq(points, 1 / sample_rate)
@@ -60,11 +60,13 @@ def _mel_bands(sample_rate: int, points: int, bands: int) -> np.ndarray:
 
 @functools.cache
 def _library() -> ModuleType:
-    """Imported when it is first needed, for it brings matplotlib and most of SciPy: 3 s."""
+    """pyAudioAnalysis, imported on first use, because it imports matplotlib and most of SciPy, which takes 3 s."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Please import `dct`", DeprecationWarning)  # an import of its own, fine until SciPy 2.0
+        warnings.filterwarnings(
+            "ignore", "Please import `dct`", DeprecationWarning
+        )  # raised by an import of the library that works until SciPy 2.0
         from pyAudioAnalysis import ShortTermFeatures
-    # It works this table, which depends on nothing but its arguments, out anew for every window: 60 % of all its time.
+    # The library computes this table, which depends on its arguments alone, for every window, in 60 % of all its time.
     ShortTermFeatures.chroma_features_init = functools.cache(ShortTermFeatures.chroma_features_init)
     return ShortTermFeatures
 
@@ -72,7 +74,7 @@ def _library() -> ModuleType:
 def check(settings: AudioFeatures) -> None:
     """Raises `ConfigError` for a window or sample rate that the library can't work with."""
     if settings.model_copy(update={"statistics": "mean"}) == AudioFeatures():
-        return  # known to work: the library need not be imported
+        return  # the defaults are known to work, so that the library need not be imported
     if int(settings.step_s * settings.sample_rate) < 1:
         raise ConfigError(f"features.audio: step_s={settings.step_s} is less than one sample at sample_rate={settings.sample_rate}")
     noise = np.random.default_rng(0).uniform(-1, 1, 2 * int(max(settings.window_s, 1) * settings.sample_rate))

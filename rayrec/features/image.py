@@ -11,7 +11,7 @@ AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 def image_network(settings: ImageFeatures, seed: int) -> FeatureNetwork:
-    """Raises `ConfigError` for a model or weights that can't be had or don't fit."""
+    """The network that the settings describe. Raises `ConfigError` for a model or weights that can't be loaded or don't fit."""
     return sized_network(IMAGE_MODELS, "features.image", settings, seed)
 
 

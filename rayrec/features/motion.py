@@ -18,7 +18,7 @@ SPORTS_1M_MEAN = [102 / 255, 98 / 255, 90 / 255]  # red, green, blue, of colours
 
 
 def motion_network(settings: MotionFeatures, seed: int) -> FeatureNetwork:
-    """Raises `ConfigError` for a model or weights that can't be had or don't fit."""
+    """The network that the settings describe. Raises `ConfigError` for a model or weights that can't be loaded or don't fit."""
     return sized_network(MOTION_MODELS, "features.motion", settings, seed)
 
 

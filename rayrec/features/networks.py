@@ -126,7 +126,7 @@ def sized_network(family: Family, setting: str, settings: Settings, seed: int) -
 def build(family: Family, setting: str, settings: Settings, input_shape: tuple[int, ...], seed: int) -> FeatureNetwork:
     """The network for inputs uint8 [N, *input_shape], in evaluation mode, on the CPU.
 
-    Raises `ConfigError`, which names `setting`, for a model or weights that can't be had or don't fit.
+    Raises `ConfigError`, which names `setting`, for a model or weights that can't be loaded or don't fit.
     """
     family.check(setting, settings.model)
     builder = _Builder(family, setting, settings, input_shape)

@@ -1,7 +1,8 @@
-"""Normalisation and PCA of one modality's vectors, from moments that can be taken of blocks and merged (SOURCES A).
+"""Normalises the vectors of a modality and reduces them by PCA, as the short-video CTR paper does (see docs/papers.md).
 
-One pass over the data is enough for both steps: each dimension is shifted and scaled, so the covariance of the normalised vectors
-is D^-1 C D^-1, with C that of the raw ones and D the diagonal of the scales. All sums are float64.
+Both are fitted on moments, which can be computed for blocks and merged, so that one pass over the data is enough. Each dimension is
+shifted and scaled; the covariance of the normalised vectors is therefore D^-1 C D^-1, where C is the covariance of the raw vectors
+and D the diagonal matrix of the scales. All sums are float64.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ Part = TypeVar("Part", "Moments", "Reduction")
 
 @dataclass(frozen=True)
 class Moments:
-    """What is known of a set of vectors of D dimensions."""
+    """The moments of a set of vectors of D dimensions."""
 
     count: int
     mean: np.ndarray  # float64 [D]
@@ -33,14 +34,14 @@ class Moments:
 
     @classmethod
     def of(cls, vectors: np.ndarray) -> "Moments":
-        """Of the rows of [N, D], N >= 1."""
+        """The moments of the rows of [N, D], N >= 1."""
         vectors = vectors.astype(np.float64)
         mean = vectors.mean(axis=0)
         centred = vectors - mean
         return cls(len(vectors), mean, centred.T @ centred, vectors.min(axis=0), vectors.max(axis=0))
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Of both sets together [Chan, Golub and LeVeque 1983]. Raises `ValueError` when their vectors differ in length."""
+        """The moments of both sets together (Chan, Golub & LeVeque, 1983). Raises `ValueError` when their sizes differ."""
         if len(self.mean) != len(other.mean):
             raise ValueError(f"some vectors hold {len(self.mean)} numbers, others {len(other.mean)}")
         count = self.count + other.count
@@ -57,17 +58,17 @@ class Moments:
 
 @dataclass(frozen=True)
 class Reduction:
-    """One modality's map from raw vectors to reduced ones: (x - shift) * scale, then onto the components when there are any."""
+    """The map from raw to reduced vectors of one modality: (x - shift) * scale, then a projection onto the components, if any."""
 
-    count: int  # vectors that it was fitted on
+    count: int  # the number of vectors that it was fitted on
     shift: np.ndarray  # float64 [D]
     scale: np.ndarray  # float64 [D]; 0 for a dimension that was constant
-    explained: np.ndarray | None = None  # [size], each component's share of the variance of the normalised vectors
-    components: np.ndarray | None = None  # float64 [size, D], orthonormal rows, the most variance first; None: normalised only
+    explained: np.ndarray | None = None  # [size], the share of each component in the variance of the normalised vectors
+    components: np.ndarray | None = None  # float64 [size, D], orthonormal rows, the largest variance first; None without PCA
 
     @classmethod
     def fit(cls, moments: Moments, normalise: Normalisation, size: int | None) -> "Reduction":
-        """With PCA to `size` numbers, or to as many as the data spans when that is less; without PCA when `size` is None."""
+        """Fit it to moments: with PCA to `size` numbers, or fewer if the data spans fewer; without PCA when `size` is None."""
         varies = moments.high > moments.low
         spread = np.sqrt(moments.comoment.diagonal() / moments.count) if normalise == "zscore" else moments.high - moments.low
         scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
@@ -94,7 +95,7 @@ class Reduction:
 
 
 def _principal(covariance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `size` largest eigenvalues above rounding, and their eigenvectors as rows; each one's largest coordinate is positive."""
+    """The `size` largest eigenvalues above rounding, and their eigenvectors as rows, whose largest coordinate is positive."""
     dimensions = len(covariance)
     size = min(size, dimensions)
     if size <= 0:
@@ -107,20 +108,21 @@ def _principal(covariance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarra
     return variances, rows * np.sign(rows[np.arange(len(rows)), largest])[:, None]
 
 
-# --- of columns of lists --------------------------------------------------------------------------------------------------------
+# --- columns of lists ------------------------------------------------------------------------------------------------------------
 
 
 def matrix(column: pa.ChunkedArray, name: str) -> np.ndarray:
     """The vectors of a list column, without its nulls, as float32 [N, D]. Raises `TableError` when they differ in length."""
-    there = column.combine_chunks().drop_null()
-    lengths = pc.unique(pc.list_value_length(there)).to_pylist()
+    present = column.combine_chunks().drop_null()
+    lengths = pc.unique(pc.list_value_length(present)).to_pylist()
     if len(lengths) > 1:
-        raise TableError(f"features: the vectors of {name!r} hold {' and '.join(map(str, sorted(lengths)))} numbers")
-    return pc.list_flatten(there).to_numpy().reshape(len(there), *(lengths or [0]))
+        sizes = " and ".join(map(str, sorted(lengths)))
+        raise TableError(f"features: the vectors of {name!r} hold {sizes} numbers; run `rayrec extract --force` to make them alike")
+    return pc.list_flatten(present).to_numpy().reshape(len(present), *(lengths or [0]))
 
 
 def reduced(column: pa.ChunkedArray, reduction: Reduction, name: str) -> pa.Array:
-    """The column with each vector reduced; nulls stay."""
+    """The column with each vector reduced. Nulls stay null."""
     values = reduction(matrix(column, name))
     ends = np.cumsum(column.is_valid().to_numpy().astype(np.int32), dtype=np.int32) * reduction.size
     offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
@@ -128,20 +130,20 @@ def reduced(column: pa.ChunkedArray, reduction: Reduction, name: str) -> pa.Arra
 
 
 def moments_of(table: pa.Table, names: list[str]) -> dict[str, Moments]:
-    """The moments of each named column that has any vector."""
+    """The moments of each of these columns that has any vector."""
     found = {name: matrix(table[name], name) for name in names if table[name].null_count < table.num_rows}
     return {name: Moments.of(vectors) for name, vectors in found.items()}
 
 
 def merged(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, Moments]:
-    """Raises `TableError` when vectors of one modality differ in length."""
+    """The moments of two sets together, by modality. Raises `TableError` when vectors of one modality differ in length."""
     try:
         return {name: reduce(Moments.__add__, [part[name] for part in (first, second) if name in part]) for name in first | second}
     except ValueError as error:
-        raise TableError(f"features: {error}; `rayrec extract --force` makes them anew") from None
+        raise TableError(f"features: {error}; run `rayrec extract --force` to make them alike") from None
 
 
-# --- as bytes -------------------------------------------------------------------------------------------------------------------
+# --- bytes -----------------------------------------------------------------------------------------------------------------------
 
 
 def pack(parts: Mapping[str, Moments | Reduction]) -> bytes:
@@ -156,7 +158,7 @@ def pack(parts: Mapping[str, Moments | Reduction]) -> bytes:
 
 
 def unpack(kind: type[Part], data: bytes) -> dict[str, Part]:
-    """What `pack` made of parts of this kind."""
+    """The parts of this kind from the bytes that `pack` made."""
     values: dict[str, dict[str, Any]] = {}
     for key, array in safetensors.numpy.load(data).items():
         name, _, field = key.partition(".")

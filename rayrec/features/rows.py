@@ -1,11 +1,11 @@
-"""The two steps of `extract` on tables: catalog rows -> decoded rows (CPU) -> rows of `features`.
+"""The two steps of `extract` on tables: catalog rows -> decoded rows (on the CPU) -> rows of `features`.
 
 Both are plain functions of Arrow tables, so that Ray Data, a process pool or a test can run them. This module does not import
-torch: a process that only decodes starts without it.
+torch, so that a process that only decodes starts without it.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
     from rayrec.features.networks import FeatureNetwork
     from rayrec.features.text import TextNetwork
 
+GIVEN = ("video_id", "title", "file_version")  # the columns that a row brings with it, beside its `uri`
 FACTS = ("duration_s", "frames", "fps", "width", "height", "sample_rate", "cover_jpeg")
+DECODER_MODALITIES = ("audio",)  # those that need no network: the first step computes them
 PIXELS = ("images", "cover_pixels", "clips")  # raw uint8; their shapes follow from the config
-GIVEN = ("video_id", "title", "file_version")  # what a row brings with it, beside its `uri`
-FAILED = "failed"  # the status, between the steps, of a file that yielded nothing
+FAILED = "failed"  # the status, between the steps, of a file from which nothing could be read
 
 _FEATURES = tables.spec_of("features").schema
 DECODED = pa.schema(
     [pa.field(name, pa.string()) for name in GIVEN]
-    + [pa.field(name, _FEATURES.field(name).type) for name in ("status", "error", "audio", *FACTS)]
+    + [pa.field(name, _FEATURES.field(name).type) for name in ("status", "error", *DECODER_MODALITIES, *FACTS)]
     + [pa.field(name, pa.large_binary()) for name in PIXELS]
 )
-# What `extract` writes: `features`, still with the rows of status FAILED among them.
+# Rows of `features` as they come from the second step; some still have the status FAILED.
 EXTRACTED = pa.schema([pa.field(field.name, field.type) for field in _FEATURES])
 
 log = logging.getLogger(__name__)
@@ -48,16 +49,13 @@ class Networks:
     text: "TextNetwork | None" = None
 
     def to(self, device: "torch.device") -> "Networks":
-        return Networks(
-            image=self.image.to(device) if self.image is not None else None,
-            motion=self.motion.to(device) if self.motion is not None else None,
-            text=self.text.to(device) if self.text is not None else None,
-        )
+        networks = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Networks(**{name: network.to(device) for name, network in networks.items() if network is not None})
 
 
 def load_networks(features: Features, seed: int) -> Networks:
-    """The networks, on the CPU. Raises `ConfigError` for whatever of the settings can't be used, those of the sound included."""
-    # Here, because torchvision takes 6 s to import.
+    """The networks, on the CPU. Raises `ConfigError` for settings that can't be used, those of the sound included."""
+    # Imported here, because torchvision takes 6 s.
     from rayrec.features.image import image_network
     from rayrec.features.motion import motion_network
     from rayrec.features.text import text_network
@@ -72,7 +70,7 @@ def load_networks(features: Features, seed: int) -> Networks:
 
 
 def resolved(features: Features, networks: Networks) -> Features:
-    """The settings with the sizes that the networks chose where none were given: what `decode_rows` and `network_rows` need."""
+    """The settings with the sizes that the networks chose where none were given, as `decode_rows` and `network_rows` need them."""
     changes = {
         name: getattr(features, name).model_copy(update={"size": network.size, "resize": network.resize})
         for name, network in (("image", networks.image), ("motion", networks.motion))
@@ -82,7 +80,7 @@ def resolved(features: Features, networks: Networks) -> Features:
 
 
 def decode_rows(rows: pa.Table, settings: Features) -> pa.Table:
-    """Decode the file of each row (`uri` and `GIVEN`). One that can't be read becomes a row of status FAILED with the reason."""
+    """Decode the file of each row (`uri` and GIVEN). A file that can't be read becomes a row of status FAILED with the reason."""
     decoded = [_decoded_row(uri, settings) for uri in rows["uri"].to_pylist()]
     columns = {field.name: pa.array([row.get(field.name) for row in decoded], field.type) for field in DECODED}
     return pa.table(columns | {name: rows[name] for name in GIVEN}, schema=DECODED)
@@ -94,7 +92,7 @@ def _decoded_row(uri: str, settings: Features) -> dict[str, object]:
         sound = audio.audio_features(media.waveform, settings.audio) if settings.audio and media.waveform is not None else None
     except decode.DecodeError as error:
         return {"status": FAILED, "error": str(error)}
-    except Exception as error:  # whatever one strange file does, the others go on
+    except Exception as error:  # whatever happens with one strange file, the others go on
         log.exception("%s can't be decoded", uri)
         return {"status": FAILED, "error": f"unexpected {type(error).__name__}: {error}"}
     return {

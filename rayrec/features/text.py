@@ -1,6 +1,6 @@
-"""Title features: a Hugging Face transformer's last hidden states, averaged over the title's tokens.
+"""Text features: the last hidden states of a Hugging Face transformer, averaged over the tokens of the title.
 
-Weights are read from safetensors only, and no code that comes with a model is run. The transformers library is the extra `text`.
+Weights are read from safetensors only, and no code that comes with a model is run. It needs the extra `text` (transformers).
 """
 
 import json
@@ -17,7 +17,7 @@ TITLES_AT_ONCE = 256
 
 
 class TextNetwork(nn.Module):
-    """Titles in, one vector each out."""
+    """Turns titles into one vector each."""
 
     def __init__(self, body: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -40,27 +40,27 @@ class TextNetwork(nn.Module):
 
 
 def text_network(settings: TextFeatures) -> TextNetwork:
-    """In evaluation mode, on the CPU. Raises `ConfigError` for a model that can't be had or is not whole."""
+    """The network, in evaluation mode, on the CPU. Raises `ConfigError` for a model that can't be loaded or is incomplete."""
     body, subwords = load_transformer(settings.model, "features.text.model")
     tokenizer = Tokenizer.from_str(subwords)
     tokenizer.enable_truncation(settings.max_tokens)
-    tokenizer.enable_padding(pad_id=getattr(body.config, "pad_token_id", None) or 0)  # the mask hides it, whatever it is
+    tokenizer.enable_padding(pad_id=getattr(body.config, "pad_token_id", None) or 0)  # the mask hides the padding, whatever it is
     return TextNetwork(body, tokenizer)
 
 
 def text_features(network: TextNetwork, titles: list[str | None]) -> list[np.ndarray | None]:
-    """float32 [D] of each title; None for a video without one."""
-    there = [title for title in titles if title and title.strip()]
+    """float32 [D] for each title; None for a video without a title."""
+    present = [title for title in titles if title and title.strip()]
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=network.device.type == "cuda"):
-        starts = range(0, len(there), TITLES_AT_ONCE)
-        vectors = iter([vector for start in starts for vector in network(there[start : start + TITLES_AT_ONCE]).cpu().numpy()])
+        starts = range(0, len(present), TITLES_AT_ONCE)
+        vectors = iter([vector for start in starts for vector in network(present[start : start + TITLES_AT_ONCE]).cpu().numpy()])
     return [next(vectors) if title and title.strip() else None for title in titles]
 
 
 def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
-    """A transformer in evaluation mode, by its name or the path of its folder, and its subwords as a `tokenizers` JSON.
+    """A transformer in evaluation mode, by its name or the path of its folder, and its tokenizer as a `tokenizers` JSON.
 
-    Raises `ConfigError`, which names `setting`, for a model that can't be had or is not whole.
+    Raises `ConfigError`, which names `setting`, for a model that can't be loaded or is incomplete.
     """
     _need_transformers(setting)
     from transformers import AutoModel, AutoTokenizer
@@ -75,7 +75,7 @@ def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
             f"{setting}: {model} can't be loaded ({str(error).strip().splitlines()[0][:300]}). Give a name that can be downloaded "
             "or the path of a folder with the model's config.json, model.safetensors and tokenizer.json"
         ) from error
-    # Tensors that the file lacks are drawn at random; only the pooler, which is not used here, may be.
+    # Tensors that the file lacks would be random. Only the pooler may be missing, because it is not used here.
     absent = [name for name in report["missing_keys"] if "pooler" not in name]
     if absent:
         raise ConfigError(f"{setting}: the weights of {model} lack {len(absent)} tensors of the model, such as {sorted(absent)[0]}")
@@ -85,7 +85,7 @@ def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
 
 
 def transformer_of(config: str) -> nn.Module:
-    """An untrained transformer of a model's config.json: one to load weights into."""
+    """An untrained transformer, to load weights into, from the config.json of a model."""
     _need_transformers("a saved transformer")
     from transformers import AutoConfig, AutoModel
 

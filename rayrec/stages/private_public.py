@@ -1,12 +1,12 @@
-"""The stage `private_public`: catalog and media -> a trained network and its global feature of every readable video.
+"""The stage `private_public`: trains a network on catalog and media, and computes its global feature of every readable video.
 
-Media are decoded once by Ray Data into compact part files, by role (`train`, `held_out`, `rest`), each a random sample of its role.
-The network is then trained on them (in this process with `workers: 0`, otherwise by Ray Train) and computes the vectors. Decoding,
-training and computing each go on where a killed run stopped; the part files are deleted at the end.
+Ray Data decodes the media once, into compact part files by role (`train`, `held_out`, `rest`), each a random sample of its role.
+The network is then trained on them, in this process (`workers: 0`) or in several, and computes the vectors. Decoding, training and
+computing each go on where a killed run stopped; the part files are deleted at the end.
 
-A trained network is kept for as long as its settings and the classes of the videos it learned from stay the same: videos that come,
-change or go are only decoded and run through it. Vectors of different networks cannot be compared, so a new training would redo the
-topics and every ranker for each new video. `--force` trains a new network on all videos.
+A trained network is kept for as long as its settings and the classes of the videos that it learned from stay the same: videos that
+are added, changed or removed are only decoded and run through it. The vectors of one network can be compared with each other and
+with no others, so training anew would redo the topics and every ranker for each new video. `--force` trains anew on all videos.
 """
 
 import io
@@ -15,49 +15,45 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import ray.data
-import torch
-from matplotlib.figure import Figure
 
 from rayrec import __version__, tables
 from rayrec.config import Config, ConfigError, PrivatePublic, dump
+from rayrec.features.media.files import file_versions
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
-from rayrec.stages.extract import Parts, file_versions, sources
-from rayrec.stages.on_ray.data import quiet_context
-from rayrec.stages.on_ray.training import Processes, Task, progress_callback, train_and_log
-from rayrec.training.callbacks import Epoch
-from rayrec.training.exchange import Worker
-from rayrec.workspace.checkpoint import Checkpoint
+from rayrec.features.private_public.videos import HELD_OUT, REST, ROLES, TRAIN, catalog_videos, classes_of, with_roles
+from rayrec.stages.extract import sources
 from rayrec.workspace.files import read_whole, write_whole
-from rayrec.workspace.parts import read_parts
+from rayrec.workspace.parts import PartWriter, read_parts
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
 if TYPE_CHECKING:
+    import torch
+
     from rayrec.features.private_public import fitting
     from rayrec.features.private_public.network import PrivatePublicNetwork
+    from rayrec.stages.on_ray.training import Task
+    from rayrec.training.exchange import Worker
 
-TRAIN, HELD_OUT, REST = ROLES = ("train", "held_out", "rest")
 PART_VIDEOS = 32
-SPREAD = {"decoders", "workers", "gpus_per_worker"}  # settings of how the work is spread: no reason to do it again
+PLACEMENT = {"decoders", "workers", "gpus_per_worker"}  # settings of where the work is done, which do not redo it
 VIDEOS, REPORT, CURVES = "videos.parquet", "report.json", "learning_curves.png"
 
 log = logging.getLogger(__name__)
 
 
 def learn_private_public(run: StageRun) -> None:
-    """The work of the stage. Raises `ConfigError` before any work for weights that can't be had or too few classes."""
+    """The work of the stage. Raises `ConfigError` before any work for weights that can't be loaded, or for too few classes."""
     settings = run.config.private_public
     if settings is None:
         raise ConfigError("private_public: the config has no such section; add `private_public: {}` to train the network")
     videos = catalog_videos(run.read("catalog"))
     videos, vectors = _kept(run, videos) or _anew(run, videos, settings)
-    parts = {role: Parts(run.fs, f"{run.folder}/inputs/{role}") for role in ROLES}
+    parts = {role: PartWriter(run.fs, f"{run.folder}/inputs/{role}") for role in ROLES}
     done = pa.concat_arrays([*(part.done for part in parts.values()), vectors["video_id"].combine_chunks()])
     pending = videos.filter(pc.invert(pc.is_in(videos["video_id"], value_set=done)))
     failed = [INPUTS.empty_table()]
@@ -70,58 +66,31 @@ def learn_private_public(run: StageRun) -> None:
         decoded += rows.num_rows
         log.info("private_public: decoded %d of %d videos", decoded, videos.num_rows)
     if any(part.next for part in parts.values()):
-        _train_on_ray(run, settings, _classes(videos))
+        _train_on_ray(run, settings, classes_of(videos))
     _finish(run, videos, vectors, pa.concat_tables(failed))
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the network depends on, a weights file's version included."""
+    """What the network depends on, the version of a weights file included."""
     section = config.private_public
     if section is None:
         return {}
     files = [section.weights] if section.weights not in ("none", "DEFAULT") else []
-    return {"PrivatePublic": section.model_dump(mode="json", exclude=SPREAD), "weights": file_versions(files)}
+    return {"PrivatePublic": section.model_dump(mode="json", exclude=PLACEMENT), "weights": file_versions(files)}
 
 
-# --- which videos ---------------------------------------------------------------------------------------------------------------
-
-
-def catalog_videos(catalog: pa.Table) -> pa.Table:
-    """The catalog rows that have a file: video_id, uri, row (in the catalog), class and file_version, null for none."""
-    rows = pa.array(range(catalog.num_rows), pa.int64())
-    columns = {"video_id": catalog["video_id"], "uri": catalog["uri"], "row": rows, "class": catalog["primary_class"]}
-    videos = pa.table(columns).filter(pc.is_valid(catalog["uri"]))
-    uris = videos["uri"].to_pylist()
-    versions = file_versions(set(uris))
-    return videos.append_column("file_version", pa.array([versions.get(uri) for uri in uris], pa.string())).combine_chunks()
-
-
-def with_roles(videos: pa.Table, held_out: float, seed: int) -> pa.Table:
-    """The videos in random order with the columns `role` and `label`: a share of those with a class is held out."""
-    rng = np.random.default_rng(seed)
-    videos = videos.take(pa.array(rng.permutation(videos.num_rows)))
-    known = np.flatnonzero(videos["class"].is_valid().to_numpy())
-    roles = np.full(videos.num_rows, REST, dtype=object)
-    roles[known] = TRAIN
-    roles[known[: max(1, round(held_out * len(known)))]] = HELD_OUT
-    labels = pc.index_in(videos["class"], value_set=pa.array(_classes(videos), pa.string()))
-    videos = videos.append_column("role", pa.array(roles, pa.string())).append_column("label", labels)
-    return pa.concat_tables([videos.filter(pc.equal(videos["role"], role)) for role in ROLES])
-
-
-def _classes(videos: pa.Table) -> list[str]:
-    return sorted(pc.unique(videos["class"].drop_null()).to_pylist())
+# --- what is kept ---------------------------------------------------------------------------------------------------------------
 
 
 def _anew(run: StageRun, videos: pa.Table, settings: PrivatePublic) -> tuple[pa.Table, pa.Table]:
     """The videos with their roles, and no vectors yet."""
-    from rayrec.features.private_public.network import PrivatePublicNetwork  # with torchvision, which takes 6 s to import
+    from rayrec.features.private_public.network import PrivatePublicNetwork  # imports torchvision, which takes 6 s
 
-    known, classes = videos.num_rows - videos["class"].null_count, _classes(videos)
+    known, classes = videos.num_rows - videos["class"].null_count, classes_of(videos)
     if videos.num_rows and (len(classes) < 2 or known < 4):
         raise ConfigError(
-            f"private_public: {known} videos with a file have a primary_class, of {len(classes)} classes; the network learns from "
-            "classes, two or more: give the catalog more of them, or leave the section `private_public` out of the config"
+            f"private_public: the catalog has {known} videos with a file and a primary_class, of {len(classes)} classes; the "
+            "network needs at least 4 such videos of 2 classes. Add classes to the catalog, or remove the section `private_public`"
         )
     if videos.num_rows:
         PrivatePublicNetwork(settings, len(classes), run.config.seed)
@@ -129,9 +98,9 @@ def _anew(run: StageRun, videos: pa.Table, settings: PrivatePublic) -> tuple[pa.
 
 
 def _kept(run: StageRun, videos: pa.Table) -> tuple[pa.Table, pa.Table] | None:
-    """The videos with their roles and the vectors that still stand, when the previous network does; it is copied over.
+    """The videos with their roles and the vectors that are still valid, when the previous network is; its files are copied.
 
-    None when there is no such network, when it was made by other settings, or when a class that it learned from has changed.
+    None when there is no such network, when it was made with other settings, or when a class that it learned from has changed.
     """
     from rayrec.features.private_public.fitting import NETWORK, WEIGHTS
 
@@ -139,14 +108,14 @@ def _kept(run: StageRun, videos: pa.Table) -> tuple[pa.Table, pa.Table] | None:
     if before is None or folder is None or before.settings != run.settings or before.rayrec != __version__:
         return None
     if not run.fs.get_file_info(f"{folder}/{WEIGHTS}").is_file:
-        return None  # it had no video to learn from
+        return None  # there was no video to learn from
     record = pq.read_table(f"{folder}/{VIDEOS}", filesystem=run.fs)
     at = pc.index_in(videos["video_id"], value_set=record["video_id"])
     roles = pc.fill_null(record["role"].take(at), REST)
     learned = pc.not_equal(roles, REST)
     now, then = (pc.fill_null(column, "") for column in (videos["class"], record["class"].take(at)))
     if pc.any(pc.and_(learned, pc.not_equal(now, then))).as_py():
-        log.info("private_public: classes that the network learned from have changed: trained anew")
+        log.info("private_public: classes that the network learned from have changed, so it is trained anew")
         return None
     for name in (NETWORK, REPORT, CURVES, WEIGHTS):
         write_whole(run.fs, f"{run.folder}/{name}", read_whole(run.fs, f"{folder}/{name}"))
@@ -163,33 +132,19 @@ def _kept(run: StageRun, videos: pa.Table) -> tuple[pa.Table, pa.Table] | None:
 # --- decoding -------------------------------------------------------------------------------------------------------------------
 
 
-class InputDecoder:
-    """The actor that decodes."""
-
-    def __init__(self, settings: PrivatePublic) -> None:
-        self.settings = settings
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        return read_inputs(rows, self.settings)
-
-
 def _decoded(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
     """Rows of INPUTS, `PART_VIDEOS` at a time, in the order of the pending videos."""
     if not pending.num_rows:
-        return
+        return  # so that Ray need not start
+    import ray.data
+
+    from rayrec.stages.on_ray.data import decoded, quiet_context
+
     wanted = pending.select(["video_id", "uri", "role", "label"])
-    size = max(1, min(PART_VIDEOS, -(-pending.num_rows // (2 * settings.decoders))))
-    blocks = [wanted.slice(start, size) for start in range(0, pending.num_rows, size)]
+    block = max(1, min(PART_VIDEOS, -(-pending.num_rows // (2 * settings.decoders))))
     with ray.data.DataContext.current(quiet_context()):
-        decoded = ray.data.from_arrow(blocks).map_batches(
-            InputDecoder,
-            fn_constructor_args=(settings,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=settings.decoders),
-            num_cpus=1,
-        )
-        for rows in decoded.iter_batches(batch_size=PART_VIDEOS, batch_format="pyarrow"):
+        inputs = decoded(wanted, read_inputs, settings, block, (1, settings.decoders))
+        for rows in inputs.iter_batches(batch_size=PART_VIDEOS, batch_format="pyarrow"):
             yield rows.cast(INPUTS)
 
 
@@ -198,12 +153,14 @@ def _decoded(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
 
 def _train_on_ray(run: StageRun, settings: PrivatePublic, classes: list[str]) -> None:
     """Train the network, unless it is there already, and compute the vectors of all decoded videos."""
+    from rayrec.stages.on_ray.training import Processes, train_and_log
+
     task = {"settings": dump(settings), "classes": classes, "seed": run.config.seed}
     processes = Processes("private_public", settings.workers, settings.gpus_per_worker)
     train_and_log(run, _work, task, run.folder, "private_public", settings.epochs, processes)
 
 
-def _work(task: Task, worker: Worker, device: torch.device) -> None:
+def _work(task: "Task", worker: "Worker", device: "torch.device") -> None:
     """What each worker does: train, unless the network is there already, and compute the vectors of its share of the videos."""
     from rayrec.features.private_public import fitting
 
@@ -220,16 +177,19 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
 
 
 def _trained(
-    task: Task,
+    task: "Task",
     settings: PrivatePublic,
     parts: "dict[str, fitting.PartFiles]",
     fs: pafs.FileSystem,
-    worker: Worker,
-    device: torch.device,
+    worker: "Worker",
+    device: "torch.device",
 ) -> "PrivatePublicNetwork":
     """The network of the best epoch. The first worker also saves it, and the report."""
     from rayrec.features.private_public import fitting
+    from rayrec.features.private_public.learning_curves import learning_curves
     from rayrec.features.private_public.network import PrivatePublicNetwork
+    from rayrec.stages.on_ray.training import progress_callback
+    from rayrec.workspace.checkpoint import Checkpoint
 
     classes, folder = task["classes"], task["folder"]
     network = PrivatePublicNetwork(settings, len(classes), task["seed"]).to(device)
@@ -252,26 +212,6 @@ def _trained(
         fitting.save_network(network, settings, classes, fs, folder)
         checkpoint.delete()
     return network
-
-
-def learning_curves(epochs: list[Epoch]) -> bytes:
-    """A PNG of the cross-entropy, the two other terms and the held-out accuracy by epoch."""
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    loss, terms, accuracy = figure.subplots(1, 3)
-    numbers = [epoch.epoch for epoch in epochs]
-    for axes, names in (
-        (loss, ("classification", "held_out_loss")),
-        (terms, ("similarity", "difference")),
-        (accuracy, ("held_out_accuracy",)),
-    ):
-        for name in names:
-            axes.plot(numbers, [epoch.metrics[name] for epoch in epochs], marker="o", label=name.replace("_", " "))
-        axes.set(xlabel="epoch", yscale="log" if axes is terms else "linear")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    return picture.getvalue()
 
 
 # --- the end --------------------------------------------------------------------------------------------------------------------

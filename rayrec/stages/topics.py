@@ -1,39 +1,35 @@
-"""The stage `topics`: catalog and vectors in, topics out.
+"""The stage `topics`: learns the topics of the catalog's videos.
 
     cover, title --MMoE--> z --+
                                +--> a = concat(L2(z), L2(e)) --K-means--> centres --threshold--> topics of each video
     tags --graph, skip-gram--> e --+
 
-What a catalog lacks is left out: without covers z is the title's, without titles and covers `a` is the tags' alone, and a catalog
-that has nothing of the kind gets no topics at all (recall is then popular and fresh videos). `learn_topics` trains; `assign_topics`
-gives the videos of a catalog that has grown their topics from the model that is there.
+Parts that a catalog lacks are left out: without covers z comes from the titles alone, without covers and titles `a` comes from the
+tags alone, and a catalog that has none of them gets no topics at all (recall then uses popular and fresh videos). `learn_topics`
+trains; `assign_topics` uses the trained model to give topics to the videos of a catalog that has grown.
 """
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
-import torch
 
 from rayrec import tables
 from rayrec.config import Config, dump
-from rayrec.stages.on_ray import clustering as distributed
-from rayrec.stages.on_ray.training import Processes, Task, progress_callback, train_and_log
-from rayrec.topics import clustering, tag_graph
-from rayrec.topics.fitting import train_representation
-from rayrec.topics.matching import carried_centres, match
-from rayrec.topics.model import ENCODERS, TopicModel
-from rayrec.topics.representation import NothingToReadError, Representation
-from rayrec.topics.words import membership, typical
-from rayrec.training.exchange import Worker
-from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.files import file_facts, open_filesystem
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+    from rayrec.stages.on_ray.training import Task
+    from rayrec.topics.model import TopicModel
+    from rayrec.topics.representation import Representation
+    from rayrec.training.exchange import Worker
 
 TYPICAL_TAGS = 5  # kept for each topic
 CHECKPOINT = "checkpoint.pt"
@@ -42,7 +38,10 @@ log = logging.getLogger(__name__)
 
 
 def learn_topics(run: StageRun) -> None:
-    """The work of the stage: trains and writes topics, topic_centres, tag_vectors, embeddings and the model."""
+    """The work of the stage: trains a model; writes it, `topics`, `topic_centres`, `tag_vectors` and `embeddings`."""
+    from rayrec.topics import tag_graph
+    from rayrec.topics.model import TopicModel
+
     catalog, settings = run.read("catalog"), run.config.topics
     videos_tags, names = tag_graph.incidence(catalog["tags"], settings.max_tags, settings.min_tag_videos)
     vectors = tag_graph.tag_vectors(videos_tags, names, settings, run.config.seed) if names else np.empty((0, settings.tag_size))
@@ -56,10 +55,12 @@ def learn_topics(run: StageRun) -> None:
 
 
 def assign_topics(run: StageRun) -> None:
-    """The work of `rayrec topics assign`: the same tables for the catalog as it is now, from the model as it is, untrained.
+    """The work of `rayrec topics assign`: writes the same tables for the present catalog with the present model.
 
     Raises `WorkspaceError` when there is no model yet.
     """
+    from rayrec.topics.model import TopicModel
+
     model = TopicModel.load(run.fs, run.workspace.folder("topics"), run.workspace.read)
     joint, described = model.join(*_read(run))
     _write(run, model, run.read("catalog"), joint, described)
@@ -70,12 +71,12 @@ def _read(run: StageRun) -> tuple[pa.Table, pa.Table | None, pa.Table | None]:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What topics depend on; how many processes train them changes nothing but rounding."""
+    """What topics depend on. The number of processes that train them changes nothing but rounding."""
     return {"Topics": config.topics.model_dump(mode="json", exclude={"workers", "gpus_per_worker", "clustering"})}
 
 
 def sources(workspace: Workspace, config: Config) -> list[tuple[str, int, int]]:
-    """Facts about the file of a cover network's weights: another file redoes the stage."""
+    """Facts about the file of the cover network's weights. Another file redoes the stage."""
     network = config.topics.cover_network
     if network is None or network.weights in ("DEFAULT", "none"):
         return []
@@ -84,15 +85,20 @@ def sources(workspace: Workspace, config: Config) -> list[tuple[str, int, int]]:
 
 
 def _features(workspace: Workspace, config: Config) -> pa.Table | None:
-    """The features, where covers are read as pixels."""
+    """The features, if covers are read as pixels."""
     return workspace.read_if_there("features") if config.topics.cover_network is not None else None
 
 
 # --- z --------------------------------------------------------------------------------------------------------------------------
 
 
-def _train(run: StageRun) -> Representation | None:
+def _train(run: StageRun) -> "Representation | None":
     """The trained representation; None when the catalog has neither covers nor titles."""
+    from rayrec.stages.on_ray.training import Processes, train_and_log
+    from rayrec.topics.model import ENCODERS
+    from rayrec.topics.representation import Representation
+    from rayrec.workspace.checkpoint import Checkpoint
+
     settings = run.config.topics
     processes = Processes("topics", settings.workers, settings.gpus_per_worker)
     train_and_log(run, _work, {"config": dump(run.config)}, run.folder, "topics", settings.epochs, processes)
@@ -103,8 +109,14 @@ def _train(run: StageRun) -> Representation | None:
         return None
 
 
-def _work(task: Task, worker: Worker, device: torch.device) -> None:
+def _work(task: "Task", worker: "Worker", device: "torch.device") -> None:
     """What each worker does. The first one saves the encoders."""
+    from rayrec.stages.on_ray.training import progress_callback
+    from rayrec.topics.fitting import train_representation
+    from rayrec.topics.model import ENCODERS
+    from rayrec.topics.representation import NothingToReadError
+    from rayrec.workspace.checkpoint import Checkpoint
+
     config, workspace, folder = Config.model_validate(task["config"]), Workspace(task["workspace"]), task["folder"]
     try:
         trained = train_representation(
@@ -128,18 +140,22 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
 
 
 def _cluster(joint: np.ndarray, config: Config) -> np.ndarray:
+    """The centres, L2-normalised [topics, size]; `clustering: ray` computes them on the cluster."""
     settings = config.topics
     if settings.clustering == "local":
-        return clustering.cluster(joint, settings.clusters, config.seed)
-    blocks = [joint[start : start + clustering.BLOCK] for start in range(0, len(joint), clustering.BLOCK)]
-    vectors = [pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), joint.shape[1]) for block in blocks]
-    return distributed.cluster(
-        ray.data.from_arrow([pa.table({"vector": block}) for block in vectors]), settings.clusters, config.seed
-    )
+        from rayrec.topics.clustering import cluster
+
+        return cluster(joint, settings.clusters, config.seed)
+    from rayrec.stages.on_ray.clustering import cluster_matrix
+
+    return cluster_matrix(joint, settings.clusters, config.seed)
 
 
 def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    """The centres in the order of their ids: those of the current version's topics, as far as they can be found again."""
+    """The centres in the order of their ids. Topics of the current version that are found again keep their ids."""
+    from rayrec.topics.matching import carried_centres, match
+    from rayrec.topics.words import membership
+
     old = workspace.read("topics") if workspace.has("topics") else tables.empty("topics")
     rows = pc.index_in(old["video_id"], value_set=catalog["video_id"].combine_chunks())
     old = old.filter(rows.is_valid())
@@ -152,16 +168,19 @@ def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, join
     return centres[order]
 
 
-def _write(run: StageRun, model: TopicModel, catalog: pa.Table, joint: np.ndarray, described: np.ndarray) -> None:
-    """Every table of the stage. A video of which nothing is known belongs to no topic."""
+def _write(run: StageRun, model: "TopicModel", catalog: pa.Table, joint: np.ndarray, described: np.ndarray) -> None:
+    """Write every table of the stage. A video of which nothing is known belongs to no topic."""
+    from rayrec.topics.clustering import assign
+    from rayrec.topics.words import membership, typical
+
     settings = run.config.topics
     joint, ids = joint[described], catalog["video_id"].filter(pa.array(described))
     if len(joint):
-        topics, similarities = clustering.assign(joint, model.centres, settings.threshold, settings.max_topics)
+        topics, similarities = assign(joint, model.centres, settings.threshold, settings.max_topics)
     else:
         topics, similarities = [], []
     alone = sum(found[0] < settings.threshold for found in similarities)
-    log.info("topics: %d of %d videos are near no centre and take the nearest", alone, len(topics))
+    log.info("topics: %d of %d videos are near no centre and get the nearest topic", alone, len(topics))
     run.write("embeddings", pa.table({"video_id": ids, "vector": pa.array(list(joint), tables.VECTOR)}))
     run.write(
         "topics",
@@ -196,5 +215,5 @@ STAGE = Stage(
     settings=settings,
     sources=sources,
 )
-# `rayrec topics assign`: the same tables, made by the model that is there.
+# `rayrec topics assign`: writes the same tables without training.
 ASSIGN = replace(STAGE, work=assign_topics)

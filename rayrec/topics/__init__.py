@@ -1,1 +1,3 @@
-"""Semantic topics of videos: a joint representation of cover, title and tags, clustered (SOURCES C.1-C.3)."""
+"""Semantic topics of videos: clusters of a joint representation of cover, title and tags, after Pu et al., "Multimodal Topic
+Learning for Video Recommendation".
+"""

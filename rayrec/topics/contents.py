@@ -1,7 +1,7 @@
-"""What the encoders read of a catalog (vectors, covers, titles) and what their tasks predict (classes, tags), row by row.
+"""What the encoders read from a catalog (vectors, covers, titles), and what their tasks predict (classes, tags), row by row.
 
-Everything stays compact (Arrow, sparse matrices) and becomes tensors a batch at a time, so that the size of a catalog or of its
-vocabulary of tags does not matter.
+Everything stays compact (Arrow, sparse matrices) and becomes tensors one batch at a time, so that memory does not limit the size of
+a catalog or of its vocabulary of tags.
 """
 
 import io
@@ -22,7 +22,7 @@ CLASSES = ("primary_class", "secondary_class")
 
 @dataclass(frozen=True)
 class Batch:
-    """B videos, as the encoders take them. A part that the catalog lacks is None."""
+    """The encoders' inputs for B videos. A part that the catalog lacks is None."""
 
     vectors: torch.Tensor | None = None  # float32 [B, V]; zeros where a video has none
     covers: torch.Tensor | None = None  # uint8 [B, S, S, 3]; black where a video has none
@@ -35,16 +35,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Contents:
-    """All videos, in the catalog's order."""
+    """The encoders' inputs for all videos, in the order of the catalog."""
 
     count: int
     vectors: np.ndarray | None = None  # float32 [videos, V]
     covers: pa.Array | None = None  # JPEGs
-    cover_size: int = 0  # side of the square that a cover is made to, pixels
-    titles: pa.Array | None = None  # lists of numbers
-    padding: int = 0  # the number that fills up the shorter titles of a batch
+    cover_size: int = 0  # side of the square that is cut from a cover, in pixels
+    titles: pa.Array | None = None  # lists of token ids
+    padding: int = 0  # the token id that pads the shorter titles of a batch
 
     def batch(self, rows: np.ndarray) -> Batch:
+        """The inputs for the videos at these rows."""
         vectors = covers = titles = None
         if self.vectors is not None:
             vectors = torch.from_numpy(self.vectors[rows])
@@ -55,8 +56,8 @@ class Contents:
             titles = torch.from_numpy(padded(list(lists), self.padding))
         return Batch(vectors, covers, titles)
 
-    def there(self) -> np.ndarray:
-        """The mask of the videos that have anything to read."""
+    def mask(self) -> np.ndarray:
+        """bool [videos]: whether a video has anything that the encoders can read."""
         mask = np.zeros(self.count, dtype=bool)
         if self.vectors is not None:
             mask |= self.vectors.any(axis=1)
@@ -69,7 +70,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the tasks predict. A task that no video has a label for is left out."""
+    """The labels of all tasks. A task for which no video has a label is left out."""
 
     classes: dict[str, np.ndarray]  # int64 [videos], -1 for none
     class_names: dict[str, list[str]]
@@ -77,18 +78,18 @@ class Labels:
 
     @property
     def tasks(self) -> dict[str, int]:
-        """The number of outputs of each task."""
+        """The number of outputs of each task, by its name."""
         sizes = {name: len(names) for name, names in self.class_names.items()}
         return sizes | ({"tags": self.tags.shape[1]} if self.tags is not None else {})
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Class numbers int64 [B], tags float32 [B, tags]."""
+        """The labels of the videos at these rows, by task: classes int64 [B], tags float32 [B, tags]."""
         chosen = {name: torch.from_numpy(numbers[rows]) for name, numbers in self.classes.items()}
         return chosen | ({"tags": torch.from_numpy(self.tags[rows].toarray())} if self.tags is not None else {})
 
 
 def read_labels(catalog: pa.Table, videos_tags: sp.csr_matrix) -> Labels:
-    """Classes and tags of a catalog; classes that are all the same teach nothing and are left out."""
+    """The classes and tags of a catalog. Classes that are the same for all videos teach nothing and are left out."""
     classes, names = {}, {}
     for name in CLASSES:
         numbers = catalog[name].combine_chunks().dictionary_encode()
@@ -100,47 +101,50 @@ def read_labels(catalog: pa.Table, videos_tags: sp.csr_matrix) -> Labels:
 
 @dataclass(frozen=True)
 class Scale:
-    """How a modality's vectors enter: all of its numbers divided by one, so that the large components of a PCA stay larger."""
+    """How a modality's vectors are scaled: all numbers are divided by one, so that the first components of a PCA stay larger."""
 
     size: int
     by: float
 
 
 def fit_scales(catalog: pa.Table, vectors: pa.Table | None, modalities: list[str]) -> dict[str, Scale]:
-    """The scale of each named modality that some video of the catalog has."""
+    """The scale of each of these modalities that some video of the catalog has."""
     scales = {}
     for name in modalities if vectors is not None else []:
-        values, there = _aligned(catalog, vectors, name)
-        if there.any():
+        values, mask = _aligned(catalog, vectors, name)
+        if mask.any():
             scales[name] = Scale(values.shape[1], max(float(np.sqrt(np.square(values, dtype=np.float64).mean())), 1e-6))
     return scales
 
 
 def read_vectors(catalog: pa.Table, vectors: pa.Table | None, scales: dict[str, Scale]) -> np.ndarray | None:
-    """The modalities side by side, float32 [videos, V], zeros where a video has none; None when there are no modalities.
+    """The scaled modalities, concatenated: float32 [videos, V], zeros where a video has none; None without modalities.
 
-    Raises `ValueError` for vectors of another size than the scales were fitted on.
+    Raises `TableError` for vectors of another size than the scales were fitted on.
     """
     parts = []
     for name, scale in scales.items():
         part = np.zeros((catalog.num_rows, scale.size), dtype=np.float32)
-        values, there = _aligned(catalog, vectors, name)
-        if there.any():
+        values, mask = _aligned(catalog, vectors, name)
+        if mask.any():
             if values.shape[1] != scale.size:
-                raise TableError(f"table vectors, column {name!r}: {values.shape[1]} numbers; the topic model has {scale.size}")
-            part[there] = values / scale.by
+                raise TableError(
+                    f"table vectors, column {name!r}: the vectors hold {values.shape[1]} numbers, but the topic model was trained "
+                    f"on {scale.size}; run `rayrec topics` to train a new one"
+                )
+            part[mask] = values / scale.by
         parts.append(part)
     return np.concatenate(parts, axis=1) if parts else None
 
 
 def _aligned(catalog: pa.Table, vectors: pa.Table | None, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of the catalog's videos that have one, and the mask over the catalog that says which these are."""
+    """The vectors of the catalog's videos that have one, and the mask of these videos over the catalog."""
     if vectors is None:
         return np.empty((0, 0), np.float32), np.zeros(catalog.num_rows, dtype=bool)
     at = pc.index_in(catalog["video_id"].combine_chunks(), value_set=vectors["video_id"].combine_chunks())
     found = vectors[name].combine_chunks().take(at)
-    there = found.is_valid().to_numpy(zero_copy_only=False)
-    return np.stack(found.drop_null().to_numpy(zero_copy_only=False)) if there.any() else np.empty((0, 0), np.float32), there
+    mask = found.is_valid().to_numpy(zero_copy_only=False)
+    return np.stack(found.drop_null().to_numpy(zero_copy_only=False)) if mask.any() else np.empty((0, 0), np.float32), mask
 
 
 def read_covers(catalog: pa.Table, features: pa.Table | None) -> pa.Array:
@@ -152,11 +156,12 @@ def read_covers(catalog: pa.Table, features: pa.Table | None) -> pa.Array:
 
 
 def read_titles(catalog: pa.Table, codec: TitleCodec) -> pa.Array:
+    """The token ids of the title of each video of the catalog."""
     return pa.array(codec.numbers(catalog["title"].to_pylist()), pa.list_(pa.int64()))
 
 
 def square(jpeg: bytes | None, size: int) -> torch.Tensor:
-    """uint8 [size, size, 3]: the short side resized, then the centre cropped; black for a video without a cover."""
+    """uint8 [size, size, 3]: the cover with its short side resized and its centre cropped; black for a video without a cover."""
     if jpeg is None:
         return torch.zeros(size, size, 3, dtype=torch.uint8)
     picture = ImageOps.fit(Image.open(io.BytesIO(jpeg)).convert("RGB"), (size, size), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Topics for people to look at: what each is about, its most typical videos, and its neighbours."""
+"""Describes topics for people: what each topic is about, its most typical videos, and its nearest topics."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from rayrec.topics.tag_graph import incidence
 from rayrec.topics.words import membership, title_words, typical
 
-WORDS, VIDEOS, NEIGHBOURS = 8, 12, 3  # shown of a topic
+WORDS, VIDEOS, NEIGHBOURS = 8, 12, 3  # shown for each topic, at most
 MAX_TAGS = 50_000
 
 
@@ -24,20 +24,20 @@ class Description:
 
 
 def describe(catalog: pa.Table, topics: pa.Table, centres: np.ndarray) -> list[Description]:
-    """One description a topic, in the order of the ids. `centres` are L2-normalised [topics, size]."""
+    """One description for each topic, in the order of the ids. `centres` are L2-normalised [topics, size]."""
     rows = pc.index_in(topics["video_id"], value_set=catalog["video_id"].combine_chunks())
     known = catalog.take(rows.combine_chunks())
     members = membership(topics["topics"].to_numpy(), len(centres))
-    likeness_to_centre = membership(topics["topics"].to_numpy(), len(centres), topics["similarity"].to_numpy())
+    to_centre = membership(topics["topics"].to_numpy(), len(centres), topics["similarity"].to_numpy())
     words = typical(members, *title_words(known["title"].to_pylist()), WORDS)
     tags = typical(members, *incidence(known["tags"], MAX_TAGS), WORDS)
-    likeness = centres @ centres.T
-    np.fill_diagonal(likeness, -1)
+    similarity = centres @ centres.T
+    np.fill_diagonal(similarity, -1)
     described = []
     for topic in range(len(centres)):
-        column = slice(likeness_to_centre.indptr[topic], likeness_to_centre.indptr[topic + 1])
-        best = likeness_to_centre.indices[column][np.argsort(-likeness_to_centre.data[column], kind="stable")[:VIDEOS]]
-        near = np.argsort(-likeness[topic], kind="stable")[: min(NEIGHBOURS, len(centres) - 1)]
+        row = slice(to_centre.indptr[topic], to_centre.indptr[topic + 1])
+        best = to_centre.indices[row][np.argsort(-to_centre.data[row], kind="stable")[:VIDEOS]]
+        near = np.argsort(-similarity[topic], kind="stable")[: min(NEIGHBOURS, len(centres) - 1)]
         described.append(
             Description(
                 topic,
@@ -45,7 +45,7 @@ def describe(catalog: pa.Table, topics: pa.Table, centres: np.ndarray) -> list[D
                 words[topic],
                 tags[topic],
                 topics["video_id"].take(pa.array(best)).to_pylist(),
-                [(int(other), float(likeness[topic, other])) for other in near],
+                [(int(other), float(similarity[topic, other])) for other in near],
             )
         )
     return described

@@ -1,7 +1,8 @@
-"""f_C and f_T of SOURCES C.1: what a video shows and what its title says, each as a vector of `encoder_size` numbers.
+"""The encoders f_C and f_T of Pu et al., "Multimodal Topic Learning for Video Recommendation": picture and title as vectors.
 
 f_C reads extracted vectors through an MLP, or the cover's pixels through a torchvision network. f_T is a bag of hashed words and
-trigrams, a small transformer trained from nothing, or a pretrained one. All are trained end to end by the tasks of `mmoe.py`.
+trigrams, a small transformer that starts from random weights, or a pretrained transformer. All of them are trained end to end on
+the tasks of `mmoe.py`.
 Shapes: B videos, D = encoder_size, L subwords, W = a transformer's width, Z = the width of z.
 """
 
@@ -12,12 +13,14 @@ from rayrec.config import Topics
 from rayrec.topics.contents import Batch
 from rayrec.topics.titles import MAX_SUBWORDS
 
-# Against learning a small catalog by heart: without them z tells its videos apart by whatever is peculiar to each.
+# So that a small catalog is not memorised: without dropout z separates its videos by whatever is peculiar to each.
 DROPOUT = 0.3
 WIDTH, LAYERS, HEADS = 128, 2, 4  # of the small transformer
 
 
 class TitleBag(nn.Module):
+    """The mean of the embeddings of a title's hashed words and trigrams, and a linear layer."""
+
     def __init__(self, vocabulary: int, size: int) -> None:
         super().__init__()
         self.bag = nn.EmbeddingBag(vocabulary, size, mode="mean", padding_idx=0)
@@ -29,12 +32,12 @@ class TitleBag(nn.Module):
 
 
 class TitleTransformer(nn.Module):
-    """Positions, pre-norm self-attention layers, the mean over a title's subwords."""
+    """Pre-norm self-attention over a title's subwords and their positions, the mean over the subwords, and a linear layer."""
 
     def __init__(self, vocabulary: int, size: int) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, WIDTH, padding_idx=0)
-        self.places = nn.Embedding(MAX_SUBWORDS, WIDTH)
+        self.places = nn.Embedding(MAX_SUBWORDS, WIDTH)  # position embeddings
         nn.init.normal_(self.words.weight, std=0.1)
         nn.init.normal_(self.places.weight, std=0.02)
         layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, DROPOUT, "gelu", batch_first=True, norm_first=True)
@@ -45,21 +48,21 @@ class TitleTransformer(nn.Module):
         if self.training:
             titles_BL = with_gaps(titles_BL)
         mask_BL = titles_BL > 0
-        mask_BL[:, 0] = True  # a title of no words attends to one padding, or else to nothing, which is not a number
-        places_L = torch.arange(titles_BL.shape[1], device=titles_BL.device)
-        states_BLW = self.layers(self.words(titles_BL) + self.places(places_L), src_key_padding_mask=~mask_BL)
+        mask_BL[:, 0] = True  # an empty title attends to one padding token, because the softmax over nothing is NaN
+        positions_L = torch.arange(titles_BL.shape[1], device=titles_BL.device)
+        states_BLW = self.layers(self.words(titles_BL) + self.places(positions_L), src_key_padding_mask=~mask_BL)
         return self.out(mean_over(states_BLW, titles_BL > 0))
 
 
 class PretrainedTitles(nn.Module):
-    """A Hugging Face transformer, and a linear layer on the mean of its last states."""
+    """A Hugging Face transformer, and a linear layer on the mean of its last hidden states."""
 
     def __init__(self, body: nn.Module, width: int, size: int, padding: int) -> None:
         super().__init__()
         self.body, self.padding = body, padding
         pooler = getattr(body, "pooler", None)
         if isinstance(pooler, nn.Module):
-            pooler.requires_grad_(False)  # it is never asked, and DDP would wait for its gradients
+            pooler.requires_grad_(False)  # it is not used, and DDP would wait for its gradients
         self.out = nn.Linear(width, size)
 
     def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:
@@ -69,12 +72,12 @@ class PretrainedTitles(nn.Module):
 
 
 def with_gaps(titles_BL: torch.Tensor) -> torch.Tensor:
-    """The titles with a random share of their words left out, so that no single word is relied on (Iyyer et al., 2015)."""
+    """The titles with a random share of their tokens removed, so that no token becomes indispensable (Iyyer et al., 2015)."""
     return titles_BL * (torch.rand(titles_BL.shape, device=titles_BL.device) >= DROPOUT)
 
 
 def mean_over(states_BLW: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
-    """The mean of the states that are there [B, W]; zeros where none is."""
+    """The mean of the states at the positions of the mask [B, W]; zeros for a row without any."""
     weights_BL1 = mask_BL.unsqueeze(-1).to(states_BLW.dtype)
     return (states_BLW * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1)
 
@@ -92,7 +95,7 @@ class CoverEncoder(nn.Module):
 
 
 class Encoders(nn.Module):
-    """z = concat(f_C, f_T) of the parts that a catalog has."""
+    """z = concat(f_C, f_T), without the parts that the catalog lacks."""
 
     def __init__(self, vectors: nn.Module | None, covers: nn.Module | None, titles: nn.Module | None, size: int) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class Encoders(nn.Module):
         self.size = size * sum(part is not None for part in (vectors, covers, titles))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """z of the batch, float32 [B, Z]."""
+        """z, float32 [B, Z]."""
         parts = [
             part(inputs)
             for part, inputs in ((self.vectors, batch.vectors), (self.covers, batch.covers), (self.titles, batch.titles))
@@ -110,6 +113,7 @@ class Encoders(nn.Module):
 
 
 def vector_encoder(width: int, settings: Topics) -> nn.Module:
+    """The MLP that reads extracted vectors of `width` numbers."""
     return nn.Sequential(
         nn.Linear(width, settings.encoder_size), nn.ReLU(), nn.Linear(settings.encoder_size, settings.encoder_size)
     )

@@ -1,8 +1,8 @@
-"""Topic ids that outlive a retraining: new centres take the ids of the old ones that they stand for.
+"""Keeps topic ids stable across retraining: new centres get the ids of the old topics that they correspond to.
 
-A retrained model has a space of its own, in which the old centres mean nothing. So each old topic is first carried over, as the
-mean of the new embeddings of the videos that it had; then the Hungarian method pairs carried and new centres so that the sum of
-their cosine similarities is the greatest.
+The old centres mean nothing in the space of a retrained model. So each old topic is first carried over to the new space, as the
+mean of the new embeddings of its videos. The Hungarian method then pairs carried and new centres so that the sum of their cosine
+similarities is as large as possible.
 """
 
 import numpy as np
@@ -10,21 +10,21 @@ import scipy.sparse as sp
 from scipy.optimize import linear_sum_assignment
 from sklearn.preprocessing import normalize
 
-ALIKE = 0.5  # cosine similarity from which a pair counts as the same topic
+SAME_TOPIC = 0.5  # the cosine similarity from which a pair counts as the same topic
 
 
 def carried_centres(membership: sp.csr_matrix, embeddings: np.ndarray) -> np.ndarray:
-    """Where old topics lie among new embeddings, L2-normalised float32 [old topics, size].
+    """The centres of the old topics in the new space, L2-normalised float32 [old topics, size].
 
-    `membership` is 0/1 [old topics, videos], `embeddings` [videos, size]; zeros for a topic whose videos are all gone.
+    `membership` is 0/1 [old topics, videos], `embeddings` are the new ones [videos, size]. A topic without any video left is zeros.
     """
     return normalize(membership @ embeddings).astype(np.float32)
 
 
 def match(centres: np.ndarray, carried: np.ndarray) -> tuple[np.ndarray, int]:
-    """The order in which new centres [new, size] are to be numbered, and how many of them stand for the old topic of that number.
+    """The order in which the new centres [new, size] get their ids, and how many of them correspond to the old topic of that id.
 
-    Of fewer new topics than old ones each still gets a number below `new`, so some of those pairs are broken up.
+    When there are fewer new topics than old ones, ids still run from 0 to `new` - 1, so that some pairs can't keep their id.
     """
     count = len(centres)
     similarity = centres @ carried.T
@@ -35,4 +35,4 @@ def match(centres: np.ndarray, carried: np.ndarray) -> tuple[np.ndarray, int]:
             order[old] = new
     order[order < 0] = np.setdiff1d(np.arange(count), order)
     shared = min(count, len(carried))
-    return order, int((similarity[order[:shared], np.arange(shared)] >= ALIKE).sum())
+    return order, int((similarity[order[:shared], np.arange(shared)] >= SAME_TOPIC).sum())

@@ -1,8 +1,7 @@
-"""A multi-gate mixture of experts (MMoE; Ma et al., 2018) over z, as Pu et al. ("Multimodal Topic Learning for Video
-Recommendation") use it, and its loss.
+"""The multi-gate mixture of experts over z (MMoE; Ma et al., 2018), as Pu et al. use it, and its loss.
 
-E experts read z; for each task a softmax gate mixes them and a tower predicts the label. The tasks are the primary class, the
-secondary class and the tags; a task without labels is left out, and a video without a label adds nothing to the loss of that task.
+E experts read z. For each task, a softmax gate mixes their outputs and a tower predicts the label. The tasks are the primary class,
+the secondary class and the tags. A task without labels is left out, and a video without a label adds nothing to that task's loss.
 Shapes: B videos, Z = size of z, E experts, X = size of an expert's output.
 """
 

@@ -1,4 +1,4 @@
-"""All that a video's embedding and topics are made from: encoders, tag vectors, the parts' means, and the centres."""
+"""The topic model: everything that a video's embedding and topics are computed from (encoders, tag vectors, means, centres)."""
 
 import json
 from collections.abc import Callable
@@ -23,34 +23,34 @@ class TopicModel:
     representation: Representation | None  # None for a catalog without covers and titles
     tags: list[str]
     tag_vectors: np.ndarray  # float32 [tags, tag_size]
-    means: list[np.ndarray] = field(default_factory=list)  # of each part of the join
+    means: list[np.ndarray] = field(default_factory=list)  # the mean vector of each part
     centres: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.float32))  # L2-normalised [topics, size]
 
     def tags_of(self, catalog: pa.Table) -> sp.csr_matrix:
-        """Which video carries which of the model's tags, 0/1 [videos, tags]."""
+        """Which video has which of the model's tags, 0/1 [videos, tags]."""
         return incidence_of(catalog["tags"], self.tags)
 
     def parts(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None) -> list[np.ndarray]:
-        """z and e of each video, those that the model has; a row of zeros says that nothing is known."""
+        """z and e of each video, as far as the model has them. A row of zeros means that nothing is known of the video."""
         found = []
         if self.representation is not None:
             contents = self.representation.contents(catalog, vectors, features)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             encoders = self.representation.encoders.to(device)
             z = encode(encoders, contents, np.arange(catalog.num_rows), device, ENCODED_AT_ONCE)
-            found.append(z * contents.there()[:, None])
+            found.append(z * contents.mask()[:, None])
         if self.tags:
             found.append(mean_tag_vectors(self.tags_of(catalog), self.tag_vectors))
         return found
 
     def fit_join(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None) -> tuple[np.ndarray, np.ndarray]:
-        """Learn the parts' means from this catalog, and `join` it."""
+        """Fit the means of the parts to this catalog, and `join` it."""
         parts = self.parts(catalog, vectors, features)
         self.means = [part[part.any(axis=1)].mean(axis=0) if part.any() else part.sum(axis=0) for part in parts]
         return self._joined(parts, catalog.num_rows)
 
     def join(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None) -> tuple[np.ndarray, np.ndarray]:
-        """`a` of each video, float32 [videos, size], L2-normalised, and the mask of the videos of which something is known."""
+        """`a` of each video, L2-normalised float32 [videos, size], and the mask of the videos of which something is known."""
         return self._joined(self.parts(catalog, vectors, features), catalog.num_rows)
 
     def _joined(self, parts: list[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +60,7 @@ class TopicModel:
         return joint, np.any(joint, axis=1)
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
-        """The encoders and means; tag vectors and centres are tables of the stage."""
+        """Write the encoders and means. Tag vectors and centres are tables of the stage."""
         if self.representation is not None:
             self.representation.save(fs, f"{folder}/{ENCODERS}")
         with fs.open_output_stream(f"{folder}/{MEANS}") as stream:
@@ -68,13 +68,13 @@ class TopicModel:
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str, read: Callable[[str], pa.Table]) -> "TopicModel":
-        """From a version of the stage `topics`, whose tables `read` gives."""
-        there = fs.get_file_info(f"{folder}/{ENCODERS}").type == pafs.FileType.Directory
+        """The model in the folder of a version of the stage `topics`. `read` returns a table of that version by its name."""
+        has_encoders = fs.get_file_info(f"{folder}/{ENCODERS}").type == pafs.FileType.Directory
         with fs.open_input_file(f"{folder}/{MEANS}") as file:
             means = [np.array(mean, dtype=np.float32) for mean in json.loads(file.read())]
         tags, centres = read("tag_vectors"), read("topic_centres")
         return cls(
-            Representation.load(fs, f"{folder}/{ENCODERS}") if there else None,
+            Representation.load(fs, f"{folder}/{ENCODERS}") if has_encoders else None,
             tags["tag"].to_pylist(),
             _rows(tags["vector"]),
             means,
@@ -83,15 +83,15 @@ class TopicModel:
 
 
 def centred(part: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """The part without what all of its vectors share; unlike the source, which joins them as they are.
+    """The part less its mean, except for rows of zeros. The paper joins the parts as they are.
 
-    What they share would make every cosine high: on the demo world each video was then within 0.6 of every topic.
+    The mean, which all vectors share, makes every cosine high: in the demo world every video was within 0.6 of every topic.
     """
     return part - mean * part.any(axis=1, keepdims=True)
 
 
 def join(parts: list[np.ndarray]) -> np.ndarray:
-    """`a` of SOURCES C.3: the parts L2-normalised, side by side, L2-normalised again, float32 [videos, size]."""
+    """`a` of Pu et al., float32 [videos, size]: the L2-normalised parts, concatenated, and L2-normalised again."""
     return normalize(np.concatenate([normalize(part) for part in parts], axis=1)).astype(np.float32)
 
 

@@ -1,7 +1,6 @@
-"""The joint representation z of SOURCES C.1 as one thing: how a catalog is read, the encoders that read it, and their file.
+"""The joint representation z of Pu et al.: how a catalog is read, the encoders that read it, and how both are saved.
 
-What was learned when it was fitted (scales, subwords, weights) is saved together, so that videos that come later are represented
-by the very same path.
+Everything that was fitted (scales, subwords, weights) is saved together, so that later videos are encoded in exactly the same way.
 """
 
 import json
@@ -30,20 +29,22 @@ class NothingToReadError(RayrecError):
 
 @dataclass
 class Representation:
+    """Encoders, and the settings under which they read a catalog."""
+
     settings: Topics
     scales: dict[str, Scale]  # of the modalities that f_C reads
     covers: bool  # whether f_C reads pixels
     codec: TitleCodec | None
-    transformer: str  # the configuration of a pretrained one, as JSON; or nothing
+    transformer: str  # the configuration of a pretrained transformer, as JSON; empty for none
     encoders: Encoders
 
     @classmethod
     def start(
         cls, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, settings: Topics, seed: int
     ) -> "Representation":
-        """Encoders before their training, shaped for this catalog; what it lacks is left out.
+        """Encoders before their training, shaped for this catalog. Parts that it lacks are left out.
 
-        Raises `NothingToReadError`, and `ConfigError` for pretrained networks that can't be had.
+        Raises `NothingToReadError` for a catalog without covers and titles, `ConfigError` for a pretrained network that is missing.
         """
         covers = settings.cover_network is not None and features is not None and features["cover_jpeg"].null_count < len(features)
         scales = {} if covers else fit_scales(catalog, vectors, list(settings.modalities))
@@ -55,7 +56,7 @@ class Representation:
             elif settings.title_encoder == "transformer":
                 codec = SubwordTitles.learned(catalog["title"].to_pylist())
             else:
-                from rayrec.features.text import load_transformer  # brings the extra `text`
+                from rayrec.features.text import load_transformer  # needs the extra `text`
 
                 body, subwords = load_transformer(settings.title_encoder, "topics.title_encoder")
                 configuration: Any = body.config
@@ -68,7 +69,7 @@ class Representation:
         return cls(settings, scales, covers, codec, transformer, encoders)
 
     def contents(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None) -> Contents:
-        """What the encoders read of any catalog: the one they were fitted on, or one of later videos."""
+        """The encoders' inputs for any catalog: the one they were fitted on, or one with later videos."""
         return Contents(
             catalog.num_rows,
             read_vectors(catalog, vectors, self.scales),
@@ -115,7 +116,7 @@ class Representation:
 
 @torch.inference_mode()
 def encode(encoders: Encoders, contents: Contents, rows: np.ndarray, device: torch.device, batch_size: int) -> np.ndarray:
-    """z of the given videos, float32 [rows, Z]."""
+    """z of the videos at these rows, float32 [rows, Z]."""
     encoders.eval()
     parts = [
         encoders(contents.batch(rows[start : start + batch_size]).to(device)).cpu().numpy()
@@ -137,7 +138,7 @@ def _encoders(
     pixels: nn.Module | None = None
     titles: nn.Module | None = None
     if covers:
-        # Here, because torchvision takes 6 s to import, and every command comes through this module.
+        # Imported here, because torchvision takes 6 s, and most catalogs are not read through a cover network.
         from rayrec.features.image import IMAGE_MODELS
         from rayrec.features.networks import build
 

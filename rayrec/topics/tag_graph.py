@@ -1,7 +1,7 @@
-"""Tags as vectors: random walks on the graph of tags that stand on the same videos, then skip-gram (SOURCES C.2; DeepWalk).
+"""Tag vectors: random walks on the graph of tags that occur on the same videos, then skip-gram (DeepWalk; Perozzi et al., 2014).
 
-The graph is a sparse matrix, all walks take each step at once, and skip-gram reads the walks from one array of numbers, so that
-12,000 tags of millions of videos fit.
+The graph is a sparse matrix, all walks take each step together, and skip-gram reads the walks from one array, so that 12,000 tags
+of millions of videos fit into memory.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from gensim.models import Word2Vec
 
 from rayrec.config import Topics
 
-MAX_TAGS_OF_A_VIDEO = 200  # a video with more says nothing of which of them belong together, and has their number squared of pairs
+MAX_TAGS_OF_A_VIDEO = 200  # a video with more tags does not say which of them belong together, but has too many pairs
 
 
 def incidence(tags: pa.ChunkedArray, max_tags: int, min_videos: int = 1) -> tuple[sp.csr_matrix, list[str]]:
-    """Which video carries which tag, as a 0/1 matrix [videos, tags], and the tags in alphabetical order.
+    """Which video has which tag, as a 0/1 matrix [videos, tags], and the tags in alphabetical order.
 
-    Tags of fewer than `min_videos` videos are left out; of more than `max_tags` tags those on the most videos stay (of tags on
-    equally many the alphabetically first).
+    Tags of fewer than `min_videos` videos are left out. Of more than `max_tags` tags, the most frequent are kept; among equally
+    frequent tags, the first by the alphabet.
     """
     names = sorted(pc.unique(pc.list_flatten(tags).drop_null()).to_pylist())
     matrix = incidence_of(tags, names)
@@ -32,21 +32,21 @@ def incidence(tags: pa.ChunkedArray, max_tags: int, min_videos: int = 1) -> tupl
 
 
 def incidence_of(tags: pa.ChunkedArray, names: list[str]) -> sp.csr_matrix:
-    """Which video carries which of the named tags, as a 0/1 matrix [videos, tags]; others don't count."""
+    """Which video has which of these tags, as a 0/1 matrix [videos, tags]. Other tags are ignored."""
     lists = tags.combine_chunks()
-    numbers = pc.index_in(pc.list_flatten(lists), value_set=pa.array(names, pa.string()))
-    there = numbers.is_valid().to_numpy(zero_copy_only=False)
-    rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)[there]
-    columns = numbers.drop_null().to_numpy(zero_copy_only=False)
+    indices = pc.index_in(pc.list_flatten(lists), value_set=pa.array(names, pa.string()))
+    known = indices.is_valid().to_numpy(zero_copy_only=False)
+    rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)[known]
+    columns = indices.drop_null().to_numpy(zero_copy_only=False)
     matrix = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(lists), len(names)))
-    matrix.data[:] = 1  # a tag that stands twice on a video counts once
+    matrix.data[:] = 1  # a tag that occurs twice on a video counts once
     return matrix
 
 
 def tag_graph(videos_tags: sp.csr_matrix) -> sp.csr_matrix:
-    """Edge weights [tags, tags]: the number of videos that carry both; no edge from a tag to itself.
+    """The edge weights [tags, tags]: the number of videos that have both tags. No edge leads from a tag to itself.
 
-    Videos with more than `MAX_TAGS_OF_A_VIDEO` tags don't count.
+    Videos with more than `MAX_TAGS_OF_A_VIDEO` tags are ignored.
     """
     sane = videos_tags[np.diff(videos_tags.indptr) <= MAX_TAGS_OF_A_VIDEO]
     graph = (sane.T @ sane).tocsr()
@@ -56,9 +56,9 @@ def tag_graph(videos_tags: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def random_walks(graph: sp.csr_matrix, starts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """One walk from each start, int32 [walks, length]; the next tag is drawn in proportion to the edge's weight.
+    """One walk from each start, int32 [walks, length]. The next tag is drawn in proportion to the weight of the edge.
 
-    -1 fills a walk up from where it could not go on (a tag without edges).
+    A walk that can't go on (from a tag without edges) is filled up with -1.
     """
     edges = np.concatenate([[0.0], np.cumsum(graph.data, dtype=np.float64)])
     walks = np.full((len(starts), length), -1, dtype=np.int32)
@@ -69,13 +69,13 @@ def random_walks(graph: sp.csr_matrix, starts: np.ndarray, length: int, rng: np.
         low, high = edges[graph.indptr[here]], edges[graph.indptr[here + 1]]
         drawn = low + rng.random(len(here)) * (high - low)
         edge = np.searchsorted(edges, drawn, side="right") - 1
-        # Rounding may carry a draw to its upper end, which belongs to the next tag.
+        # A draw may be rounded to the upper end of its interval, which belongs to the next tag.
         walks[alive, step] = graph.indices[np.minimum(edge, graph.indptr[here + 1] - 1)]
     return walks
 
 
 class Sentences:
-    """Walks as gensim reads them, once an epoch: lists of words, made when they are asked for. A word is a tag's number."""
+    """The walks as gensim reads them in each epoch: lists of words, made on demand. A word is the index of a tag."""
 
     def __init__(self, walks: np.ndarray, tags: int) -> None:
         self.walks = walks
@@ -87,14 +87,14 @@ class Sentences:
 
 
 def skip_gram(walks: np.ndarray, tags: int, settings: Topics, seed: int) -> np.ndarray:
-    """A vector for each tag, float32 [tags, tag_size], near for tags that stand near one another in the walks."""
+    """A vector for each tag, float32 [tags, tag_size]. Tags that are near each other in the walks have similar vectors."""
     model = Word2Vec(
         Sentences(walks, tags),
         vector_size=settings.tag_size,
         window=settings.window,
         sg=1,
         min_count=1,
-        workers=1,  # more would make the result depend on the threads' timing
+        workers=1,  # with more, the result would depend on the timing of the threads
         epochs=settings.skip_gram_epochs,
         seed=seed,
     )
@@ -102,13 +102,13 @@ def skip_gram(walks: np.ndarray, tags: int, settings: Topics, seed: int) -> np.n
 
 
 def tag_vectors(videos_tags: sp.csr_matrix, names: list[str], settings: Topics, seed: int) -> np.ndarray:
-    """A vector for each tag, float32 [tags, tag_size]; the same for the same seed."""
+    """A vector for each tag, float32 [tags, tag_size], which depends on the seed alone."""
     starts = np.tile(np.arange(len(names)), settings.walks_per_tag)
     walks = random_walks(tag_graph(videos_tags), starts, settings.walk_length, np.random.default_rng(seed))
     return skip_gram(walks, len(names), settings, seed)
 
 
 def mean_tag_vectors(videos_tags: sp.csr_matrix, vectors: np.ndarray) -> np.ndarray:
-    """The mean of each video's tags' vectors, float32 [videos, tag_size]; zeros for a video without tags."""
+    """The mean of the vectors of each video's tags, float32 [videos, tag_size]; zeros for a video without tags."""
     counts = np.maximum(videos_tags.sum(axis=1), 1)
     return np.asarray(videos_tags @ vectors / counts, dtype=np.float32)

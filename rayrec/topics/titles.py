@@ -1,7 +1,8 @@
-"""Titles as numbers: hashed words and trigrams for a bag, or subwords for a transformer. Any script works in both.
+"""Turns titles into token ids: hashed words and trigrams for a bag, or subwords for a transformer. Both work for any script.
 
-The bag (fastText; Bojanowski et al., 2017) needs no vocabulary. Subwords are byte-level pairs (BPE), learned from the catalog's own
-titles, or a pretrained transformer's; both are a `tokenizers` JSON, saved with the model. Number 0 is padding.
+The bag (fastText; Bojanowski et al., 2017) needs no vocabulary. Subwords are byte-level pairs (BPE) that are learned from the
+titles of the catalog, or those of a pretrained transformer. Both vocabularies are a `tokenizers` JSON, which is saved with the
+model. The id 0 is padding.
 """
 
 import unicodedata
@@ -11,14 +12,14 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 BUCKETS = 1 << 14
-MAX_BAGGED = 512  # numbers of one title in a bag: a title of 10,000 characters costs no more than this
-MAX_SUBWORDS = 64  # in a sequence
+MAX_BAGGED = 512  # token ids of a title in a bag, so that a title of 10,000 characters costs no more than this
+MAX_SUBWORDS = 64  # of a title
 VOCABULARY = 8000  # subwords
 PADDING = "<pad>"
 
 
 class HashedTitles:
-    """The words of a title and the trigrams of each, hashed."""
+    """Hashes the words of a title and the trigrams of each word."""
 
     size = BUCKETS + 1
     padding = 0
@@ -31,7 +32,7 @@ class HashedTitles:
 
 
 class SubwordTitles:
-    """A vocabulary of subwords, as `tokenizers` keeps it."""
+    """Splits a title into subwords of a vocabulary, which is a `tokenizers` JSON."""
 
     def __init__(self, json: str, padding: int = 0) -> None:
         self.tokenizer = Tokenizer.from_str(json)
@@ -41,7 +42,7 @@ class SubwordTitles:
 
     @classmethod
     def learned(cls, titles: list[str | None]) -> "SubwordTitles":
-        """Byte pairs of these titles: what is rare or new falls apart into bytes, so nothing is unknown."""
+        """A vocabulary of byte pairs of these titles. Rare and new words are split down to bytes, so that no word is unknown."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
@@ -64,7 +65,7 @@ TitleCodec = HashedTitles | SubwordTitles
 
 
 def words_and_trigrams(title: str) -> list[str]:
-    """The words of a title and the trigrams of each, `<` and `>` marking a word's ends."""
+    """The words of a title and the trigrams of each word, in which `<` and `>` mark its ends."""
     found = []
     for word in unicodedata.normalize("NFKC", title).casefold().split():
         found.append(word)
@@ -76,7 +77,7 @@ def words_and_trigrams(title: str) -> list[str]:
 
 
 def padded(lists: list[np.ndarray], padding: int) -> np.ndarray:
-    """int64 [titles, longest], the shorter ones filled up with `padding`."""
+    """int64 [titles, longest]; shorter titles are padded."""
     lengths = np.array([len(numbers) for numbers in lists], dtype=np.int64)
     together = np.full((len(lists), max(1, lengths.max(initial=0))), padding, dtype=np.int64)
     together[np.arange(together.shape[1]) < lengths[:, None]] = np.concatenate(lists) if len(lists) else 0

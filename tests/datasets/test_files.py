@@ -80,14 +80,14 @@ def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"catalog": "catalog.xlsx"}, r"catalog.xlsx: tables are read from .parquet or .csv files, not .xlsx"),
+        ({"catalog": "catalog.xlsx"}, r"catalog.xlsx: tables must be .parquet or .csv files, not .xlsx"),
         ({"catalog": "nowhere.csv"}, r"nowhere.csv: there is no such file"),
         ({"catalog": "empty.csv"}, r"empty.csv: not a readable CSV file: Empty"),
         ({"catalog": "text.parquet"}, r"text.parquet: not a readable Parquet file"),
         ({"catalog": "twice.csv"}, r"2 columns are named 'title'"),
         (
             {"catalog": "log.csv", "catalog_columns": {"video_id": "vido_id"}},
-            r"'vido_id', which isn't there; did you mean 'video_id'",
+            r"'vido_id', which is missing; did you mean 'video_id'",
         ),
         (
             {"catalog_columns": {"titel": "title"}},
@@ -153,7 +153,7 @@ def test_a_folder_of_videos_is_a_catalog(tmp_path: Path) -> None:
 
 def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
-    with pytest.raises(TableError, match="media: the folder holds no video"):
+    with pytest.raises(TableError, match="media: the folder contains no video"):
         read_table("catalog", load(None, ["dataset.kind=files", f"dataset.catalog={tmp_path / 'media'}"]).dataset)
 
 
@@ -216,5 +216,5 @@ def test_an_exported_log_beside_an_old_one_in_other_names_and_units(exported: Pa
 def test_a_folder_without_tables_is_an_error(tmp_path: Path, written: Written) -> None:
     (tmp_path / "log").mkdir()
     written("log/_export.parquet", "")
-    with pytest.raises(TableError, match=r"log: the folder holds no table \(.parquet, .csv\)"):
+    with pytest.raises(TableError, match=r"log: the folder contains no table \(.parquet, .csv\)"):
         read_table("interactions", FilesData(kind="files", catalog="catalog.csv", interactions=str(tmp_path / "log")))

@@ -43,7 +43,7 @@ def test_the_format(ingested: Callable[..., Workspace], written: Callable[..., s
 
 
 def test_another_file_is_named(written: Callable[..., str]) -> None:
-    with pytest.raises(TableError, match=r"us.csv: there is no column 'tags'; it should be Kaggle's"):
+    with pytest.raises(TableError, match=r"us.csv: there is no column 'tags'; give Kaggle's"):
         youtube.read_catalog(written("us.csv", "video_id,title\na,b\n"))
 
 

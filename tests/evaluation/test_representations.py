@@ -1,19 +1,20 @@
 """Scores of representations, against loops and scikit-learn."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import pairwise_distances
 
 from rayrec import tables
 from rayrec.config import Topics
-from rayrec.evaluation.representations import compare, distance_ratio, lsa, score
+from rayrec.evaluation.representations import compare, distance_ratio, known_classes, lsa, score
 
 SETTINGS = Topics(
     encoder_size=8, expert_size=8, experts=3, epochs=30, learning_rate=1e-2, batch_size=32, walks_per_tag=3, tag_size=8
 )
 
 
-def test_the_distance_ratio_is_that_of_the_means_over_pairs():
+def test_the_distance_ratio_is_that_of_the_means_over_pairs() -> None:
     rng = np.random.default_rng(0)
     vectors, classes = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
     distances = pairwise_distances(vectors)
@@ -24,7 +25,7 @@ def test_the_distance_ratio_is_that_of_the_means_over_pairs():
     assert np.isnan(distance_ratio(vectors[:3], np.arange(3)))
 
 
-def test_a_perfect_representation_scores_one_and_unlabelled_videos_do_not_count():
+def test_a_perfect_representation_scores_one_and_unlabelled_videos_do_not_count() -> None:
     classes = np.array([0, 1, 2] * 10 + [-1] * 5)
     vectors = np.concatenate([np.eye(3)[classes[:30]], np.zeros((5, 3))]) + 1e-3 * np.random.default_rng(0).normal(size=(35, 3))
     found = score(vectors, classes, 0)
@@ -32,14 +33,14 @@ def test_a_perfect_representation_scores_one_and_unlabelled_videos_do_not_count(
     assert found.distance_ratio > 100
 
 
-def test_lsa_puts_titles_of_one_subject_together():
+def test_lsa_puts_titles_of_one_subject_together() -> None:
     titles = ["cat purrs", "cat naps", "dog runs", "dog barks", "cat purrs naps", "dog runs barks", None]
     vectors = lsa(titles, np.arange(7), 0)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     assert not vectors[6].any()
 
 
-def test_joining_what_picture_title_and_tags_say_is_best():
+def test_joining_what_picture_title_and_tags_say_is_best() -> None:
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 4, 400)
     cover = rng.normal(size=(400, 6)).astype(np.float32)
@@ -60,3 +61,12 @@ def test_joining_what_picture_title_and_tags_say_is_best():
     nmi = {name: kinds["kinds"].nmi for name, kinds in found.items()}
     assert nmi["MMoE"] > max(nmi["cover"], nmi["title"])
     assert nmi["MMoE + tags"] >= nmi["MMoE"]
+
+
+def test_the_kinds_of_classes_of_a_catalog() -> None:
+    catalog = tables.from_columns("catalog", {"video_id": ["a", "b", "c"], "primary_class": ["x", None, "y"]})
+    truth = tables.from_columns("truth_topics", {"video_id": ["c", "a"], "topic": pa.array([5, 7], pa.int32())})
+    found = known_classes(catalog, truth)
+    assert list(found) == ["primary class", "true topics"]
+    assert found["primary class"].tolist() == [0, -1, 1]
+    assert found["true topics"].tolist() == [0, -1, 1]

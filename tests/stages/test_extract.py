@@ -1,6 +1,5 @@
 """The whole stage on Ray: good, bad and missing media; going on after SIGKILL; redoing what has changed."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -13,12 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow.fs import FileSelector
 
 from rayrec.config import Config, ConfigError, Features, TextFeatures
 from rayrec.features.rows import decode_rows, load_networks, network_rows, resolved
 from rayrec.stages import extract
-from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stage import StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 from tests.features.clips import cut, tone, write_clip
@@ -185,7 +182,7 @@ def test_a_second_run_does_only_what_is_new_or_changed(
     assert (before["v1"]["frames"], after["v1"]["frames"]) == (24, 12)
 
     # Nothing is pending when only titles change; other settings, and force, keep nothing.
-    monkeypatch.setattr("rayrec.stages.extract.load_networks", lambda *_: pytest.fail("a network was loaded"))
+    monkeypatch.setattr("rayrec.stages.on_ray.extraction.load_networks", lambda *_: pytest.fail("a network was loaded"))
     catalog_of(clips, title="a third", features=quick)
     assert run_stage(workspace, STAGE, config)[1]
     assert pending.pop() == []
@@ -256,24 +253,6 @@ def test_only_what_changes_features_counts_as_a_setting(tmp_path: Path, catalog_
     absent = extract.settings(weighted)
     path.write_bytes(b"some")
     assert absent != extract.settings(weighted) != extract.settings(config)
-
-
-@pytest.mark.parametrize("root", ["", "memory:/"])
-def test_parts_keep_what_is_whole(tmp_path: Path, root: str, caplog: pytest.LogCaptureFixture) -> None:
-    fs, folder = open_filesystem(f"{root}{tmp_path}/features")
-    parts = extract.Parts(fs, folder)
-    parts.add(pa.table({"video_id": ["a", "b"]}))
-    parts.add(pa.table({"video_id": pa.array([], pa.string())}))  # nothing to write
-    parts.add(pa.table({"video_id": ["c"]}))
-    with fs.open_output_stream(f"{folder}/part-000002.parquet") as stream:
-        stream.write(b"PAR1 torn")
-    with caplog.at_level(logging.WARNING):
-        again = extract.Parts(fs, folder)
-    assert again.done.to_pylist() == ["a", "b", "c"]
-    assert again.next == 2
-    assert "part-000002.parquet is not a whole part" in caplog.text
-    left = sorted(item.base_name for item in fs.get_file_info(FileSelector(folder)))
-    assert left == ["part-000000.parquet", "part-000001.parquet"]
 
 
 def test_real_clips(real_videos: list[Path], small: Features) -> None:

@@ -14,10 +14,10 @@ from rayrec.features.private_public import fitting
 from rayrec.features.private_public.fitting import load_network
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.features.private_public.network import PrivatePublicNetwork
+from rayrec.features.private_public.videos import ROLES
 from rayrec.stages.pipeline import load_stage
-from rayrec.stages.private_public import ROLES, catalog_videos, with_roles
 from rayrec.workspace.stage import Stage, StageRun, run_stage
-from rayrec.workspace.versions import Workspace
+from rayrec.workspace.versions import Manifest, Workspace
 from tests.features.clips import tone, write_clip
 
 # Ray Data warns of defaults of its own when its settings are first made.
@@ -29,29 +29,17 @@ SETTINGS = PrivatePublic(
 )
 
 
-def test_roles_are_random_but_the_same_each_time() -> None:
-    names = [f"v{number}" for number in range(50)]
-    classes = ["a", "b", None, "a", "b"] * 10
-    catalog = pa.table({"video_id": names, "uri": [f"/nowhere/{name}" for name in names], "primary_class": classes})
-    videos = with_roles(catalog_videos(catalog), 0.1, 7)
-    assert videos.equals(with_roles(catalog_videos(catalog), 0.1, 7))
-    assert sorted(videos["video_id"].to_pylist()) == sorted(names)
-    assert {role: videos["role"].to_pylist().count(role) for role in ROLES} == {"train": 36, "held_out": 4, "rest": 10}
-    assert videos["video_id"].to_pylist() != names
-    by_name = {row["video_id"]: row for row in videos.to_pylist()}
-    assert all(by_name[name]["label"] == {"a": 0, "b": 1, None: None}[kind] for name, kind in zip(names, classes, strict=True))
-
-
 # --- the stage ------------------------------------------------------------------------------------------------------------------
 
 Catalog = dict[str, tuple[str, str | None]]
+Learned = Callable[..., tuple[Workspace, Manifest]]
 
 
 @pytest.fixture
-def learned(tmp_path: Path) -> Callable[..., tuple[Workspace, Any]]:
+def learned(tmp_path: Path) -> Learned:
     """Puts a catalog {video_id: (file, class)} into the workspace and runs the stage."""
 
-    def run(catalog: Catalog, force: bool = False, **changes: Any) -> tuple[Workspace, Any]:
+    def run(catalog: Catalog, force: bool = False, **changes: Any) -> tuple[Workspace, Manifest]:
         section = SETTINGS.model_copy(update=changes)
         config = Config(workspace=str(tmp_path / "workspace"), private_public=section, max_rejects=0.5)
         workspace = Workspace(config.workspace)
@@ -83,7 +71,7 @@ def clips_of(folder: Path, count: int) -> Catalog:
     return catalog | {"broken": (str(folder / "broken.mp4"), "dark")}
 
 
-def test_the_whole_stage(tmp_path: Path, learned, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_stage(tmp_path: Path, learned: Learned, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = clips_of(tmp_path, 11)
 
     # A run that is killed in the midst of its training.
@@ -139,7 +127,9 @@ def test_the_whole_stage(tmp_path: Path, learned, ray_cluster: str, monkeypatch:
     assert (Path(workspace.folder("private_public")) / "network.safetensors").read_bytes() == weights
 
 
-def test_what_trains_anew_and_what_is_refused(tmp_path: Path, learned, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_trains_anew_and_what_is_refused(
+    tmp_path: Path, learned: Learned, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="primary_class"):
         learned({name: (str(tmp_path / name), "only") for name in "abcdef"})
     _, manifest = learned({})  # no video, no network

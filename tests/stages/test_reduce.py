@@ -1,7 +1,9 @@
 """The stage `reduce`: whom it is fitted on, when a fit is kept, and that Ray gives what this process gives."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,22 +66,20 @@ class World:
 
         self._run("extract", ("features",), work, config)
 
-    def reduce(self, force: bool = False, config: Config | None = None) -> tuple[Manifest, dict]:
+    def reduce(self, force: bool = False, config: Config | None = None) -> tuple[Manifest, dict[str, Any]]:
         manifest, _ = run_stage(self.workspace, STAGE, config or self.config, force)
         return manifest, json.loads((Path(self.workspace.folder("reduce")) / reduce.FACTS).read_text())["modalities"]
 
     def vectors(self, name: str = "image") -> np.ndarray:
         return matrix(self.workspace.read("vectors")[name], name)
 
-    def _run(self, name, writes, work, config: Config | None = None) -> None:
+    def _run(self, name: str, writes: tuple[str, ...], work: Callable[[StageRun], None], config: Config | None = None) -> None:
         config = config or self.config
         run_stage(self.workspace, Stage(name, work, writes=writes, settings=lambda _: {"seed": config.seed}), config, force=True)
 
 
-def test_the_stage_fits_on_the_training_split_and_keeps_its_fit(
-    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rayrec.stages.reduce.SHARE_FILES", 3)  # several tasks
+def test_the_stage_fits_on_the_training_split_and_keeps_its_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayrec.stages.reduce.SHARE_FILES", 3)  # several shares
     image = correlated(100, 8)
     image[80:] *= 3
     world = World(tmp_path)
@@ -116,7 +116,7 @@ def test_the_stage_fits_on_the_training_split_and_keeps_its_fit(
     assert world.reduce(config=minmax)[1]["image"]["raw_size"] == 6
 
 
-def test_without_a_log_all_videos_count_and_without_features_there_are_no_vectors(tmp_path: Path, ray_cluster: str) -> None:
+def test_without_a_log_all_videos_count_and_without_features_there_are_no_vectors(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.extract(correlated(0, 8))
     manifest, facts = world.reduce()
@@ -124,3 +124,19 @@ def test_without_a_log_all_videos_count_and_without_features_there_are_no_vector
     assert world.workspace.read("vectors").num_rows == 0
     world.extract(correlated(20, 8))
     assert world.reduce()[1]["image"]["fitted_on"] == 20
+
+
+def test_ray_reduces_a_large_table_to_the_same_vectors(tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = correlated(100, 8)
+    world = World(tmp_path)
+    world.ingest({f"v{row}": row for row in range(100)})
+    world.extract(image)
+    monkeypatch.setattr("rayrec.stages.reduce.SHARE_FILES", 3)  # several shares
+    with monkeypatch.context() as patch:
+        patch.setattr("rayrec.stages.on_ray.data.map_files", lambda *_: pytest.fail("Ray was used for a small table"))
+        _, facts = world.reduce()
+    here = world.workspace.read("vectors")
+    monkeypatch.setattr("rayrec.stages.reduce.LOCAL_VIDEOS", 99)
+    _, facts_of_ray = world.reduce(force=True)
+    assert facts_of_ray == facts
+    assert world.workspace.read("vectors").equals(here)

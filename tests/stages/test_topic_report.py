@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 from sklearn.preprocessing import normalize
@@ -16,7 +15,6 @@ from rayrec import tables
 from rayrec.cli import app
 from rayrec.config import Config, Topics
 from rayrec.stages.topic_report import STAGE as TOPIC_REPORT
-from rayrec.stages.topic_report import contact_sheet, known_classes, planar_map
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 
@@ -101,28 +99,3 @@ def test_show_on_the_command_line(config: Config, tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["topics", "show", str(path), "--topic", "3"])
     assert wrong.exit_code == 1
     assert "there is no topic 3; there are 3, from 0 on" in wrong.stderr
-
-
-def test_the_map_keeps_groups_apart_and_places_what_is_no_landmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayrec.evaluation.topic_report.LANDMARKS", 40)
-    rng = np.random.default_rng(0)
-    kinds = rng.integers(0, 2, 120)
-    places = planar_map(normalize(np.eye(8)[kinds] + 0.05 * rng.normal(size=(120, 8))).astype(np.float32), 0)
-    middles = [places[kinds == kind].mean(axis=0) for kind in (0, 1)]
-    nearest = np.argmin([np.linalg.norm(places - middle, axis=1) for middle in middles], axis=0)
-    assert (nearest == kinds).all()
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 5])
-def test_a_map_of_few_videos(count: int) -> None:
-    assert planar_map(np.eye(8, dtype=np.float32)[:count], 0).shape == (count, 2)
-
-
-def test_what_there_is_to_know() -> None:
-    catalog = tables.from_columns("catalog", {"video_id": ["a", "b", "c"], "primary_class": ["x", None, "y"]})
-    truth = tables.from_columns("truth_topics", {"video_id": ["c", "a"], "topic": pa.array([5, 7], pa.int32())})
-    found = known_classes(catalog, truth)
-    assert list(found) == ["primary class", "true topics"]
-    assert found["primary class"].tolist() == [0, -1, 1]
-    assert found["true topics"].tolist() == [0, -1, 1]
-    assert contact_sheet([]) is None

@@ -19,7 +19,7 @@ from rayrec.stages import topics
 from rayrec.stages.topics import ASSIGN as ASSIGN_TOPICS
 from rayrec.stages.topics import STAGE as TOPICS
 from rayrec.workspace.stage import Stage, StageRun, run_stage
-from rayrec.workspace.versions import Workspace
+from rayrec.workspace.versions import Workspace, WorkspaceError
 from tests.fixtures.topics import SMALL, little_world
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def put(config: Config, catalog: pa.Table, vectors: pa.Table) -> Workspace:
 
 
 @pytest.fixture
-def config(tmp_path, ray_cluster) -> Config:
+def config(tmp_path: Path, ray_cluster: str) -> Config:
     return Config(workspace=str(tmp_path / "workspace"), topics=SMALL)
 
 
@@ -59,7 +59,9 @@ def first_topics(workspace: Workspace) -> dict[str, int]:
     return {video: topics[0] for video, topics in zip(table["video_id"].to_pylist(), table["topics"].to_pylist(), strict=True)}
 
 
-def test_new_videos_get_topics_without_training_and_a_retrained_model_keeps_the_ids(config, caplog):
+def test_new_videos_get_topics_without_training_and_a_retrained_model_keeps_the_ids(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
     world, later = little_world(), little_world(40, seed=1)
     workspace = put(config, world.catalog, world.vectors)
     run_stage(workspace, TOPICS, config)
@@ -87,14 +89,14 @@ def test_new_videos_get_topics_without_training_and_a_retrained_model_keeps_the_
     assert np.mean([again[video] == topic for video, topic in after.items()]) > 0.9
 
 
-def test_assigning_needs_a_model(config):
+def test_assigning_needs_a_model(config: Config) -> None:
     world = little_world(20)
     workspace = put(config, world.catalog, world.vectors)
-    with pytest.raises(ValueError, match="has not run yet; run `rayrec topics` first"):
+    with pytest.raises(WorkspaceError, match="has not run yet; run `rayrec topics` first"):
         run_stage(workspace, ASSIGN_TOPICS, config)
 
 
-def test_clustering_on_ray_and_training_a_pretrained_transformer_with_two_workers(config, tiny_bert):
+def test_clustering_on_ray_and_training_a_pretrained_transformer_with_two_workers(config: Config, tiny_bert: Path) -> None:
     world = little_world()
     workspace = put(config, world.catalog, world.vectors)
     settings = config.topics.model_copy(update={"clustering": "ray", "workers": 2, "epochs": 8, "title_encoder": str(tiny_bert)})
@@ -102,7 +104,7 @@ def test_clustering_on_ray_and_training_a_pretrained_transformer_with_two_worker
     assert normalized_mutual_info_score(list(first_topics(workspace).values()), world.kinds) > 0.8
 
 
-def test_a_killed_training_goes_on_where_it_stopped(config, ray_cluster, caplog):
+def test_a_killed_training_goes_on_where_it_stopped(config: Config, ray_cluster: str, caplog: pytest.LogCaptureFixture) -> None:
     config = config.model_copy(update={"topics": config.topics.model_copy(update={"epochs": 400})})
     world = little_world()
     workspace = put(config, world.catalog, world.vectors)
@@ -131,7 +133,7 @@ def test_a_killed_training_goes_on_where_it_stopped(config, ray_cluster, caplog)
     assert epochs == list(range(epochs[0], 401))
 
 
-def test_a_catalog_that_says_nothing_has_no_topics(config, caplog):
+def test_a_catalog_that_says_nothing_has_no_topics(config: Config, caplog: pytest.LogCaptureFixture) -> None:
     catalog = little_world(5).catalog.select(["video_id"])
     workspace = put(config, catalog, pa.table({"video_id": catalog["video_id"]}))
     with caplog.at_level(logging.WARNING):
@@ -140,7 +142,7 @@ def test_a_catalog_that_says_nothing_has_no_topics(config, caplog):
     assert "there are no topics" in caplog.text
 
 
-def test_how_many_work_changes_nothing_of_the_settings(config):
+def test_how_many_work_changes_nothing_of_the_settings(config: Config) -> None:
     more = config.model_copy(update={"topics": config.topics.model_copy(update={"workers": 4, "clustering": "ray"})})
     assert json.dumps(topics.settings(config)) == json.dumps(topics.settings(more))
     fewer = config.model_copy(update={"topics": config.topics.model_copy(update={"clusters": 3})})

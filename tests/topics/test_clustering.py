@@ -16,7 +16,7 @@ def mixture(videos: int, groups: int, size: int, noise: float, seed: int = 0) ->
     return normalize(middles[rng.integers(groups, size=videos)] + noise * rng.normal(size=(videos, size))).astype(np.float32)
 
 
-def test_groups_are_found_and_centres_are_unit_vectors():
+def test_groups_are_found_and_centres_are_unit_vectors() -> None:
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(5), 40)
     vectors = normalize(np.eye(8)[truth] + 0.1 * rng.normal(size=(200, 8))).astype(np.float32)
@@ -26,12 +26,12 @@ def test_groups_are_found_and_centres_are_unit_vectors():
     assert adjusted_rand_score(truth, [found[0] for found in topics]) == 1
 
 
-def test_fewer_distinct_vectors_than_clusters():
+def test_fewer_distinct_vectors_than_clusters() -> None:
     assert len(cluster(np.repeat(np.eye(3, dtype=np.float32), 4, axis=0), 50, seed=0)) == 3
 
 
 @pytest.mark.parametrize(("videos", "groups"), [(2_000, 20), (12_000, 300)])
-def test_as_good_as_scikit_learn_and_the_same_for_a_seed(monkeypatch, videos, groups):
+def test_as_good_as_scikit_learn_and_the_same_for_a_seed(monkeypatch: pytest.MonkeyPatch, videos: int, groups: int) -> None:
     vectors = mixture(videos, groups, 16, noise=0.7)
     monkeypatch.setattr(clustering, "BLOCK", 1_500)
     monkeypatch.setattr(clustering, "CHUNK", 100_000)
@@ -43,7 +43,7 @@ def test_as_good_as_scikit_learn_and_the_same_for_a_seed(monkeypatch, videos, gr
     assert inertia <= 1.02 * KMeans(groups, n_init=1, random_state=0).fit(vectors).inertia_
 
 
-def test_the_sums_of_blocks_are_those_of_the_whole(monkeypatch):
+def test_the_sums_of_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = mixture(1_000, 7, 5, noise=1)
     centres = vectors[:7]
     distances = ((vectors[:, None] - centres) ** 2).sum(axis=2)
@@ -58,7 +58,7 @@ def test_the_sums_of_blocks_are_those_of_the_whole(monkeypatch):
     np.testing.assert_allclose(merged.inertia.sum(), distances.min(axis=1).sum(), rtol=1e-5)
 
 
-def test_an_empty_cluster_splits_the_widest_and_goes_when_there_is_none():
+def test_an_empty_cluster_splits_the_widest_and_goes_when_there_is_none() -> None:
     sums, counts = np.array([[4.0, 0], [0, 0], [0, 6]]), np.array([4, 0, 2])
     centres = moved(Partial(sums, counts, np.array([0.5, 0, 0.1])))
     np.testing.assert_allclose(centres[:2].mean(axis=0), [1, 0], atol=1e-6)
@@ -67,7 +67,7 @@ def test_an_empty_cluster_splits_the_widest_and_goes_when_there_is_none():
     assert moved(Partial(sums, counts, np.zeros(3))).tolist() == [[1, 0], [0, 3]]
 
 
-def test_a_draw_is_in_proportion_to_the_squared_distance():
+def test_a_draw_is_in_proportion_to_the_squared_distance() -> None:
     vectors = np.array([[0, 0], [1, 0], [2, 0], [0, 3]], dtype=np.float32)
     origin = np.zeros((1, 2), dtype=np.float32)
     first = [draw(vectors, origin, 1, 1, [seed])[1][0] for seed in range(4_000)]
@@ -76,7 +76,7 @@ def test_a_draw_is_in_proportion_to_the_squared_distance():
     assert len(draw(vectors, origin, 1, 9, [0])[1]) == 3  # what is a centre already is not drawn
 
 
-def test_every_centre_above_the_threshold_or_else_the_nearest():
+def test_every_centre_above_the_threshold_or_else_the_nearest() -> None:
     centres = np.eye(3, dtype=np.float32)
     vectors = normalize(np.array([[1, 0.9, 0], [1, 0.1, 0], [1, 1.01, 1.02], [-1, -2, -3]])).astype(np.float32)
     topics, similarity = assign(vectors, centres, 0.6, 2)
@@ -87,7 +87,7 @@ def test_every_centre_above_the_threshold_or_else_the_nearest():
         np.testing.assert_allclose(values, centres[found[: len(values)]] @ vector, rtol=1e-6)
 
 
-def test_assignment_in_blocks_is_what_a_sort_of_everything_gives(monkeypatch):
+def test_assignment_in_blocks_is_what_a_sort_of_everything_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = mixture(3_000, 40, 8, noise=1)
     centres = normalize(vectors[:40])
     monkeypatch.setattr(clustering, "BLOCK", 700)

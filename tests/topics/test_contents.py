@@ -10,17 +10,18 @@ import torch
 from PIL import Image
 
 from rayrec import tables
+from rayrec.tables import TableError
 from rayrec.topics.contents import Contents, Scale, fit_scales, read_covers, read_labels, read_titles, read_vectors, square
 from rayrec.topics.titles import HashedTitles
 
 
-def jpeg(width, height, colour):
+def jpeg(width: int, height: int, colour: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(file, "JPEG")
     return file.getvalue()
 
 
-def test_vectors_are_scaled_as_a_whole_and_zero_where_there_are_none():
+def test_vectors_are_scaled_as_a_whole_and_zero_where_there_are_none() -> None:
     catalog = tables.from_columns("catalog", {"video_id": ["a", "b", "c"]})
     vectors = tables.from_columns("vectors", {"video_id": ["c", "a"], "cover": [[3.0, 0.0], [0.0, 1.0]], "audio": [None, [2.0]]})
     scales = fit_scales(catalog, vectors, ["cover", "motion", "audio"])
@@ -29,11 +30,11 @@ def test_vectors_are_scaled_as_a_whole_and_zero_where_there_are_none():
     np.testing.assert_allclose(read_vectors(catalog, vectors, scales), expected, rtol=1e-6)
     np.testing.assert_array_equal(read_vectors(catalog, None, scales), np.zeros((3, 3)))
     assert read_vectors(catalog, vectors, {}) is None
-    with pytest.raises(ValueError, match="'cover': 2 numbers; the topic model has 5"):
+    with pytest.raises(TableError, match="'cover': the vectors hold 2 numbers, but the topic model was trained on 5"):
         read_vectors(catalog, vectors, {"cover": Scale(5, 1.0)})
 
 
-def test_a_batch_holds_the_chosen_rows():
+def test_a_batch_holds_the_chosen_rows() -> None:
     catalog = tables.from_columns("catalog", {"video_id": ["a", "b", "c"], "title": ["one two three", None, "one"]})
     features = tables.from_columns(
         "features", {"video_id": ["c", "a"], "status": ["ok", "ok"], "cover_jpeg": [jpeg(40, 20, "white"), jpeg(20, 30, "red")]}
@@ -46,10 +47,10 @@ def test_a_batch_holds_the_chosen_rows():
     assert batch.covers[0].float().mean() > 250  # white
     assert not batch.covers[1].any()  # none
     assert batch.titles.tolist() == [codec.numbers(["one"])[0], [0] * len(codec.numbers(["one"])[0])]
-    assert contents.there().tolist() == [True, False, True]
+    assert contents.mask().tolist() == [True, False, True]
 
 
-def test_a_cover_is_cut_from_its_middle():
+def test_a_cover_is_cut_from_its_middle() -> None:
     picture = Image.new("RGB", (60, 20), "black")
     picture.paste((255, 255, 255), (20, 0, 40, 20))
     file = io.BytesIO()
@@ -57,7 +58,7 @@ def test_a_cover_is_cut_from_its_middle():
     assert square(file.getvalue(), 20).float().mean() > 235
 
 
-def test_labels_leave_out_what_teaches_nothing():
+def test_labels_leave_out_what_teaches_nothing() -> None:
     catalog = tables.from_columns(
         "catalog", {"video_id": ["a", "b", "c"], "primary_class": ["x", None, "y"], "secondary_class": ["same", "same", None]}
     )
@@ -70,6 +71,6 @@ def test_labels_leave_out_what_teaches_nothing():
     assert read_labels(catalog.slice(0, 1), sp.csr_matrix((1, 0), dtype=np.float32)).tasks == {}
 
 
-def test_covers_of_a_catalog_without_features():
+def test_covers_of_a_catalog_without_features() -> None:
     assert read_covers(tables.from_columns("catalog", {"video_id": ["a"]}), None).to_pylist() == [None]
     assert isinstance(read_covers(tables.from_columns("catalog", {"video_id": ["a"]}), None), pa.Array)

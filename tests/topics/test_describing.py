@@ -6,7 +6,7 @@ from rayrec import tables
 from rayrec.topics.describing import describe
 
 
-def test_a_topic_is_described_by_its_words_tags_videos_and_neighbours():
+def test_a_topic_is_described_by_its_words_tags_videos_and_neighbours() -> None:
     catalog = tables.from_columns(
         "catalog",
         {

@@ -1,29 +1,31 @@
 """The topic model: embedding, joining, its file, and videos that come later."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
 from rayrec import tables
-from rayrec.config import CoverNetwork
+from rayrec.config import CoverNetwork, Topics
 from rayrec.topics import tag_graph
 from rayrec.topics.fitting import train_representation
 from rayrec.topics.model import TopicModel, centred, join
 from rayrec.topics.representation import NothingToReadError, Representation
-from tests.fixtures.topics import SMALL, little_world
+from tests.fixtures.topics import SMALL, LittleWorld, little_world
 
 from .test_contents import jpeg
 
 
-def model_of(world, settings=SMALL, features=None):
+def model_of(world: LittleWorld, settings: Topics = SMALL, features: pa.Table | None = None) -> TopicModel:
     videos_tags, names = tag_graph.incidence(world.catalog["tags"], 100)
     vectors = tag_graph.tag_vectors(videos_tags, names, settings, 0)
     return TopicModel(train_representation(world.catalog, world.vectors, features, settings, 0), names, vectors)
 
 
 @pytest.mark.parametrize("title_encoder", ["bag", "transformer"])
-def test_a_saved_model_gives_new_videos_the_same_embedding(tmp_path, title_encoder):
+def test_a_saved_model_gives_new_videos_the_same_embedding(tmp_path: Path, title_encoder: str) -> None:
     world, later = little_world(), little_world(20, seed=1)
     model = model_of(world, SMALL.model_copy(update={"epochs": 2, "title_encoder": title_encoder}))
     joint, described = model.fit_join(world.catalog, world.vectors, None)
@@ -45,7 +47,7 @@ def test_a_saved_model_gives_new_videos_the_same_embedding(tmp_path, title_encod
     assert (world.kinds[nearest] == later.kinds).mean() > 0.8
 
 
-def test_covers_are_read_as_pixels_by_a_network_that_is_trained_with_the_rest(tmp_path):
+def test_covers_are_read_as_pixels_by_a_network_that_is_trained_with_the_rest(tmp_path: Path) -> None:
     world = little_world(24)
     covers = [jpeg(40, 40, ("red", "blue")[kind % 2]) for kind in world.kinds]
     features = tables.from_columns(
@@ -63,7 +65,7 @@ def test_covers_are_read_as_pixels_by_a_network_that_is_trained_with_the_rest(tm
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_pretrained_transformer_is_trained_on_and_saved_whole(tmp_path, tiny_bert):
+def test_a_pretrained_transformer_is_trained_on_and_saved_whole(tmp_path: Path, tiny_bert: Path) -> None:
     world = little_world(24)
     settings = SMALL.model_copy(update={"epochs": 1, "title_encoder": str(tiny_bert), "modalities": []})
     start = Representation.start(world.catalog, None, None, settings, 0)
@@ -78,7 +80,7 @@ def test_a_pretrained_transformer_is_trained_on_and_saved_whole(tmp_path, tiny_b
     np.testing.assert_array_equal(first, second)
 
 
-def test_what_a_catalog_lacks_is_left_out():
+def test_what_a_catalog_lacks_is_left_out() -> None:
     world = little_world(40)
     bare = tables.from_columns("catalog", {"video_id": ["a", "b"]})
     with pytest.raises(NothingToReadError):
@@ -92,7 +94,7 @@ def test_what_a_catalog_lacks_is_left_out():
     assert model.join(unknown, None, None)[1].tolist() == [False, True]
 
 
-def test_join_weighs_every_part_alike():
+def test_join_weighs_every_part_alike() -> None:
     parts = [np.array([[30.0, 40.0], [0.0, 0.0]]), np.array([[0.0, 0.1], [1.0, 0.0]])]
     expected = np.array([[0.6, 0.8, 0, 1], [0, 0, np.sqrt(2), 0]]) / np.sqrt(2)
     np.testing.assert_allclose(join(parts), expected, rtol=1e-6)

@@ -12,27 +12,27 @@ from rayrec.topics.tag_graph import MAX_TAGS_OF_A_VIDEO, incidence, mean_tag_vec
 TAGS = pa.chunked_array([[["a", "b"], ["a", "b", "c"], [], None, ["c", "c"], ["d"]]])
 
 
-def test_edges_count_the_videos_that_carry_both():
+def test_edges_count_the_videos_that_carry_both() -> None:
     matrix, names = incidence(TAGS, 100)
     assert names == ["a", "b", "c", "d"]
     assert matrix.toarray().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0] * 4, [0] * 4, [0, 0, 1, 0], [0, 0, 0, 1]]
     assert tag_graph(matrix).toarray().tolist() == [[0, 2, 1, 0], [2, 0, 1, 0], [1, 1, 0, 0], [0] * 4]
 
 
-def test_the_most_frequent_tags_stay():
+def test_the_most_frequent_tags_stay() -> None:
     matrix, names = incidence(TAGS, 3)
     assert names == ["a", "b", "c"]
     assert matrix.toarray().tolist() == [[1, 1, 0], [1, 1, 1], [0] * 3, [0] * 3, [0, 0, 1], [0] * 3]
 
 
-def test_a_video_with_all_the_tags_links_none_of_them():
+def test_a_video_with_all_the_tags_links_none_of_them() -> None:
     everything = [f"t{tag}" for tag in range(MAX_TAGS_OF_A_VIDEO + 1)]
     matrix, _ = incidence(pa.chunked_array([[everything, ["t0", "t1"]]]), 1_000)
     graph = tag_graph(matrix)
     assert (graph.nnz, graph.shape) == (2, (MAX_TAGS_OF_A_VIDEO + 1,) * 2)
 
 
-def test_walks_are_distributed_as_those_of_a_slow_loop():
+def test_walks_are_distributed_as_those_of_a_slow_loop() -> None:
     rng = np.random.default_rng(3)
     weights = np.triu(rng.integers(0, 6, size=(8, 8)), 1)
     weights = weights + weights.T
@@ -51,7 +51,7 @@ def test_walks_are_distributed_as_those_of_a_slow_loop():
     assert chi2_contingency(both).pvalue > 0.001
 
 
-def test_walks_choose_the_next_tag_in_proportion_to_the_edge():
+def test_walks_choose_the_next_tag_in_proportion_to_the_edge() -> None:
     graph = tag_graph(incidence(TAGS, 100)[0])
     walks = random_walks(graph, np.zeros(30_000, dtype=int), 3, np.random.default_rng(0))
     first = np.bincount(walks[:, 1], minlength=3) / len(walks)
@@ -60,12 +60,12 @@ def test_walks_choose_the_next_tag_in_proportion_to_the_edge():
     assert steps == {(1, 0), (1, 2), (2, 0), (2, 1)}
 
 
-def test_a_tag_without_neighbours_walks_nowhere():
+def test_a_tag_without_neighbours_walks_nowhere() -> None:
     graph = tag_graph(incidence(TAGS, 100)[0])
     assert random_walks(graph, np.array([3, 0]), 4, np.random.default_rng(0))[0].tolist() == [3, -1, -1, -1]
 
 
-def test_vectors_put_tags_of_one_group_near_and_are_the_same_for_a_seed():
+def test_vectors_put_tags_of_one_group_near_and_are_the_same_for_a_seed() -> None:
     rng = np.random.default_rng(0)
     groups = [[f"{group}{i}" for i in range(6)] for group in "xyz"]
     videos = [list(rng.choice(groups[v % 3], 3, replace=False)) for v in range(300)]

@@ -1,10 +1,10 @@
-"""How the people of the synthetic world choose: their tastes, and the probability that one clicks a video.
+"""How the people of the synthetic world choose: their tastes, and the probability that a user clicks a video.
 
-Every user likes a few topics and is moved by picture, sound and words to different degrees. With
+Every user likes a few topics, and responds to picture, sound and words to different degrees. With
 
     I(u,d,t)  the interest of user u in topic t on day d
-    w(u,m)    how much modality m (picture, sound, words) moves user u; sums to 1 over m
-    t(v,m)    the topic that modality m of video v shows: the video's own, or another in a misleading modality
+    w(u,m)    how strongly user u responds to modality m (picture, sound, words); sums to 1 over m
+    t(v,m)    the topic that modality m of video v shows: that of the video, or another one in a misleading modality
     q(v)      the video's quality
     p         the position in the page, from 0
 
@@ -14,7 +14,8 @@ the choice model is
     click     P(u,d,v,p) = sigmoid(BIAS + SLOPE * a(u,d,v) + q(v) - DISCOUNT * p)
     watched share of a clicked video = sigmoid(0.4 + 1.2 * a + 0.6 * noise - 0.15 * (seconds - 4.5)),  noise ~ N(0, 1)
 
-so that a click depends on a person's day, not only on a video's fame, and no single modality tells all.
+so that a click depends on the user's interests of that day, not only on the popularity of a video, and no single modality suffices
+to predict it.
 """
 
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ import numpy as np
 MODALITIES = ("picture", "sound", "words")
 BIAS, SLOPE, DISCOUNT = -2.2, 3.0, 0.05
 QUALITY_SD = 0.4
-MODALITY_CONCENTRATION = (1.4, 1.0, 1.4)  # of the Dirichlet that w(u,.) comes from: most users lean to one or two modalities
-STRONG_TOPICS = (2, 3, 4)  # how many topics a user likes on any day
-DRIFT_SD = 0.15  # of a strong interest's daily step
-SWAP_SHARE = 0.08  # of users who on a day drop one strong topic for another
-SIBLING = 0.2  # share of an interest that spills over to the other topic of its secondary class
+MODALITY_CONCENTRATION = (1.4, 1.0, 1.4)  # of the Dirichlet distribution of w(u,.): most users lean to one or two modalities
+STRONG_TOPICS = (2, 3, 4)  # the number of topics that a user likes on any day is one of these
+DRIFT_SD = 0.15  # of the daily step of a strong interest
+SWAP_SHARE = 0.08  # of users who replace a strong topic by another on a day
+SIBLING = 0.2  # share of an interest that carries over to the other topic of its secondary class
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class Tastes:
 
 
 def click_probability(affinity: np.ndarray, quality: np.ndarray, position: np.ndarray | int) -> np.ndarray:
+    """P(u,d,v,p) of the choice model."""
     return sigmoid(BIAS + SLOPE * affinity + quality - DISCOUNT * position)
 
 
 def watch_seconds(affinity: np.ndarray, duration_s: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Of clicked videos. Longer ones are left earlier."""
+    """The seconds for which clicked videos are watched. Of a longer video a smaller share is watched."""
     return duration_s * sigmoid(0.4 + 1.2 * affinity + 0.6 * noise - 0.15 * (duration_s - 4.5))
 
 
@@ -57,13 +59,13 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def make_tastes(topic_appeal: np.ndarray, days: int, rng: np.random.Generator) -> Tastes:
-    """Tastes that drift by day. `topic_appeal` [users, topics] is how likely a user takes to a topic; rows sum to 1."""
+    """Tastes that drift from day to day. `topic_appeal` [users, topics] says how likely a user likes a topic; rows sum to 1."""
     users, topics = topic_appeal.shape
     # The largest keys log(p) + Gumbel noise draw topics in proportion to p, without repetition.
     liking = np.log(topic_appeal) + rng.gumbel(size=(users, topics))
     rank = (-liking).argsort(axis=1).argsort(axis=1)
     strength = np.where(rank < rng.choice(STRONG_TOPICS, users)[:, None], rng.uniform(0.7, 1.3, (users, topics)), 0)
-    whim = rng.normal(0, 0.1, (users, topics))  # mild likes and dislikes that last
+    whim = rng.normal(0, 0.1, (users, topics))  # weak likes and dislikes, which do not drift
     by_day = []
     for _ in range(days):
         by_day.append(whim + strength + SIBLING * _sibling(strength))
@@ -84,7 +86,7 @@ def _next_day(strength: np.ndarray, topic_appeal: np.ndarray, rng: np.random.Gen
 
 
 def _sibling(strength: np.ndarray) -> np.ndarray:
-    """The strength of each topic's sibling: topics 2i and 2i+1 share a secondary class; a last odd one has none."""
+    """The strength of each topic's sibling. Topics 2i and 2i+1 are siblings; with an odd number of topics the last has none."""
     swapped = np.zeros_like(strength)
     pairs = strength.shape[1] // 2 * 2
     swapped[:, 0:pairs:2], swapped[:, 1:pairs:2] = strength[:, 1:pairs:2], strength[:, 0:pairs:2]

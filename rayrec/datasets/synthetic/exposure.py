@@ -1,14 +1,14 @@
 """Who opens the synthetic feed when, and what the platform shows them: the log that a recommender has to learn from.
 
-The logging policy draws a page of ten videos without repetition from a mixture, over the videos that are published and that the
-user has not been shown yet (those come again only when nothing else is left):
+The logging policy draws a page of ten videos without repetition, from the published videos that the user has not been shown yet.
+Videos that were shown before are used only when no others are left. The draw is from a mixture:
 
-    40 %  random    any video alike
-    20 %  popular   in proportion to its clicks so far
+    40 %  random    all videos with equal probability
+    20 %  popular   in proportion to the video's clicks so far
     20 %  fresh     in proportion to exp(-age / 1 day)
-    20 %  matched   in proportion to the user's clicks so far in the video's secondary class: a weak guess at interest
+    20 %  matched   in proportion to the user's clicks so far in the video's secondary class, a weak guess at interest
 
-People come in sessions: a few pages within half an hour, more in the evening. How much they come is heavy-tailed.
+People come in sessions of a few pages within half an hour, more often in the evening. Their activity is heavy-tailed.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ RANDOM, POPULAR, FRESH, MATCHED = 0.4, 0.2, 0.2, 0.2
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 NEWCOMERS = 0.08  # share of users with one or two requests
-SESSION = 3  # requests, on average
-SESSION_MS = 25 * 60_000  # at most; sessions begin on different hours of the clock, at most 5 minutes past
-# How lively each hour of the day is (UTC; the world has one time zone).
+SESSION = 3  # requests in a session, on average
+SESSION_MS = 25 * 60_000  # the longest session; a user's sessions begin in different hours of the clock, at most 5 minutes past
+# The activity in each hour of the day (UTC; the world has one time zone).
 HOURS = np.array([3, 2, 1, 1, 1, 1, 2, 4, 5, 4, 4, 5, 6, 5, 4, 4, 5, 6, 8, 10, 11, 10, 8, 5], dtype=float)
 
 
 @dataclass(frozen=True)
 class Stock:
-    """What the platform and the people meet: all arrays are over videos."""
+    """The videos, as the platform and the people see them. All arrays are over videos."""
 
-    published_ms: np.ndarray  # from the log's first midnight on; negative before
-    secondary: np.ndarray  # class
+    published_ms: np.ndarray  # since the log's first midnight; negative before it
+    secondary: np.ndarray  # the secondary class, as a number
     shown: np.ndarray  # [videos, modalities]: the topic that each modality shows
     quality: np.ndarray
     duration_s: np.ndarray
@@ -41,20 +41,20 @@ class Stock:
 
 @dataclass(frozen=True)
 class Log:
-    """One row for each impression, in the order of requests and of positions in the page. Users and videos are numbers."""
+    """One row for each impression, in the order of requests and of positions in the page. Users and videos are indices."""
 
     request: np.ndarray
     user: np.ndarray
     video: np.ndarray
-    at_ms: np.ndarray  # from the log's first midnight on
+    at_ms: np.ndarray  # since the log's first midnight
     clicked: np.ndarray
     watch_s: np.ndarray
     probability: np.ndarray
 
 
 def visits(users: int, requests: int, videos: int, days: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The user and the time (ms from the first midnight) of every request, in time order."""
-    activity = _requests_per_user(users, requests, most=max(2, int(0.8 * videos / PAGE)), rng=rng)
+    """The user and the time (ms since the first midnight) of every request, in time order."""
+    activity = _requests_per_user(users, requests, limit=max(2, int(0.8 * videos / PAGE)), rng=rng)
     user = np.repeat(np.arange(users), activity)
     at_ms = np.concatenate([_visits_of_one(int(total), days, rng) for total in activity])
     order = np.lexsort((user, at_ms))
@@ -62,7 +62,7 @@ def visits(users: int, requests: int, videos: int, days: int, rng: np.random.Gen
 
 
 def browse(stock: Stock, tastes: Tastes, user: np.ndarray, at_ms: np.ndarray, rng: np.random.Generator) -> Log:
-    """Show a page for every request, in time order, and let the people choose."""
+    """Show a page for every request, in time order, and let the users choose."""
     policy = Policy(stock, len(tastes.weight))
     pages, probabilities, clicks, watched = [], [], [], []
     for who, now in zip(user, at_ms, strict=True):
@@ -89,7 +89,7 @@ def browse(stock: Stock, tastes: Tastes, user: np.ndarray, at_ms: np.ndarray, rn
 
 
 class Policy:
-    """The platform's logging policy: what it knows so far, and the next page."""
+    """The logging policy of the platform: it chooses pages from what it has observed so far."""
 
     def __init__(self, stock: Stock, users: int) -> None:
         self.stock = stock
@@ -98,7 +98,7 @@ class Policy:
         self.seen = np.zeros((users, len(stock.quality)), dtype=bool)
 
     def page(self, user: int, now_ms: int, rng: np.random.Generator) -> np.ndarray:
-        """Ten videos in the order shown; fewer only when fewer are published."""
+        """Ten videos in the order in which they are shown; fewer if fewer are published."""
         published = self.stock.published_ms <= now_ms
         age_days = np.where(published, now_ms - self.stock.published_ms, 0) / DAY_MS
         parts = (
@@ -108,19 +108,20 @@ class Policy:
             (MATCHED, self.class_clicks[user, self.stock.secondary] + 0.1),
         )
         weights = sum(share * np.where(published, part, 0) / part[published].sum() for share, part in parts)
-        # The largest keys log(w) + Gumbel noise draw in proportion to w, without repetition; seen ones come last.
+        # The largest keys log(w) + Gumbel noise are a draw in proportion to w, without repetition. Seen videos come last.
         with np.errstate(divide="ignore"):
             keys = np.log(weights) + rng.gumbel(size=len(weights)) - 1e6 * self.seen[user]
         return np.argsort(-keys, kind="stable")[: min(PAGE, int(published.sum()))]
 
     def observe(self, user: int, page: np.ndarray, clicked: np.ndarray) -> None:
+        """Remember what was shown and clicked."""
         self.seen[user, page] = True
         self.clicks[page] += clicked
         np.add.at(self.class_clicks[user], self.stock.secondary[page[clicked]], 1)
 
 
-def _requests_per_user(users: int, requests: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    """How many requests each user makes; `most` keeps the keenest from running out of videos, and gives way when all reach it."""
+def _requests_per_user(users: int, requests: int, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """The number of requests of each user. `limit` keeps active users from running out of videos; it is doubled if all reach it."""
     newcomers = round(users * NEWCOMERS)
     liveliness = rng.lognormal(0, 1.1, users)
     counts = np.ones(users, dtype=int)
@@ -128,18 +129,18 @@ def _requests_per_user(users: int, requests: int, most: int, rng: np.random.Gene
     liveliness[:newcomers] = 0
     left = requests - counts.sum()
     while left > 0:
-        open_to_more = liveliness * (counts < most)
+        open_to_more = liveliness * (counts < limit)
         if not open_to_more.any():
-            most *= 2
+            limit *= 2
             continue
         counts += rng.multinomial(left, open_to_more / open_to_more.sum())
-        left = int(np.maximum(counts - most, 0).sum())
-        counts = np.minimum(counts, most)
+        left = int(np.maximum(counts - limit, 0).sum())
+        counts = np.minimum(counts, limit)
     return rng.permutation(counts)
 
 
 def _visits_of_one(requests: int, days: int, rng: np.random.Generator) -> np.ndarray:
-    """The times of one user's requests, in sessions that lie at least half an hour apart."""
+    """The times of one user's requests, in sessions that are at least half an hour apart."""
     hours = days * 24
     sessions = min(1 + rng.binomial(requests - 1, 1 / SESSION), hours)
     starts = rng.choice(hours, sessions, replace=False, p=np.tile(HOURS, days) / (HOURS.sum() * days))

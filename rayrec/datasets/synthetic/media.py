@@ -1,8 +1,9 @@
-"""Drawing, synthesising and encoding the synthetic world's clips: what a topic looks and sounds like.
+"""Draws, synthesises and encodes the clips of the synthetic world: what a topic looks and sounds like.
 
-A topic is seen as a shape in a hue that moves in a manner, and heard as a pitch with a rhythm and a share of noise. No single one
-of these tells the topic: shapes, motions, rhythms and noises are shared by several topics, hues and pitches waver into their
-neighbours'. Everything random about a clip comes from its own seed, so that it is the same in any order, on any number of threads.
+A topic looks like a moving shape with a certain hue, and sounds like a pitch with a certain rhythm and share of noise. None of
+these identifies the topic alone: several topics share shapes, motions, rhythms and shares of noise, and hues and pitches vary so
+much that those of different topics overlap. Everything random about a clip comes from its own seed, so that a clip is the same in
+any order and on any number of threads.
 """
 
 import io
@@ -19,7 +20,7 @@ SAMPLE_RATE = 22_050  # Hz
 HUES, PITCHES = 8, 24
 RHYTHMS = (1.5, 2.5, 4.0, 6.5)  # beats a second
 NOISES = (0.03, 0.2, 0.6)  # share of noise in the sound
-SPRITES = 2  # of the topic's shape in a picture; one more, smaller and colourless, is a distraction
+SPRITES = 2  # copies of the topic's shape in a picture; a smaller grey shape is added as a distraction
 MAX_THREADS = 8
 
 Field = np.ndarray  # [frames, side, side] float32
@@ -27,7 +28,7 @@ Field = np.ndarray  # [frames, side, side] float32
 
 @dataclass(frozen=True)
 class Clip:
-    """What one video file shows and plays. `picture` and `sound` are topics, and differ in a clip that misleads."""
+    """What a video file shows and plays. `picture` and `sound` are topics, and differ in a clip that misleads."""
 
     name: str
     picture: int
@@ -39,14 +40,14 @@ class Clip:
 
 
 def write_clips(clips: list[Clip], fs: pafs.FileSystem, folder: str) -> None:
-    """Write `<folder>/<name>.mp4` for every clip that isn't there yet; a file appears only when it is whole.
+    """Write `<folder>/<name>.mp4` for every clip that is missing. A file appears only when it is whole.
 
-    Threads suffice: NumPy's loops and the encoders let go of the interpreter lock.
+    Threads suffice, because NumPy's loops and the encoders release the interpreter lock.
     """
     fs.create_dir(folder, recursive=True)
-    there = {item.base_name for item in fs.get_file_info(pafs.FileSelector(folder))}
+    present = {item.base_name for item in fs.get_file_info(pafs.FileSelector(folder))}
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        list(pool.map(lambda clip: _write(clip, fs, folder), [clip for clip in clips if f"{clip.name}.mp4" not in there]))
+        list(pool.map(lambda clip: _write(clip, fs, folder), [clip for clip in clips if f"{clip.name}.mp4" not in present]))
 
 
 def _write(clip: Clip, fs: pafs.FileSystem, folder: str) -> None:
@@ -77,7 +78,7 @@ def encode(clip: Clip) -> bytes:
     return file.getvalue()
 
 
-# --- seen -----------------------------------------------------------------------------------------------------------------------
+# --- pictures --------------------------------------------------------------------------------------------------------------------
 
 
 def draw(clip: Clip) -> np.ndarray:
@@ -98,7 +99,7 @@ def draw(clip: Clip) -> np.ndarray:
 
 
 def _background(clip: Clip, line: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A pale or dark gradient of no strong hue with some grain, the same in every frame."""
+    """A pale or dark gradient, almost grey, with some grain; it is the same in every frame."""
     slope = rng.uniform(-0.15, 0.15, (2, 1)) + rng.normal(0, 0.02, (2, 3))
     grain = rng.normal(0, 0.03, (clip.side, clip.side, 1))
     still = rng.uniform(0.15, 0.75) + rng.normal(0, 0.02, 3) + grain
@@ -107,7 +108,7 @@ def _background(clip: Clip, line: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def _sprite(shape: "Shape", motion: "Motion", size: float, line: np.ndarray, time: np.ndarray, rng: np.random.Generator) -> Field:
-    """How much of each pixel one moving shape covers, 0 to 1. Positions and sizes are in half picture widths."""
+    """The share of each pixel that one moving shape covers, 0 to 1. Positions and sizes are in half picture widths."""
     x, y, grow, angle = motion(time, rng.uniform(0.3, 0.5), rng.uniform(0, 2 * np.pi))
     home = rng.uniform(-0.35, 0.35, 2).astype(np.float32)
     radius = (size * grow)[:, None, None]
@@ -119,7 +120,7 @@ def _sprite(shape: "Shape", motion: "Motion", size: float, line: np.ndarray, tim
     return np.clip(0.5 - outside / pixel, 0, 1)
 
 
-# How far a point lies outside of a shape of radius 1 (negative inside), from its coordinates.
+# The distance of a point from the edge of a shape of radius 1, negative inside, by the point's coordinates.
 Shape = Callable[[Field, Field], Field]
 SHAPES: tuple[Shape, ...] = (
     lambda x, y: np.sqrt(x * x + y * y) - 1,  # disc
@@ -130,7 +131,7 @@ SHAPES: tuple[Shape, ...] = (
     lambda x, y: np.sqrt(np.abs(x)) + np.sqrt(np.abs(y)) - 1,  # star
 )
 
-# Offset to the right, offset down, growth and turn (radians) at each time (s), given a reach and a phase.
+# The offset to the right, offset down, scale and rotation (radians) at each time (s), given a reach and a phase.
 Motion = Callable[[np.ndarray, float, float], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
 MOTIONS: tuple[Motion, ...] = (
     lambda t, reach, phase: (reach * np.sin(3 * t + phase), 0 * t, 0 * t + 1, 0 * t),  # to and fro
@@ -146,14 +147,16 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
     return value * (1 - saturation + saturation * ramp)
 
 
-# --- heard ----------------------------------------------------------------------------------------------------------------------
+# --- sound -----------------------------------------------------------------------------------------------------------------------
 
 
 def synthesise(clip: Clip) -> np.ndarray:
-    """The clip's sound: mono float32 samples in -1..1, as long as its pictures."""
+    """The clip's sound: mono float32 samples in -1..1, with the duration of its pictures."""
     rng = np.random.default_rng((*clip.seed, 1))
     time = np.arange(round(clip.frames / clip.fps * SAMPLE_RATE)) / SAMPLE_RATE
-    semitone = clip.sound * 7 % PITCHES + rng.normal(0, 0.8)  # neighbouring topics are a fifth apart, not neighbouring pitches
+    semitone = clip.sound * 7 % PITCHES + rng.normal(
+        0, 0.8
+    )  # neighbouring topics are a fifth apart, so that their pitches are not neighbours
     beats = RHYTHMS[clip.sound % len(RHYTHMS)] * rng.uniform(0.8, 1.25)
     noise = NOISES[clip.sound // 4 % len(NOISES)] * rng.uniform(0.5, 1.6)
     pitch = 130.8 * 2 ** (semitone / 12)  # Hz, from C3 up

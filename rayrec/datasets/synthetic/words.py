@@ -1,4 +1,4 @@
-"""What the synthetic world's topics are called, and the words that their titles and tags are made of.
+"""The names of the synthetic world's classes, and the words of its titles and tags.
 
 Topics 4i..4i+3 share a primary class, 2i and 2i+1 a secondary class. A topic's first five words are also its tags.
 """
@@ -47,7 +47,7 @@ TOPIC_WORDS = (
 FILLERS = (
     "best easy first little morning new old our perfect quick quiet real simple slow sunday tiny weekend wild daily long good whole"
 )
-# {w} is a word of the topic (or now and then of its sibling), {f} one that any title may have
+# {w} is a word of the topic (sometimes of its sibling), {f} a word that any title may have.
 TITLES = (
     "{f} {w} {w}",
     "my {f} {w} and {w}",

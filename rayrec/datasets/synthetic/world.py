@@ -1,13 +1,13 @@
-"""The synthetic world: short videos that can be seen, heard and read, and people who choose among them.
+"""Makes the tables of the synthetic world, and the descriptions of its clips.
 
-Everything follows from the seed: the tables byte for byte, the pictures and sounds sample for sample. What no real data set
-offers comes along as `truth_*` tables: the topics, and the probability of every click.
+Everything follows from the seed: the tables byte for byte, the pictures and sounds sample for sample. The `truth_*` tables hold
+what no real data set offers: the topics, and the probability of every click.
 
-A video has one main topic, that of its classes. In each modality a share of the videos misleads: its picture, sound or words are
-of another topic. The choice model is in `choice.py`, the logging policy in `exposure.py`, the looks and sounds in
-`world_media.py`, the words in `world_words.py`.
+A video has one main topic, which its classes name. In each modality a share of the videos misleads: their picture, sound or words
+show another topic. The choice model is in `choice.py`, the logging policy in `exposure.py`, pictures and sounds are in `media.py`,
+and the words in `words.py`.
 
-Users come with two side columns: `age_group` leans weakly to some primary classes, `region` means nothing.
+Users have two side columns: `age_group` is weakly related to some primary classes, and `region` to nothing.
 """
 
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from rayrec.datasets.synthetic.words import FILLERS, NOISE_TAGS, PRIMARY, SECOND
 
 START_MS = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp() * 1000)  # the log's first midnight, a Monday
 MEDIA = "media"
-BACKLOG_DAYS = 30  # over which the videos published before it are spread
-MISLEADING = 0.12  # share of videos whose picture (sound, words) is of another topic
+BACKLOG_DAYS = 30  # the earlier videos were published in this number of days before it
+MISLEADING = 0.12  # share of videos whose picture (or sound, or words) shows another topic
 VIDEOS_PER_AUTHOR = 8
-SECONDS = (3.1, 5.9)  # shortest and longest clip
+SECONDS = (3.1, 5.9)  # the shortest and the longest clip
 AGE_GROUPS = ("13-17", "18-24", "25-34", "35-49", "50+")
 REGIONS = ("north", "east", "south", "west")
 
 
 @dataclass(frozen=True)
 class World:
-    """`catalog` has uris relative to the folder that holds the clips' folder, MEDIA."""
+    """The uris of `catalog` are relative to the folder in which MEDIA, the folder of the clips, is."""
 
     catalog: pa.Table
     interactions: pa.Table
@@ -46,7 +46,7 @@ class World:
 
 @dataclass(frozen=True)
 class Videos:
-    """All arrays are over videos."""
+    """The videos of the world. All arrays are over videos."""
 
     topic: np.ndarray
     author: np.ndarray
@@ -55,12 +55,12 @@ class Videos:
 
 
 def make(settings: WorldData, seed: int) -> World:
-    """The world's tables, and what its clips are to show; `world_media.write_clips` makes the files."""
+    """The world's tables, and the descriptions of its clips; `media.write_clips` makes their files."""
     videos = _make_videos(settings, _random(seed, 1))
     groups, tastes = _make_users(settings, _random(seed, 2))
-    coming = _random(seed, 3)
-    user, at_ms = visits(settings.users, settings.requests, settings.videos, settings.days, coming)
-    log = browse(videos.stock, tastes, user, at_ms, coming)
+    feed_random = _random(seed, 3)
+    user, at_ms = visits(settings.users, settings.requests, settings.videos, settings.days, feed_random)
+    log = browse(videos.stock, tastes, user, at_ms, feed_random)
     return World(
         catalog=_catalog(videos, _random(seed, 5)),
         interactions=_interactions(log, settings),
@@ -79,16 +79,16 @@ def _clips(videos: Videos, settings: WorldData, seed: int) -> list[Clip]:
 
 
 def _make_videos(settings: WorldData, rng: np.random.Generator) -> Videos:
-    """Authors lean to one to three topics; a video's topic is one of its author's, now and then any."""
+    """Authors have one to three topics. The topic of a video is one of its author's, or in a tenth of the videos any topic."""
     total, topics = settings.videos, settings.topics
     authors = max(2, total // VIDEOS_PER_AUTHOR)
     first = rng.permutation(np.arange(authors) % topics)  # so that every topic has an author, when there are enough
-    leanings = [[topic, *rng.choice(topics, rng.integers(0, 3))] for topic in first]
+    author_topics = [[topic, *rng.choice(topics, rng.integers(0, 3))] for topic in first]
     author = rng.choice(authors, total, p=rng.dirichlet(np.full(authors, 6.0)))
-    topic = np.array([rng.choice(leanings[a]) for a in author])
+    topic = np.array([rng.choice(author_topics[a]) for a in author])
     topic = np.where(rng.uniform(size=total) < 0.1, rng.integers(topics, size=total), topic)
     shown = np.repeat(topic[:, None], len(MODALITIES), axis=1)
-    # Another topic: 1 to topics-1 steps further round.
+    # Any other topic: 1 to topics-1 steps further in the cycle.
     elsewhere = (shown + rng.integers(1, topics, shown.shape)) % topics
     shown = np.where(rng.uniform(size=shown.shape) < MISLEADING, elsewhere, shown)
     frames = rng.integers(int(np.ceil(SECONDS[0] * settings.fps)), int(SECONDS[1] * settings.fps) + 1, total)
@@ -103,9 +103,9 @@ def _make_videos(settings: WorldData, rng: np.random.Generator) -> Videos:
 
 
 def _publish_times(total: int, days: int, rng: np.random.Generator) -> np.ndarray:
-    """Ms from the first midnight: 5 % on the last day (in time to be seen), 3 % on each day before it, the others in the backlog.
+    """Ms since the first midnight: 5 % on the last day (early enough to be seen), 3 % on each day before it, the others earlier.
 
-    At least a page full is there from the beginning.
+    At least one page of videos is published before the log begins.
     """
     daily = [round(0.03 * total)] * (days - 1) + [round(0.05 * total)]
     while sum(daily) > total - PAGE:
@@ -116,13 +116,13 @@ def _publish_times(total: int, days: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _make_users(settings: WorldData, rng: np.random.Generator) -> tuple[np.ndarray, Tastes]:
-    """Age groups, and tastes to which they are weakly related: each group takes to two primary classes half as much again."""
+    """Age groups, and tastes that are weakly related to them: each group likes two primary classes half as much again."""
     topics = np.arange(settings.topics)
-    fashion = rng.dirichlet(np.full(settings.topics, 6.0))  # some topics are liked by more people than others
+    popularity = rng.dirichlet(np.full(settings.topics, 6.0))  # some topics are liked by more people than others
     groups = rng.integers(len(AGE_GROUPS), size=settings.users)
     favoured = np.array([rng.choice(len(PRIMARY), 2, replace=False) for _ in AGE_GROUPS])
     leaning = 1 + 0.5 * (favoured[:, :, None] == topics // 4).any(axis=1)
-    appeal = (fashion + 1e-6) * leaning[groups]
+    appeal = (popularity + 1e-6) * leaning[groups]
     return groups, make_tastes(appeal / appeal.sum(axis=1, keepdims=True), settings.days, rng)
 
 
@@ -146,7 +146,7 @@ def _catalog(videos: Videos, rng: np.random.Generator) -> pa.Table:
 
 
 def _title(topic: int, rng: np.random.Generator) -> str:
-    """Words of the topic, one in six of them of its sibling, among words that any title may have."""
+    """Words of the topic, one in six from its sibling, among words that any title may have."""
     pattern = str(rng.choice(TITLES))
     own, sibling = TOPIC_WORDS[topic].split(), TOPIC_WORDS[topic ^ 1].split()
     fillers, words = list(rng.permutation(FILLERS.split())), list(rng.permutation(own))
@@ -159,7 +159,7 @@ def _title(topic: int, rng: np.random.Generator) -> str:
 
 
 def _tags(topic: int, rng: np.random.Generator) -> list[str]:
-    """Two to six tags: most topical, some of the secondary class (its name, and two words of the sibling), some noise."""
+    """Two to six tags: most from the topic, some from the secondary class (its name, two words of the sibling), some noise."""
     own, sibling = TOPIC_WORDS[topic].split()[:5], TOPIC_WORDS[topic ^ 1].split()[:2]
     pools = (own, [SECONDARY[topic // 2], *sibling], NOISE_TAGS.split())
     wanted = rng.integers(2, 7)
@@ -222,5 +222,5 @@ def _ids(letter: str, total: int) -> np.ndarray:
 
 
 def _random(seed: int, part: int) -> np.random.Generator:
-    """Each part of the world has its own stream, so that a change in one leaves the others as they were."""
+    """The random stream of one part of the world. A change in one part does not change the others."""
     return np.random.default_rng((seed, part))

@@ -1,20 +1,19 @@
-"""Reads one media file, once, and keeps only what features are made of.
+"""Reads one media file, once, and keeps only what features are computed from.
 
-From the picture: frames sampled evenly, a cover, and clips of consecutive frames. From the sound: one mono waveform. A file may
-lack picture or sound: that is normal. A part that is there but damaged leaves a sentence in `Media.faults`, and whatever could be
-read of it is used. The compressed packets of the file are held in memory while it is decoded (short videos: some megabytes).
+From the picture it keeps frames that are sampled evenly, a cover, and clips of consecutive frames; from the sound, one mono
+waveform. A file without picture or without sound is normal. For a part that is damaged there is a sentence in `Media.faults`, and
+what could be read of it is used. The compressed packets of the file are in memory while it is decoded: some megabytes for a short
+video.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import chain
 
 import av
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
@@ -22,9 +21,9 @@ from av.video.stream import VideoStream
 
 from rayrec.config import Features, ImageFeatures
 from rayrec.errors import RayrecError
+from rayrec.features.media.files import locate
 from rayrec.features.media.frames import Cover, Squares, clip_positions, displayed, even_positions, thumbnail
-from rayrec.features.media.packets import Packets, Tally, decoded, duration, frame_count, frames_at, read_packets
-from rayrec.workspace.files import open_filesystem
+from rayrec.features.media.packets import DecodingCounts, Packets, decoded, duration, frame_count, frames_at, read_packets
 
 
 class DecodeError(RayrecError):
@@ -33,7 +32,7 @@ class DecodeError(RayrecError):
 
 @dataclass(frozen=True)
 class Media:
-    """What one file holds: facts, then pixels (uint8 RGB, upright) and sound. A part that the file does not have is None."""
+    """The contents of a file: facts, then pixels (uint8 RGB, upright) and sound. A part that the file lacks is None."""
 
     duration_s: float | None = None
     frames: int | None = None
@@ -50,36 +49,21 @@ class Media:
 
 
 def decode(uri: str, settings: Features) -> Media:
-    """Read a file (a local path, or any URI that pyarrow or fsspec opens). Raises `DecodeError` when it yields nothing."""
+    """Read a file (a local path, or any URI that pyarrow or fsspec opens). Raises `DecodeError` when nothing can be read."""
     with _opened(uri) as container:
         picture = next((stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic), None)
         sound = next(iter(container.streams.audio), None)
         packets, fault = read_packets(container, [stream for stream in (picture, sound) if stream is not None])
         if not any(packets.values()):
-            raise DecodeError(fault or "it holds neither picture nor sound")
+            raise DecodeError(fault or "it has neither picture nor sound")
         media = Media(duration_s=duration(container, packets), faults=(fault,) if fault else ())
         if picture is not None and packets[picture.index]:
-            media = _look(media, picture, packets[picture.index], settings)
+            media = _with_picture(media, picture, packets[picture.index], settings)
         if sound is not None and packets[sound.index]:
-            media = _listen(media, sound, packets[sound.index], settings)
+            media = _with_sound(media, sound, packets[sound.index], settings)
     if media.cover_jpeg is None and media.waveform is None and media.faults:
         raise DecodeError("; ".join(media.faults))
     return media
-
-
-def locate(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem and the path inside it. Remote filesystems are opened once per host, not once per file."""
-    scheme, remote, rest = uri.partition("://")
-    if not remote or scheme == "file" or "?" in rest:
-        return open_filesystem(uri)
-    host = rest.partition("/")[0]
-    filesystem, root = _filesystem(f"{scheme}://{host}")
-    return filesystem, root + rest[len(host) :]
-
-
-@lru_cache(maxsize=64)
-def _filesystem(root: str) -> tuple[pafs.FileSystem, str]:
-    return open_filesystem(root)
 
 
 @contextmanager
@@ -95,7 +79,7 @@ def _opened(uri: str) -> Iterator[InputContainer]:
         if file.size() == 0:
             raise DecodeError("the file is empty")
         try:
-            # No protocols: playlists and `ffconcat` scripts, which would make FFmpeg open other files or addresses, are refused.
+            # Without protocols, FFmpeg refuses playlists and `ffconcat` scripts, which would make it open other files or addresses.
             options = {"protocol_whitelist": "none"}
             container = av.open(file, options=options, metadata_errors="replace", buffer_size=1 << 20)
         except (av.FFmpegError, OSError) as error:
@@ -114,25 +98,25 @@ def _why_not_media(file: pa.NativeFile) -> str:
     return "not a video or sound file"
 
 
-def _listen(media: Media, sound: AudioStream, packets: Packets, settings: Features) -> Media:
+def _with_sound(media: Media, sound: AudioStream, packets: Packets, settings: Features) -> Media:
     media = replace(media, sample_rate=sound.codec_context.sample_rate or None)
     if settings.audio is None:
         return media
     chunks: list[np.ndarray] = []
-    tally = Tally()
-    # The mean over channels is taken here: FFmpeg's own mix of two equal channels is 3 dB louder than either.
+    counts = DecodingCounts()
+    # The mean over the channels is taken here, because FFmpeg's mix of two equal channels is 3 dB louder than either.
     resampler = av.AudioResampler(format="fltp", rate=settings.audio.sample_rate)
     try:
-        for frame in chain(decoded(sound, packets, tally), [None]):
+        for frame in chain(decoded(sound, packets, counts), [None]):
             chunks += [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
-    except ValueError as error:  # the resampler's, when the format changes within the stream
+    except ValueError as error:  # from the resampler, when the format changes within the stream
         return replace(media, faults=(*media.faults, f"sound: {error}"))
     waveform = np.concatenate(chunks) if chunks else None
-    return replace(media, waveform=waveform, faults=media.faults + tally.faults("sound", waveform is not None))
+    return replace(media, waveform=waveform, faults=media.faults + counts.faults("sound", waveform is not None))
 
 
-def _look(media: Media, picture: VideoStream, packets: Packets, settings: Features) -> Media:
-    picture.codec_context.thread_count = 1  # a decoder owns one CPU
+def _with_picture(media: Media, picture: VideoStream, packets: Packets, settings: Features) -> Media:
+    picture.codec_context.thread_count = 1  # because every decoder reserves one CPU
     total = frame_count(packets)
     rate = picture.average_rate or picture.guessed_rate
     fps = float(rate) if rate else None
@@ -143,16 +127,18 @@ def _look(media: Media, picture: VideoStream, packets: Packets, settings: Featur
         positions = clip_positions(total, settings.motion.frames, settings.motion.clips)
         clips = Squares(positions, settings.motion.size, settings.motion.resize)
     collectors = [collector for collector in (images, clips) if collector is not None]
-    cover, tally = Cover(total, fps or 25.0), Tally()
-    for _, frame in frames_at(picture, packets, cover.early, tally):
+    cover, counts = Cover(total, fps or 25.0), DecodingCounts()
+    for _, frame in frames_at(picture, packets, cover.early, counts):
         cover.consider(frame)
         if cover.found:
             break
-    for position, frame in frames_at(picture, packets, {place for one in collectors for place in one.wanted}, tally):
+    for position, frame in frames_at(
+        picture, packets, {position for collector in collectors for position in collector.wanted}, counts
+    ):
         for collector in collectors:
             collector.take(position, frame)
         cover.consider(frame)
-    media = replace(media, frames=total, fps=fps, faults=media.faults + tally.faults("picture", cover.best is not None))
+    media = replace(media, frames=total, fps=fps, faults=media.faults + counts.faults("picture", cover.best is not None))
     if cover.best is None:
         return media
     width, height = displayed(cover.best)

@@ -1,4 +1,4 @@
-"""What is kept of a video's picture: squares of sampled frames and clips, and a cover."""
+"""Which frames of a video are kept, and in which form: squares of sampled frames and clips, and a cover."""
 
 import io
 
@@ -7,16 +7,16 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-CONTRAST = 5.0  # standard deviation in grey levels (of 255) from which a frame is no longer nearly uniform
+MIN_CONTRAST = 5.0  # a frame with a smaller standard deviation, in grey levels of 0 to 255, counts as nearly uniform
 THUMBNAIL_WIDTH = 256
-STRIP = 8  # a picture that is more than so many times as long as it is wide is squeezed, or else it would not fit into memory
+MAX_ASPECT = 8  # the long side of a picture is squeezed to this multiple of the short side, so that strips fit into memory
 
 
 class Squares:
-    """Collects the frames at given positions as squares: the short side resized, then the centre cropped."""
+    """Collects the frames at the given positions as squares: the short side is resized, then the centre is cropped."""
 
     def __init__(self, positions: np.ndarray, size: int | None, resize: int | None) -> None:
-        assert size is not None, "the sizes come from the networks: see rows.resolved"
+        assert size is not None, "`rows.resolved` takes the sizes from the networks"
         self.positions, self.size, self.resize = positions, size, resize or size
         self.wanted = set(positions.ravel().tolist())
         self.taken: dict[int, np.ndarray] = {}
@@ -27,15 +27,15 @@ class Squares:
             self.taken[position] = self.square(frame)
 
     def square(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 [size, size, 3], upright"""
+        """The square of a frame, upright, uint8 [size, size, 3]."""
         short, size = min(frame.width, frame.height), self.size
-        width, height = (min(round(side * self.resize / short), STRIP * self.resize) for side in (frame.width, frame.height))
+        width, height = (min(round(side * self.resize / short), MAX_ASPECT * self.resize) for side in (frame.width, frame.height))
         pixels = self.reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         left, top = (width - size) // 2, (height - size) // 2
         return upright(pixels[top : top + size, left : left + size], frame)
 
     def stack(self) -> np.ndarray | None:
-        """[*positions, size, size, 3]; a position that was not decoded repeats the last one before it (or else the first)."""
+        """uint8 [*positions, size, size, 3]. A position that was not decoded repeats the last one before it, or else the first."""
         if not self.taken:
             return None
         known = np.array(sorted(self.taken))
@@ -45,14 +45,14 @@ class Squares:
 
 
 def even_positions(total: int, count: int) -> np.ndarray:
-    """The middle frames of `count` equal parts of a video of `total` frames; where there are fewer, each repeats as often."""
+    """The middle frames of `count` equal parts of a video of `total` frames. In a shorter video, frames are repeated evenly."""
     return ((np.arange(count) + 0.5) * total / count).astype(int)
 
 
 def clip_positions(total: int, frames: int, clips: int) -> np.ndarray:
-    """[clips, frames]: consecutive frames around the middles of `clips` equal parts of a video of `total` frames.
+    """Consecutive frames around the middles of `clips` equal parts of a video of `total` frames, int [clips, frames].
 
-    Clips that would be the same are taken once; a video that is shorter than a clip is one slow clip.
+    Equal clips are taken once. A video that is shorter than a clip becomes one slow clip.
     """
     if total <= frames:
         return even_positions(total, frames)[None]
@@ -62,9 +62,10 @@ def clip_positions(total: int, frames: int, clips: int) -> np.ndarray:
 
 
 class Cover:
-    """Chooses the first frame of the first two seconds that is not nearly uniform, four looks a second.
+    """Chooses the cover: of four frames per second in the first two seconds, the first that is not nearly uniform.
 
-    When all of those are (a fade from black), the other frames that are decoded anyway are tried, and the most contrasted one wins.
+    If all of them are (a fade from black), the other frames that are decoded anyway are tried, and the one with the most contrast
+    is taken.
     """
 
     def __init__(self, total: int, fps: float) -> None:
@@ -75,7 +76,7 @@ class Cover:
 
     @property
     def found(self) -> bool:
-        return self.contrast >= CONTRAST
+        return self.contrast >= MIN_CONTRAST
 
     def consider(self, frame: VideoFrame) -> None:
         if self.found:
@@ -86,7 +87,7 @@ class Cover:
 
 
 def thumbnail(frame: VideoFrame) -> bytes:
-    """A JPEG of the whole frame, upright, at most `THUMBNAIL_WIDTH` wide as displayed."""
+    """A JPEG of the whole frame, upright, at most `THUMBNAIL_WIDTH` pixels wide as displayed."""
     scale = min(1, THUMBNAIL_WIDTH / displayed(frame)[0])
     width, height = (max(1, round(side * scale)) for side in (frame.width, frame.height))
     pixels = upright(frame.reformat(width, height, "rgb24", threads=1).to_ndarray(), frame)
@@ -101,5 +102,5 @@ def displayed(frame: VideoFrame) -> tuple[int, int]:
 
 
 def upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turned as the file says that it is to be shown: phones store portrait videos lying on their side."""
+    """The pixels, rotated as the file says, because phones store portrait videos on their side."""
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

@@ -1,6 +1,7 @@
-"""What the private/public network sees of a media file: frames spread evenly, and the log-mel spectrograms of equal slices.
+"""The inputs of the private/public network: evenly spread frames of a media file, and the log-mel spectrograms of equal slices.
 
-Kept compact, as bytes in Arrow rows: frames as uint8 RGB, spectrograms as float16. Plain functions of Arrow tables, without torch.
+Both are kept compact, as bytes in Arrow rows: the frames as uint8 RGB, the spectrograms as float16. The functions work on Arrow
+tables, without torch.
 """
 
 import logging
@@ -12,7 +13,7 @@ from rayrec.config import AudioFeatures, Features, ImageFeatures, PrivatePublic
 from rayrec.features import audio
 from rayrec.features.media import decode
 
-# `frames` and `sound` are null where a video has none; `error` is set, and nothing else, where a file yielded nothing.
+# `frames` and `sound` are null for a video that has none. `error` is set, and both are null, where nothing could be read.
 INPUTS = pa.schema(
     [
         ("video_id", pa.string()),
@@ -30,13 +31,13 @@ log = logging.getLogger(__name__)
 
 
 def read_inputs(rows: pa.Table, settings: PrivatePublic) -> pa.Table:
-    """Rows of (video_id, uri, role, label) -> rows of INPUTS."""
-    found = [_one(uri, settings) for uri in rows["uri"].to_pylist()]
+    """Decode rows of (video_id, uri, role, label) into rows of INPUTS."""
+    found = [_decoded_inputs(uri, settings) for uri in rows["uri"].to_pylist()]
     columns = {name: pa.array([row.get(name) for row in found], INPUTS.field(name).type) for name in ("error", "frames", "sound")}
     return pa.table({name: rows[name] for name in ("video_id", "role", "label")} | columns, schema=INPUTS)
 
 
-def _one(uri: str, settings: PrivatePublic) -> dict[str, str | bytes | None]:
+def _decoded_inputs(uri: str, settings: PrivatePublic) -> dict[str, str | bytes | None]:
     wanted = Features(image=ImageFeatures(frames=settings.frames, size=settings.size), motion=None, audio=AudioFeatures())
     assert wanted.audio is not None
     try:
@@ -44,11 +45,11 @@ def _one(uri: str, settings: PrivatePublic) -> dict[str, str | bytes | None]:
         sound = None if media.waveform is None else sound_slices(media.waveform, wanted.audio.sample_rate, settings)
     except decode.DecodeError as error:
         return {"error": str(error)}
-    except Exception as error:  # whatever one strange file does, the others go on
+    except Exception as error:  # whatever happens with one strange file, the others go on
         log.exception("%s can't be decoded", uri)
         return {"error": f"unexpected {type(error).__name__}: {error}"}
     if media.images is None and sound is None:
-        return {"error": "it holds neither a picture nor sound of any length"}
+        return {"error": "it has neither a picture nor sound of any length"}
     return {
         "frames": None if media.images is None else media.images.tobytes(),
         "sound": None if sound is None else sound.tobytes(),
@@ -56,10 +57,10 @@ def _one(uri: str, settings: PrivatePublic) -> dict[str, str | bytes | None]:
 
 
 def sound_slices(waveform: np.ndarray, sample_rate: int, settings: PrivatePublic) -> np.ndarray | None:
-    """float16 [slices, bands, width]: the spectrogram cut into equal slices, each stretched or averaged to `width` columns.
+    """The spectrogram cut into equal slices, each stretched or averaged to `width` columns: float16 [slices, bands, width].
 
-    One spectrogram is made and then cut, so that a slice that is shorter than a window still has columns. None for a sound that
-    is shorter than one window.
+    One spectrogram is computed and then cut, so that a slice that is shorter than a window still has columns. None for a sound
+    that is shorter than one window.
     """
     if len(waveform) < int(WINDOW_S * sample_rate):
         return None
@@ -69,7 +70,7 @@ def sound_slices(waveform: np.ndarray, sample_rate: int, settings: PrivatePublic
 
 
 def mean_columns(spectrogram: np.ndarray, count: int) -> np.ndarray:
-    """[bands, n] -> [bands, count]: the mean of the columns that each of `count` equal parts touches, repeated where n < count."""
+    """[bands, n] -> [bands, count]: the mean of the columns that each of `count` equal parts overlaps."""
     n = spectrogram.shape[1]
     starts, ends = np.arange(count) * n // count, -(-np.arange(1, count + 1) * n // count)
     sums = np.concatenate([np.zeros((len(spectrogram), 1)), spectrogram.cumsum(axis=1, dtype=np.float64)], axis=1)
@@ -77,5 +78,5 @@ def mean_columns(spectrogram: np.ndarray, count: int) -> np.ndarray:
 
 
 def shapes(settings: PrivatePublic) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of the frames and of the sound of one video."""
+    """The shapes of the frames and of the sound of one video."""
     return (settings.frames, settings.size, settings.size, 3), (settings.frames, settings.bands, settings.width)

@@ -1,4 +1,4 @@
-"""The default world's tables against what they promise; its clips are in test_world_media.py."""
+"""The default world's tables against what they promise; its clips are in test_media.py."""
 
 import numpy as np
 import pandas as pd

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from rayrec.config import Features, ImageFeatures, MotionFeatures
-from rayrec.features.media.decode import DecodeError, decode, locate
-from rayrec.features.media.frames import clip_positions, even_positions
+from rayrec.features.media.decode import DecodeError, decode
 from tests.features.clips import RATE, cut, numbered, tone, turned, write_clip
 
 
@@ -36,26 +35,6 @@ def test_frames_and_clips_are_spread_evenly(tmp_path: Path, small: Features) -> 
     assert media.images[:, 20, 20, 0] == pytest.approx([grey_of(at, 30) for at in (5, 15, 25)], abs=3)
     for clip, start in zip(media.clips, (5, 20), strict=True):
         assert clip[:, 20, 20, 0] == pytest.approx([grey_of(start + at, 30) for at in range(4)], abs=3)
-
-
-@pytest.mark.parametrize(
-    ("total", "count", "expected"), [(100, 4, [12, 37, 62, 87]), (3, 3, [0, 1, 2]), (1, 4, [0, 0, 0, 0]), (2, 4, [0, 0, 1, 1])]
-)
-def test_even_positions(total: int, count: int, expected: list[int]) -> None:
-    assert even_positions(total, count).tolist() == expected
-
-
-def test_clips_sit_in_the_middles_of_equal_parts() -> None:
-    assert clip_positions(10, 4, 1).tolist() == [[3, 4, 5, 6]]
-    assert clip_positions(100, 16, 3)[:, 0].tolist() == [8, 42, 75]
-    assert clip_positions(20, 16, 3)[:, 0].tolist() == [0, 2, 4]  # they overlap where they must
-    assert clip_positions(17, 16, 4)[:, 0].tolist() == [0, 1]  # there are no more than two
-
-
-def test_a_video_shorter_than_a_clip_is_slowed_down() -> None:
-    assert clip_positions(4, 8, 3).tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
-    assert clip_positions(3, 5, 1).tolist() == [[0, 0, 1, 2, 2]]
-    assert clip_positions(1, 3, 2).tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize(("fps", "most", "expected"), [(1, 8, 5), (0.4, 8, 2), (0.01, 8, 1), (2, 8, 8), (100, 999, 60)])
@@ -194,7 +173,6 @@ def test_any_filesystem_will_do(tmp_path: Path, small: Features) -> None:
     assert (local.images == remote.images).all()
     assert (local.waveform == remote.waveform).all()
     assert (local.clips == uri.clips).all()
-    assert locate("memory://clips/a.mp4")[0] is locate("memory://clips/b.mp4")[0]
 
 
 def test_real_clips_agree_with_ffmpeg(real_videos: list[Path]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rayrec.features.media.frames import clip_positions, even_positions
-from rayrec.features.media.packets import Packets, Tally, decoded, frames_at
+from rayrec.features.media.packets import DecodingCounts, Packets, decoded, frames_at
 
 FRAMES = 72
 WANTED = [{0}, {FRAMES - 1}, {30, 31, 32, 50}, {7, 23, 24, 25, 47, 48, 49, 71}, {11, 12, 35, 36, 59, 60}]
@@ -47,15 +47,15 @@ def check(path: Path, wanted: set[int]) -> tuple[int, int]:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         packets: Packets = [packet for packet in container.demux(stream) if packet.size]
-        everything = list(decoded(stream, packets, Tally()))
-        tally = Tally()
-        found = list(frames_at(stream, packets, wanted, tally))
+        everything = list(decoded(stream, packets, DecodingCounts()))
+        counts = DecodingCounts()
+        found = list(frames_at(stream, packets, wanted, counts))
     assert [position for position, _ in found] == sorted(wanted)
     for position, frame in found:
         assert frame.pts == everything[position].pts
         assert (frame.to_ndarray() == everything[position].to_ndarray()).all(), position
-    assert tally.failures == []
-    return tally.tried, len(packets)
+    assert counts.failures == []
+    return counts.tried, len(packets)
 
 
 @pytest.mark.parametrize(

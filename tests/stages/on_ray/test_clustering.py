@@ -24,7 +24,7 @@ def inertia(vectors: np.ndarray, centres: np.ndarray) -> float:
     return sum(((vectors[labels == label] - vectors[labels == label].mean(axis=0)) ** 2).sum() for label in np.unique(labels))
 
 
-def test_matches_the_single_node(ray_cluster, monkeypatch, vectors):
+def test_matches_the_single_node(ray_cluster: str, monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray) -> None:
     import ray.data
 
     from rayrec.stages.on_ray.clustering import cluster
