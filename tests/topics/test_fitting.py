@@ -20,12 +20,12 @@ from rayrec.training.callbacks import Epoch, Progress, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker
 from rayrec.training.trainer import DivergedError, Trainer
 from rayrec.workspace.checkpoint import Checkpoint
-from tests.fixtures.topics import SMALL, Little, little_world
+from tests.fixtures.topics import SMALL, LittleWorld, little_world
 
 CPU = torch.device("cpu")
 
 
-def z_of(representation: Representation, world: Little) -> np.ndarray:
+def z_of(representation: Representation, world: LittleWorld) -> np.ndarray:
     contents = representation.contents(world.catalog, world.vectors, None)
     return encode(representation.encoders, contents, np.arange(world.catalog.num_rows), CPU, 64)
 
@@ -42,7 +42,7 @@ def test_z_tells_the_classes_of_new_videos_apart_better_than_before_training() -
 
 
 @pytest.mark.parametrize("title_encoder", ["bag", "transformer"])
-def test_the_same_seed_gives_the_same_z_and_leaves_torchs_own_seed_alone(little: Little, title_encoder: str) -> None:
+def test_the_same_seed_gives_the_same_z_and_leaves_torchs_own_seed_alone(little: LittleWorld, title_encoder: str) -> None:
     settings = SMALL.model_copy(update={"epochs": 2, "title_encoder": title_encoder})
     torch.manual_seed(5)
     before = torch.rand(1)
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_z_and_leaves_torchs_own_seed_alone(little:
     assert not np.array_equal(first, z_of(train_representation(little.catalog, little.vectors, None, settings, 4), little))
 
 
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(little: Little, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(little: LittleWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "Trainer", partial(Trainer, checkpoint_s=1e-9))
     settings = SMALL.model_copy(update={"epochs": 6, "batch_size": 12})
     whole = z_of(train_representation(little.catalog, little.vectors, None, settings, 0), little)
@@ -77,7 +77,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(little: Little, tmp_pat
     assert np.array_equal(z_of(resumed, little), whole)
 
 
-def test_the_losses_of_three_workers_add_up_to_that_of_one(little: Little) -> None:
+def test_the_losses_of_three_workers_add_up_to_that_of_one(little: LittleWorld) -> None:
     """Also in the last batch, which is incomplete, and with videos that have no class or no tags."""
     catalog = little.catalog.slice(0, 151)
     column = catalog.schema.get_field_index("primary_class")
@@ -99,12 +99,12 @@ def test_the_losses_of_three_workers_add_up_to_that_of_one(little: Little) -> No
     np.testing.assert_allclose(together, losses(SINGLE), rtol=1e-5)
 
 
-def test_a_loss_that_is_no_number_is_refused(little: Little) -> None:
+def test_a_loss_that_is_no_number_is_refused(little: LittleWorld) -> None:
     with pytest.raises(DivergedError, match=r"lower topics\.learning_rate"):
         train_representation(little.catalog, little.vectors, None, SMALL.model_copy(update={"learning_rate": 1e30}), 0)
 
 
-def test_pretrained_layers_have_their_own_rate(little: Little) -> None:
+def test_pretrained_layers_have_their_own_rate(little: LittleWorld) -> None:
     found = Representation.start(little.catalog, little.vectors, None, SMALL, 0)
     groups = fitting.parameter_groups(MMoE(found.encoders, {"primary_class": 4}, SMALL), SMALL)
     assert [group["lr"] for group in groups] == [SMALL.learning_rate]
