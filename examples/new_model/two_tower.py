@@ -15,7 +15,7 @@ from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.layers import ClickedMean
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import of_candidates
+from rayrec.ranking.sequences import apply_to_candidates
 
 
 class TwoTower(RankingModel):
@@ -36,7 +36,7 @@ class TwoTower(RankingModel):
         """Click logits [B, N]."""
         x = self.inputs(batch)
         user_BS = self.user(self.clicked.request(x))
-        items_BNS = of_candidates(self.item, x)  # computed once for each distinct video of the batch
+        items_BNS = apply_to_candidates(self.item, x)  # computed once for each distinct video of the batch
         return self.clicked(x, self.bias + (items_BNS @ user_BS[..., None]).squeeze(-1))
 
 
