@@ -1,1 +1,1 @@
-"""Neural rankers: the batch contract, the fields, the layers, and one file a model."""
+"""Neural rankers: embedding, layers, one file for each model, and the scorer that evaluation and serving share."""

@@ -1,11 +1,11 @@
-"""Fields as vectors: the part that all models share.
+"""Embeds fields as vectors: the part that all models share.
 
-An item is embedded once a batch, however often it stands among the candidates and in the histories: `distinct` finds the items, the
-fields of each are looked up and embedded, and all else gathers from that small matrix. The vectors of all vocabularies of a table
-are one parameter with sparse gradients, so that a step costs the same whatever the size of the vocabularies.
+An item is embedded once in a batch, however often it occurs among the candidates and in the histories: `unique_rows` finds the
+items, the fields of each are looked up and embedded, and everything else gathers from that small matrix. The vectors of all
+vocabularies of a table are one parameter with sparse gradients, so that a step costs the same whatever the vocabularies' sizes.
 
 Shapes: B requests, N candidates, H history, U distinct items of a batch, F fields, W values of all fields of a row, M modalities,
-D embedding, E all fields of an item side by side, R all fields of a request (user and context) side by side.
+D embedding, E all fields of an item concatenated, R all fields of a request (user and context) concatenated.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from torch.nn import functional
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
-from rayrec.ranking.gathering import distinct, gather, weighted_sum
+from rayrec.ranking.gathering import gather, unique_rows, weighted_sum
 
 INITIAL_DEVIATION = 0.05
 
 
 class EmbeddingTable(nn.Module):
-    """The vocabularies of several fields as one matrix [values of all, dim + 1]; the last column holds the values' weights.
+    """The vocabularies of several fields as one matrix [number of all values, dim + 1]; its last column holds the values' weights.
 
-    `values` are the rows of a field table: [rows, W], the fields' values side by side, each field's counted from its own offset.
+    `values` are the rows of a field table, [rows, W]: the values of all fields, concatenated, each field's counted from its offset.
     """
 
-    sparse = True  # `LazyAdam` and `exchange_gradients` go by it
+    sparse = True  # tells `LazyAdam` and `exchange_gradients` that the gradients are sparse
     values: torch.Tensor
     floor_W: torch.Tensor
     start_F: torch.Tensor
@@ -44,18 +44,18 @@ class EmbeddingTable(nn.Module):
         offsets = torch.tensor([0, *(sizes[name] for name in self.names)]).cumsum(0)
         self.offset = dict(zip(self.names, offsets.tolist(), strict=False))
         starts = torch.tensor([0, *widths]).cumsum(0)
-        self.columns = dict(zip(self.names, pairwise(starts.tolist()), strict=True))  # name -> (first, behind the last) of W
+        self.columns = dict(zip(self.names, pairwise(starts.tolist()), strict=True))  # name -> (first, behind the last) column of W
         values = torch.cat([column + offset for column, offset in zip(wide, offsets, strict=False)], 1)
         self.register_buffer("values", values.to(torch.int32), persistent=False)
-        # A value counts when it is above its field's padding; all of a categorical field do.
+        # A value counts when it is above its field's padding. All values of a categorical field count.
         floor = [offset if column.ndim == 2 else -1 for column, offset in zip(columns.values(), offsets.tolist(), strict=False)]
         self.register_buffer("floor_W", torch.tensor(floor).repeat_interleave(torch.tensor(widths)).int(), persistent=False)
         self.register_buffer("start_F", starts[:-1].int(), persistent=False)
         self.register_buffer("member_WF", torch.eye(len(widths)).repeat_interleave(torch.tensor(widths), 0), persistent=False)
-        self.weight = nn.Parameter(_small(int(offsets[-1]), dim))
+        self.weight = nn.Parameter(_initial_vectors(int(offsets[-1]), dim))
 
     def forward(self, rows_U: torch.Tensor, hidden: str = "", dropout: float = 0.0) -> torch.Tensor:
-        """Vectors and weights [U, F, dim + 1] of rows; in a share `dropout` of them the value of the field `hidden` is unknown."""
+        """Vectors and weights [U, F, dim + 1] of rows. While training, a share `dropout` of the rows has field `hidden` unknown."""
         values_UW = self.values[rows_U]
         if hidden in self.offset and dropout and self.training:
             unknown_U = torch.rand(len(values_UW), device=values_UW.device) < dropout
@@ -63,7 +63,7 @@ class EmbeddingTable(nn.Module):
         return self.embed(values_UW)
 
     def embed(self, values_UW: torch.Tensor) -> torch.Tensor:
-        """The same for values that need not come from the table."""
+        """Vectors and weights [U, F, dim + 1] of values that need not come from the table."""
         mask_UW = (values_UW > self.floor_W).to(self.weight.dtype)
         share_UW = mask_UW / ((mask_UW @ self.member_WF).clamp(min=1) @ self.member_WF.T)
         rows, width = values_UW.shape
@@ -74,21 +74,21 @@ class EmbeddingTable(nn.Module):
         return bags.view(rows, len(self.names), self.dim + 1)
 
     def values_of(self, name: str, rows: torch.Tensor) -> torch.Tensor:
-        """A multi-valued field's values, counted from 0 (padding), for rows [...]: int64 [..., values]."""
+        """The values of a multi-valued field, 0 for padding, in rows [...]: int64 [..., values]."""
         return self.values[:, slice(*self.columns[name])][rows].long() - self.offset[name]
 
 
 class FieldEmbedding(nn.Module):
-    """Looks rows of a `FieldTable` up and embeds each field; the table sits beside the weights, on their device.
+    """Looks up rows of a `FieldTable` and embeds each field. The table is kept beside the weights, on the same device.
 
-    A categorical value is one vector, a multi-valued field the mean of its values' vectors, a number a multiple of its field's
-    vector (SOURCES B, "Fields"), a modality vector a learned projection. Value 0 (unknown, padding) of a multi-valued field counts
-    for nothing; value 0 of a categorical field has a vector of its own. Each field has a weight too, of which linear models, FM
-    and the wide part are made. The categorical field `ids` is unknown in a share `id_dropout` of the rows while training, so that
-    the rest of the model learns to do without it.
+    A categorical value has one vector, a multi-valued field the mean of its values' vectors, a number a multiple of its field's
+    vector (as in Hasama & Li, see docs/papers.md), and a modality vector a learned projection. Value 0 (unknown, padding) of a
+    multi-valued field counts for nothing; value 0 of a categorical field has its own vector. Each field also has a weight, which
+    linear models, FM and the wide part use. While training, the categorical field `ids` is unknown in a share `id_dropout` of the
+    rows, so that the rest of the model learns to do without it.
     """
 
-    numbers: torch.Tensor
+    numeric: torch.Tensor  # float32 [rows, numeric fields]
 
     def __init__(self, table: FieldTable, dim: int, topic_dim: int, ids: str, id_dropout: float, vectors: list[str]) -> None:
         super().__init__()
@@ -99,26 +99,26 @@ class FieldEmbedding(nn.Module):
         lookups = [EmbeddingTable({name: columns[name] for name in names}, table.sizes, size) for names, size in groups if names]
         self.lookups = nn.ModuleList(lookups)
         self.table_of = {name: lookup for lookup in lookups for name in lookup.names}
-        numbers = sorted(table.numeric)
-        if numbers:
-            self.register_buffer("numbers", torch.stack([table.numeric[name] for name in numbers], 1), persistent=False)
-            self.number_vectors = nn.Parameter(_small(len(numbers), dim))
+        numeric = sorted(table.numeric)
+        if numeric:
+            self.register_buffer("numeric", torch.stack([table.numeric[name] for name in numeric], 1), persistent=False)
+            self.number_vectors = nn.Parameter(_initial_vectors(len(numeric), dim))
         self.projections = nn.ModuleDict({name: Projection(table.vectors[name], dim) for name in vectors})
         self.rows = len(table.ids)
-        self.names = [name for names, _ in groups for name in names] + numbers + vectors
-        self.size = sum(len(names) * size for names, size in groups) + (len(numbers) + len(vectors)) * dim
+        self.names = [name for names, _ in groups for name in names] + numeric + vectors
+        self.size = sum(len(names) * size for names, size in groups) + (len(numeric) + len(vectors)) * dim
 
     def forward(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows to their fields' vectors side by side [U, size] and the sum of their fields' weights [U]."""
+        """The vectors of all fields of each row, concatenated [U, size], and the sum of their weights [U]."""
         parts = [lookup(rows_U, self.ids, self.id_dropout) for lookup in self.lookups]
-        if hasattr(self, "numbers"):
-            parts.append(self.numbers[rows_U].unsqueeze(-1) * self.number_vectors)
+        if hasattr(self, "numeric"):
+            parts.append(self.numeric[rows_U].unsqueeze(-1) * self.number_vectors)
         parts += [projection(rows_U)[:, None] for projection in self.projections.values()]
-        return side_by_side(parts)
+        return concatenate_fields(parts)
 
 
 class Projection(nn.Module):
-    """A modality's vectors and their learned projection to [dim + 1]; a video without the modality has zeros."""
+    """The vectors of a modality and a learned projection of them to [dim + 1]; a video without the modality has zeros."""
 
     vectors: torch.Tensor
 
@@ -126,17 +126,18 @@ class Projection(nn.Module):
         super().__init__()
         self.register_buffer("vectors", vectors, persistent=False)
         self.linear = nn.Linear(vectors.shape[1], dim + 1, bias=False)
-        self.linear.weight = nn.Parameter((_small(vectors.shape[1], dim).T / vectors.shape[1] ** 0.5).contiguous())
+        self.linear.weight = nn.Parameter((_initial_vectors(vectors.shape[1], dim).T / vectors.shape[1] ** 0.5).contiguous())
 
     def forward(self, rows_U: torch.Tensor) -> torch.Tensor:
         return self.linear(self.vectors[rows_U])
 
 
 class Fusion(nn.Module):
-    """Several modalities as one content vector (SOURCES B): attention over those that the video has.
+    """Fuses several modalities into one content vector by attention over those that the video has.
 
-    `attention`: scores w^T tanh(W m) of the modalities alone. `user_attention`: scores q^T m / sqrt(D) with a query from the
-    request's fields, so that different users look at different sides of a video. Content of a video without any is zeros.
+    Hasama & Li, "Attention-based Multimodal Feature Representation Model for Micro-video Recommendation". `attention` has the
+    scores w^T tanh(W m) of the modalities m alone. `user_attention` has the scores q^T m / sqrt(D) with a query q from the fields
+    of the request, so that each user attends to other aspects of a video. A video without any modality has zeros.
     """
 
     def __init__(self, items: FieldTable, names: list[str], dim: int, request_size: int, guided: bool) -> None:
@@ -146,26 +147,27 @@ class Fusion(nn.Module):
         self.score = None if guided else nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))
 
     def project(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The projected modalities [U, M, dim + 1] and which of them are there [U, M]."""
-        there = [(projection.get_buffer("vectors")[rows_U] != 0).any(-1) for projection in self.projections]
-        return torch.stack([projection(rows_U) for projection in self.projections], 1), torch.stack(there, 1)
+        """The projected modalities [U, M, dim + 1] and the mask of those that each video has, bool [U, M]."""
+        masks = [(projection.get_buffer("vectors")[rows_U] != 0).any(-1) for projection in self.projections]
+        return torch.stack([projection(rows_U) for projection in self.projections], 1), torch.stack(masks, 1)
 
-    def forward(self, modalities: torch.Tensor, there: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:
-        """[..., M, dim + 1] and the mask [..., M] to [..., dim + 1]; the query [..., dim] is for user_attention."""
+    def forward(self, modalities: torch.Tensor, mask: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:
+        """The fused modalities [..., M, dim + 1] with mask [..., M]: [..., dim + 1]. user_attention has a query [..., dim]."""
         vectors = modalities[..., :-1]
         if query is None:
             assert self.score is not None
             scores = self.score(vectors).squeeze(-1)
         else:
             scores = (vectors * query.unsqueeze(-2)).sum(-1) * vectors.shape[-1] ** -0.5
-        shares = masked_softmax(scores, there)
+        shares = masked_softmax(scores, mask)
         return (shares.unsqueeze(-1) * modalities).sum(-2)
 
 
 class Inputs(nn.Module):
-    """All fields of a batch, embedded. `topic_dim` and `dim` are the sizes of vectors; FM and the like need them to be equal.
+    """Embeds all fields of a batch.
 
-    `request_size` and `item_size` are R and E; `request_fields` and `item_fields` name the fields in the vectors' order.
+    Vectors of topics have `topic_dim` numbers, all others `dim`; FM and similar models need both to be equal. `request_size` and
+    `item_size` are R and E, and `request_fields` and `item_fields` name the fields in the order of their vectors.
     """
 
     def __init__(self, settings: Ranker, tables: Tables, dim: int, topic_dim: int | None = None) -> None:
@@ -188,16 +190,16 @@ class Inputs(nn.Module):
     def forward(self, batch: Batch) -> "Embedded":
         request_BR, request_weight_B = self._request(batch)
         rows_BX = torch.cat([batch.candidates, batch.history], 1)
-        rows_U, index_BX = distinct(rows_BX, self.items.rows)
+        rows_U, index_BX = unique_rows(rows_BX, self.items.rows)
         items_UE, weight_U = self.items(rows_U)
         content = None
         if self.fusion is not None:
-            modalities, there = self.fusion.project(rows_U)
+            modalities, mask = self.fusion.project(rows_U)
             if self.fusion.query is None:
-                vectors_UD, weights_U = side_by_side([self.fusion(modalities, there, None)[:, None]])
+                vectors_UD, weights_U = concatenate_fields([self.fusion(modalities, mask, None)[:, None]])
                 items_UE, weight_U = torch.cat([items_UE, vectors_UD], 1), weight_U + weights_U
             else:
-                content = Content(self.fusion, modalities, there, self.fusion.query(request_BR))
+                content = Content(self.fusion, modalities, mask, self.fusion.query(request_BR))
         candidates = batch.candidates.shape[1]
         index_BN, index_BH = index_BX[:, :candidates], index_BX[:, candidates:]
         return Embedded(self.dim, request_BR, request_weight_B, items_UE, weight_U, index_BN, index_BH, batch.history > 0, content)
@@ -207,40 +209,40 @@ class Inputs(nn.Module):
         if self.context is None:
             return vectors, weights
         offsets = batch.context.new_tensor(list(self.context.offset.values()))
-        more, more_weights = side_by_side([self.context.embed((batch.context + offsets).int())])
+        more, more_weights = concatenate_fields([self.context.embed((batch.context + offsets).int())])
         return torch.cat([vectors, more], 1), weights + more_weights
 
 
 @dataclass
 class Content:
-    """What `user_attention` needs to fuse the modalities of an item as a user sees them."""
+    """What `user_attention` needs to fuse the modalities of an item for each user."""
 
     fusion: Fusion
     modalities: torch.Tensor  # [U, M, D + 1]
-    there: torch.Tensor  # bool [U, M]
+    mask: torch.Tensor  # bool [U, M], which modalities a video has
     query_BD: torch.Tensor
 
     def of(self, index_BX: torch.Tensor) -> torch.Tensor:
-        """[B, X, D + 1]"""
-        return self.fusion(gather(self.modalities, index_BX), self.there[index_BX], self.query_BD[:, None])
+        """The content of items, and its weight: [B, X, D + 1]."""
+        return self.fusion(gather(self.modalities, index_BX), self.mask[index_BX], self.query_BD[:, None])
 
 
 @dataclass
 class Embedded:
-    """A batch's fields as vectors. What a model does not ask for is not made."""
+    """The fields of a batch as vectors. The properties are computed when a model asks for them."""
 
     dim: int  # D
     request_BR: torch.Tensor
     request_weight_B: torch.Tensor  # the sum of the fields' weights
     items_UE: torch.Tensor
     item_weight_U: torch.Tensor
-    index_BN: torch.Tensor  # in U
-    index_BH: torch.Tensor
+    index_BN: torch.Tensor  # of each candidate, in U
+    index_BH: torch.Tensor  # of each click, in U
     mask_BH: torch.Tensor  # bool: not padding
     content: Content | None
 
     def fields(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Fields side by side [..., F * D] apart [..., F, D]; for models whose fields are of one size."""
+        """Concatenated fields [..., F * D] as separate ones [..., F, D], for models whose fields are all of one size."""
         return vectors.unflatten(-1, (-1, self.dim))
 
     @cached_property
@@ -250,13 +252,13 @@ class Embedded:
 
     @cached_property
     def clicked_BHE(self) -> torch.Tensor:
-        """The vectors of the clicked videos; what stands at padding means nothing (`mask_BH`)."""
+        """The vectors of the clicked videos. Those of padding are arbitrary; `mask_BH` leaves them out."""
         vectors = gather(self.items_UE, self.index_BH)
         return vectors if self.content is None else torch.cat([vectors, self.content.of(self.index_BH)[..., :-1]], -1)
 
     @cached_property
     def mean_clicked_BE(self) -> torch.Tensor:
-        """The mean of the clicked videos' vectors, zeros without clicks; [B, H, E] is not made for it."""
+        """The mean of the clicked videos' vectors, zeros without clicks; computed without a tensor [B, H, E]."""
         share_BH = self.mask_BH / self.mask_BH.sum(1, keepdim=True).clamp(min=1)
         mean = weighted_sum(self.items_UE, self.index_BH, share_BH)
         if self.content is None:
@@ -271,19 +273,19 @@ class Embedded:
         return weight_BN if self.content is None else weight_BN + self.content.of(self.index_BN)[..., -1]
 
 
-def masked_softmax(scores: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Over the last dimension, among what is there; zeros where nothing is."""
-    return torch.softmax(scores.masked_fill(~there, -1e4), -1) * there
+def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The softmax over the last dimension among the unmasked entries; zeros where all are masked out."""
+    return torch.softmax(scores.masked_fill(~mask, -1e4), -1) * mask
 
 
-def side_by_side(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fields [U, F, dim + 1] of each part to all vectors [U, sum of F * dim] and the sum of all weights [U]."""
+def concatenate_fields(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vectors of all parts [U, F, dim + 1], concatenated [U, sum of F * dim], and the sum of all weights [U]."""
     vectors = torch.cat([part[..., :-1].flatten(1) for part in parts], 1)
     return vectors, torch.cat([part[..., -1] for part in parts], 1).sum(1)
 
 
-def _small(count: int, dim: int) -> torch.Tensor:
-    """Small random vectors with weights of zero."""
+def _initial_vectors(count: int, dim: int) -> torch.Tensor:
+    """Small random vectors with weights of zero: [count, dim + 1]."""
     vectors = torch.zeros(count, dim + 1)
     nn.init.normal_(vectors[:, :-1], std=INITIAL_DEVIATION)
     return vectors

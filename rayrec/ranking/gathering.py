@@ -1,7 +1,8 @@
-"""Rows of a matrix by number, many of them often, with gradients that are quick on a CPU and the same in every run.
+"""Gathers rows of a matrix by index, many of them often, with gradients that are fast on a CPU and the same in every run.
 
-Backwards, gathering is a sum over all places at which a row was used. torch adds them one by one; here the places are sorted by row
-and each row's gradients summed in one piece, which on a CPU is two to four times as fast (`docs/lab-notes.md`).
+The gradient of a row is the sum over all positions at which the row was used. torch adds these one by one. Here the positions are
+sorted by row, and the gradients of each row are summed in one piece, which is two to four times as fast on a CPU
+(`docs/lab-notes.md`).
 """
 
 from typing import Any
@@ -12,8 +13,8 @@ from torch.nn.functional import embedding_bag
 from rayrec.training.optimizers import sort_rows
 
 
-def distinct(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The different row numbers among `rows` (all below `count`), ascending, and the place of each of `rows` among them."""
+def unique_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct row indices among `rows` (all below `count`), ascending, and the position of each of `rows` among them."""
     if count > 64 * rows.numel():
         return torch.unique(rows, return_inverse=True)
     seen = torch.zeros(count, dtype=torch.bool, device=rows.device)
@@ -21,15 +22,15 @@ def distinct(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
     return seen.nonzero().squeeze(1), (seen.cumsum(0) - 1)[rows]
 
 
-def gather(matrix: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """matrix[place]: [U, ...] at int64 [...] to [..., ...]."""
-    rows, numbers = matrix.reshape(len(matrix), -1), place.flatten()
-    found = rows.index_select(0, numbers) if matrix.is_cuda else _Gather.apply(rows, numbers)
-    return found.view(*place.shape, *matrix.shape[1:])
+def gather(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """matrix[index]: the rows of [U, ...] at int64 [...], which is [..., ...]."""
+    rows, flat_index = matrix.reshape(len(matrix), -1), index.flatten()
+    found = rows.index_select(0, flat_index) if matrix.is_cuda else _Gather.apply(rows, flat_index)
+    return found.view(*index.shape, *matrix.shape[1:])
 
 
 def weighted_sum(matrix_UX: torch.Tensor, index_BH: torch.Tensor, weight_BH: torch.Tensor) -> torch.Tensor:
-    """The sum over h of weight[b, h] * matrix[place[b, h]]: [B, X]; [B, H, X] is not made. The weights get no gradient."""
+    """The sum over h of weight[b, h] * matrix[index[b, h]]: [B, X], without a tensor [B, H, X]. The weights get no gradient."""
     if matrix_UX.is_cuda:
         return embedding_bag(index_BH, matrix_UX, mode="sum", per_sample_weights=weight_BH)
     return _WeightedSum.apply(matrix_UX, index_BH, weight_BH)
@@ -37,33 +38,33 @@ def weighted_sum(matrix_UX: torch.Tensor, index_BH: torch.Tensor, weight_BH: tor
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrix: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(place)
+    def forward(ctx: Any, matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index)
         ctx.rows = len(matrix)
-        return matrix.index_select(0, place)
+        return matrix.index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        order, start_U = _places_by_row(ctx.saved_tensors[0], ctx.rows)
+        order, start_U = _positions_by_row(ctx.saved_tensors[0], ctx.rows)
         return embedding_bag(order, gradient, start_U, mode="sum"), None
 
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrix: torch.Tensor, place: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(place, weight)
+    def forward(ctx: Any, matrix: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index, weight)
         ctx.rows = len(matrix)
-        return embedding_bag(place, matrix, mode="sum", per_sample_weights=weight)
+        return embedding_bag(index, matrix, mode="sum", per_sample_weights=weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        place, weight = ctx.saved_tensors
-        order, start_U = _places_by_row(place.flatten(), ctx.rows)
-        line = order // place.shape[1]
+        index, weight = ctx.saved_tensors
+        order, start_U = _positions_by_row(index.flatten(), ctx.rows)
+        line = order // index.shape[1]
         return embedding_bag(line, gradient, start_U, mode="sum", per_sample_weights=weight.flatten()[order]), None, None
 
 
-def _places_by_row(place: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The places sorted by the row that they hold, and where each row's begin."""
-    counts = torch.bincount(place, minlength=rows)
-    return sort_rows(place)[1], counts.cumsum(0) - counts
+def _positions_by_row(index: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions in `index`, sorted by the row that they name, and where the positions of each row begin."""
+    counts = torch.bincount(index, minlength=rows)
+    return sort_rows(index)[1], counts.cumsum(0) - counts

@@ -1,5 +1,7 @@
-"""What the models are composed of. Shapes: B requests, N candidates, V values, R / C sizes of a request / a candidate, F / G fields
-of a request / a candidate, D embedding, E all fields of an item side by side.
+"""The layers of which models over fields are made.
+
+Shapes: B requests, N candidates, V values, R / C sizes of a request / a candidate, F / G fields of a request / a candidate,
+D embedding, E all fields of an item concatenated.
 """
 
 from itertools import combinations, pairwise
@@ -12,13 +14,13 @@ from rayrec.ranking.embedding import Embedded, Inputs
 
 
 def mlp(sizes: list[int], dropout: float) -> nn.Sequential:
-    """Layers of the given sizes, the first of which is the input's, and a last one of a single logit."""
+    """Layers of the given sizes, the first of which is that of the input, followed by a layer with a single logit."""
     hidden = [layer for before, after in pairwise(sizes) for layer in (nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout))]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
 
 
 class RequestMLP(nn.Module):
-    """An MLP over concat(request, candidate) whose first layer does the request's part once and broadcasts it over N candidates."""
+    """An MLP over concat(request, candidate). The first layer computes the request's part once, for all N candidates."""
 
     def __init__(self, request_size: int, candidate_size: int, hidden: list[int], dropout: float) -> None:
         super().__init__()
@@ -27,15 +29,15 @@ class RequestMLP(nn.Module):
         self.rest = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), *mlp(hidden, dropout))
 
     def forward(self, request_BR: torch.Tensor, candidate_BNC: torch.Tensor) -> torch.Tensor:
-        """To logits [B, N]."""
+        """The logits [B, N]."""
         return self.rest(self.request(request_BR)[:, None] + self.candidate(candidate_BNC)).squeeze(-1)
 
 
 class HistoryTop(nn.Module):
-    """The history's way into the last layer (`history_connection: top`).
+    """Connects the history to the last layer (`history_connection: top`).
 
-    A last linear layer over concat(hidden, history) is one over each, added: so this is a logit beside the network's own, and
-    models without an MLP have it too.
+    A last linear layer over concat(hidden, history) is the sum of a linear layer over each. So this layer gives a logit that is
+    added to the network's, and models without an MLP can have it too.
     """
 
     def __init__(self, size: int) -> None:
@@ -43,15 +45,15 @@ class HistoryTop(nn.Module):
         self.linear = nn.Linear(size, 1, bias=False)
 
     def forward(self, history: torch.Tensor) -> torch.Tensor:
-        """[B, X] to [B, 1], or [B, N, X] to [B, N]."""
+        """The logits [B, 1] of a history [B, X], or [B, N] of histories [B, N, X]."""
         logit = self.linear(history)
         return logit if history.ndim == 2 else logit.squeeze(-1)
 
 
 class ClickedMean(nn.Module):
-    """The clicked videos as the mean of each of their fields' vectors, which enters where `history_connection` says.
+    """The mean of the clicked videos' vectors, field by field. `history_connection` says where it enters the model.
 
-    At the input: as further fields of the request, whose size with them is `request_size`. At the top: see `HistoryTop`.
+    At the input, the means are further fields of the request; `request_size` includes them. For the top, see `HistoryTop`.
     """
 
     def __init__(self, settings: Ranker, inputs: Inputs) -> None:
@@ -61,18 +63,18 @@ class ClickedMean(nn.Module):
         self.top = HistoryTop(inputs.item_size) if settings.history_at_top else None
 
     def request(self, x: Embedded) -> torch.Tensor:
-        """The request's fields [B, R]."""
+        """The fields of the request [B, R]."""
         return torch.cat([x.request_BR, x.mean_clicked_BE], 1) if self.at_input else x.request_BR
 
     def forward(self, x: Embedded, logits_BN: torch.Tensor) -> torch.Tensor:
-        """The logits [B, N], with what the history adds to them at the top."""
+        """The logits [B, N], to which the history is added where it is connected at the top."""
         return logits_BN if self.top is None else logits_BN + self.top(x.mean_clicked_BE)
 
 
-def all_pairs(request_BFD: torch.Tensor, candidates_BNFD: torch.Tensor) -> torch.Tensor:
-    """The sum of the dot products of all pairs of fields of request and candidate together [B, N].
+def pairwise_dot_products(request_BFD: torch.Tensor, candidates_BNFD: torch.Tensor) -> torch.Tensor:
+    """The sum of the dot products of all pairs among the fields of request and candidate [B, N].
 
-    In linear time, and what concerns the request alone once: Rendle, "Factorization Machines" (2010), lemma 3.1.
+    It takes linear time (Rendle, "Factorization Machines", 2010, lemma 3.1), and the request's part is computed once.
     """
     total_BND = request_BFD.sum(1, keepdim=True) + candidates_BNFD.sum(2)
     squares_BN = request_BFD.square().sum((1, 2))[:, None] + candidates_BNFD.square().sum((2, 3))
@@ -80,11 +82,11 @@ def all_pairs(request_BFD: torch.Tensor, candidates_BNFD: torch.Tensor) -> torch
 
 
 class PairAttention(nn.Module):
-    """The elementwise products of all pairs of fields, pooled by attention.
+    """Pools the elementwise products of all pairs of fields by attention.
 
-    Xiao et al., "Attentional Factorization Machines" (2017), eq. 4-5: sum of a_ij (v_i * v_j) over i < j, where a is the softmax
-    over all pairs of h^T ReLU(W (v_i * v_j) + b); dropout on a, as in the authors' code. Pairs within the request are made and
-    scored once; those with a candidate, B N (F G + G^2 / 2) of them, take D + attention_size numbers each.
+    Xiao et al., "Attentional Factorization Machines" (2017), eq. 4-5: the sum of a_ij (v_i * v_j) over i < j, where a is the
+    softmax over all pairs of h^T ReLU(W (v_i * v_j) + b), with dropout on a as in the authors' code. Pairs within the request are
+    computed and scored once. The B N (F G + G^2 / 2) pairs with a candidate take D + attention_size numbers each.
     """
 
     def __init__(self, dim: int, attention_size: int, dropout: float) -> None:
@@ -93,24 +95,24 @@ class PairAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, request_BFD: torch.Tensor, candidates_BNGD: torch.Tensor) -> torch.Tensor:
-        """To [B, N, D]."""
-        within_BPD = products(request_BFD)
+        """The pooled products [B, N, D]."""
+        within_BPD = pairwise_products(request_BFD)
         across_BNQD = (request_BFD[:, None, :, None] * candidates_BNGD[:, :, None]).flatten(2, 3)
-        others_BNQD = torch.cat([across_BNQD, products(candidates_BNGD)], 2)
+        others_BNQD = torch.cat([across_BNQD, pairwise_products(candidates_BNGD)], 2)
         within_BN1P = self.score(within_BPD).mT[:, None].expand(-1, others_BNQD.shape[1], -1, -1)
         shares = self.dropout(torch.softmax(torch.cat([within_BN1P, self.score(others_BNQD).mT], -1), -1))
         of_within, of_others = shares.split([within_BPD.shape[1], others_BNQD.shape[2]], -1)
         return of_within.squeeze(2) @ within_BPD + (of_others @ others_BNQD).squeeze(2)
 
 
-def products(fields: torch.Tensor) -> torch.Tensor:
-    """The elementwise products of all pairs of fields: [..., F, D] to [..., F (F - 1) / 2, D]."""
+def pairwise_products(fields: torch.Tensor) -> torch.Tensor:
+    """The elementwise products of all pairs of the fields [..., F, D]: [..., F (F - 1) / 2, D]."""
     pairs = list(combinations(fields.unbind(-2), 2))
     return torch.stack([one * other for one, other in pairs], -2) if pairs else fields[..., :0, :]
 
 
 def value_counts(values_BX: torch.Tensor, size: int) -> torch.Tensor:
-    """How often each value below `size` stands in a row, as float32 [B, size]; value 0 is not counted."""
+    """How often each value below `size` occurs in a row: float32 [B, size]. Value 0 is not counted."""
     counts_BK = torch.zeros(values_BX.shape[0], size, device=values_BX.device)
     counts_BK.scatter_add_(1, values_BX, (values_BX > 0).float())
     return counts_BK

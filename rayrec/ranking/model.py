@@ -1,4 +1,4 @@
-"""What every ranker is: logits for the candidates of a batch, the loss that trains them, and the optimizer that does."""
+"""The interface of every ranker: logits for the candidates of a batch, the loss to train on, and the optimizer."""
 
 from abc import ABC, abstractmethod
 
@@ -13,11 +13,11 @@ from rayrec.training.optimizers import LazyAdam
 
 
 class NoOptions(Section):
-    """Of a model that `ranker` alone describes."""
+    """The options of a model that the section `ranker` describes completely."""
 
 
 class RankingModel(nn.Module, ABC):
-    """The base of `models/`. `Options` are the settings that a model alone has: the mapping `ranker.options` of the config."""
+    """The base class of all models. `Options` are the settings that only this model has, `ranker.options` in the config."""
 
     Options: type[Section] = NoOptions
 
@@ -30,9 +30,10 @@ class RankingModel(nn.Module, ABC):
         """Click logits [B, N]."""
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """What training makes small, for each request [B]: the mean log loss of its candidates. `batch` has labels."""
+        """The loss that training minimises, for each request [B]: the mean log loss of its candidates. `batch` has labels."""
         assert batch.labels is not None
         return binary_cross_entropy_with_logits(self(batch), batch.labels, reduction="none").mean(1)
 
     def optimizer(self, settings: Training) -> torch.optim.Optimizer:
+        """A new optimizer for the parameters of this model."""
         return LazyAdam(self.parameters(), settings.learning_rate, settings.weight_decay)

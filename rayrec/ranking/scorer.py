@@ -28,6 +28,7 @@ from rayrec.ranking.model import RankingModel
 from rayrec.workspace.files import read_whole, write_whole
 
 CPU = torch.device("cpu")
+RETRAIN = "run `rayrec train` again, and `rayrec publish` where the ranker is served"
 SCORER = "ranker.json"  # written last, so that a folder which has it is complete
 
 
@@ -48,6 +49,8 @@ class SavedRanker(Section):
 
 @dataclass
 class Scorer:
+    """A model with the encoders and tables that turn ids into its inputs."""
+
     settings: Ranker
     user_encoder: FieldEncoder
     item_encoder: FieldEncoder
@@ -95,12 +98,12 @@ class Scorer:
         wanted = [*encoder.vocabularies, *encoder.scales, *encoder.vector_scales]
         for name in wanted:
             if name not in table.column_names:
-                raise DataError(f"the ranker was trained with {name!r} of each video, which is not there now; train again")
+                raise DataError(f"the ranker was trained with {name!r} of each video, which is not there now; {RETRAIN}")
         refuse_not_finite(table, "video_id", wanted)
         for name, (means, _) in encoder.vector_scales.items():
             size = pc.max(pc.list_value_length(table[name])).as_py()
             if size is not None and size != len(means):
-                raise DataError(f"the ranker was trained with {len(means)} numbers in {name!r}, which has {size} now; train again")
+                raise DataError(f"the ranker was trained with {len(means)} numbers in {name!r}, which has {size} now; {RETRAIN}")
         items = encoder.encode(table)
         scorer = Scorer.build(self.settings, self.user_encoder, encoder, self.context_encoder, self.users, items)
         scorer.model.load_state_dict(self.model.state_dict())
@@ -182,9 +185,6 @@ class Scorer:
             if len(latest):
                 padded[row, -len(latest) :] = latest
         return padded
-
-
-RETRAIN = "run `rayrec train` again, and `rayrec publish` where the ranker is served"
 
 
 def _read_saved(fs: pafs.FileSystem, path: str) -> SavedRanker:

@@ -1,7 +1,7 @@
-"""What the models of interests are composed of: histories without holes and by sessions, recurrence, attention, the CTR layer.
+"""The layers of models that read the history as a sequence: sessions, recurrence, attention and the layer that predicts the click.
 
 Shapes: B requests, N candidates, H history, S sessions, L clicks of a session, T states of any sequence, E all fields of an item
-side by side, A first hidden layer of an attention, X a state or an interest.
+concatenated, A first hidden layer of an attention, X a state or an interest.
 """
 
 from dataclasses import replace
@@ -20,45 +20,50 @@ MINUTE_MS = 60_000
 
 
 def compacted(x: Embedded) -> Embedded:
-    """The same batch with the clicks in front, in their order, and the holes behind; cut to the batch's longest history."""
+    """The same batch with all clicks in front, in the same order, and the gaps behind; cut to the longest history of the batch."""
     longest = max(1, int(x.mask_BH.sum(1).max()))
     order_BH = (~x.mask_BH).byte().argsort(dim=1, stable=True)[:, :longest]
     return replace(x, index_BH=x.index_BH.gather(1, order_BH), mask_BH=x.mask_BH.gather(1, order_BH))
 
 
-def sessions(x: Embedded, at_BH: torch.Tensor, gap_minutes: float, most: int, length: int) -> Embedded:
-    """The same batch with the clicks by session (Feng et al., DSIN, 2019): H = S * L places, empty ones among them.
+def split_sessions(x: Embedded, at_BH: torch.Tensor, gap_minutes: float, max_sessions: int, length: int) -> Embedded:
+    """The same batch with its clicks arranged by session (Feng et al., DSIN, 2019): H = S * L slots, some of which are empty.
 
-    A session ends where the next click comes more than `gap_minutes` later. The `length` latest clicks of each of the `most` latest
-    sessions stay. The newest session comes first, in it the newest click, so that what is there stands in front of what is not.
+    A session ends where the next click comes more than `gap_minutes` later. The `length` latest clicks of each of the
+    `max_sessions` latest sessions are kept. The newest session comes first, and in it the newest click, so that empty slots follow
+    filled ones.
     """
     mask_BH, at_BH = x.mask_BH.flip(1), at_BH.flip(1)
     order_BH = (~mask_BH).byte().argsort(dim=1, stable=True)
     mask_BH, at_BH = mask_BH.gather(1, order_BH), at_BH.gather(1, order_BH)
     new_BH = nn.functional.pad(at_BH[:, :-1] - at_BH[:, 1:] > gap_minutes * MINUTE_MS, (1, 0))
-    session_BH, number_BH = new_BH.cumsum(1), torch.arange(at_BH.shape[1], device=at_BH.device).expand_as(at_BH)
-    position_BH = number_BH - (number_BH * new_BH).cummax(1).values
-    kept_BH = mask_BH & (session_BH < most) & (position_BH < length)
-    slot_BH = torch.where(kept_BH, session_BH * length + position_BH, most * length)  # one more slot, for what is left out
+    session_BH, click_BH = new_BH.cumsum(1), torch.arange(at_BH.shape[1], device=at_BH.device).expand_as(at_BH)
+    position_BH = click_BH - (click_BH * new_BH).cummax(1).values  # of the click in its session
+    kept_BH = mask_BH & (session_BH < max_sessions) & (position_BH < length)
+    slots = max_sessions * length
+    slot_BH = torch.where(kept_BH, session_BH * length + position_BH, slots)  # all clicks to leave out share one more slot
 
-    def place(values_BH: torch.Tensor) -> torch.Tensor:
-        return values_BH.new_zeros(len(values_BH), most * length + 1).scatter_(1, slot_BH, values_BH)[:, :-1]
+    def into_slots(values_BH: torch.Tensor) -> torch.Tensor:
+        return values_BH.new_zeros(len(values_BH), slots + 1).scatter_(1, slot_BH, values_BH)[:, :-1]
 
-    return replace(x, index_BH=place(x.index_BH.flip(1).gather(1, order_BH)), mask_BH=place(kept_BH))
+    return replace(x, index_BH=into_slots(x.index_BH.flip(1).gather(1, order_BH)), mask_BH=into_slots(kept_BH))
 
 
-def of_clicks(layer: nn.Module, x: Embedded) -> torch.Tensor:
-    """`layer` of the clicked videos [B, H, out], once for each distinct video where its vector is the same for all users."""
+def apply_to_clicks(layer: nn.Module, x: Embedded) -> torch.Tensor:
+    """The output of `layer` for the clicked videos [B, H, out].
+
+    It is computed once for each distinct video, unless fusion gives a video another vector for each user.
+    """
     return gather(layer(x.items_UE), x.index_BH) if x.content is None else layer(x.clicked_BHE)
 
 
-def of_candidates(layer: nn.Module, x: Embedded) -> torch.Tensor:
-    """The same of the candidates [B, N, out]."""
+def apply_to_candidates(layer: nn.Module, x: Embedded) -> torch.Tensor:
+    """The output of `layer` for the candidates [B, N, out], computed as for clicks."""
     return gather(layer(x.items_UE), x.index_BN) if x.content is None else layer(x.candidates_BNE)
 
 
-def recur(layer: nn.RNNBase, sequence_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """The outputs of a recurrent layer at each step; `mask_BT` says how long each sequence is. Behind its end they are zeros."""
+def run_rnn(layer: nn.RNNBase, sequence_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """The outputs of a recurrent layer at each step. `mask_BT` marks the steps of each sequence; later outputs are zeros."""
     lengths = mask_BT.sum(1).clamp(min=1).cpu()
     packed = nn.utils.rnn.pack_padded_sequence(sequence_BTX, lengths, batch_first=True, enforce_sorted=False)
     output, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=mask_BT.shape[1])
@@ -66,22 +71,22 @@ def recur(layer: nn.RNNBase, sequence_BTX: torch.Tensor, mask_BT: torch.Tensor) 
 
 
 class BilinearAttention(nn.Module):
-    """The share of each state in the interest in a candidate: the softmax of h^T W c over the states h."""
+    """Weighs the states of a sequence by their relevance for a candidate c: the softmax of h^T W c over the states h."""
 
     def __init__(self, state_size: int, candidate_size: int) -> None:
         super().__init__()
         self.linear = nn.Linear(candidate_size, state_size, bias=False)
 
     def forward(self, candidates_BNE: torch.Tensor, states_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        """[B, N, T]"""
+        """The weights [B, N, T]."""
         return masked_softmax(self.linear(candidates_BNE) @ states_BTX.mT, mask_BT[:, None])
 
 
 class AUGRU(nn.Module):
     """A GRU whose update gates are scaled by weights (Zhou et al., DIEN, 2019).
 
-    Under a weight of 0 the state stays as it is, and under a weight of 1 this is a GRU, so that with a mask for weights it passes
-    over holes. `nn.GRU` would need packed sequences for those, whose backward is several times slower on a CPU.
+    A weight of 0 leaves the state as it is, and with a weight of 1 this is a GRU. So with a mask as weights it skips gaps.
+    `nn.GRU` would need packed sequences for that, whose backward pass is several times slower on a CPU.
     """
 
     def __init__(self, size: int) -> None:
@@ -90,7 +95,7 @@ class AUGRU(nn.Module):
         self.gates, self.new = nn.Linear(size, 2 * size), nn.Linear(size, size)
 
     def forward(self, inputs_BTX: torch.Tensor, weights_BNT: torch.Tensor) -> list[torch.Tensor]:
-        """The state [B, N, X] after each of T steps; it begins with zeros."""
+        """The states [B, N, X] after each of T steps, starting from zeros."""
         size = inputs_BTX.shape[-1]
         gates_BTY, new_BTX = self.input(inputs_BTX).split([2 * size, size], -1)
         weights_BNT1 = weights_BNT.to(inputs_BTX.dtype)[..., None]
@@ -103,7 +108,10 @@ class AUGRU(nn.Module):
 
 
 class InterestMLP(nn.Module):
-    """The CTR layer: an MLP over concat(request, candidate, interest); `history_connection` says where the interest enters."""
+    """Predicts the click with an MLP over concat(request, candidate, interest).
+
+    `history_connection` says where the interest enters.
+    """
 
     def __init__(self, settings: Ranker, inputs: Inputs, interest_size: int) -> None:
         super().__init__()
@@ -113,17 +121,17 @@ class InterestMLP(nn.Module):
         self.at_input = settings.history_at_input
 
     def forward(self, x: Embedded, interest_BNX: torch.Tensor) -> torch.Tensor:
-        """To logits [B, N]."""
+        """The logits [B, N]."""
         candidates = torch.cat([x.candidates_BNE, interest_BNX], -1) if self.at_input else x.candidates_BNE
         logits_BN = self.mlp(x.request_BR, candidates)
         return logits_BN if self.top is None else logits_BN + self.top(interest_BNX)
 
 
 class ActivationUnit(nn.Module):
-    """How much each click says about each candidate: an MLP over [c, k, c - k, c * k] (Zhou et al., DIN, 2018, figure 2).
+    """Scores the relevance of each click k for each candidate c: an MLP over [c, k, c - k, c * k] (DIN, 2018, Figure 2).
 
-    Its first layer is W_c c + W_k k + W_d (c - k) + W_p (c * k) = (W_c + W_d) c + (W_k - W_d) k + W_p (c * k): the first term is
-    made once a candidate, the second once a click, and only the third for every pair.
+    Its first layer is W_c c + W_k k + W_d (c - k) + W_p (c * k) = (W_c + W_d) c + (W_k - W_d) k + W_p (c * k). The first term is
+    computed once for each candidate, the second once for each click, and only the third for every pair.
     """
 
     def __init__(self, size: int, hidden: list[int], activation: str) -> None:
@@ -136,15 +144,15 @@ class ActivationUnit(nn.Module):
         self.rest = nn.Sequential(*layers, active(), nn.Linear(hidden[-1], 1))
 
     def forward(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor) -> torch.Tensor:
-        """To [B, N, H]."""
+        """The scores [B, N, H]."""
         pairs_BNHA = self.product(c_BNX[:, :, None] * k_BHX[:, None])
-        # In place, for this is a large matrix, and nobody else's.
+        # In place, because this tensor is large and nothing else uses it.
         pairs_BNHA.add_(self.click(k_BHX)[:, None]).add_(self.candidate(c_BNX)[:, :, None])
         return self.rest(pairs_BNHA).squeeze(-1)
 
 
 class PReLU(nn.Module):
-    """`nn.PReLU()`, several times faster on a CPU."""
+    """The same as `nn.PReLU()`, but several times faster on a CPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +164,7 @@ class PReLU(nn.Module):
 
 
 class _PReLU(torch.autograd.Function):
-    """As the leaky ReLU of the slope's value, whose kernels are vectorised."""
+    """Computes PReLU as a leaky ReLU, whose kernels are vectorised."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
@@ -170,6 +178,6 @@ class _PReLU(torch.autograd.Function):
         of_x = torch.ops.aten.leaky_relu_backward(gradient, x, ctx.slope, False)
         if abs(1 - ctx.slope) < 0.01:
             return of_x, torch.dot(gradient.flatten(), x.clamp(max=0).flatten())
-        # g x sums to P + N over the positive and the negative x, of_x x to P + slope N: two dot products make no large matrix.
+        # g x sums to P + N over positive and negative x, and of_x x to P + slope N. Dot products need no large temporary tensor.
         sums = torch.dot(gradient.flatten(), x.flatten()), torch.dot(of_x.flatten(), x.flatten())
         return of_x, (sums[0] - sums[1]) / (1 - ctx.slope)

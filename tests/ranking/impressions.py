@@ -1,7 +1,8 @@
-"""Batches for the tests of models, and batches taken apart: an impression's fields as plain numbers, for references in loops."""
+"""Makes batches for the tests of models, and takes batches apart into plain numbers, for reference formulas in loops."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from rayrec.ranking.scorer import Scorer
 HOUR_MS = 3_600_000
 
 
-def untrained(name: str, data: RankingData, settings: Ranker, spread: float = 0.0, **options) -> Scorer:
-    """With a `spread`, all weights are random: some models begin at zero."""
+def untrained(name: str, data: RankingData, settings: Ranker, spread: float = 0.0, **options: Any) -> Scorer:
+    """An untrained scorer. With a `spread`, all weights are random, because some models start with weights of zero."""
     torch.manual_seed(0)
     scorer = Scorer.untrained(settings.model_copy(update={"model": name, "options": options}), data)
     for parameter in scorer.model.parameters() if spread else ():
@@ -27,9 +28,9 @@ def untrained(name: str, data: RankingData, settings: Ranker, spread: float = 0.
 
 
 def requests(data: RankingData, settings: Ranker, candidates: int) -> Batch:
-    """A full history, one with a hole, one of a single click, none; an unknown user; unknown videos among the candidates."""
+    """Histories that are full, have a gap, have one click or none; an unknown user; unknown videos among the candidates."""
     rng, length, items = np.random.default_rng(2), settings.history_length, len(data.items.ids)
-    there = torch.arange(length) >= torch.tensor([0, 0, length - 1, length, 2])[:, None]
+    filled = torch.arange(length) >= torch.tensor([0, 0, length - 1, length, 2])[:, None]
     hidden = torch.zeros(5, length, dtype=torch.bool)
     hidden[1, 2] = True
     shown = torch.from_numpy(rng.integers(1, items, (5, candidates)))
@@ -37,8 +38,8 @@ def requests(data: RankingData, settings: Ranker, candidates: int) -> Batch:
     return Batch(
         user=torch.tensor([1, 2, 3, 4, 0]),
         at=torch.full((5,), length * HOUR_MS),
-        history=torch.from_numpy(rng.integers(1, items, (5, length))) * (there & ~hidden),
-        history_at=torch.arange(length) * HOUR_MS * there,
+        history=torch.from_numpy(rng.integers(1, items, (5, length))) * (filled & ~hidden),
+        history_at=torch.arange(length) * HOUR_MS * filled,
         context=torch.from_numpy(rng.integers(0, list(data.context_encoder.sizes.values()), (5, len(data.context_encoder.fields)))),
         candidates=shown,
         labels=torch.from_numpy(rng.integers(0, 2, (5, candidates))).float(),
@@ -47,7 +48,7 @@ def requests(data: RankingData, settings: Ranker, candidates: int) -> Batch:
 
 @dataclass
 class Impression:
-    request: list[float]  # the fields of user and context, side by side
+    request: list[float]  # the fields of user and context, concatenated
     clicked: list[list[float]]  # of each clicked video its fields
     mean: list[float]  # of them; zeros without clicks
     candidate: list[float]
@@ -55,7 +56,7 @@ class Impression:
 
 
 def taken_apart(inputs: Inputs, batch: Batch) -> Iterator[tuple[tuple[int, int], Impression]]:
-    """Each (b, n) of a batch with its impression, embedded by `inputs`, which has tests of its own."""
+    """Each (b, n) of a batch with its impression, embedded by `inputs`, which other tests check."""
     x = inputs(batch)
     for b, n in np.ndindex(*batch.candidates.shape):
         clicked = [x.clicked_BHE[b, h].tolist() for h, row in enumerate(batch.history[b]) if row]

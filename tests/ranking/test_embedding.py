@@ -1,11 +1,13 @@
-"""Fields and batches as vectors, against their definitions written as loops."""
+"""Embedded fields and batches equal their definitions, written as loops."""
 
 import pytest
 import torch
 
+from rayrec.config import Ranker
 from rayrec.data.batches import Batch, batches
 from rayrec.data.fields import FieldTable
 from rayrec.data.history import HistoryGather
+from rayrec.data.loading import RankingData
 from rayrec.ranking.embedding import FieldEmbedding, Inputs, masked_softmax
 
 
@@ -29,7 +31,7 @@ def embedding_of(table: FieldTable, id_dropout: float = 0.0) -> FieldEmbedding:
     return embedding
 
 
-def test_each_kind_of_field_is_embedded_as_defined(table):
+def test_each_kind_of_field_is_embedded_as_defined(table: FieldTable) -> None:
     embedding = embedding_of(table).eval()
     lookup, topics = embedding.lookups
     kind, tags = lookup.weight[:3], lookup.weight[3:]
@@ -44,7 +46,7 @@ def test_each_kind_of_field_is_embedded_as_defined(table):
     )
     vectors, weights = embedding(torch.tensor([1, 3]))
     ends = [4, 9, 12, 17, 22]
-    expected = torch.tensor([value for place, value in enumerate(row.tolist()) if place not in ends])
+    expected = torch.tensor([value for index, value in enumerate(row.tolist()) if index not in ends])
     torch.testing.assert_close(vectors[0], expected)
     torch.testing.assert_close(weights[0], row[ends].sum())
     assert vectors[1, 4:8].tolist() == [0.0] * 4  # no tags at all
@@ -52,7 +54,7 @@ def test_each_kind_of_field_is_embedded_as_defined(table):
     assert embedding.size == vectors.shape[1]
 
 
-def test_ids_are_hidden_only_while_training(table):
+def test_ids_are_hidden_only_while_training(table: FieldTable) -> None:
     hiding, rows = embedding_of(table, id_dropout=1.0), torch.tensor([1, 2])
     seen, _ = hiding.train()(rows)
     assert torch.equal(seen[0, :4], seen[1, :4])
@@ -62,7 +64,7 @@ def test_ids_are_hidden_only_while_training(table):
     assert hiding.lookups[0].values[1, 0] == 1  # the table itself is as it was
 
 
-def test_gradients_name_the_rows_that_were_looked_up(table):
+def test_gradients_name_the_rows_that_were_looked_up(table: FieldTable) -> None:
     embedding = embedding_of(table)
     vectors, weights = embedding(torch.tensor([2, 2]))
     (vectors.sum() + weights.sum()).backward()
@@ -74,13 +76,13 @@ def test_gradients_name_the_rows_that_were_looked_up(table):
 
 
 @pytest.fixture
-def batch(data, settings) -> Batch:
+def batch(data: RankingData, settings: Ranker) -> Batch:
     gather = HistoryGather(data.clicks, settings.history_length, torch.device("cpu"))
     return next(iter(batches(data.test, gather, 20, torch.device("cpu"))))
 
 
 @pytest.mark.parametrize("fusion", ["concat", "attention", "user_attention"])
-def test_a_batch_is_its_rows_embedded_one_by_one(data, settings, batch, fusion):
+def test_a_batch_is_its_rows_embedded_one_by_one(data: RankingData, settings: Ranker, batch: Batch, fusion: str) -> None:
     torch.manual_seed(0)
     inputs = Inputs(settings.model_copy(update={"fusion": fusion}), data.tables, 4, 3).eval()
     for parameter in inputs.parameters():
@@ -116,6 +118,6 @@ def test_a_batch_is_its_rows_embedded_one_by_one(data, settings, batch, fusion):
             torch.testing.assert_close(x.clicked_BHE[b][x.mask_BH[b]], torch.stack(clicked), rtol=1e-4, atol=1e-5)
 
 
-def test_softmax_over_nothing_is_zeros():
+def test_softmax_over_nothing_is_zeros() -> None:
     shares = masked_softmax(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [False, False]]))
     assert shares.tolist() == [[1, 0], [0, 0]]

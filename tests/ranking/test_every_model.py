@@ -1,6 +1,7 @@
-"""What holds for every model, whatever its formula; `models.NAMES` says which there are."""
+"""Properties of every model in `models.NAMES`, whatever its formula."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ def prepared(raw: dict[str, pa.Table], settings: Ranker) -> RankingData:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_any_fields_do(raw, settings, name, variant):
+def test_any_fields_do(raw: dict[str, pa.Table], settings: Ranker, name: str, variant: str) -> None:
     settings = settings.model_copy(update=VARIANTS[variant])
     data = prepared(raw, settings)
     model = untrained(name, data, settings).model
@@ -49,7 +50,7 @@ def test_any_fields_do(raw, settings, name, variant):
     assert model.losses(batch).shape == (5,)
 
 
-def test_candidates_are_scored_alike_alone_and_together(raw, settings, name):
+def test_candidates_are_scored_alike_alone_and_together(raw: dict[str, pa.Table], settings: Ranker, name: str) -> None:
     settings = settings.model_copy(update=FULL)
     data = prepared(raw, settings)
     model = untrained(name, data, settings, spread=0.2).model.eval()
@@ -60,7 +61,7 @@ def test_candidates_are_scored_alike_alone_and_together(raw, settings, name):
     torch.testing.assert_close(model(alone).view_as(batch.candidates), model(batch), rtol=1e-4, atol=1e-5)
 
 
-def test_every_parameter_learns(raw, settings, name):
+def test_every_parameter_learns(raw: dict[str, pa.Table], settings: Ranker, name: str) -> None:
     settings = settings.model_copy(update=FULL)
     data = prepared(raw, settings)
     model = untrained(name, data, settings).model
@@ -69,7 +70,7 @@ def test_every_parameter_learns(raw, settings, name):
     assert still == []
 
 
-def test_an_unseen_video_is_scored_from_its_content(data, settings, name):
+def test_an_unseen_video_is_scored_from_its_content(data: RankingData, settings: Ranker, name: str) -> None:
     unseen = replace(
         data.items, categorical={**data.items.categorical, "video_id": torch.zeros(len(data.items.ids), dtype=torch.int64)}
     )
@@ -78,7 +79,7 @@ def test_an_unseen_video_is_scored_from_its_content(data, settings, name):
     assert (scores.std(1) > 1e-4).all()
 
 
-def test_a_saved_model_scores_as_before(data, settings, name, tmp_path):
+def test_a_saved_model_scores_as_before(data: RankingData, settings: Ranker, name: str, tmp_path: Path) -> None:
     scorer = untrained(name, data, settings, spread=0.2)
     scorer.save(pafs.LocalFileSystem(), str(tmp_path))
     loaded = Scorer.load(pafs.LocalFileSystem(), str(tmp_path))
@@ -86,7 +87,7 @@ def test_a_saved_model_scores_as_before(data, settings, name, tmp_path):
     assert torch.equal(scorer.model.eval()(batch), loaded.model.eval()(batch))
 
 
-def test_training_lowers_the_loss(data, settings, name):
+def test_training_lowers_the_loss(data: RankingData, settings: Ranker, name: str) -> None:
     model = untrained(name, data, settings).model
     training = Training(batch_size=100, learning_rate=0.01, weight_decay=0)
     optimizer, gather = model.optimizer(training), HistoryGather(data.clicks, settings.history_length, CPU)
@@ -103,12 +104,14 @@ def test_training_lowers_the_loss(data, settings, name):
     assert epochs[-1] < epochs[0] - 0.005
 
 
-def test_a_video_that_training_never_saw_is_scored_and_the_others_as_before(raw, settings, name):
+def test_a_video_that_training_never_saw_is_scored_and_the_others_as_before(
+    raw: dict[str, pa.Table], settings: Ranker, name: str
+) -> None:
     settings = settings.model_copy(update=FULL)
     scorer = untrained(name, prepared(raw, settings), settings, spread=0.2)
     items = join_items(raw["catalog"], raw["topics"], raw["vectors"], list(settings.modalities))
     new = items.slice(3, 1).set_column(0, "video_id", pa.array(["new"]))
-    grown = scorer.with_items(pa.concat_tables([new, items]))  # in front, so that all numbers move
+    grown = scorer.with_items(pa.concat_tables([new, items]))  # in front, so that all indices shift
     assert grown.item_ids == ["", "new", *scorer.item_ids[1:]]
     past, times, at = [np.array([3, 7, 4])], [np.array([1, 2, 3])], np.array([9])
     before = scorer.score(["u1"], past, times, at, np.arange(1, 41)[None])[0]

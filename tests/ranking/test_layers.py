@@ -1,14 +1,14 @@
-"""Layers against their definitions written as loops."""
+"""The layers equal their definitions, written as loops."""
 
 from itertools import combinations
 
 import pytest
 import torch
 
-from rayrec.ranking.layers import PairAttention, RequestMLP, all_pairs, value_counts
+from rayrec.ranking.layers import PairAttention, RequestMLP, pairwise_dot_products, value_counts
 
 
-def test_request_mlp_is_an_mlp_over_the_concatenation():
+def test_request_mlp_is_an_mlp_over_the_concatenation() -> None:
     torch.manual_seed(0)
     mlp = RequestMLP(3, 2, [5, 4], dropout=0.0)
     request, candidates = torch.randn(2, 3), torch.randn(2, 6, 2)
@@ -22,10 +22,10 @@ def test_request_mlp_is_an_mlp_over_the_concatenation():
             torch.testing.assert_close(out[b, n], mlp.rest(first)[0])
 
 
-def test_all_pairs_are_all_pairs():
+def test_dot_products_are_those_of_all_pairs() -> None:
     torch.manual_seed(0)
     request, candidates = torch.randn(2, 3, 4), torch.randn(2, 5, 2, 4)
-    out = all_pairs(request, candidates)
+    out = pairwise_dot_products(request, candidates)
     for b in range(2):
         for n in range(5):
             fields = [*request[b], *candidates[b, n]]
@@ -33,7 +33,7 @@ def test_all_pairs_are_all_pairs():
 
 
 @pytest.mark.parametrize(("request_fields", "candidate_fields"), [(3, 2), (1, 1)])
-def test_pair_attention_pools_all_pairs(request_fields, candidate_fields):
+def test_pair_attention_pools_all_pairs(request_fields: int, candidate_fields: int) -> None:
     torch.manual_seed(0)
     attention = PairAttention(4, 5, dropout=0.0)
     request, candidates = torch.randn(2, request_fields, 4), torch.randn(2, 3, candidate_fields, 4)
@@ -46,5 +46,5 @@ def test_pair_attention_pools_all_pairs(request_fields, candidate_fields):
             torch.testing.assert_close(out[b, n], pooled)
 
 
-def test_value_counts_leave_padding_out():
+def test_value_counts_leave_padding_out() -> None:
     assert value_counts(torch.tensor([[1, 1, 0], [0, 2, 0]]), 3).tolist() == [[0, 2, 0], [0, 0, 1]]

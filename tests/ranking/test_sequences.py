@@ -1,4 +1,4 @@
-"""The layers over histories against loops and against torch's own layers."""
+"""The layers over sequences equal loops, and torch's own layers."""
 
 import math
 from dataclasses import replace
@@ -6,17 +6,19 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rayrec.ranking.sequences import AUGRU, MINUTE_MS, PReLU, compacted, recur, sessions
+from rayrec.config import Ranker
+from rayrec.data.loading import RankingData
+from rayrec.ranking.sequences import AUGRU, MINUTE_MS, PReLU, compacted, run_rnn, split_sessions
 from tests.ranking.impressions import dot, requests, untrained
 
 
 def sessions_of(times: list[int], gap_minutes: float) -> list[list[int]]:
-    """The places of clicks by session, oldest first."""
+    """The indices of the clicks in each session, oldest first."""
     found: list[list[int]] = []
-    for place, time in enumerate(times):
-        if not place or time - times[place - 1] > gap_minutes * MINUTE_MS:
+    for click, time in enumerate(times):
+        if not click or time - times[click - 1] > gap_minutes * MINUTE_MS:
             found.append([])
-        found[-1].append(place)
+        found[-1].append(click)
     return found
 
 
@@ -25,7 +27,7 @@ def sigmoid(value: float) -> float:
 
 
 def _gru(of_input: list[float], of_state: list[float], state: list[float], weight: float) -> list[float]:
-    """From the six products (of reset, update, new) to the next state, by DIEN's convention: u is the share of the new."""
+    """The next state, from the products of the reset, update and new gates. As in DIEN, u is the share of the new state."""
     size = len(state)
     after = []
     for i in range(size):
@@ -46,7 +48,7 @@ def gru_step(layer: AUGRU, step: list[float], state: list[float], weight: float)
 
 
 def torch_gru_step(layer: nn.GRU | nn.GRUCell, step: list[float], state: list[float]) -> list[float]:
-    """torch's update gate is the share of the old state: 1 - u."""
+    """The update gate of torch is the share of the old state: 1 - u."""
     w_in, w_state, b_in, b_state = [parameter.detach().clone() for parameter in layer.parameters()]
     size = len(state)
     for tensor in (w_in, w_state, b_in, b_state):
@@ -54,36 +56,36 @@ def torch_gru_step(layer: nn.GRU | nn.GRUCell, step: list[float], state: list[fl
     return _gru(_products(w_in, b_in, step), _products(w_state, b_state, state), state, 1.0)
 
 
-def test_compacted_clicks_keep_their_order(data, settings):
+def test_compacted_clicks_keep_their_order(data: RankingData, settings: Ranker) -> None:
     model = untrained("din", data, settings).model
     x = model.inputs(requests(data, settings, 2))
     y = compacted(x)
     for b in range(5):
-        clicks = [place for place, there in zip(x.index_BH[b].tolist(), x.mask_BH[b].tolist(), strict=True) if there]
+        clicks = [index for index, kept in zip(x.index_BH[b].tolist(), x.mask_BH[b].tolist(), strict=True) if kept]
         assert y.index_BH[b, : len(clicks)].tolist() == clicks
         assert y.mask_BH[b].tolist() == [True] * len(clicks) + [False] * (y.mask_BH.shape[1] - len(clicks))
 
 
-def test_sessions_equal_a_loop_over_clicks(data, settings):
+def test_sessions_equal_a_loop_over_clicks(data: RankingData, settings: Ranker) -> None:
     settings = settings.model_copy(update={"history_length": 30})
     torch.manual_seed(3)
     x = untrained("din", data, settings).model.inputs(requests(data, settings, 2))
     times = torch.randint(0, 120, (5, 30)).sort().values * 10 * MINUTE_MS  # with gaps of just 20 minutes, too
     x = replace(x, mask_BH=x.mask_BH & (torch.rand(5, 30) < 0.8))
-    y = sessions(x, times, 20, 4, 3)
+    y = split_sessions(x, times, 20, 4, 3)
     assert y.mask_BH.any(1).tolist() == x.mask_BH.any(1).tolist()
     for b in range(5):
         clicks = [h for h in range(30) if x.mask_BH[b, h]]
         expected = []
         newest = sessions_of([times[b, h].item() for h in clicks], 20)[::-1][:4]
         for session in [*newest, *[[]] * (4 - len(newest))]:
-            kept = [x.index_BH[b, clicks[place]].item() for place in session[::-1][:3]]
+            kept = [x.index_BH[b, clicks[click]].item() for click in session[::-1][:3]]
             expected += kept + [None] * (3 - len(kept))
-        got = [place if there else None for place, there in zip(y.index_BH[b].tolist(), y.mask_BH[b].tolist(), strict=True)]
+        got = [index if kept else None for index, kept in zip(y.index_BH[b].tolist(), y.mask_BH[b].tolist(), strict=True)]
         assert got == expected
 
 
-def test_augru_equals_a_loop_and_stays_at_weight_0():
+def test_augru_equals_a_loop_and_stays_at_weight_0() -> None:
     torch.manual_seed(0)
     layer, inputs, weights = AUGRU(3), torch.randn(2, 5, 3), torch.rand(2, 4, 5)
     weights[:, :, 2] = 0
@@ -97,18 +99,18 @@ def test_augru_equals_a_loop_and_stays_at_weight_0():
     assert torch.equal(states[2], states[1])
 
 
-def test_recurrence_ends_with_each_sequence():
+def test_recurrence_ends_with_each_sequence() -> None:
     torch.manual_seed(0)
     layer, sequence = nn.LSTM(3, 2, batch_first=True, bidirectional=True), torch.randn(4, 6, 3)
     lengths = [6, 2, 0, 1]
-    output = recur(layer, sequence, torch.arange(6) < torch.tensor(lengths)[:, None])
+    output = run_rnn(layer, sequence, torch.arange(6) < torch.tensor(lengths)[:, None])
     for row, length in enumerate(lengths):
         if length:
             torch.testing.assert_close(output[row, :length], layer(sequence[row, :length])[0])
         assert not output[row, length:].any()
 
 
-def test_prelu_is_torchs_own():
+def test_prelu_is_torchs_own() -> None:
     torch.manual_seed(0)
     ours, theirs = PReLU(), nn.PReLU()
     results = []

@@ -1,14 +1,15 @@
 """`acf`: Chen et al., "Attentive Collaborative Filtering: Multimedia Recommendation with Item- and Component-Level Attention"
-(SIGIR 2017), as SOURCES B's baseline.
+(SIGIR 2017), the baseline of Hasama & Li.
 
 logit = (u + sum_l alpha_l p_l)^T v + the weights of all fields + b. u is the user's vector, v the candidate's, p_l the auxiliary
 vector of the clicked video l. Item-level attention alpha: the softmax over the clicked videos of
 w_1^T ReLU(W_1u u + W_1v v_l + W_1p p_l + W_1x x_l + b_1). Component-level attention makes the content x_l = sum_m beta_lm x_lm of
 the modalities m that the video has: beta is their softmax of w_2^T ReLU(W_2u u + W_2x x_lm + b_2).
 
-There vectors belong to ids, and BPR orders pairs of items. Here u, v and p are projections of all fields (a video's modalities
-among them), so that unseen users and videos have them too, and the loss is the log loss, as of all models. This attention is the
-fusion of the modalities, whatever `ranker.fusion` says. The scalar c added to each score is left out: a softmax takes no notice.
+In the paper, vectors belong to ids, and BPR orders pairs of items. Here u, v and p are projections of all fields (including a
+video's modalities), so that unseen users and videos have them too, and the loss is the log loss, as for all models. This attention
+fuses the modalities, whatever `ranker.fusion` says. The scalar c that the paper adds to each score is left out, since it does not
+change a softmax.
 
 Shapes: B requests, N candidates, H history, U distinct items, M modalities, D embedding, A attention_size.
 """
@@ -26,7 +27,7 @@ from rayrec.ranking.model import RankingModel
 
 
 class ACF(RankingModel):
-    modalities: torch.Tensor  # int64 [M], their places among the item's fields
+    modalities: torch.Tensor  # int64 [M], their indices among the item's fields
 
     class Options(Section):
         attention_size: Count = 16
@@ -39,10 +40,10 @@ class ACF(RankingModel):
         self.item = nn.Linear(self.inputs.item_size, 2 * dim, bias=False)  # v and p
         self.top = HistoryTop(dim) if settings.history_at_top else None
         self.bias = nn.Parameter(torch.zeros(()))
-        places = [self.inputs.item_fields.index(name) for name in sorted(tables.items.vectors)]
-        self.register_buffer("modalities", torch.tensor(places, dtype=torch.int64), persistent=False)
-        self.of_clicks = Attention(dim, (3 if places else 2) * dim, hidden)
-        self.of_components = Attention(dim, dim, hidden) if places else None
+        indices = [self.inputs.item_fields.index(name) for name in sorted(tables.items.vectors)]
+        self.register_buffer("modalities", torch.tensor(indices, dtype=torch.int64), persistent=False)
+        self.of_clicks = Attention(dim, (3 if indices else 2) * dim, hidden)
+        self.of_components = Attention(dim, dim, hidden) if indices else None
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
@@ -57,7 +58,7 @@ class ACF(RankingModel):
         return logits_BN if self.top is None else logits_BN + self.top(interest_BD)
 
     def _content(self, x: Embedded, user_BD: torch.Tensor) -> torch.Tensor:
-        """The content of the clicked videos as each user sees it [B, H, D]."""
+        """The content of the clicked videos for each user [B, H, D]."""
         assert self.of_components is not None
         components_UMD = x.fields(x.items_UE).index_select(1, self.modalities)
         components_BHMD = gather(components_UMD, x.index_BH)
@@ -67,7 +68,7 @@ class ACF(RankingModel):
 
 
 class Attention(nn.Module):
-    """Shares of the last of several dimensions by a hidden layer over concat(user, what is seen); 0 where there is nothing."""
+    """Weighs what a user sees by a hidden layer over concat(user, seen) and a softmax; masked entries get 0."""
 
     def __init__(self, user_size: int, seen_size: int, hidden: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Attention(nn.Module):
         self.seen = nn.Linear(seen_size, hidden, bias=False)
         self.score = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self, user: torch.Tensor, seen: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """User [..., 1, D], seen [..., X, S] and the mask [..., X] to shares [..., X]."""
+    def forward(self, user: torch.Tensor, seen: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The weights [..., X] of `seen` [..., X, S] for users [..., 1, D], with a mask [..., X]."""
         scores = self.score(torch.relu(self.user(user) + self.seen(seen))).squeeze(-1)
-        return masked_softmax(scores, there)
+        return masked_softmax(scores, mask)

@@ -1,8 +1,8 @@
 """`afm`: Xiao et al., "Attentional Factorization Machines: Learning the Weight of Feature Interactions via Attention Networks"
 (IJCAI 2017).
 
-logit = w_0 + the weights of all fields + p^T sum a_ij (v_i * v_j) (eq. 6), where attention a weighs the pairs of fields (eq. 4-5,
-`PairAttention`). The clicked videos enter as the means of each item field's vectors.
+logit = w_0 + the weights of all fields + p^T sum a_ij (v_i * v_j) (eq. 6), where the attention a weighs the pairs of fields
+(eq. 4-5, `PairAttention`). The clicked videos enter as the mean of the vectors of each item field.
 """
 
 import torch

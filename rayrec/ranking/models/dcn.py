@@ -1,8 +1,8 @@
-"""`dcn`: a cross network beside an MLP, both over all fields x_0 of request, clicked videos and candidate.
+"""`dcn`: a cross network in parallel with an MLP, both over all fields x_0 of request, clicked videos and candidate.
 
 Version 1: Wang et al., "Deep & Cross Network for Ad Click Predictions" (2017), eq. 3: x_(l+1) = x_0 (x_l^T w_l) + b_l + x_l.
 Version 2: Wang et al., "DCN V2" (2021), eq. 1: x_(l+1) = x_0 * (W_l x_l + b_l) + x_l; with `rank`, W_l = U_l V_l^T (eq. 2).
-The parallel structure: logit = w^T concat(x_L, h), h the MLP's last hidden layer, which is a logit of each, added.
+In the parallel structure logit = w^T concat(x_L, h), with h the MLP's last hidden layer; that is the sum of a logit of each.
 
 Shapes: B requests, N candidates, L layers, R / E sizes of a request / an item, X = R + E.
 """
@@ -23,9 +23,9 @@ from rayrec.ranking.model import RankingModel
 
 class DCN(RankingModel):
     class Options(Section):
-        version: Literal[1, 2] = 1  # SOURCES C compares with the first
+        version: Literal[1, 2] = 1  # Pu et al. (see docs/papers.md) compare with the first
         layers: Count = 3
-        rank: Count | None = None  # of version 2's matrices; None is full rank
+        rank: Count | None = None  # of the matrices of version 2; None is full rank
 
         @model_validator(mode="after")
         def _rank_of_a_matrix(self) -> "DCN.Options":
@@ -52,8 +52,8 @@ class DCN(RankingModel):
 class VectorCross(nn.Module):
     """Version 1, w^T x_L. By induction x_l = a_l x_0 + c_l, with a number a_l for each candidate and c_l = b_0 + ... + b_(l-1).
 
-    So all that the layers need of x_0 are its dot products with w_0 ... w_(L-1) and w: one thin matrix product, the request's part
-    of it once for all candidates.
+    So the layers need only the dot products of x_0 with w_0 ... w_(L-1) and w: one thin matrix product, whose part for the request
+    is computed once for all candidates.
     """
 
     def __init__(self, request_size: int, item_size: int, layers: int) -> None:
@@ -75,7 +75,7 @@ class VectorCross(nn.Module):
 
 
 class MatrixCross(nn.Module):
-    """Version 2, w^T x_L. Makes x_0 for each candidate: B N X numbers a layer."""
+    """Version 2, w^T x_L. It needs x_0 for each candidate: B N X numbers in each layer."""
 
     def __init__(self, size: int, layers: int, rank: int | None) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """`deepfm`: Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction" (2017).
 
-logit = FM + deep over the same field vectors. FM (eq. 2): the weights of all fields and the dot products of all pairs of them.
-Deep (eq. 3-4): an MLP over the fields side by side. The clicked videos enter as the means of each item field's vectors.
+logit = FM + deep, both over the same field vectors. FM (eq. 2) is the sum of the weights of all fields and of the dot products of
+all pairs of fields. Deep (eq. 3-4) is an MLP over the concatenated fields. The clicked videos enter as the mean of the vectors of
+each item field.
 
 Shapes: B requests, N candidates, R / E sizes of a request / an item.
 """
@@ -12,7 +13,7 @@ from rayrec.config import Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.layers import ClickedMean, RequestMLP, all_pairs
+from rayrec.ranking.layers import ClickedMean, RequestMLP, pairwise_dot_products
 from rayrec.ranking.model import RankingModel
 
 
@@ -26,5 +27,5 @@ class DeepFM(RankingModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
         request_BR = self.clicked.request(x)
-        pairs_BN = all_pairs(x.fields(request_BR), x.fields(x.candidates_BNE))
+        pairs_BN = pairwise_dot_products(x.fields(request_BR), x.fields(x.candidates_BNE))
         return self.clicked(x, x.linear_BN + pairs_BN + self.mlp(request_BR, x.candidates_BNE))

@@ -1,11 +1,11 @@
 """`din`: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction" (KDD 2018).
 
-The user's interest in a candidate is the sum of the clicked videos' vectors, each weighed by how much it says about the candidate:
-v(c) = sum over clicks k of a(k, c) k (eq. 3), a = an MLP over the two, their difference and their product. The paper does not
-normalise the weights, so that their sum says how strong the interest is. logit = MLP(request, candidate, v).
+The user's interest in a candidate c is the sum of the clicked videos' vectors k, each weighed by its relevance for the candidate:
+v(c) = sum over clicks k of a(k, c) k (eq. 3), where a is an MLP over both vectors, their difference and their product. The paper
+does not normalise the weights, so that their sum expresses the strength of the interest. logit = MLP(request, candidate, v).
 
-A video is all its fields side by side, projected to X numbers: one vector for each distinct video of a batch, so that the work for
-each pair is on few numbers.
+The concatenated fields of a video are projected to X numbers, once for each distinct video of a batch, so that each pair takes
+little work.
 
 Shapes: B requests, N candidates, H history, X a video's vector.
 """
@@ -20,7 +20,7 @@ from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs, masked_softmax
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import ActivationUnit, InterestMLP, of_candidates, of_clicks
+from rayrec.ranking.sequences import ActivationUnit, InterestMLP, apply_to_candidates, apply_to_clicks
 
 
 class DIN(RankingModel):
@@ -28,7 +28,7 @@ class DIN(RankingModel):
         attention: list[Count] = [64, 16]  # the hidden layers of a
         activation: Literal["prelu", "sigmoid"] = "prelu"
         normalise: bool = False  # softmax over the clicks
-        size: Count | None = 16  # a video is projected to so many numbers first; null leaves all its fields, as the paper does
+        size: Count | None = 16  # X, to which a video is projected first; null keeps all its fields, as the paper does
 
     def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
         super().__init__(settings, options, tables)
@@ -41,7 +41,7 @@ class DIN(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        c_BNX, k_BHX = of_candidates(self.project, x), of_clicks(self.project, x)
+        c_BNX, k_BHX = apply_to_candidates(self.project, x), apply_to_clicks(self.project, x)
         scores_BNH, mask_BNH = self.unit(c_BNX, k_BHX), x.mask_BH[:, None]
         weights_BNH = masked_softmax(scores_BNH, mask_BNH) if self.normalise else scores_BNH * mask_BNH
         return self.mlp(x, weights_BNH @ k_BHX)

@@ -1,7 +1,8 @@
-"""`emlp`: embedding and MLP, the plain deep baseline of SOURCES C.5.
+"""`emlp`: embedding and MLP, the plain deep baseline of Pu et al., "Multimodal Topic Learning for Video Recommendation".
 
-logit = an MLP over the fields of the request, the means of each item field's vectors over the clicked videos, and the candidate's
-fields: Covington et al., "Deep Neural Networks for YouTube Recommendations" (2016), section 4; topics have dimension `topic_size`.
+logit = an MLP over the fields of the request, the mean of the vectors of each item field over the clicked videos, and the fields of
+the candidate: Covington et al., "Deep Neural Networks for YouTube Recommendations" (2016), section 4. Topics have dimension
+`topic_size`.
 """
 
 import torch

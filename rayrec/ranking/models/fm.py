@@ -1,7 +1,8 @@
 """`fm`: Rendle, "Factorization Machines" (2010).
 
 logit = w_0 + the weights of all fields + the dot products of all pairs of their vectors (eq. 1, for degree 2). The clicked videos
-enter as there (Section IV: the "other movies rated", each with 1 / their number): as the means of each item field's vectors.
+enter as in the paper (Section IV: the "other movies rated", each with 1 / their number), as the mean of the vectors of each item
+field.
 """
 
 import torch
@@ -11,7 +12,7 @@ from rayrec.config import Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.layers import ClickedMean, all_pairs
+from rayrec.ranking.layers import ClickedMean, pairwise_dot_products
 from rayrec.ranking.model import RankingModel
 
 
@@ -24,5 +25,5 @@ class FM(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        pairs_BN = all_pairs(x.fields(self.clicked.request(x)), x.fields(x.candidates_BNE))
+        pairs_BN = pairwise_dot_products(x.fields(self.clicked.request(x)), x.fields(x.candidates_BNE))
         return self.clicked(x, self.bias + x.linear_BN + pairs_BN)

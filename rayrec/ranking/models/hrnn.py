@@ -1,9 +1,9 @@
 """`hrnn`: Quadrana et al., "Personalizing Session-based Recommendations with Hierarchical Recurrent Neural Networks" (RecSys 2017).
 
-A GRU over the clicks of a session ends in the session's state s_m. A GRU over the sessions makes of it the user's state
-c_m = GRU(s_m, c_{m-1}) (eq. 3), from which the next session's GRU begins: s_{m+1,0} = tanh(W c_m + b) (eq. 4-5). The history is
-the state that the request finds: that of its session's last click, or the beginning of a session when the last click is too
-long ago. The candidate comes in only at the end: logit = MLP(request, candidate, history).
+A GRU over the clicks of a session ends in the session's state s_m. A GRU over the sessions turns it into the user's state
+c_m = GRU(s_m, c_{m-1}) (eq. 3), from which the next session's GRU starts: s_{m+1,0} = tanh(W c_m + b) (eq. 4-5). The history is the
+state at the time of the request: that after the last click of its session, or the start of a new session when the last click is too
+long ago. The candidate enters only at the end: logit = MLP(request, candidate, history).
 
 Shapes: B requests, N candidates, S sessions, L clicks of a session, X a state.
 """
@@ -19,7 +19,7 @@ from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import MINUTE_MS, InterestMLP, of_clicks, sessions
+from rayrec.ranking.sequences import MINUTE_MS, InterestMLP, apply_to_clicks, split_sessions
 
 
 class HRNN(RankingModel):
@@ -41,10 +41,10 @@ class HRNN(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x, options = self.inputs(batch), self.options
-        y = sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
-        clicks_BSLX = of_clicks(self.click, y).unflatten(1, (options.sessions, options.session_length))
+        y = split_sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
+        clicks_BSLX = apply_to_clicks(self.click, y).unflatten(1, (options.sessions, options.session_length))
         lengths_BS = y.mask_BH.unflatten(1, clicks_BSLX.shape[1:3]).sum(2)
-        # `sessions` counts from the newest click; a GRU reads from the oldest.
+        # `split_sessions` puts the newest click first; a GRU reads the oldest first.
         oldest_L = torch.arange(options.session_length, device=lengths_BS.device)
         order_BSL = (lengths_BS[..., None] - 1 - oldest_L).clamp(min=0)
         clicks_BSLX = clicks_BSLX.gather(2, order_BSL[..., None].expand_as(clicks_BSLX))
@@ -57,6 +57,6 @@ class HRNN(RankingModel):
             state_BX = torch.where(mask_B1, states_BLX[torch.arange(len(last_B), device=last_B.device), last_B], state_BX)
             user_BX = torch.where(mask_B1, self.across(state_BX, user_BX), user_BX)
         latest_B = (batch.history_at * x.mask_BH).amax(1)
-        goes_on_B1 = (batch.at - latest_B <= options.gap_minutes * MINUTE_MS)[:, None]
-        history_BX = torch.where(goes_on_B1, state_BX, self.begin(user_BX))
+        continues_B1 = (batch.at - latest_B <= options.gap_minutes * MINUTE_MS)[:, None]
+        history_BX = torch.where(continues_B1, state_BX, self.begin(user_BX))
         return self.mlp(x, history_BX[:, None].expand(-1, batch.candidates.shape[1], -1))

@@ -1,15 +1,17 @@
-"""`lr`: logistic regression over hashed features, trained by FTRL-proximal: the industrial baseline of SOURCES A.
+"""`lr`: logistic regression over hashed features, trained by FTRL-proximal.
 
-The hashing trick (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", 2009, eq. 1): a value's weight stands in
-the bucket that its hash names, with a sign from the same hash, whatever else stands there; so the model's size is chosen, not
-learned from the data. The values of a multi-valued field share one unit; numbers and modality vectors have weights of their own.
-Clicked videos enter as the mean of theirs: their ids and topics are hashed once more, as other fields. With `crosses` each pair
-of a value of the request and one of the candidate is a value too.
+It is the industrial baseline of the short-video CTR paper (see docs/papers.md).
+
+The hashing trick (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", 2009, eq. 1): the weight of a value is
+kept in the bucket that its hash names, with a sign from the same hash, and values may share a bucket. So the size of the model is
+chosen and does not depend on the data. The values of a multi-valued field have a total share of 1; numbers and modality vectors
+have their own weights. Clicked videos enter as the mean of theirs: their ids and topics are hashed once more, as other fields. With
+`crosses`, each pair of a value of the request and a value of the candidate is a value too.
 
 FTRL-proximal (McMahan et al., 2013, Algorithm 1) replaces `training.learning_rate` and `weight_decay`. A linear model has one layer
-and adds the modalities up: `history_connection` and `fusion` make no difference.
+and adds up the modalities, so `history_connection` (other than none) and `fusion` make no difference.
 
-Shapes: B requests, N candidates, H history, U distinct items, W values of a row, numbers X.
+Shapes: B requests, N candidates, H history, U distinct items, W values of a row, X numbers of a row.
 """
 
 import hashlib
@@ -23,7 +25,7 @@ from torch.nn import functional
 from rayrec.config import Count, Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
-from rayrec.ranking.gathering import distinct, gather
+from rayrec.ranking.gathering import gather, unique_rows
 from rayrec.ranking.model import RankingModel
 from rayrec.training.optimizers import Ftrl
 
@@ -31,7 +33,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 # splitmix64 (Steele et al., "Fast Splittable Pseudorandom Number Generators", 2014): its step and multipliers as signed numbers.
 STEP, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
-MOST = 2**63 - 1
+INT64_MAX = 2**63 - 1
 
 
 class LR(RankingModel):
@@ -41,7 +43,7 @@ class LR(RankingModel):
         buckets: Count = 2**20
         crosses: bool = False
         alpha: Positive = 0.1
-        beta: Positive = 0.001  # 1 there, where gradients are of one impression; here they are the means of a batch
+        beta: Positive = 0.001  # 1 in the paper, where a gradient is of one impression; here it is the mean over a batch
         l1: NotNegative = 0.0
         l2: NotNegative = 0.0
 
@@ -51,7 +53,7 @@ class LR(RankingModel):
         self.weights = HashedWeights(options.buckets)
         self.users = HashedTable(tables.users, "user_id", settings.id_dropout)
         self.items = HashedTable(tables.items, "video_id", settings.id_dropout)
-        seeds = [seed(f"context {name}") for name in tables.context]
+        seeds = [field_seed(f"context {name}") for name in tables.context]
         self.register_buffer("seed_C", torch.tensor(seeds, dtype=torch.int64), persistent=False)
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -60,9 +62,9 @@ class LR(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         keys_BW, shares_BW, numbers_B = self.users(batch.user)
-        context_BC = nth(self.seed_C, batch.context)
+        context_BC = keys_of(self.seed_C, batch.context)
         keys_BW, shares_BW = torch.cat([keys_BW, context_BC], 1), torch.cat([shares_BW, torch.ones_like(context_BC)], 1)
-        rows_U, index_BX = distinct(torch.cat([batch.candidates, batch.history], 1), len(self.items.keys))
+        rows_U, index_BX = unique_rows(torch.cat([batch.candidates, batch.history], 1), len(self.items.keys))
         index_BN, index_BH = index_BX.split([batch.candidates.shape[1], batch.history.shape[1]], 1)
         keys_UW, shares_UW, numbers_U = self.items(rows_U)
         request_B = self.bias + numbers_B + self.weights(keys_BW, shares_BW)
@@ -79,14 +81,14 @@ class LR(RankingModel):
 
 
 class HashedTable(nn.Module):
-    """A field table's rows: the keys of their values, the share of each in its field, and their numbers' part of the logit.
+    """The rows of a field table: the keys of their values, the share of each value in its field, and their numbers.
 
-    A key is a hash of field and value, all of 64 bits. In a share `id_dropout` of the rows the id is unknown while training.
+    A key is a 64-bit hash of field and value. While training, the id is unknown in a share `id_dropout` of the rows.
     """
 
     keys: torch.Tensor  # int64 [rows, W], the id's first
     shares: torch.Tensor  # float32 [rows, W], 0 at padding
-    of_history_W: torch.Tensor  # float32, 1 for the values that clicked videos are known by
+    of_history_W: torch.Tensor  # float32, 1 for the values by which clicked videos enter
     numbers: torch.Tensor  # float32 [rows, X]
 
     def __init__(self, table: FieldTable, ids: str, id_dropout: float) -> None:
@@ -96,9 +98,9 @@ class HashedTable(nn.Module):
         keys, shares, of_history = [], [], []
         for name in names:
             values = columns[name] if name in table.multivalued else columns[name][:, None]
-            there = (values > 0) if name in table.multivalued else torch.ones_like(values)
-            keys.append(nth(seed(f"{ids} {name}"), values))
-            shares.append(there / there.sum(1, keepdim=True).clamp(min=1))
+            mask = (values > 0) if name in table.multivalued else torch.ones_like(values)
+            keys.append(keys_of(field_seed(f"{ids} {name}"), values))
+            shares.append(mask / mask.sum(1, keepdim=True).clamp(min=1))
             of_history += [float(name in (ids, "topics"))] * values.shape[1]
         numbers = [table.numeric[name][:, None] for name in sorted(table.numeric)]
         numbers += [table.vectors[name] for name in sorted(table.vectors)]
@@ -111,6 +113,7 @@ class HashedTable(nn.Module):
         self.number_weights = nn.Parameter(torch.zeros(self.numbers.shape[1]))
 
     def forward(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The keys and shares of rows, both [U, W], and the part of the logit that comes from their numbers [U]."""
         keys_UW, shares_UW = self.keys[rows_U], self.shares[rows_U]
         if self.training and self.id_dropout:
             unknown_U = torch.rand(len(rows_U), device=rows_U.device) < self.id_dropout
@@ -119,7 +122,7 @@ class HashedTable(nn.Module):
 
 
 class HashedWeights(nn.Module):
-    """A weight for each bucket."""
+    """One weight for each bucket."""
 
     sparse = True
 
@@ -128,25 +131,25 @@ class HashedWeights(nn.Module):
         self.weight = nn.Parameter(torch.zeros(buckets, 1))
 
     def forward(self, keys: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        """The sum of the weights of keys [..., W], each times its share and its sign: [...]."""
-        buckets = ((keys & MOST) % len(self.weight)).view(-1, keys.shape[-1])
+        """The sum of the weights of keys [..., W], each multiplied by its share and its sign: [...]."""
+        buckets = ((keys & INT64_MAX) % len(self.weight)).view(-1, keys.shape[-1])
         signed = torch.where(keys < 0, -shares, shares).view_as(buckets)
         sums = functional.embedding_bag(buckets, self.weight, mode="sum", per_sample_weights=signed, sparse=True)
         return sums.view(keys.shape[:-1])
 
 
 def mix(numbers: torch.Tensor) -> torch.Tensor:
-    """splitmix64's finaliser: numbers int64 to well-spread numbers int64, the same on all machines. Products wrap."""
+    """The finaliser of splitmix64: spreads int64 over all int64, the same on all machines. Products wrap around."""
     numbers = (numbers ^ (numbers >> 30 & (1 << 34) - 1)) * FIRST
     numbers = (numbers ^ (numbers >> 27 & (1 << 37) - 1)) * SECOND
     return numbers ^ (numbers >> 31 & (1 << 33) - 1)
 
 
-def nth(seeds: torch.Tensor | int, values: torch.Tensor) -> torch.Tensor:
-    """The keys of a field's values: of the random numbers that begin at the field's seed those at the values' places."""
+def keys_of(seeds: torch.Tensor | int, values: torch.Tensor) -> torch.Tensor:
+    """The keys of values of a field: value v gets the v-th random number that splitmix64 gives from the field's seed."""
     return mix(seeds + (values + 1) * STEP)
 
 
-def seed(field: str) -> int:
-    """A field's own signed 64-bit number."""
+def field_seed(field: str) -> int:
+    """The seed of a field, a signed 64-bit number."""
     return int.from_bytes(hashlib.blake2b(field.encode(), digest_size=8).digest(), "little", signed=True)

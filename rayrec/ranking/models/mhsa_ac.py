@@ -1,12 +1,14 @@
-"""`mhsa_ac`: multi-head self-attention and attentive crosses of the fields (SOURCES B).
+"""`mhsa_ac`: multi-head self-attention and attentive crosses of the fields.
+
+Hasama & Li, "Attention-based Multimodal Feature Representation Model for Micro-video Recommendation".
 
 logit = W_S^T S + W_P^T P + the weights of all fields + DNN(concat(S, P)) + b. The shallow variant (`deep: false`) drops the DNN.
-S: the fields after self-attention with residual, side by side: Song et al., "AutoInt" (2019), eq. 5-8.
+S: the fields after self-attention with residual, concatenated: Song et al., "AutoInt" (2019), eq. 5-8.
 P: the elementwise products of all pairs of fields, pooled by attention: Xiao et al., "Attentional Factorization Machines" (2017),
-eq. 4-5, with their sum as there. The clicked videos enter as the means of each item field's vectors.
+eq. 4-5. The clicked videos enter as the mean of the vectors of each item field.
 
-In self-attention each field of the request sees the candidate's, so that each candidate has all fields of its own: four matrices
-of B N F heads attention_size numbers a layer.
+In self-attention the fields of the request also see those of the candidate, so they are computed for each candidate: four matrices
+of B N F heads attention_size numbers in each layer.
 
 Shapes: B requests, N candidates, F fields of request and candidate, D embedding, A attention_size, S heads * A.
 """
@@ -56,7 +58,7 @@ class MHSAAC(RankingModel):
 
 
 class SelfAttention(nn.Module):
-    """AutoInt's interacting layer, [B, F, D] to [B, F, S]: ReLU(heads side by side + W_res x), attention without scale or bias."""
+    """The interacting layer of AutoInt: ReLU(concatenated heads + W_res x), with attention without scale or bias."""
 
     def __init__(self, size: int, heads: int, attention_size: int) -> None:
         super().__init__()
@@ -64,6 +66,7 @@ class SelfAttention(nn.Module):
         self.linear = nn.Linear(size, 4 * heads * attention_size, bias=False)  # queries, keys, values, residual
 
     def forward(self, fields_BFD: torch.Tensor) -> torch.Tensor:
+        """The attended fields [B, F, S]."""
         *heads, residual_BFS = self.linear(fields_BFD).chunk(4, -1)
         queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in heads)
         attended_BFS = scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2).flatten(2)

@@ -1,11 +1,12 @@
 """`mmie`: Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction" (DIEN, AAAI 2019), on multimodal items.
 
-Interest extractor: a GRU over the clicked videos e_t gives interest states h_t. Auxiliary loss: h_t tells the next click from a
-video that was not, -log sigmoid(h_t^T e_{t+1}) - log(1 - sigmoid(h_t^T e'_{t+1})). Interest evolution: the candidate c weighs the
-states by a_t = softmax(h_t^T W c), and a second GRU over the states evolves the interest in c, its update gate scaled by the weight
-(AUGRU): u'_t = a_t u_t, h'_t = (1 - u'_t) h'_{t-1} + u'_t n_t. logit = MLP(request, candidate, the last h').
+Interest extractor: a GRU over the clicked videos e_t gives interest states h_t. Auxiliary loss: h_t distinguishes the next click
+e_{t+1} from a video e'_{t+1} that was not clicked, -log sigmoid(h_t^T e_{t+1}) - log(1 - sigmoid(h_t^T e'_{t+1})). Interest
+evolution: the candidate c weighs the states by a_t = softmax(h_t^T W c), and a second GRU over the states evolves the interest in
+c, its update gate scaled by the weight (AUGRU): u'_t = a_t u_t, h'_t = (1 - u'_t) h'_{t-1} + u'_t n_t.
+logit = MLP(request, candidate, the last h').
 
-e_t is a learned projection of all of a video's fields, modalities among them. Negatives are drawn from the batch's videos.
+e_t is a learned projection of all fields of a video, including its modalities. Negatives are drawn from the videos of the batch.
 Shapes: B requests, N candidates, H history, X a state.
 """
 
@@ -22,13 +23,13 @@ from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, compacted, of_clicks
+from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, apply_to_clicks, compacted
 
 
 class MMIE(RankingModel):
     class Options(Section):
         size: Count = 32  # of the states
-        auxiliary: Annotated[float, Field(ge=0)] = 0  # weight of the auxiliary loss; the paper's is 1
+        auxiliary: Annotated[float, Field(ge=0)] = 0  # weight of the auxiliary loss; 1 in the paper
 
     def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
         super().__init__(settings, options, tables)
@@ -42,19 +43,19 @@ class MMIE(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = compacted(self.inputs(batch))
-        return self._logits(x, self._interests(x, of_clicks(self.click, x)))
+        return self._logits(x, self._interests(x, apply_to_clicks(self.click, x)))
 
     def losses(self, batch: Batch) -> torch.Tensor:
         if not self.auxiliary:
             return super().losses(batch)
         assert batch.labels is not None
         x = compacted(self.inputs(batch))
-        clicks_BHX = of_clicks(self.click, x)
+        clicks_BHX = apply_to_clicks(self.click, x)
         states_BHX = self._interests(x, clicks_BHX)
         losses_B = binary_cross_entropy_with_logits(self._logits(x, states_BHX), batch.labels, reduction="none").mean(1)
         others = replace(x, index_BH=torch.randint_like(x.index_BH, len(x.items_UE)))
         return losses_B + self.auxiliary * next_click_losses(
-            states_BHX[:, :-1], clicks_BHX[:, 1:], of_clicks(self.click, others)[:, 1:], x.mask_BH[:, 1:]
+            states_BHX[:, :-1], clicks_BHX[:, 1:], apply_to_clicks(self.click, others)[:, 1:], x.mask_BH[:, 1:]
         )
 
     def _interests(self, x: Embedded, clicks_BHX: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,7 @@ class MMIE(RankingModel):
         return self.mlp(x, self.evolution(states_BHX, shares_BNH)[-1])
 
 
-def next_click_losses(states: torch.Tensor, clicks: torch.Tensor, others: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """The auxiliary loss of each request [B], the mean over its clicks but the first; all [B, H - 1, X], `there` [B, H - 1]."""
+def next_click_losses(states: torch.Tensor, clicks: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The auxiliary loss of each request [B]: the mean over all its clicks but the first. All [B, H - 1, X], `mask` [B, H - 1]."""
     losses = softplus(-(states * clicks).sum(-1)) + softplus((states * others).sum(-1))
-    return (losses * there).sum(1) / there.sum(1).clamp(min=1)
+    return (losses * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -1,12 +1,14 @@
-"""`sdin`: Feng et al., "Deep Session Interest Network for Click-Through Rate Prediction" (DSIN, IJCAI 2019), as SOURCES A has it.
+"""`sdin`: Feng et al., "Deep Session Interest Network for Click-Through Rate Prediction" (DSIN, IJCAI 2019).
 
-The history falls into sessions. Session interest extractor: multi-head self-attention over the clicks of a session, to which a bias
-of the session, the position and the unit is added (eq. 2), a feed-forward layer, both with residuals, and the mean give the
-session's interest I. Session interest interacting: a bidirectional LSTM over the sessions gives H, what an interest means between
-its neighbours. Session interest activating: the candidate weighs both, by softmax(I^T W c) and softmax(H^T W' c).
-logit = MLP(request, candidate, weighed sum of I, weighed sum of H).
+It follows the variant of the short-video CTR paper (see docs/papers.md).
 
-Sessions and clicks are numbered from the newest. All but the last step concerns the request alone; empty sessions are not computed.
+The history is split into sessions. Session interest extractor: multi-head self-attention over the clicks of a session, to which a
+bias of the session, the position and the unit is added (eq. 2), then a feed-forward layer, both with residuals; the mean of the
+outputs is the session's interest I. Session interest interacting: a bidirectional LSTM over the sessions gives H, an interest in
+the context of its neighbours. Session interest activating: the candidate weighs both, by softmax(I^T W c) and softmax(H^T W' c).
+logit = MLP(request, candidate, weighted sum of I, weighted sum of H).
+
+Sessions and clicks are counted from the newest. All steps but the last depend on the request alone, and empty sessions are skipped.
 Shapes: B requests, N candidates, S sessions, L clicks of a session, R sessions of the batch that have clicks, X an interest.
 """
 
@@ -21,7 +23,7 @@ from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import BilinearAttention, InterestMLP, of_clicks, recur, sessions
+from rayrec.ranking.sequences import BilinearAttention, InterestMLP, apply_to_clicks, run_rnn, split_sessions
 
 
 class SDIN(RankingModel):
@@ -32,7 +34,7 @@ class SDIN(RankingModel):
         size: Count = 32  # of I, and of H in each direction
         heads: Count = 2
         rnn: Literal["lstm", "gru"] = "lstm"
-        pooling: Literal["attention", "mean"] = "attention"  # of the sessions; mean is the ablation SDIN-I
+        pooling: Literal["attention", "mean"] = "attention"  # of the sessions; mean is the paper's ablation SDIN-I
         intra: bool = True  # I reaches the MLP; false is SDIN-II
         inter: bool = True  # H reaches the MLP; false is SDIN-III
 
@@ -41,7 +43,7 @@ class SDIN(RankingModel):
             if self.size % self.heads:
                 raise ValueError(f"size={self.size} must be a multiple of heads={self.heads}")
             if not (self.intra or self.inter):
-                raise ValueError("with neither intra nor inter the MLP would see no history: set one of them")
+                raise ValueError("with neither intra nor inter the MLP would see no history; set one of them to true")
             return self
 
     def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
@@ -61,15 +63,15 @@ class SDIN(RankingModel):
         return self.logits(self.inputs(batch), batch)
 
     def logits(self, x: Embedded, batch: Batch) -> torch.Tensor:
-        """From the embedded batch [B, N]."""
+        """The logits [B, N] of an embedded batch."""
         options = self.options
-        y = sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
+        y = split_sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)
         mask_BSL = y.mask_BH.unflatten(1, (options.sessions, options.session_length))
         mask_BS = mask_BSL.any(2)
-        intra_BSX = self.session(of_clicks(self.click, y).view(*mask_BSL.shape, -1), mask_BSL)
+        intra_BSX = self.session(apply_to_clicks(self.click, y).view(*mask_BSL.shape, -1), mask_BSL)
         states = [intra_BSX] if options.intra else []
         if self.between is not None:
-            states.append(recur(self.between, intra_BSX, mask_BS))
+            states.append(run_rnn(self.between, intra_BSX, mask_BS))
         if options.pooling == "attention":
             pairs = zip(self.attentions, states, strict=True)
             pooled = [attend(x.candidates_BNE, state, mask_BS) @ state for attend, state in pairs]
@@ -80,12 +82,12 @@ class SDIN(RankingModel):
 
 
 class SessionInterest(nn.Module):
-    """I of each session: bias encoding, self-attention, feed-forward layer, mean."""
+    """The interest I of each session: bias encoding, self-attention, feed-forward layer, mean."""
 
-    def __init__(self, most: int, length: int, size: int, heads: int) -> None:
+    def __init__(self, max_sessions: int, length: int, size: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.session_bias = nn.Parameter(torch.zeros(most, 1, 1))
+        self.session_bias = nn.Parameter(torch.zeros(max_sessions, 1, 1))
         self.position_bias = nn.Parameter(torch.zeros(length, 1))
         self.unit_bias = nn.Parameter(torch.zeros(size))
         self.attention = nn.Linear(size, 3 * size, bias=False)  # W^Q, W^K, W^V of all heads
@@ -94,7 +96,7 @@ class SessionInterest(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(size), nn.LayerNorm(size)])
 
     def forward(self, clicks_BSLX: torch.Tensor, mask_BSL: torch.Tensor) -> torch.Tensor:
-        """[B, S, X], zeros for empty sessions."""
+        """The interests [B, S, X], zeros for empty sessions."""
         mask_QL = mask_BSL.flatten(0, 1)
         filled_R = mask_QL.any(1).nonzero().squeeze(1)
         mask_RL = mask_QL[filled_R]

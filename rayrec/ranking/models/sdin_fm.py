@@ -1,7 +1,8 @@
-"""`sdin_fm`: `sdin` with the crosses of low order beside it (SOURCES A).
+"""`sdin_fm`: `sdin` and, in parallel, the low-order crosses of a factorization machine.
 
-logit = sdin + FM over the field vectors of request and candidate: the weights of all fields and the dot products of all pairs of
-them (Rendle, "Factorization Machines", 2010, eq. 1). So all fields are of one size.
+It is the model of the short-video CTR paper (see docs/papers.md). logit = sdin + FM over the field vectors of request and
+candidate: the sum of the weights of all fields and of the dot products of all pairs of fields (Rendle, "Factorization Machines",
+2010, eq. 1). All fields must therefore be of one size.
 """
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
-from rayrec.ranking.layers import all_pairs
+from rayrec.ranking.layers import pairwise_dot_products
 from rayrec.ranking.models.sdin import SDIN
 
 
@@ -19,4 +20,4 @@ class SDINFM(SDIN):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        return self.logits(x, batch) + x.linear_BN + all_pairs(x.fields(x.request_BR), x.fields(x.candidates_BNE))
+        return self.logits(x, batch) + x.linear_BN + pairwise_dot_products(x.fields(x.request_BR), x.fields(x.candidates_BNE))

@@ -1,10 +1,13 @@
-"""`wide_deep`: Cheng et al., "Wide & Deep Learning for Recommender Systems" (2016), with the inputs of SOURCES C.5.
+"""`wide_deep`: Cheng et al., "Wide & Deep Learning for Recommender Systems" (2016).
+
+Its inputs are those of Pu et al., "Multimodal Topic Learning for Video Recommendation".
 
 logit = wide + deep. Deep: an MLP over the user's fields, the mean embedding of the clicked videos and the candidate's fields, where
-topics are one more multi-valued field of dimension 8. Wide: one weight for each value of each field, and the cross product of the
-user's clicked topics with the candidate's: the mean over the candidate's topics t of w_t * log((c_t + 1/2) / (c / K + 1/2)), where
-c_t of the user's c topic clicks are on t. That logarithm is how much more than others the user clicks on t (smoothed; 0 for a user
-without clicks), which a naive Bayes classifier would add to the logit as it is: so the weights w_t begin at 1.
+topics are one more multi-valued field, of dimension `topic_size`. Wide: one weight for each value of each field, and the cross
+product of the user's clicked topics with the candidate's: the mean over the candidate's topics t of
+w_t * log((c_t + 1/2) / (c / K + 1/2)), where c_t of the user's c topic clicks are on t. That logarithm expresses how much more the
+user clicks on t than on the average topic (smoothed; 0 for a user without clicks). A naive Bayes classifier would add it to the
+logit unweighted, so the weights w_t start at 1.
 
 Shapes: B requests, N candidates, H history, T topics of a video, K topics in all, R / E sizes of a request / an item.
 """
@@ -36,7 +39,7 @@ class WideDeep(RankingModel):
         return logits_BN + self._cross(batch) if self.topic_cross is not None else logits_BN
 
     def _cross(self, batch: Batch) -> torch.Tensor:
-        """The clicked topics times the candidate's topics [B, N]."""
+        """The cross product of the clicked topics with the candidate's topics [B, N]."""
         assert self.topic_cross is not None
         lookup = self.inputs.items.table_of["topics"]
         clicked_BX = lookup.values_of("topics", batch.history).flatten(1)

@@ -1,7 +1,9 @@
-"""`acf` against its formula, one clicked video and one modality at a time."""
+"""The logits of `acf` equal its formula, computed one clicked video and one modality at a time."""
 
 import pytest
 
+from rayrec.config import Ranker
+from rayrec.data.loading import RankingData
 from rayrec.ranking.models.acf import Attention
 from tests.ranking.impressions import dot, linear, relu, requests, softmax, split, taken_apart, untrained
 
@@ -18,23 +20,23 @@ def weighted(shares: list[float], vectors: list[list[float]]) -> list[float]:
 
 @pytest.mark.parametrize("connection", ["input", "both", "top"])
 @pytest.mark.parametrize("modalities", [2, 0])
-def test_logits_equal_the_formula(data, settings, connection, modalities):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, connection: str, modalities: int) -> None:
     settings = settings.model_copy(update={"history_connection": connection, "fusion": "attention"})
     if not modalities:
         data.items.vectors.clear()
     model = untrained("acf", data, settings, spread=0.4, attention_size=3).model.eval()
     batch = requests(data, settings, 3)
     logits = model(batch)
-    places = [place for place, field in enumerate(model.inputs.item_fields) if field in ("audio", "cover")]
-    assert len(places) == modalities
-    for place, impression in taken_apart(model.inputs, batch):
+    indices = [index for index, field in enumerate(model.inputs.item_fields) if field in ("audio", "cover")]
+    assert len(indices) == modalities
+    for index, impression in taken_apart(model.inputs, batch):
         user, vector = linear(model.user, impression.request), linear(model.item, impression.candidate)[:4]
         seen, auxiliary = [], []
         for clicked in impression.clicked:
             basic, further = split(linear(model.item, clicked), 4)
             content = []
             if modalities:
-                there = [part for part in (split(clicked, 4)[place] for place in places) if any(part)]
+                there = [part for part in (split(clicked, 4)[index] for index in indices) if any(part)]
                 content = weighted(shares_of(model.of_components, user, there), there) if there else [0.0] * 4
             seen.append(basic + further + content)
             auxiliary.append(further)
@@ -43,4 +45,4 @@ def test_logits_equal_the_formula(data, settings, connection, modalities):
         expected = model.bias.item() + impression.weights + dot(taste, vector)
         if connection != "input":
             expected += linear(model.top.linear, interest)[0]
-        assert logits[place].item() == pytest.approx(expected, abs=1e-4)
+        assert logits[index].item() == pytest.approx(expected, abs=1e-4)

@@ -1,14 +1,17 @@
-"""`dcn` against its formulas, one number of a layer at a time."""
+"""The logits of `dcn` equal its formulas, computed one number of a layer at a time."""
+
+from typing import Any
 
 import pytest
 
-from rayrec.config import ConfigError
+from rayrec.config import ConfigError, Ranker
+from rayrec.data.loading import RankingData
 from rayrec.ranking.models import check
 from tests.ranking.impressions import dot, request_mlp, requests, taken_apart, untrained
 
 
 @pytest.mark.parametrize("options", [{}, {"version": 2, "layers": 2}, {"version": 2, "rank": 2}], ids=["v1", "v2", "v2 low rank"])
-def test_logits_equal_the_formula(data, settings, options):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, options: dict[str, Any]) -> None:
     model = untrained("dcn", data, settings, spread=0.15, **options).model.eval()
     batch = requests(data, settings, 3)
     logits, cross = model(batch), model.cross
@@ -25,7 +28,7 @@ def test_logits_equal_the_formula(data, settings, options):
         output = cross.weight[-1].tolist()
     layers = [(weight.tolist(), bias.tolist()) for weight, bias in layers]
     assert len(layers) == options.get("layers", 3)
-    for place, impression in taken_apart(model.inputs, batch):
+    for index, impression in taken_apart(model.inputs, batch):
         request = impression.request + impression.mean
         x0 = x = request + impression.candidate
         for weight, bias in layers:
@@ -34,9 +37,9 @@ def test_logits_equal_the_formula(data, settings, options):
             else:
                 x = [x0[k] * dot(x, weight) + bias[k] + x[k] for k in range(len(x))]
         expected = dot(output, x) + request_mlp(model.mlp, request, impression.candidate)
-        assert logits[place].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        assert logits[index].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_version_one_has_no_rank(settings):
+def test_version_one_has_no_rank(settings: Ranker) -> None:
     with pytest.raises(ConfigError, match="rank is for version 2"):
         check(settings.model_copy(update={"model": "dcn", "options": {"rank": 4}}))

@@ -1,22 +1,24 @@
-"""`deepfm` against its formula, one pair of numbers at a time."""
+"""The logits of `deepfm` equal its formula, computed one pair of numbers at a time."""
 
 from itertools import combinations
 
 import pytest
 
+from rayrec.config import Ranker
+from rayrec.data.loading import RankingData
 from tests.ranking.impressions import dot, request_mlp, requests, split, taken_apart, untrained
 
 
 @pytest.mark.parametrize("fusion", ["concat", "user_attention"])
-def test_logits_equal_the_formula(data, settings, fusion):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, fusion: str) -> None:
     settings = settings.model_copy(update={"history_connection": "both", "fusion": fusion})
     model = untrained("deepfm", data, settings, spread=0.3).model.eval()
     batch = requests(data, settings, 3)
     logits = model(batch)
-    for place, impression in taken_apart(model.inputs, batch):
+    for index, impression in taken_apart(model.inputs, batch):
         request = impression.request + impression.mean
         expected = impression.weights + request_mlp(model.mlp, request, impression.candidate)
         for one, other in combinations(split(request + impression.candidate, 4), 2):
             expected += dot(one, other)
         expected += dot(model.clicked.top.linear.weight[0].tolist(), impression.mean)
-        assert logits[place].item() == pytest.approx(expected, abs=1e-4)
+        assert logits[index].item() == pytest.approx(expected, abs=1e-4)

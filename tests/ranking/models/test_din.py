@@ -1,16 +1,19 @@
-"""`din` against its formula, one candidate and one click at a time."""
+"""The logits of `din` equal its formula, computed one candidate and one click at a time."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from rayrec.config import Ranker
+from rayrec.data.loading import RankingData
 from tests.ranking.impressions import dot, request_mlp, requests, softmax, taken_apart, untrained
 
 
 @pytest.mark.parametrize("fusion", ["concat", "user_attention"])
 @pytest.mark.parametrize("options", [{}, {"activation": "sigmoid", "normalise": True, "attention": [7], "size": None}])
-def test_logits_equal_the_formula(data, settings, fusion, options):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, fusion: str, options: dict[str, Any]) -> None:
     settings = settings.model_copy(update={"history_connection": "both", "fusion": fusion})
     model = untrained("din", data, settings, spread=0.3, **options).model.eval()
     batch = requests(data, settings, 3)
@@ -35,11 +38,11 @@ def test_logits_equal_the_formula(data, settings, fusion, options):
                 vector = [1 / (1 + math.exp(-z)) if slope is None else z if z > 0 else slope.item() * z for z in vector]
         return vector[0]
 
-    for place, impression in taken_apart(model.inputs, batch):
+    for index, impression in taken_apart(model.inputs, batch):
         clicked = [projected(click) for click in impression.clicked]
         weights = [weight(projected(impression.candidate), click) for click in clicked]
         weights = softmax(weights) if options.get("normalise") else weights
         interest = [sum(w * click[e] for w, click in zip(weights, clicked, strict=True)) for e in range(size)]
         expected = request_mlp(model.mlp.mlp, impression.request, impression.candidate + interest)
         expected += dot(model.mlp.top.linear.weight[0].tolist(), interest)
-        assert logits[place].item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert logits[index].item() == pytest.approx(expected, rel=1e-3, abs=1e-4)

@@ -1,17 +1,19 @@
-"""`hrnn` against its formulas, one session and one click at a time."""
+"""The logits of `hrnn` equal its formulas, computed one session and one click at a time."""
 
 import math
 
 import pytest
 import torch
 
+from rayrec.config import Ranker
 from rayrec.data.batches import Batch
+from rayrec.data.loading import RankingData
 from tests.ranking.impressions import HOUR_MS, dot, linear, request_mlp, requests, taken_apart, untrained
 from tests.ranking.test_sequences import sessions_of, torch_gru_step
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_logits_equal_the_formula(data, settings, late):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, late: bool) -> None:
     settings = settings.model_copy(update={"history_connection": "both", "fusion": "user_attention", "history_length": 9})
     model = untrained("hrnn", data, settings, spread=0.4, size=4, sessions=2, session_length=3).model.eval()
     batch = requests(data, settings, 3)

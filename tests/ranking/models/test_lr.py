@@ -1,4 +1,4 @@
-"""`lr` against its formula, one hashed value at a time, hashed by Python's own integers."""
+"""The logits of `lr` equal its formula, computed one hashed value at a time, hashed with Python's integers."""
 
 import hashlib
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rayrec.config import Training
-from rayrec.ranking.models.lr import nth
+from rayrec.config import Ranker, Training
+from rayrec.data.fields import FieldTable
+from rayrec.data.loading import RankingData
+from rayrec.ranking.models.lr import keys_of
 from rayrec.training.optimizers import Ftrl
 from tests.ranking.impressions import requests, untrained
 
@@ -25,14 +27,14 @@ def key(field: str, value: int) -> int:
     return splitmix((seed + (value + 1) * 0x9E3779B97F4A7C15) % 2**64)
 
 
-def test_keys_are_splitmix64():
+def test_keys_are_splitmix64() -> None:
     """The numbers that the generator's published code gives for the seed 0."""
     published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    assert [number % 2**64 for number in nth(0, torch.arange(3)).tolist()] == published
+    assert [number % 2**64 for number in keys_of(0, torch.arange(3)).tolist()] == published
 
 
 @pytest.mark.parametrize("crosses", [False, True])
-def test_logits_equal_the_formula(data, settings, crosses):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, crosses: bool) -> None:
     model = untrained("lr", data, settings, spread=0.5, buckets=BUCKETS, crosses=crosses).model.eval()
     batch = requests(data, settings, 3)
     logits, weights = model(batch), model.weights.weight[:, 0].tolist()
@@ -40,7 +42,7 @@ def test_logits_equal_the_formula(data, settings, crosses):
     def weight(hashed: int) -> float:
         return weights[hashed % 2**63 % BUCKETS] * (-1 if hashed >= 2**63 else 1)
 
-    def values(table, ids: str, row: int) -> list[tuple[str, int, float]]:
+    def values(table: FieldTable, ids: str, row: int) -> list[tuple[str, int, float]]:
         """(field, key, share) of a row's values."""
         found = [(field, key(f"{ids} {field}", int(column[row])), 1.0) for field, column in table.categorical.items()]
         for field, column in table.multivalued.items():
@@ -48,7 +50,7 @@ def test_logits_equal_the_formula(data, settings, crosses):
             found += [(field, key(f"{ids} {field}", value), 1 / len(several)) for value in several]
         return found
 
-    def numbers(table, row: int, layer: torch.nn.Parameter) -> float:
+    def numbers(table: FieldTable, row: int, layer: torch.nn.Parameter) -> float:
         row_values = [table.numeric[name][row].item() for name in sorted(table.numeric)]
         row_values += [number for name in sorted(table.vectors) for number in table.vectors[name][row].tolist()]
         return sum(a * b for a, b in zip(row_values, layer.tolist(), strict=True))
@@ -56,8 +58,8 @@ def test_logits_equal_the_formula(data, settings, crosses):
     for b, n in np.ndindex(5, 3):
         user, video = int(batch.user[b]), int(batch.candidates[b, n])
         of_request = values(data.users, "user_id", user)
-        for place, field in enumerate(settings.context_fields):
-            of_request.append((field, key(f"context {field}", int(batch.context[b, place])), 1.0))
+        for index, field in enumerate(settings.context_fields):
+            of_request.append((field, key(f"context {field}", int(batch.context[b, index])), 1.0))
         of_video = values(data.items, "video_id", video)
         expected = model.bias.item() + sum(share * weight(hashed) for _, hashed, share in of_request + of_video)
         expected += numbers(data.users, user, model.users.number_weights) + numbers(data.items, video, model.items.number_weights)
@@ -73,7 +75,7 @@ def test_logits_equal_the_formula(data, settings, crosses):
         assert logits[b, n].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_ids_are_hidden_only_while_training(data, settings):
+def test_ids_are_hidden_only_while_training(data: RankingData, settings: Ranker) -> None:
     settings = settings.model_copy(update={"id_dropout": 1.0})
     model = untrained("lr", data, settings).model
     keys, *_ = model.items.train()(torch.tensor([1, 2]))
@@ -82,7 +84,7 @@ def test_ids_are_hidden_only_while_training(data, settings):
     assert torch.equal(keys, model.items.keys[[1, 2]])
 
 
-def test_ftrl_trains_it(data, settings):
+def test_ftrl_trains_it(data: RankingData, settings: Ranker) -> None:
     optimizer = untrained("lr", data, settings, alpha=0.2, l1=0.01).model.optimizer(Training())
     assert isinstance(optimizer, Ftrl)
     assert optimizer.param_groups[0]["alpha"] == 0.2

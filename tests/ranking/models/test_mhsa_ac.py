@@ -1,9 +1,11 @@
-"""`mhsa_ac` against its formula, one field of one head at a time."""
+"""The logits of `mhsa_ac` equal its formula, computed one field of one head at a time."""
 
 from itertools import combinations
 
 import pytest
 
+from rayrec.config import Ranker
+from rayrec.data.loading import RankingData
 from tests.ranking.impressions import dot, linear, mlp, relu, requests, softmax, split, taken_apart, untrained
 
 HEADS, SIZE = 2, 3
@@ -31,7 +33,7 @@ def self_attention(weight: list[list[float]], fields: list[list[float]]) -> list
 
 
 @pytest.mark.parametrize(("layers", "deep"), [(1, True), (2, False)])
-def test_logits_equal_the_formula(data, settings, layers, deep):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, layers: int, deep: bool) -> None:
     settings = settings.model_copy(update={"history_connection": "both", "item_fields": ["tags"]})
     options = {"heads": HEADS, "layers": layers, "attention_size": SIZE, "deep": deep}
     model = untrained("mhsa_ac", data, settings, spread=0.4, **options).model.eval()
@@ -39,7 +41,7 @@ def test_logits_equal_the_formula(data, settings, layers, deep):
     batch = requests(data, settings, 2)
     logits = model(batch)
     hidden, _, last = model.pairs.score
-    for place, impression in taken_apart(model.inputs, batch):
+    for index, impression in taken_apart(model.inputs, batch):
         fields = split(impression.request + impression.mean + impression.candidate, 4)
         attended = fields
         for layer in model.layers:
@@ -50,4 +52,4 @@ def test_logits_equal_the_formula(data, settings, layers, deep):
         both = [number for field in attended for number in field] + crossed
         expected = impression.weights + linear(model.output, both)[0] + (mlp(model.mlp, both) if deep else 0.0)
         expected += dot(model.clicked.top.linear.weight[0].tolist(), impression.mean)
-        assert logits[place].item() == pytest.approx(expected, abs=1e-4)
+        assert logits[index].item() == pytest.approx(expected, abs=1e-4)

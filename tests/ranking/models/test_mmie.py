@@ -1,4 +1,4 @@
-"""`mmie` against its formulas, one candidate and one step at a time."""
+"""The logits of `mmie` equal its formulas, computed one candidate and one step at a time."""
 
 import math
 from itertools import pairwise
@@ -6,17 +6,19 @@ from itertools import pairwise
 import pytest
 import torch
 
+from rayrec.config import Ranker
+from rayrec.data.loading import RankingData
 from tests.ranking.impressions import dot, linear, request_mlp, requests, softmax, taken_apart, untrained
 from tests.ranking.test_sequences import gru_step
 
 
 @pytest.mark.parametrize("fusion", ["concat", "user_attention"])
-def test_logits_equal_the_formula(data, settings, fusion):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, fusion: str) -> None:
     settings = settings.model_copy(update={"history_connection": "both", "fusion": fusion})
     model = untrained("mmie", data, settings, spread=0.3, size=4).model.eval()
     batch = requests(data, settings, 3)
     logits = model(batch)
-    for place, impression in taken_apart(model.inputs, batch):
+    for index, impression in taken_apart(model.inputs, batch):
         state, states = [0.0] * 4, []
         for click in impression.clicked:
             state = gru_step(model.extractor, linear(model.click, click), state, 1.0)
@@ -27,16 +29,18 @@ def test_logits_equal_the_formula(data, settings, fusion):
             interest = gru_step(model.evolution, state, interest, weight)
         expected = request_mlp(model.mlp.mlp, impression.request, impression.candidate + interest)
         expected += dot(model.mlp.top.linear.weight[0].tolist(), interest)
-        assert logits[place].item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert logits[index].item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-def test_the_auxiliary_loss_is_that_of_the_next_clicks(data, settings, monkeypatch):
+def test_the_auxiliary_loss_is_that_of_the_next_clicks(
+    data: RankingData, settings: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = requests(data, settings, 2)
     model = untrained("mmie", data, settings.model_copy(update={"id_dropout": 0, "dropout": 0}), 0.3, size=4, auxiliary=0.5).model
     model.auxiliary = 0
     without = model.losses(batch)
     model.auxiliary = 0.5
-    monkeypatch.setattr(torch, "randint_like", lambda places, most: torch.zeros_like(places))  # each negative is the first video
+    monkeypatch.setattr(torch, "randint_like", lambda indices, most: torch.zeros_like(indices))  # each negative is the first video
     losses = model.losses(batch)
     negative = linear(model.click, model.inputs(batch).items_UE[0].tolist())
     for (b, n), impression in taken_apart(model.inputs, batch):

@@ -1,13 +1,15 @@
-"""`sdin` against its formulas, one session, one head and one click at a time."""
+"""The logits of `sdin` equal its formulas, computed one session, one head and one click at a time."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from rayrec.config import ConfigError
+from rayrec.config import ConfigError, Ranker
 from rayrec.data.batches import Batch
+from rayrec.data.loading import RankingData
 from rayrec.ranking.models.sdin import SessionInterest
 from tests.ranking.impressions import HOUR_MS, dot, linear, relu, request_mlp, requests, softmax, taken_apart, untrained
 from tests.ranking.test_sequences import sessions_of, sigmoid, torch_gru_step
@@ -79,7 +81,7 @@ def gru(weights: list[torch.Tensor], sequence: list[Vector]) -> list[Vector]:
 
 @pytest.mark.parametrize("fusion", ["concat", "user_attention"])
 @pytest.mark.parametrize("options", [{}, {"rnn": "gru", "pooling": "mean"}, {"intra": False}, {"inter": False}])
-def test_logits_equal_the_formula(data, settings, fusion, options):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, fusion: str, options: dict[str, Any]) -> None:
     settings = settings.model_copy(update={"history_connection": "both", "fusion": fusion, "history_length": 9})
     model = untrained("sdin", data, settings, spread=0.4, size=4, sessions=2, session_length=3, **options).model.eval()
     batch = requests(data, settings, 2)
@@ -111,6 +113,6 @@ def test_logits_equal_the_formula(data, settings, fusion, options):
 
 
 @pytest.mark.parametrize("options", [{"size": 32, "heads": 3}, {"intra": False, "inter": False}])
-def test_options_that_contradict_one_another_are_refused(data, settings, options):
+def test_options_that_contradict_one_another_are_refused(data: RankingData, settings: Ranker, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"multiple of heads|see no history"):
         untrained("sdin", data, settings, **options)

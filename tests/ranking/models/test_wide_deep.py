@@ -1,19 +1,21 @@
-"""`wide_deep` against its formula, one impression at a time."""
+"""The logits of `wide_deep` equal its formula, computed one impression at a time."""
 
 import math
 
 import numpy as np
 import torch
 
+from rayrec.config import Ranker
 from rayrec.data.batches import batches
 from rayrec.data.history import HistoryGather
-from rayrec.ranking.embedding import side_by_side
+from rayrec.data.loading import RankingData
+from rayrec.ranking.embedding import concatenate_fields
 from rayrec.ranking.scorer import Scorer
 
 CPU = torch.device("cpu")
 
 
-def test_logits_equal_the_formula(data, settings):
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker) -> None:
     torch.manual_seed(0)
     model = Scorer.untrained(settings, data).model.eval()
     torch.nn.init.normal_(model.topic_cross.weight)
@@ -25,7 +27,7 @@ def test_logits_equal_the_formula(data, settings):
         user, item = batch.user[row : row + 1], batch.candidates[row]
         clicked = [int(i) for i in batch.history[row] if i]
         mean = inputs.items(torch.tensor(clicked))[0].mean(0) if clicked else torch.zeros(inputs.item_size)
-        context, context_weights = side_by_side([inputs.context.embed(batch.context[row : row + 1] + torch.tensor([0, 4]))])
+        context, context_weights = concatenate_fields([inputs.context.embed(batch.context[row : row + 1] + torch.tensor([0, 4]))])
         (person, person_weights), (video, video_weights) = inputs.users(user), inputs.items(item)
         deep = model.mlp(torch.cat([person, context, mean[None]], 1), video[None])[0, 0]
         wide = (person_weights + context_weights + video_weights).sum()
@@ -39,7 +41,7 @@ def test_logits_equal_the_formula(data, settings):
         torch.testing.assert_close(logits[row, 0], deep + wide + cross, rtol=1e-4, atol=1e-5)
 
 
-def test_candidates_are_scored_alike_alone_and_together(data, settings):
+def test_candidates_are_scored_alike_alone_and_together(data: RankingData, settings: Ranker) -> None:
     scorer = Scorer.untrained(settings, data)
     candidates = torch.arange(1, 31).numpy()[None]
     history = [data.clicks.of_user(3)]

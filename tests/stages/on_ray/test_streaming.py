@@ -1,6 +1,8 @@
-"""Streamed training examples are those that memory would hold, in the same batches."""
+"""Streamed training examples are the same as those in memory, in the same batches."""
 
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,19 +26,19 @@ CPU, ROWS = torch.device("cpu"), 600
 
 def write_log(run: StageRun) -> None:
     rng = np.random.default_rng(0)
-    names = {name: [f"{name[0]}{number}" for number in rng.integers(0, 30, ROWS)] for name in ("user_id", "video_id", "device")}
+    names = {name: [f"{name[0]}{i}" for i in rng.integers(0, 30, ROWS)] for name in ("user_id", "video_id", "device")}
     names |= {"shown_at": np.sort(rng.integers(0, 400, ROWS)), "clicked": rng.random(ROWS) < 0.4}
     run.write("interactions", pa.table(names))
     folder = f"{run.folder}/interactions"
     log = pq.read_table(f"{folder}/part-0.parquet")
-    for part, groups_of in enumerate((150, 300)):  # as large logs are: several files of several row groups
-        pq.write_table(log.slice(part * 300, 300), f"{folder}/part-{part}.parquet", row_group_size=groups_of)
-    run.write("catalog", pa.table({"video_id": [f"v{number}" for number in range(28)]}))
+    for part, group_rows in enumerate((150, 300)):  # as large logs are: several files of several row groups
+        pq.write_table(log.slice(part * 300, 300), f"{folder}/part-{part}.parquet", row_group_size=group_rows)
+    run.write("catalog", pa.table({"video_id": [f"v{i}" for i in range(28)]}))
     run.count(ROWS, ROWS)
 
 
 @pytest.fixture
-def config(tmp_path) -> Config:
+def config(tmp_path: Path) -> Config:
     training = {"batch_size": 64, "stream_above": 100, "cut_histories": 0.3, "hidden_clicks": 0.1}
     settings = {"workspace": tmp_path} | {f"training.{name}": value for name, value in training.items()}
     config = load(None, [f"{key}={value}" for key, value in settings.items()] + ["ranker.context_fields=[device, hour]"])
@@ -44,7 +46,7 @@ def config(tmp_path) -> Config:
     return config
 
 
-def test_streamed_batches_equal_those_of_memory(ray_cluster, config, monkeypatch):
+def test_streamed_batches_equal_those_of_memory(ray_cluster: str, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 100)
     workspace = Workspace(config.workspace)
     folder = f"{workspace.root}/blocks"
@@ -71,11 +73,11 @@ def test_streamed_batches_equal_those_of_memory(ray_cluster, config, monkeypatch
                 assert torch.equal(getattr(one, name), tensor), name
 
 
-def test_an_unknown_context_field_is_refused(config):
+def test_an_unknown_context_field_is_refused(config: Config) -> None:
     mistaken = changed(config, "ranker", context_fields=["devise"])
     with pytest.raises(DataError, match=r"ranker.context_fields: the log has no column 'devise'; did you mean 'device'\?"):
         write_blocks(Workspace(config.workspace), mistaken, "")
 
 
-def changed(config: Config, section: str, **settings) -> Config:
+def changed(config: Config, section: str, **settings: Any) -> Config:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=settings)})
