@@ -4,7 +4,7 @@ Decoders and networks are two pools of actors, and work at the same time. Batche
 Finished rows come back to the driver and are written as part files of about 32 videos, each under a temporary name first; the
 driver never holds more than that. Videos whose row of the previous version still stands are taken over first, the others follow in
 the catalog's order. A run that is killed goes on after its last part: no video is done twice, none is lost. Videos that failed are
-kept in no part, so the next run tries them again. `ray.init` is the caller's.
+kept in no part, so the next run tries them again.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from rayrec import __version__, tables
 from rayrec.config import Config, Features, settings_of
 from rayrec.features.media.decode import locate
 from rayrec.features.rows import EXTRACTED, FAILED, Networks, decode_rows, load_networks, network_rows, resolved
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.stages.on_ray.data import quiet_context
 from rayrec.workspace.files import file_facts
 from rayrec.workspace.parts import part_paths
@@ -221,6 +222,7 @@ def _extracted(pending: pa.Table, config: Config, total: int) -> Iterator[pa.Tab
 
 def _pipeline(pending: pa.Table, config: Config) -> "ray.data.Dataset":
     networks = load_networks(config.features, config.seed)
+    connect(config)
     features = resolved(config.features, networks)
     resources = ray.cluster_resources()
     if features.gpus_per_model > resources.get("GPU", 0):

@@ -27,6 +27,7 @@ from rayrec import __version__, tables
 from rayrec.config import Config, ConfigError, PrivatePublic, dump
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.stages.extract import Parts, file_versions, sources
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.stages.on_ray.data import quiet_context
 from rayrec.stages.on_ray.training import shared, this_device, this_worker, train_on_ray
 from rayrec.workspace.checkpoint import Checkpoint
@@ -59,6 +60,8 @@ def learn_private_public(run: StageRun) -> None:
     pending = videos.filter(pc.invert(pc.is_in(videos["video_id"], value_set=done)))
     failed = [INPUTS.empty_table()]
     decoded = videos.num_rows - pending.num_rows
+    if pending.num_rows:
+        connect(run.config)
     for rows in _decoded(pending, settings):
         lost = pc.is_valid(rows["error"])
         failed.append(rows.filter(lost))
@@ -202,6 +205,8 @@ def _train_on_ray(run: StageRun, settings: PrivatePublic, classes: list[str]) ->
         "seed": run.config.seed,
     }
     storage = f"{run.workspace.uri}/private_public/{run.version}/ray"
+    if settings.workers:
+        connect(run.config)
     train_on_ray(_work, task, "network", storage, settings.workers, settings.gpus_per_worker)
 
 

@@ -3,7 +3,7 @@
 Two passes over the part files of `features`, both on Ray Data with one task for each share of the files: the first takes the
 moments of the videos that training saw, which are merged and fitted here (`reduction.py`); the second maps all videos and writes
 parts. A later run with the same settings keeps the fit of every modality whose raw vectors still come from the same networks, so
-that what was trained on reduced vectors can read those of new videos. `ray.init` is the caller's.
+that what was trained on reduced vectors can read those of new videos.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from rayrec import tables
 from rayrec.config import Config, settings_of
 from rayrec.data.split import split_times
 from rayrec.features.reduction import Moments, Reduction, matrix, merged, moments_of, pack, reduced, unpack
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.stages.on_ray.data import quiet_context
 from rayrec.tables import MODALITIES
 from rayrec.workspace.parts import part_paths
@@ -45,6 +46,8 @@ def reduce(run: StageRun) -> None:
     run.fs.create_dir(folder, recursive=True)
     run.fs.delete_dir_contents(folder)  # of a run that was killed
     features = part_paths(run.fs, f"{run.input_folder('extract')}/features")
+    if features:
+        connect(run.config)
     private_public = run.read_if_there("private_public") if features and run.config.private_public else None
     reader = Reader(run.fs, _shared(private_public))
     origins = _origins(run)

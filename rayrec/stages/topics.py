@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 
 from rayrec import tables
 from rayrec.config import Config, dump
-from rayrec.stages.on_ray import clustering as distributed
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.stages.on_ray.training import shared, this_device, this_worker, train_on_ray
 from rayrec.topics import clustering, tag_graph
 from rayrec.topics.fitting import Epoch, train_representation
@@ -94,6 +93,8 @@ def _train(run: StageRun) -> Representation | None:
     settings = run.config.topics
     task = {"workspace": run.workspace.uri, "folder": run.folder, "config": dump(run.config)}
     storage = f"{run.workspace.uri}/topics/{run.version}/ray"
+    if settings.workers:
+        connect(run.config)
     train_on_ray(_work, task, "topics", storage, settings.workers, settings.gpus_per_worker)
     Checkpoint(run.fs, f"{run.folder}/{CHECKPOINT}").delete()
     try:
@@ -139,6 +140,11 @@ def _cluster(joint: np.ndarray, config: Config) -> np.ndarray:
     settings = config.topics
     if settings.clustering == "local":
         return clustering.cluster(joint, settings.clusters, config.seed)
+    import ray.data
+
+    from rayrec.stages.on_ray import clustering as distributed
+
+    connect(config)
     blocks = [joint[start : start + clustering.BLOCK] for start in range(0, len(joint), clustering.BLOCK)]
     vectors = [pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), joint.shape[1]) for block in blocks]
     return distributed.cluster(

@@ -17,6 +17,7 @@ from rayrec.data.fields import DataError
 from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS
 from rayrec.ranking import models
 from rayrec.ranking.scorer import SCORER
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.stages.on_ray.streaming import training_data, write_blocks
 from rayrec.stages.on_ray.training import this_device, this_worker, train_on_ray
 from rayrec.training import trackers
@@ -84,6 +85,8 @@ def _train_on_ray(run: StageRun, arm: str, ranker: Ranker, mlflow: str | None) -
         "mlflow": mlflow,
     }
     storage = f"{run.workspace.uri}/train/{run.version}/ray"
+    if training.workers:
+        connect(run.config)
     with followed(file, arm.replace("_", " "), training.epochs):
         train_on_ray(_work, task, arm, storage, training.workers, training.gpus_per_worker, training.max_workers, training.restarts)
     raise_mistake(file.read())

@@ -24,6 +24,7 @@ from rayrec.errors import RayrecError
 from rayrec.evaluation.search_report import MODEL, Trial, best_yaml, in_words, pictures, ranked, trials_csv, trials_json
 from rayrec.ranking.scorer import Scorer
 from rayrec.ranking.variants import TrainingSummary, device_for, variant
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.training.trainer import Epoch, TrainingCallback, train_ranker
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun
@@ -120,6 +121,7 @@ def _values(proposed: dict[str, Any]) -> dict[str, Any]:
 def _search(run: StageRun) -> tune.ResultGrid:
     """All trials, run to their ends. Raises `KeyboardInterrupt` when Ray Tune was interrupted, which it does not itself."""
     config = run.config
+    connect(config)
     storage = f"{run.workspace.uri}/{run.stage.name}/{run.version}"
     trainable = tune.with_resources(_trainable(run), _resources(config))
     if tune.Tuner.can_restore(f"{storage}/{SEARCH}"):

@@ -1,22 +1,30 @@
-"""A Ray head of our own on this machine: how it is started, with what environment, and the token of its ports.
+"""The Ray cluster that a workspace uses: a head of our own on this machine, which can be started, found, joined and stopped.
 
-Whatever it listens on is bound to the loopback, and Ray's own ports ask for a token besides. It has ports and a folder of its own,
-so that it can run beside any other Ray.
+The head stays up when the command that started it has ended. `cluster.json` in the workspace says where it is; `stop` ends its
+processes and no others. All its ports are bound to the loopback, and Ray's own ones also require a token. It has its own ports and
+its own folder, so that it can run beside any other Ray.
+
+Only `connect` imports Ray, so that commands that talk to no cluster start at once.
 """
 
 import contextlib
+import fcntl
+import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
 import rayrec
+from rayrec.config import Config, ConfigError
 from rayrec.errors import RayrecError
 from rayrec.serving.cluster import processes
 from rayrec.serving.http import auth
@@ -24,27 +32,27 @@ from rayrec.serving.http import auth
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8265  # where `ray job submit` and `serve deploy` look; another one when it is taken
 START_TIMEOUT_S = 120
-# Ray replaces 127.0.0.1 as a node's address by that of a network interface, and then listens there; with this variable at 0 it does
-# not (as it never does on macOS and Windows, hence the name).
+# Ray replaces 127.0.0.1 as the address of a node by that of a network interface, and then listens there. With this variable set to 0
+# it does not (as it never does on macOS and Windows, hence the name).
 ADDRESS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 HAPROXY = Path(__file__).with_name("haproxy.sh")
 HAPROXY_SETTINGS = {
-    # A recall replica that died with a request in its hands has not answered it: HAProxy sends it again. Every call may be sent
-    # twice (events bear ids).
+    # A recall replica that dies while it works on a request has not answered it, so HAProxy sends the request to another replica.
+    # Every call may be sent twice, because events have ids.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-    # A dying replica's sockets die one after the other, and each may take a try; HAProxy 2.8 gives up after 3, without a word.
+    # The sockets of a dying replica close one after the other, and each may cost a try; HAProxy 2.8 would give up after 3.
     "RAY_SERVE_HAPROXY_RETRIES": "10",
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # bytes; what is larger can't be sent again
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # bytes; a larger request can't be sent again
 }
 
 
 class ClusterError(RayrecError):
-    """The local Ray head, or the service on it, can't be started; the message says why."""
+    """The Ray head or the service on it can't be started or does not run; the message says why."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where our head is; the content of cluster.json."""
+    """Where our head is. This is the content of cluster.json."""
 
     gcs: str  # for ray.init
     dashboard: str  # for jobs and Serve
@@ -56,7 +64,113 @@ class Address:
         return processes.belonging_to(self.session, self.folder)
 
 
+# --- started, found, joined, stopped --------------------------------------------------------------------------------------------
+
+
+def start(config: Config) -> Address:
+    """Start the head of this workspace unless it runs, and return its address. Raises `ClusterError` when it does not start."""
+    with _locked(config) as record:
+        if address := running(config):
+            return address
+        make_token()
+        address = start_head()
+        written = record.with_suffix(".new")
+        written.write_text(json.dumps(asdict(address), indent=1))
+        written.replace(record)
+        return address
+
+
+def running(config: Config) -> Address | None:
+    """The address of this workspace's head if one runs."""
+    try:
+        address = _recorded(_record(config))
+    except (ConfigError, ClusterError):  # a workspace that can't have a head
+        return None
+    if address is None:
+        return None
+    host, _, port = address.gcs.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return address if address.processes() else None
+    return None
+
+
+def stop(config: Config) -> bool:
+    """Kill the head and all that runs on it; events are on the disk already. Returns whether anything ran."""
+    if not _record(config).exists():
+        return False
+    with _locked(config) as record:
+        address = _recorded(record)
+        found = address is not None and processes.kill(address.session, address.folder)
+        if address is not None:
+            shutil.rmtree(address.folder, ignore_errors=True)
+        record.unlink(missing_ok=True)
+        return found
+
+
+def connect(config: Config) -> None:
+    """Connect this process to Ray, unless it is connected already.
+
+    It joins the cluster that RAY_ADDRESS names, else the head that runs for the workspace. Without either it starts a local Ray
+    that ends with this process.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    with _without_noise():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level="warning")
+            return
+        address = running(config)
+        make_token()
+        use_token()
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
+        if address:
+            ray.init(address.gcs, logging_level="warning")
+        else:
+            ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
+
+
+def _record(config: Config) -> Path:
+    """The path of cluster.json: in the workspace or, if that is not on this machine, beside the file of the events."""
+    if "://" not in config.workspace:
+        return Path(config.workspace).expanduser().resolve() / "state" / "cluster.json"
+    from rayrec.serving.state.store import is_redis, state_path
+
+    if is_redis(config):
+        raise ClusterError(
+            f"neither the workspace {config.workspace} nor the events are on this machine: use `serve deploy serve_config.yaml`"
+        )
+    return state_path(config).with_name("cluster.json")
+
+
+def _recorded(record: Path) -> Address | None:
+    """What cluster.json says. A file that can't be read as an address counts as none."""
+    try:
+        return Address(**json.loads(record.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(config: Config) -> Iterator[Path]:
+    """The path of cluster.json, while no other process starts or stops the head. Raises `ClusterError` if it can't be written."""
+    record = _record(config)
+    try:
+        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = record.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise ClusterError(f"{record.parent} can't be written ({error.strerror}); the head's address is kept there") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield record
+
+
+# --- how it is started ----------------------------------------------------------------------------------------------------------
+
+
 def start_head() -> Address:
+    """Start a head and wait until it is up. Raises `ClusterError` with its last lines when it is not."""
     folder = Path(tempfile.mkdtemp(prefix="rayrec-", dir="/tmp"))  # short: the paths of sockets end at 107 bytes
     gcs, agent, client, *haproxy_ports = processes.free_ports(6)
     dashboard = DASHBOARD_PORT if processes.is_free(LOOPBACK, DASHBOARD_PORT) else processes.free_ports(1)[0]
@@ -106,14 +220,14 @@ def start_head() -> Address:
 
 
 def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port: int) -> dict[str, str]:
-    """The variables of the head and of all its workers; Ray reads these settings from nowhere else."""
-    package = str(Path(rayrec.__file__).parents[1])  # workers import the package that this process runs
+    """The environment variables of the head and of all its workers. Ray reads these settings from nowhere else."""
+    package = str(Path(rayrec.__file__).parents[1])  # workers import the same package as this process
     return {
         "RAY_AUTH_MODE": "token",
         ADDRESS_VARIABLE: "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # replicas answer people: they give way to nothing, as Ray's workers (15) would
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # `python` of jobs is ours
+        "RAY_worker_niceness": "0",  # replicas answer people; with Ray's default of 15 they would give way to everything else
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # jobs run with this Python
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -128,20 +242,37 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 are not enough on a busy machine
-        # On one machine no other proxy has to be told before a replica goes.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # the default of 5 is too short on a busy machine
+        # On one machine there is no other proxy that must hear of it before a replica goes.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }
 
 
 def cpus() -> int:
-    """Logical CPUs: at least four, so that a small machine can hold the service and a stage at once."""
+    """The number of CPUs that Ray may count on: at least four, so that a small machine can run the service and a stage at once."""
     return max(4, os.cpu_count() or 1)
 
 
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keep Ray's remarks about itself from the terminal while this process connects; variables that the user has set win.
+
+    For every pool of Ray Data's actors that may restart, Ray's C++ part prints that a restart could fail, and no Python option turns
+    that off. It reads its log level when a process connects. What goes wrong still ends in a Python exception or a fatal log line.
+    """
+    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
+    added = quiet.keys() - os.environ.keys()
+    os.environ.update({name: quiet[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name)
+
+
 def make_token() -> None:
-    """The token of Ray's ports, where Ray looks for it, readable for its owner alone. Does nothing when there is one."""
+    """Make the token of Ray's ports where Ray looks for it, readable for its owner alone, unless there is one."""
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     path = Path.home() / ".ray" / "auth_token"
@@ -153,7 +284,7 @@ def make_token() -> None:
 
 
 def use_token() -> None:
-    """Switch this process to token authentication, whether or not ray was imported before RAY_AUTH_MODE was set."""
+    """Switch this process to token authentication, even if ray was imported before RAY_AUTH_MODE was set."""
     from ray._private.authentication.authentication_token_setup import _enable_token_auth
 
     _enable_token_auth()

@@ -7,26 +7,19 @@ and the reports speak to whatever Ray `connect` connects to: this one, or a clus
 
 import contextlib
 import copy
-import fcntl
-import json
 import logging
 import os
-import shutil
-import socket
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import ray
 
-from rayrec.config import Config, ConfigError, dump
+from rayrec.config import Config, dump
 from rayrec.errors import RayrecError
 from rayrec.serving.bundle import locate, verify
 from rayrec.serving.cluster import processes
-from rayrec.serving.cluster.head import LOOPBACK, Address, ClusterError, cpus, make_token, start_head, use_token
+from rayrec.serving.cluster.head import LOOPBACK, ClusterError, connect, running, start, use_token
 from rayrec.serving.http import auth
 from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
 from rayrec.serving.state.store import is_redis, state_path
@@ -41,60 +34,6 @@ RECALL, RANKER = "TopicRecall", "NeuralRanker"
 
 class SwapRefusedError(RayrecError):
     """A replica can't serve a bundle; the message says why. The service goes on with what it had."""
-
-
-def start(config: Config) -> Address:
-    """Our head; starts it unless it runs. Raises `ClusterError` when it does not come up."""
-    with _locked(config) as record:
-        if address := running(config):
-            return address
-        make_token()
-        address = start_head()
-        written = record.with_suffix(".new")
-        written.write_text(json.dumps(asdict(address), indent=1))
-        written.replace(record)
-        return address
-
-
-def running(config: Config) -> Address | None:
-    """Our head, when there is one and it lives."""
-    try:
-        address = Address(**json.loads(_record(config).read_text()))
-    except (ConfigError, ClusterError, FileNotFoundError):
-        return None
-    host, _, port = address.gcs.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return address if address.processes() else None
-    return None
-
-
-def stop(config: Config) -> bool:
-    """End our head and all that runs on it, at once (events are on the disk already); says if there was anything to end."""
-    with _locked(config) as record:
-        if not record.exists():
-            return False
-        address = Address(**json.loads(record.read_text()))
-        found = processes.kill(address.session, address.folder)
-        shutil.rmtree(address.folder, ignore_errors=True)
-        record.unlink()
-        return found
-
-
-def connect(config: Config) -> None:
-    """Connect this process to the cluster that RAY_ADDRESS names, else to our head, else to a Ray that ends with this process."""
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning")
-        return
-    address = running(config)
-    make_token()
-    use_token()
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
-    if address:
-        ray.init(address.gcs, logging_level="warning")
-    else:
-        ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
 
 
 def serve(config: Config) -> str:
@@ -177,6 +116,7 @@ def with_rollout(deployed: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
 def _ask_all(config: Config, deployment: str) -> list[Any]:
     _client(config)  # says when there is nothing to connect to
     connect(config)
+    import ray
     from ray import serve
     from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
@@ -194,14 +134,16 @@ def _ask_all(config: Config, deployment: str) -> list[Any]:
 
 def _client(config: Config) -> Any:
     """For Serve's REST API, on the cluster that `connect` connects to. Raises `ClusterError` when there is none."""
+    remote = bool(os.environ.get("RAY_ADDRESS"))
+    address = None if remote else running(config)
+    if not remote and address is None:
+        raise ClusterError("the service does not run; `rayrec serve` starts it")
+    import ray
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-    if os.environ.get("RAY_ADDRESS"):
+    if address is None:
         connect(config)
         return ServeSubmissionClient(ray._private.worker.get_dashboard_url())
-    address = running(config)
-    if address is None:
-        raise ClusterError("the service does not run; `rayrec serve` starts it")
     use_token()
     return ServeSubmissionClient(address.dashboard)
 
@@ -275,22 +217,3 @@ def _check_place(standing: dict[str, Any] | None, host: str, port: int) -> None:
     elif (standing["host"], standing["port"]) != (host, port):
         place = f"{standing['host']}:{standing['port']}"
         raise ClusterError(f"the service runs at {place} already; run `rayrec stop` before it can move to {host}:{port}")
-
-
-def _record(config: Config) -> Path:
-    """cluster.json, in the workspace or, when that is not on this machine, beside the events."""
-    if "://" not in config.workspace:
-        return Path(config.workspace).expanduser().resolve() / "state" / "cluster.json"
-    if is_redis(config):
-        raise ClusterError(f"neither {config.workspace} nor the events are on this machine: use `serve deploy serve_config.yaml`")
-    return state_path(config).with_name("cluster.json")
-
-
-@contextlib.contextmanager
-def _locked(config: Config) -> Iterator[Path]:
-    """The path of cluster.json, while no other process starts or stops the head."""
-    record = _record(config)
-    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with record.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield record

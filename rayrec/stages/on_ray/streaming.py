@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import ray
 import torch
 
 from rayrec.config import Config
@@ -21,10 +21,13 @@ from rayrec.data.blocks import Columns, block_count, block_numbers
 from rayrec.data.context import refuse_unknown_context
 from rayrec.data.examples import FittedEncoders, LogEncoder, RankingData, log_columns
 from rayrec.data.loading import joined_items, ranking_data
-from rayrec.stages.on_ray.data import quiet_context
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.parts import part_paths
 from rayrec.workspace.versions import Workspace
+
+if TYPE_CHECKING:
+    import ray
 
 SIZES = "sizes.json"  # written when all blocks are there
 READS_AHEAD = 2  # blocks
@@ -35,6 +38,7 @@ def training_data(workspace: Workspace, config: Config, folder: str) -> RankingD
     workspace's filesystem) where the log has more training examples than `training.stream_above`."""
     if not _too_large(workspace, config):
         return ranking_data(workspace, config.ranker, config.split)
+    connect(config)  # for reading the blocks
     log = LogFiles.of(workspace)
     prepared = _prepare(workspace, config, log)
     trained, validated, _ = prepared.ends
@@ -53,6 +57,7 @@ def training_data(workspace: Workspace, config: Config, folder: str) -> RankingD
 def write_blocks(workspace: Workspace, config: Config, folder: str) -> None:
     """Write the blocks that `training_data` streams, where it will and they are not there yet."""
     if _too_large(workspace, config) and not workspace.fs.get_file_info(f"{folder}/{SIZES}").is_file:
+        connect(config)
         log = LogFiles.of(workspace)
         prepared = _prepare(workspace, config, log)
         _write_block_files(workspace.fs, folder, log, prepared.encoder, prepared.ends[0], log_columns(config.ranker))
@@ -73,6 +78,10 @@ class StreamedExamples:
         """The blocks of these numbers, their rows in time order; the next ones are read meanwhile."""
         if not numbers:
             return
+        import ray.data
+
+        from rayrec.stages.on_ray.data import quiet_context
+
         paths = [pa.table({"path": [_block_path(self.folder, number)]}) for number in numbers]
         context = quiet_context()
         context.target_max_block_size = None  # a file is one block of Ray's too, however large
@@ -134,6 +143,10 @@ def _write_block_files(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder:
         for path, group, first, last in log.groups
         if first < rows
     ]
+    import ray.data
+
+    from rayrec.stages.on_ray.data import quiet_context
+
     sizes = np.zeros(block_count(rows), dtype=np.int64)
     with ray.data.DataContext.current(quiet_context()), ExitStack() as files:
         encoded = ray.data.from_arrow(groups).map_batches(
@@ -152,8 +165,10 @@ def _write_block_files(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder:
     write_whole(fs, f"{folder}/{SIZES}", json.dumps(sizes.tolist()).encode())
 
 
-def _encode(task: pa.Table, fs: pafs.FileSystem, columns: list[str], encoder: list[ray.ObjectRef], blocks: int) -> pa.Table:
+def _encode(task: pa.Table, fs: pafs.FileSystem, columns: list[str], encoder: "list[ray.ObjectRef]", blocks: int) -> pa.Table:
     """The examples of one row group by block, within a block in time order."""
+    import ray
+
     group = task.to_pylist()[0]
     log = _read_group(fs, group["path"], group["group"], columns).slice(0, group["rows"])
     examples = ray.get(encoder[0])(log)
