@@ -87,9 +87,7 @@ def stop(config: ConfigPath, overrides: Overrides = None) -> None:
     say("Stopped." if head.stop(load_config(config, overrides)) else "Nothing was running.")
 
 
-def show_service(
-    details: dict[str, Any], recall: "list[Report]", rankers: "list[RankerReport]", history: "list[Swap]"
-) -> None:
+def show_service(details: dict[str, Any], recall: "list[Report]", rankers: "list[RankerReport]", history: "list[Swap]") -> None:
     """Print the replicas of the service, which bundle each has and for whom, and the last swaps. `details` are Ray Serve's."""
     bundles = {report.replica: _served(report) for report in recall} | {each.replica: ", ".join(each.bundles) for each in rankers}
     ages = {report.replica: f"{report.queue_age_s:.1f} s" for report in recall}

@@ -1,4 +1,4 @@
-"""Reads a config from YAML and applies `section.key=value` overrides. An unknown key is an error that names the nearest known one."""
+"""Reads a config from YAML and applies `section.key=value` overrides. An error names an unknown key and the nearest known one."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -109,7 +109,7 @@ def _sentence(problem: dict[str, Any]) -> str:
 
 
 def _section_at(path: list[str]) -> type[Section]:
-    """The class of the section at a pydantic error location. There, the kind of a dataset and the key of a mapping are steps too."""
+    """The class of the section at a pydantic error location, where the kind of a dataset and the key of a mapping are steps too."""
     section: type[Section] = Config
     for part in path:
         if part in DATASETS:

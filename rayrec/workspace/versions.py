@@ -5,8 +5,8 @@
     <workspace>/<stage>/<version>/<table>/*.parquet, and whatever files the stage makes
 
 A version is named after a fingerprint of its settings and of the versions that it reads. It is written into its own folder and
-becomes visible in one atomic step, when `current` is replaced by a file that names it. A killed stage therefore leaves an unfinished
-folder that nobody reads. The next run with the same fingerprint opens that folder again and goes on from what is there.
+becomes visible in one atomic step, when `current` is replaced by a file that names it. A killed stage therefore leaves an
+unfinished folder that nobody reads. The next run with the same fingerprint opens it again and goes on from what is there.
 
 A workspace is a local folder or any URI that pyarrow or fsspec opens (`s3://`, `gs://`, `memory://`).
 """
@@ -178,7 +178,7 @@ class Workspace:
         except (ValueError, TypeError, AttributeError) as error:
             raise WorkspaceError(f"{self.root}/{path} is damaged ({error}); {again}") from error
         raise WorkspaceError(
-            f"{self.root}/{path} was written by rayrec {values.get('rayrec')}, and this is rayrec {__version__}, which does not know "
+            f"{self.root}/{path} was written by rayrec {values.get('rayrec')}; this is rayrec {__version__}, which does not know "
             f"{', '.join(sorted(unknown))}: install that rayrec, set `workspace` to another folder, or {again}"
         )
 
@@ -197,4 +197,4 @@ class Workspace:
         except OSError as error:
             raise WorkspaceError(f"{self.root}/{path} can't be read: {error}") from error
         except UnicodeDecodeError as error:
-            raise WorkspaceError(f"{self.root}/{path} is damaged ({error}); delete it and run `rayrec {path.split('/')[0]}`") from error
+            raise WorkspaceError(f"{self.root}/{path} is damaged ({error}); delete it and run its stage again") from error

@@ -32,8 +32,8 @@ from rayrec.serving.http import auth
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8265  # where `ray job submit` and `serve deploy` look; another one when it is taken
 START_TIMEOUT_S = 120
-# Ray replaces 127.0.0.1 as the address of a node by that of a network interface, and then listens there. With this variable set to 0
-# it does not (as it never does on macOS and Windows, hence the name).
+# Ray replaces 127.0.0.1 as the address of a node by that of a network interface, and then listens there. With this variable at 0 it
+# does not (as it never does on macOS and Windows, hence the name).
 ADDRESS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 HAPROXY = Path(__file__).with_name("haproxy.sh")
 HAPROXY_SETTINGS = {
@@ -227,7 +227,7 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
         ADDRESS_VARIABLE: "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # replicas answer people; with Ray's default of 15 they would give way to everything else
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # jobs run with this Python
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # for jobs
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -258,8 +258,8 @@ def cpus() -> int:
 def _without_noise() -> Iterator[None]:
     """Keep Ray's remarks about itself from the terminal while this process connects; variables that the user has set win.
 
-    For every pool of Ray Data's actors that may restart, Ray's C++ part prints that a restart could fail, and no Python option turns
-    that off. It reads its log level when a process connects. What goes wrong still ends in a Python exception or a fatal log line.
+    For each actor of Ray Data that may restart, Ray's C++ part prints that a restart could fail. It has no other switch than its
+    log level, which it reads when a process connects. What does go wrong still raises a Python exception or prints a fatal error.
     """
     quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
     added = quiet.keys() - os.environ.keys()
