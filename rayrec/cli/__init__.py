@@ -1,5 +1,9 @@
-"""The command line, `rayrec ...`: a thin face of the stages and of the service."""
+"""The command line, `rayrec ...`: a thin layer over the stages and the service.
 
-from rayrec.cli.app import main
+Every module here imports the libraries that a command needs inside that command, so that `rayrec --help` and other small commands
+start at once. `tests/cli/test_startup.py` checks which commands do without which libraries.
+"""
 
-__all__ = ["main"]
+from rayrec.cli.entry import app, main
+
+__all__ = ["app", "main"]

@@ -1,4 +1,4 @@
-"""YAML in, `section.key=value` overrides on top; unknown keys are refused with the nearest known name."""
+"""Reads a config from YAML and applies `section.key=value` overrides. An error names an unknown key and the nearest known one."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -25,20 +25,11 @@ RENAMED = {
 
 
 def load(path: str | Path | None, overrides: list[str] | None = None) -> Config:
-    """The config of a YAML file (all defaults when None) with `section.key=value` overrides; values are read as YAML.
+    """The config of a YAML file (all defaults if None) with `section.key=value` overrides; values are read as YAML.
 
     Raises `ConfigError` for a missing file, broken YAML, an unknown key or a value of the wrong kind.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = yaml.safe_load(Path(path).read_text()) or {}
-        except OSError as error:
-            raise ConfigError(f"{path}: the config file can't be read ({error.strerror})") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {error}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path}: a config is a mapping of sections, not {type(tree).__name__}")
+    tree = {} if path is None else _read(path)
     for override in overrides or []:
         _apply(tree, override)
     if isinstance(tree.get("dataset"), dict):
@@ -47,18 +38,40 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> Config:
 
 
 def with_values(config: Config, values: dict[str, Any], source: str = "config") -> Config:
-    """The config with other values under keys such as `ranker.model`. Raises `ConfigError` as `load` does, from `source` on."""
+    """The config with other values under keys such as `ranker.model`.
+
+    Raises `ConfigError` as `load` does. Its message begins with `source`, which says where the values come from.
+    """
     tree = dump(config)
     for key, value in values.items():
         _put(tree, key, value, source)
     return _checked(tree, source)
 
 
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: the config file can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: the config file is not text in UTF-8 ({error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if tree is not None and not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections, not {type(tree).__name__}")
+    return tree or {}
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} should read section.key=value")
-    _put(tree, key, yaml.safe_load(value), f"override {override!r}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"override {override!r}: the value is not valid YAML ({problem}); put text in quotes") from error
+    _put(tree, key, parsed, f"override {override!r}")
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
@@ -87,11 +100,16 @@ def _sentence(problem: dict[str, Any]) -> str:
         if new := RENAMED.get(".".join(path[:-1]), {}).get(path[-1]):
             return f"{key!r} is now called {'.'.join([*path[:-1], new])!r}; rename it"
         return f"unknown key {key!r}{did_you_mean(path[-1], list(_section_at(path[:-1]).model_fields))}"
-    return f"{key}: {problem['msg']} (got {str(problem['input'])[:80]!r})"
+    if problem["type"] == "missing":
+        return f"{key!r} is missing; add it"
+    given = str(problem["input"])[:80]
+    if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return f"{key!r} is a section, so it holds keys with values, not {given!r}"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')} (got {given!r})"
 
 
 def _section_at(path: list[str]) -> type[Section]:
-    """The class of the section at a pydantic error location, in which a dataset's kind or a mapping's key is one more step."""
+    """The class of the section at a pydantic error location, where the kind of a dataset and the key of a mapping are steps too."""
     section: type[Section] = Config
     for part in path:
         if part in DATASETS:
@@ -102,7 +120,7 @@ def _section_at(path: list[str]) -> type[Section]:
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
-    """The first section that an annotation such as `Section | None` or `dict[str, list[Any] | Section]` names."""
+    """The first section in an annotation such as `Section | None` or `dict[str, list[Any] | Section]`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((found for kind in get_args(annotation) if (found := _section_in(kind))), None)

@@ -26,6 +26,7 @@ from rayrec.features.media.files import file_versions
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.features.private_public.videos import HELD_OUT, REST, ROLES, TRAIN, catalog_videos, classes_of, with_roles
 from rayrec.stages.extract import sources
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.parts import PartWriter, read_parts
 from rayrec.workspace.stage import Stage, StageRun
@@ -58,6 +59,8 @@ def learn_private_public(run: StageRun) -> None:
     pending = videos.filter(pc.invert(pc.is_in(videos["video_id"], value_set=done)))
     failed = [INPUTS.empty_table()]
     decoded = videos.num_rows - pending.num_rows
+    if pending.num_rows:
+        connect(run.config)
     for rows in _decoded(pending, settings):
         lost = pc.is_valid(rows["error"])
         failed.append(rows.filter(lost))

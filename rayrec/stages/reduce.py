@@ -170,8 +170,10 @@ class FeatureFiles:
 def _over_shares(run: StageRun, paths: list[str], work: Callable[[int, list[str], Any], bytes], shared: Any) -> list[bytes]:
     """`work(number, paths, shared)` for each share of the part files: here for a small table, with Ray Data for a large one."""
     if run.workspace.rows("features") > LOCAL_VIDEOS:
+        from rayrec.stages.on_ray.cluster import connect
         from rayrec.stages.on_ray.data import map_files
 
+        connect(run.config)
         return map_files(work, paths, SHARE_FILES, shared)
     return [work(number, paths[at : at + SHARE_FILES], shared) for number, at in enumerate(range(0, len(paths), SHARE_FILES))]
 

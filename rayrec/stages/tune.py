@@ -37,6 +37,7 @@ from rayrec.evaluation.trials import (
 from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.ranking.variants import device_for, variant
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun
@@ -133,6 +134,7 @@ def _values(proposed: dict[str, Any]) -> dict[str, Any]:
 def _search(run: StageRun) -> tune.ResultGrid:
     """Run all trials to their ends. Raises `KeyboardInterrupt` when Ray Tune was interrupted, which Ray Tune itself does not."""
     config = run.config
+    connect(config)
     storage = f"{run.workspace.uri}/{run.stage.name}/{run.version}"
     trainable = tune.with_resources(_trainable(run), _resources(config))
     if tune.Tuner.can_restore(f"{storage}/{SEARCH}"):

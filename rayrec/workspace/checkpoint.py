@@ -1,4 +1,4 @@
-"""Where a run that trains leaves its state, so that one that was killed goes on from there."""
+"""The state of a training, saved so that a run that was killed can go on from it."""
 
 import io
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from rayrec.workspace.files import read_whole, write_whole
 
 
 class CheckpointError(RayrecError):
-    """A checkpoint can't be used; the message says why."""
+    """A checkpoint can't be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file, replaced in one step. Nothing in it is executed when it is read."""
+    """One file, replaced in one step. Reading it executes nothing that is in it."""
 
     fs: pafs.FileSystem
     path: str
@@ -28,7 +28,7 @@ class Checkpoint:
         write_whole(self.fs, self.path, data.getvalue())
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last, on the CPU; None when nothing was. Raises `CheckpointError` for a file that is none of ours."""
+        """What was saved last, on the CPU, or None if nothing was. Raises `CheckpointError` for a file that is no checkpoint."""
         try:
             data = read_whole(self.fs, self.path)
         except FileNotFoundError:

@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 def read_parts(fs: pafs.FileSystem, folder: str, name: str, columns: list[str] | None = None) -> pa.Table:
-    """All Parquet part files of a table, in the order of their names; an absent folder is an empty table."""
+    """A table from all its Parquet part files, in the order of their names. If the folder is absent, the table is empty."""
     parts = list(stream_parts(fs, folder, name, columns))
     return pa.concat_tables(parts).combine_chunks() if parts else tables.empty(name)
 
 
 def stream_parts(fs: pafs.FileSystem, folder: str, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The same, one part after another. Raises `TableError` for one of the `columns` that is not there."""
+    """The same, part by part. Raises `TableError` if one of the `columns` is not there."""
     for path in part_paths(fs, folder):
         if columns is None:
             yield tables.conform(name, pq.read_table(path, filesystem=fs))

@@ -1,7 +1,8 @@
-"""What a stage is, and the run in which it does its work."""
+"""What a stage is, and how it is run."""
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ from rayrec.config import Config
 from rayrec.workspace.parts import stream_parts
 from rayrec.workspace.versions import Manifest, Workspace, WorkspaceError
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the road: the tables it reads and writes, the settings it depends on, and its work.
+    """One step on the way from raw videos to a bundle: the tables it reads and writes, the settings it depends on, and its work.
 
-    `reads` must be there; `may_read` is read when it is there. `sources` gives the facts about files outside the workspace (size
-    and time of change) whose change must redo the stage.
+    The tables of `reads` must be there; those of `may_read` are read if they are. `sources` returns facts (size and time of change)
+    about files outside the workspace: when one changes, the stage is redone.
     """
 
     name: str
@@ -30,21 +33,21 @@ class Stage:
     reads: tuple[str, ...] = ()
     may_read: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()  # stages whose files, not tables, are read
+    after: tuple[str, ...] = ()  # stages whose files (not tables) are read
     settings: Callable[[Config], dict[str, Any]] = lambda config: {}
     sources: "Callable[[Workspace, Config], list[Any]]" = lambda workspace, config: []
 
 
 @dataclass
 class StageRun:
-    """A stage at work: reads only the tables that its stage declares, writes into its own unfinished version."""
+    """One run of a stage. It reads only the tables that the stage declares, and writes into its own unfinished version."""
 
     workspace: Workspace
     stage: Stage
     config: Config
     version: str
     settings: dict[str, Any]
-    previous: Manifest | None  # the version that this one will replace; None where everything is to be made anew (`force`)
+    previous: Manifest | None  # the version that this one will replace; None with `--force`, so that nothing is taken over
     rows_in: int = 0
     rows_out: int = 0
     written: dict[str, int] = field(default_factory=dict)
@@ -60,7 +63,7 @@ class StageRun:
 
     @property
     def previous_folder(self) -> str | None:
-        """The path of the version that this one will replace: what it holds may be kept instead of made again."""
+        """The path of the version that this one will replace. What it holds may be taken over instead of made again."""
         return f"{self.workspace.root}/{self.stage.name}/{self.previous.version}" if self.previous else None
 
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
@@ -72,9 +75,9 @@ class StageRun:
         return self.workspace.read_if_there(table)
 
     def input_folder(self, stage: str) -> str:
-        """The folder of another stage's current version, for the files (not tables) in it."""
+        """The folder of another stage's current version, for reading files (not tables) from it."""
         if stage not in self.stage.after:
-            raise WorkspaceError(f"stage {self.stage.name!r} does not declare that it reads the files of {stage!r}")
+            raise ValueError(f"stage {self.stage.name!r} does not declare that it reads the files of {stage!r}")
         return self.workspace.folder(stage)
 
     def write(self, name: str, table: pa.Table) -> None:
@@ -86,7 +89,7 @@ class StageRun:
         self.written[name] = table.num_rows
 
     def written_in_parts(self, name: str) -> int:
-        """Validate a table that the stage's work wrote as part files, one at a time; counts it as written, returns its rows."""
+        """Validate a table that the stage has written as part files, one at a time. Returns its number of rows."""
         self._check_declared(name, (*self.stage.writes, "rejects"))
         key = list(tables.spec_of(name).key)
         parts = (tables.validate(name, part) for part in stream_parts(self.fs, f"{self.folder}/{name}", name))
@@ -102,9 +105,9 @@ class StageRun:
             stream.write(data)
 
     def count(self, rows_in: int, rows_out: int, rejects: pa.Table | None = None) -> None:
-        """Record the counts, write the rejects, and fail when too many rows are bad or none is left.
+        """Record the counts and write the rejects.
 
-        Raises `WorkspaceError` that says how many and shows the first reason; the rejects stay readable at the path it names.
+        Raises `WorkspaceError` if too many rows are bad or none is left. It shows the first reason and names the file of them all.
         """
         self.rows_in, self.rows_out = rows_in, rows_out
         if rejects is not None:
@@ -120,13 +123,13 @@ class StageRun:
 
     def _check_declared(self, table: str, declared: tuple[str, ...]) -> None:
         if table not in declared:
-            raise WorkspaceError(f"stage {self.stage.name!r} does not declare table {table!r}")
+            raise ValueError(f"stage {self.stage.name!r} does not declare table {table!r}")
 
 
 def run_stage(workspace: Workspace, stage: Stage, config: Config, force: bool = False) -> tuple[Manifest, bool]:
-    """Do a stage's work unless its current version still stands; returns the manifest and whether anything was done.
+    """Do the work of a stage unless its current version is still valid. Returns the manifest and whether anything was done.
 
-    Raises `WorkspaceError` for a missing input, or when a larger share of rows than `max_rejects` is bad.
+    Raises `WorkspaceError` for a missing input, or if a larger share of rows than `max_rejects` is bad.
     """
     inputs = _inputs(workspace, stage)
     settings = stage.settings(config) | {"seed": config.seed}
@@ -135,6 +138,8 @@ def run_stage(workspace: Workspace, stage: Stage, config: Config, force: bool = 
     current = workspace.manifest(stage.name)
     if current and current.fingerprint == fingerprint and not force:
         return current, False
+    if current and current.rayrec != __version__:
+        log.info("%s: the current version was made by rayrec %s; rayrec %s redoes it", stage.name, current.rayrec, __version__)
     run = StageRun(workspace, stage, config, workspace.open_version(stage.name, fingerprint), settings, None if force else current)
     started = time.monotonic()
     stage.work(run)
@@ -156,7 +161,7 @@ def run_stage(workspace: Workspace, stage: Stage, config: Config, force: bool = 
 
 
 def _inputs(workspace: Workspace, stage: Stage) -> dict[str, str]:
-    """The version of every stage that this one reads."""
+    """The current version of every stage that this one reads."""
     versions = {}
     optional = {tables.spec_of(table).stage for table in stage.may_read if workspace.has(table)}
     for needed in {tables.spec_of(table).stage for table in stage.reads} | set(stage.after) | optional:

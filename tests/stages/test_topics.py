@@ -29,6 +29,7 @@ import json, sys, ray
 from rayrec.config import Config
 from rayrec.stages.topics import STAGE as TOPICS
 from rayrec.topics import fitting
+from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 fitting.CHECKPOINT_S = 0.0
 ray.init(sys.argv[1], log_to_driver=False)

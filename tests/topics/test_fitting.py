@@ -53,7 +53,9 @@ def test_the_same_seed_gives_the_same_z_and_leaves_torchs_own_seed_alone(little:
     assert not np.array_equal(first, z_of(train_representation(little.catalog, little.vectors, None, settings, 4), little))
 
 
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(little: LittleWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
+    little: LittleWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fitting, "Trainer", partial(Trainer, checkpoint_s=1e-9))
     settings = SMALL.model_copy(update={"epochs": 6, "batch_size": 12})
     whole = z_of(train_representation(little.catalog, little.vectors, None, settings, 0), little)

@@ -1,126 +1,136 @@
-"""Workspace: a stage's output appears at once or not at all, is kept while nothing changed, and can be resumed."""
+"""A workspace keeps the last versions of each stage, and says in a sentence what is missing or damaged."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from rayrec import tables
-from rayrec.config import Config
-from rayrec.stages.pipeline import ON_DEMAND, ROAD, load_stage
-from rayrec.tables import TRUTH
+from rayrec import __version__
 from rayrec.workspace.files import open_filesystem
-from rayrec.workspace.stage import Stage, StageRun, run_stage
-from rayrec.workspace.versions import KEPT_VERSIONS, Workspace, WorkspaceError
+from rayrec.workspace.versions import KEPT_VERSIONS, Manifest, Workspace, WorkspaceError
 
 
-def ingest(run: StageRun) -> None:
-    run.write("catalog", pa.table({"video_id": [f"v{run.config.seed}", "w"]}))
-    run.count(rows_in=2, rows_out=2)
+def publish(workspace: Workspace, number: int) -> Manifest:
+    """A finished version of `ingest` whose catalog holds the video v<number>."""
+    version = workspace.open_version("ingest", f"f{number}")
+    folder = f"{workspace.root}/ingest/{version}/catalog"
+    workspace.fs.create_dir(folder)
+    pq.write_table(pa.table({"video_id": [f"v{number}"]}), f"{folder}/part-0.parquet", filesystem=workspace.fs)
+    manifest = Manifest("ingest", version, f"f{number}", {}, {}, {"catalog": 1}, 1, 1, 0, 0.0, number)
+    workspace.publish(manifest)
+    return manifest
 
 
-INGEST = Stage("ingest", ingest, writes=("catalog",))
-
-
-@pytest.fixture(params=["local", "memory"])
-def workspace(request, tmp_path):
-    return Workspace(tmp_path / "space" if request.param == "local" else f"memory://{tmp_path.name}")
-
-
-def test_a_stage_is_kept_while_nothing_changed(workspace):
-    first, done = run_stage(workspace, INGEST, Config())
-    assert done
-    assert (first.rows_in, first.tables) == (2, {"catalog": 2})
-    again, done = run_stage(workspace, INGEST, Config())
-    assert not done
-    assert again == first
-    assert run_stage(workspace, INGEST, Config(), force=True)[0].version != first.version
-    assert run_stage(workspace, INGEST, Config(seed=8))[1]
-    assert workspace.read("catalog")["video_id"].to_pylist() == ["v8", "w"]
-
-
-def test_a_changed_input_or_source_redoes_the_stage(workspace):
-    seen = []
-    facts = [1]
-
-    def count(run: StageRun) -> None:
-        seen.append(run.read("catalog").num_rows)
-
-    extract = Stage("extract", count, reads=("catalog",), sources=lambda workspace, config: list(facts))
-    run_stage(workspace, INGEST, Config())
-    assert [run_stage(workspace, extract, Config())[1] for _ in range(2)] == [True, False]
-    run_stage(workspace, INGEST, Config(), force=True)
-    assert run_stage(workspace, extract, Config())[1]
-    facts.append(2)
-    assert run_stage(workspace, extract, Config())[1]
-    assert len(seen) == 3
-
-
-def test_a_failed_stage_leaves_the_old_version_and_resumes_in_its_folder(workspace):
-    run_stage(workspace, INGEST, Config())
-    attempts = []
-
-    def stumble(run: StageRun) -> None:
-        attempts.append((run.version, run.fs.get_file_info(f"{run.folder}/part").is_file))
-        run.write_file("part", b"half")
-        if len(attempts) == 1:
-            raise RuntimeError("killed")
-        ingest(run)
-
-    config = Config(seed=9)
-    with pytest.raises(RuntimeError, match="killed"):
-        run_stage(workspace, Stage("ingest", stumble, writes=("catalog",)), config)
-    assert workspace.read("catalog")["video_id"].to_pylist() == ["v7", "w"]
-    run_stage(workspace, Stage("ingest", stumble, writes=("catalog",)), config)
-    assert workspace.read("catalog")["video_id"].to_pylist() == ["v9", "w"]
-    assert attempts[0][0] == attempts[1][0]
-    assert [there for _, there in attempts] == [False, True]
-
-
-def test_old_versions_go_and_an_older_one_can_be_switched_to(workspace):
-    for seed in range(5):
-        run_stage(workspace, INGEST, Config(seed=seed))
+def test_old_versions_go_and_an_older_one_can_be_switched_to(workspace: Workspace) -> None:
+    for number in range(5):
+        publish(workspace, number)
     kept = workspace.versions("ingest")
-    assert [manifest.settings["seed"] for manifest in kept] == [2, 3, 4][-KEPT_VERSIONS:]
+    assert [manifest.finished_at for manifest in kept] == [2, 3, 4][-KEPT_VERSIONS:]
     workspace.switch("ingest", kept[0].version)
-    assert workspace.read("catalog")["video_id"].to_pylist() == ["v2", "w"]
+    assert workspace.read("catalog")["video_id"].to_pylist() == ["v2"]
     with pytest.raises(WorkspaceError, match="no finished version 'nonsense'"):
         workspace.switch("ingest", "nonsense")
 
 
-def test_what_is_missing_is_named_with_the_command_that_makes_it(workspace):
+def test_what_is_missing_is_named_with_the_command_that_makes_it(workspace: Workspace) -> None:
     with pytest.raises(WorkspaceError, match="run `rayrec ingest` first"):
         workspace.read("catalog")
-    run_stage(workspace, INGEST, Config())
+    publish(workspace, 0)
     with pytest.raises(WorkspaceError, match="wrote no table 'users'"):
         workspace.read("users")
 
 
-def test_undeclared_tables_can_be_neither_read_nor_written(workspace):
-    run_stage(workspace, INGEST, Config())
-    with pytest.raises(WorkspaceError, match="'topics' does not declare table 'catalog'"):
-        run_stage(workspace, Stage("topics", lambda run: print(run.read("catalog"))), Config())
-    with pytest.raises(WorkspaceError, match="does not declare table 'features'"):
-        run_stage(workspace, Stage("topics", lambda run: run.write("features", tables.empty("features"))), Config())
-
-
-def test_only_evaluate_may_read_the_truth():
-    readers = {stage.name for stage in map(load_stage, (*ROAD, *ON_DEMAND)) if set(TRUTH) & {*stage.reads, *stage.may_read}}
-    assert readers == {"evaluate"}
-
-
-@pytest.mark.parametrize(("bad", "good", "fails"), [(1, 9, False), (2, 8, True), (3, 0, True)])
-def test_too_many_rejects_fail_the_stage_and_say_where_to_look(workspace, bad, good, fails):
-    rejects = pa.table({"stage": ["ingest"] * bad, "source": ["a.csv"] * bad, "reason": ["torn"] * bad})
-    stage = Stage("ingest", lambda run: run.count(bad + good, good, rejects))
-    if fails:
-        with pytest.raises(WorkspaceError, match=rf"{bad} of {bad + good} rows are bad .*a.csv: torn.*/rejects"):
-            run_stage(workspace, stage, Config())
-        assert workspace.manifest("ingest") is None
-    else:
-        assert run_stage(workspace, stage, Config())[0].rejects == bad
-        assert workspace.rejects("ingest")["reason"].to_pylist() == ["torn"]
-
-
-def test_relative_workspaces_become_absolute(tmp_path, monkeypatch):
+def test_relative_workspaces_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Workspace("here").uri == str(tmp_path / "here")
     assert open_filesystem("memory://x/y")[1].strip("/") == "x/y"
+
+
+# A manifest as rayrec 0.1.0 wrote it.
+OLD = """{
+ "stage": "ingest",
+ "version": "5f09972b291f-0",
+ "fingerprint": "5f09972b291f",
+ "settings": {"WorldData": {"kind": "world", "videos": 480}, "seed": 7},
+ "inputs": {},
+ "tables": {"catalog": 480, "interactions": 72000, "rejects": 0},
+ "rows_in": 72480,
+ "rows_out": 72480,
+ "rejects": 0,
+ "seconds": 25.173,
+ "finished_at": 1795926275130,
+ "rayrec": "0.1.0"
+}"""
+
+
+def written(workspace: Workspace, manifest: str) -> Workspace:
+    """The workspace with this text as the manifest of the current version of `ingest`."""
+    version = "5f09972b291f-0"
+    workspace.write_file(f"ingest/{version}/manifest.json", manifest.encode())
+    workspace.write_file("ingest/current", version.encode())
+    return workspace
+
+
+def test_manifests_of_version_0_1_are_read(workspace: Workspace) -> None:
+    manifest = written(workspace, OLD).manifest("ingest")
+    assert manifest is not None
+    assert (manifest.rayrec, manifest.tables["catalog"]) == ("0.1.0", 480)
+    assert workspace.versions("ingest") == [manifest]
+
+
+def test_a_manifest_of_a_newer_version_is_refused(workspace: Workspace) -> None:
+    newer = json.dumps(json.loads(OLD) | {"rayrec": "9.0", "shards": 64})
+    with pytest.raises(WorkspaceError, match=rf"manifest.json was written by rayrec 9.0; this is rayrec {__version__}.*shards"):
+        written(workspace, newer).manifest("ingest")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"stage": "ingest"}'])
+def test_a_damaged_manifest_is_named(workspace: Workspace, text: str) -> None:
+    with pytest.raises(WorkspaceError, match=r"manifest.json is damaged .*delete the folder .*run `rayrec ingest` again"):
+        written(workspace, text).manifest("ingest")
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "ask", "message"),
+    [
+        ("current", b"\xff\xfe", lambda workspace: workspace.manifest("ingest"), "current is damaged"),
+        ("current", b"nonsense", lambda workspace: workspace.folder("ingest"), "has not run yet"),
+        ("current", b"", lambda workspace: workspace.folder("ingest"), "has not run yet"),
+        ("pinned", b"{", lambda workspace: publish(workspace, 1), "pinned is damaged .*; delete it"),
+    ],
+)
+def test_other_damaged_files_are_named(
+    workspace: Workspace, file: str, data: bytes, ask: Callable[[Workspace], Any], message: str
+) -> None:
+    publish(workspace, 0)
+    workspace.write_file(f"ingest/{file}", data)
+    with pytest.raises(WorkspaceError, match=message):
+        ask(workspace)
+
+
+def test_a_newline_behind_the_current_version_does_no_harm(workspace: Workspace) -> None:
+    manifest = publish(workspace, 0)
+    workspace.write_file("ingest/current", f"{manifest.version}\n".encode())
+    assert workspace.manifest("ingest") == manifest
+
+
+def test_places_that_can_be_no_workspace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkspaceError, match="is a file; name a folder"):
+        Workspace(tmp_path / "file")
+    with pytest.raises(WorkspaceError, match="workspace nonsense://x can't be opened"):
+        Workspace("nonsense://x")
+    with pytest.raises(WorkspaceError, match=r"can't be written .*set `workspace` to a folder or URI where you may write"):
+        Workspace("/proc/rayrec").open_version("ingest", "f0")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(WorkspaceError, match="can't be written"):
+        Workspace(tmp_path / "space").open_version("ingest", "f0")

@@ -7,26 +7,19 @@ processes and no others. Only the service may listen elsewhere than on the loopb
 
 import contextlib
 import copy
-import fcntl
-import json
 import logging
 import os
-import shutil
-import socket
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import ray
 
-from rayrec.config import Config, ConfigError, dump
+from rayrec.config import Config, dump
 from rayrec.errors import RayrecError
 from rayrec.serving.bundle import locate, verify
 from rayrec.serving.cluster import processes
-from rayrec.serving.cluster.head import LOOPBACK, Address, ClusterError, cpus, make_token, start_head, use_token
+from rayrec.serving.cluster.head import LOOPBACK, ClusterError, connect, running, start, use_token
 from rayrec.serving.http import auth
 from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
 from rayrec.serving.state.opening import is_redis, state_path
@@ -41,60 +34,6 @@ RECALL, RANKER = "TopicRecall", "NeuralRanker"
 
 class SwapRefusedError(RayrecError):
     """A replica can't serve a bundle; the message says why. The service keeps the bundles that it had."""
-
-
-def start(config: Config) -> Address:
-    """Returns our head, which is started unless it runs. Raises `ClusterError` if it does not start."""
-    with _locked(config) as record:
-        if address := running(config):
-            return address
-        make_token()
-        address = start_head()
-        written = record.with_suffix(".new")
-        written.write_text(json.dumps(asdict(address), indent=1))
-        written.replace(record)
-        return address
-
-
-def running(config: Config) -> Address | None:
-    """Returns our head if it runs, otherwise None."""
-    try:
-        address = Address.read(_record(config))
-    except (ConfigError, ClusterError, FileNotFoundError):
-        return None
-    host, _, port = address.gcs.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return address if address.processes() else None
-    return None
-
-
-def stop(config: Config) -> bool:
-    """Kills our head and everything on it at once, since all events are on the disk; returns whether anything was running."""
-    with _locked(config) as record:
-        if not record.exists():
-            return False
-        address = Address.read(record)
-        found = processes.kill(address.session, address.folder)
-        shutil.rmtree(address.folder, ignore_errors=True)
-        record.unlink()
-        return found
-
-
-def connect(config: Config) -> None:
-    """Connects this process to the cluster that RAY_ADDRESS names, else to our head, else to a Ray that ends with this process."""
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning")
-        return
-    address = running(config)
-    make_token()
-    use_token()
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
-    if address:
-        ray.init(address.gcs, logging_level="warning")
-    else:
-        ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
 
 
 def serve(config: Config) -> str:
@@ -177,6 +116,7 @@ def with_rollout(serve_config: dict[str, Any], rollout: Rollout) -> dict[str, An
 def _ask_all(config: Config, deployment: str) -> list[Any]:
     _client(config)  # raises if there is nothing to connect to
     connect(config)
+    import ray
     from ray import serve
     from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
@@ -194,14 +134,16 @@ def _ask_all(config: Config, deployment: str) -> list[Any]:
 
 def _client(config: Config) -> Any:
     """A client of Serve's REST API on the cluster that `connect` connects to. Raises `ClusterError` if there is none."""
+    remote = bool(os.environ.get("RAY_ADDRESS"))
+    address = None if remote else running(config)
+    if not remote and address is None:
+        raise ClusterError("the service does not run; `rayrec serve` starts it")
+    import ray
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-    if os.environ.get("RAY_ADDRESS"):
+    if address is None:
         connect(config)
         return ServeSubmissionClient(ray._private.worker.get_dashboard_url())
-    address = running(config)
-    if address is None:
-        raise ClusterError("the service does not run; `rayrec serve` starts it")
     use_token()
     return ServeSubmissionClient(address.dashboard)
 
@@ -281,22 +223,3 @@ def _check_address(found: dict[str, Any] | None, host: str, port: int) -> None:
     elif (found["host"], found["port"]) != (host, port):
         address = f"{found['host']}:{found['port']}"
         raise ClusterError(f"the service runs at {address} already; run `rayrec stop` before it can move to {host}:{port}")
-
-
-def _record(config: Config) -> Path:
-    """The path of cluster.json: in the workspace or, if that is not on this machine, beside the events."""
-    if "://" not in config.workspace:
-        return Path(config.workspace).expanduser().resolve() / "state" / "cluster.json"
-    if is_redis(config):
-        raise ClusterError(f"neither {config.workspace} nor the events are on this machine; use `serve deploy serve_config.yaml`")
-    return state_path(config).with_name("cluster.json")
-
-
-@contextlib.contextmanager
-def _locked(config: Config) -> Iterator[Path]:
-    """Gives the path of cluster.json, and keeps other processes from starting or stopping the head meanwhile."""
-    record = _record(config)
-    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with record.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield record

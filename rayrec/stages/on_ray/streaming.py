@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import ray
 import torch
 
 from rayrec.config import Config
@@ -22,10 +22,13 @@ from rayrec.data.context import refuse_unknown_context
 from rayrec.data.encoders import FittedEncoders
 from rayrec.data.examples import LogEncoder, log_columns
 from rayrec.data.loading import RankingData, joined_items, ranking_data
-from rayrec.stages.on_ray.data import quiet_context
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.parts import part_paths
 from rayrec.workspace.versions import Workspace
+
+if TYPE_CHECKING:
+    import ray
 
 SIZES = "sizes.json"  # written when all blocks are there
 READS_AHEAD = 2  # blocks
@@ -39,6 +42,7 @@ def training_data(workspace: Workspace, config: Config, folder: str) -> RankingD
     """
     if not _too_large(workspace, config):
         return ranking_data(workspace, config.ranker, config.split)
+    connect(config)
     log = LogFiles.of(workspace)
     encoders = _fit(workspace, config, log)
     rows = encoders.split
@@ -57,6 +61,7 @@ def training_data(workspace: Workspace, config: Config, folder: str) -> RankingD
 def write_blocks(workspace: Workspace, config: Config, folder: str) -> None:
     """Write the blocks that `training_data` will stream, if it will stream any and they are not there yet."""
     if _too_large(workspace, config) and not workspace.fs.get_file_info(f"{folder}/{SIZES}").is_file:
+        connect(config)
         log = LogFiles.of(workspace)
         encoders = _fit(workspace, config, log)
         columns = log_columns(config.ranker)
@@ -78,6 +83,10 @@ class StreamedExamples:
         """The blocks with these indices, the rows of each in time order; the next blocks are read ahead."""
         if not indices:
             return
+        import ray.data
+
+        from rayrec.stages.on_ray.data import quiet_context
+
         paths = [pa.table({"path": [_block_path(self.folder, index)]}) for index in indices]
         context = quiet_context()
         context.target_max_block_size = None  # a file is one block to Ray too, however large it is
@@ -134,6 +143,10 @@ def _fit(workspace: Workspace, config: Config, log: LogFiles) -> FittedEncoders:
 
 def _write_block_files(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder: LogEncoder, rows: int, columns: list[str]) -> None:
     """Encode the first `rows` rows of the log, and write the examples of each block to a file."""
+    import ray.data
+
+    from rayrec.stages.on_ray.data import quiet_context
+
     fs.create_dir(folder, recursive=True)
     groups = [
         pa.table({"path": [path], "group": [group], "first": [first], "rows": [min(last, rows) - first]})
@@ -158,8 +171,10 @@ def _write_block_files(fs: pafs.FileSystem, folder: str, log: LogFiles, encoder:
     write_whole(fs, f"{folder}/{SIZES}", json.dumps(sizes.tolist()).encode())
 
 
-def _encode(task: pa.Table, fs: pafs.FileSystem, columns: list[str], encoder: list[ray.ObjectRef], blocks: int) -> pa.Table:
+def _encode(task: pa.Table, fs: pafs.FileSystem, columns: list[str], encoder: "list[ray.ObjectRef]", blocks: int) -> pa.Table:
     """The examples of one row group, ordered by block and within a block by time."""
+    import ray
+
     group = task.to_pylist()[0]
     log = _read_group(fs, group["path"], group["group"], columns).slice(0, group["rows"])
     examples = ray.get(encoder[0])(log)

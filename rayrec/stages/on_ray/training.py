@@ -12,6 +12,7 @@ import torch
 
 from rayrec.config import ConfigError
 from rayrec.errors import RayrecError
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker
 from rayrec.training.progress import PROGRESS, ProgressFile, logged
@@ -57,6 +58,8 @@ def train_and_log(run: StageRun, work: Work, task: Task, folder: str, name: str,
     `task["workspace"]`, and gives `progress_callback` to its trainer.
     """
     task = task | {"workspace": run.workspace.uri, "folder": folder}
+    if processes.workers:
+        connect(run.config)
     file = progress_file(task)
     with logged(file, name.replace("_", " "), epochs):
         train_on_ray(work, task, name, f"{run.workspace.uri}/{run.stage.name}/{run.version}/ray", processes)

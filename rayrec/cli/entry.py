@@ -1,0 +1,54 @@
+"""The root of all commands, and the entry point of the program."""
+
+import logging
+import warnings
+from typing import Annotated
+
+import typer
+
+from rayrec import __version__
+from rayrec.cli import events, service, stages, topics
+from rayrec.cli.common import CommandGroup, ConsoleHandler, console
+
+app = typer.Typer(
+    cls=CommandGroup,
+    help="Recommendations for short videos, from raw videos to answers over HTTP, on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(stages.app)
+app.add_typer(topics.app, name="topics", rich_help_panel=stages.PANEL)
+app.add_typer(service.app)
+app.add_typer(events.app, name="events", rich_help_panel=service.PANEL)
+about = typer.Typer()
+
+
+@about.command(rich_help_panel="About")
+def version() -> None:
+    """Print the version of rayrec."""
+    console.print(__version__, highlight=False)
+
+
+app.add_typer(about)  # last in the help
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """The options that come before a command."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Without `arguments` it is the one that this process was started with."""
+    # Libraries use it to tell their callers, which is us, about coming changes. A user can do nothing about these.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler()])
+    logging.getLogger("rayrec").setLevel(logging.INFO)
+    app(arguments)

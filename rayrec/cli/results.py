@@ -1,0 +1,74 @@
+"""The tables of what stages found: metrics, trials of a search, and answers of the service."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from rayrec.cli.common import console, say
+
+if TYPE_CHECKING:
+    from rayrec.config import Config
+
+
+def show_metrics(config: "Config") -> None:
+    """Print the report of `evaluate`."""
+    from rayrec.workspace.versions import Workspace
+
+    workspace = Workspace(config.workspace)
+    folder = workspace.folder("evaluate")
+    report = json.loads(workspace.read_file(f"{folder}/report.json"))
+    k = report["k"]
+    columns = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "accuracy": "accuracy", "calibration_error": "ECE"}
+    table = Table("clicks", *columns.values(), title=f"test split: {report['impressions']:,} impressions", title_justify="left")
+    for name, metrics in report["clicks"].items():
+        table.add_row(name, *(f"{metrics[key]:.4f}" for key in columns))
+    console.print(table)
+    _show_by_history(report["by_history"])
+    columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "expected_ctr": "true CTR of the page"}
+    test_users = report["test_users"] if "test_users" in report else report["visitors"]  # as rayrec 0.1 called them
+    table = Table("pages", *columns.values(), title=f"recall + ranking for {test_users:,} users", title_justify="left")
+    for name, metrics in report["pages"].items():
+        table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in columns))
+    console.print(table)
+    say(f"Pictures: {folder}/report.png, {folder}/breakdown.png, {workspace.folder('train')}/learning_curves.png")
+
+
+def _show_by_history(models: dict[str, dict[str, dict[str, float]]]) -> None:
+    """AUC by the number of clicks known before the impression. All models have the same impressions in each part."""
+    parts = next(iter(models.values()))
+    table = Table("clicks", *parts, title="AUC by the clicks known before the impression", title_justify="left")
+    for name, found in models.items():
+        table.add_row(name, *(f"{metrics['auc']:.4f}" for metrics in found.values()))
+    table.add_row("impressions", *(f"{metrics['impressions']:,}" for metrics in parts.values()))
+    console.print(table)
+
+
+def show_trials(trials: list[dict[str, Any]]) -> None:
+    """Print the trials of `tune`, as its trials.json has them."""
+    from rayrec.evaluation.trials import in_words
+
+    table = Table("trial", "AUC", "log loss", "epochs", "settings", "", title="trials, the best first", title_justify="left")
+    for trial in trials:
+        summary = trial["summary"]
+        numbers = [f"{summary['auc']:.4f}", f"{summary['log_loss']:.4f}", str(summary["epochs"])] if summary else ["-"] * 3
+        note = trial["status"] + (f": {trial['reason']}" if trial["status"] == "failed" else "")
+        table.add_row(str(trial["number"]), *numbers, in_words(trial["values"]), note)
+    console.print(table)
+
+
+def show_answers(url: str, users: list[str]) -> None:
+    """Ask the service for a page for each user, and print the pages."""
+    import httpx
+
+    from rayrec.serving.http.auth import api_keys
+
+    key = next(iter(api_keys()), None)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    for user in users:
+        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": user, "k": 5}, headers=headers, timeout=30)
+        answer.raise_for_status()
+        table = Table("video", "title", "score", "why", title=f"POST /v1/recommend for user {user}", title_justify="left")
+        for video in answer.json()["videos"]:
+            table.add_row(video["video_id"], video["title"] or "", f"{video['score']:.3f}", video["why"])
+        console.print(table)

@@ -1,0 +1,122 @@
+"""The commands of the service and its Ray cluster: up, serve, swap, rollback, stop."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from rayrec.cli.common import ConfigPath, Overrides, console, load_config, moment, say
+from rayrec.errors import RayrecError
+
+if TYPE_CHECKING:
+    from rayrec.serving.rollout.arms import RankerReport, Report
+    from rayrec.serving.rollout.history import Swap
+
+PANEL = "Service"
+SWAPS_SHOWN = 5
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def up(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Start a Ray cluster on this machine and leave it up: the workspace's stages and service then use it, and start sooner."""
+    from rayrec.serving.cluster import head
+
+    settings = load_config(config, overrides)
+    say(f"Ray runs at {head.start(settings).dashboard}; `rayrec stop {config}` ends it.")
+
+
+@app.command(rich_help_panel=PANEL)
+def serve(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    status: Annotated[bool, typer.Option("--status", help="Serve nothing; only show the running service.")] = False,
+) -> None:
+    """Serve the published bundle on a Ray cluster on this machine, which stays up until `rayrec stop`."""
+    from rayrec.serving.cluster import head, service
+
+    settings = load_config(config, overrides)
+    if status:
+        from rayrec.serving.rollout.history import swap_history
+        from rayrec.workspace.versions import Workspace
+
+        details, reports, rankers = service.details(settings), service.reports(settings), service.ranker_reports(settings)
+        show_service(details, reports, rankers, swap_history(Workspace(settings.workspace)))
+        return
+    say(f"Ray runs at {head.start(settings).dashboard}")
+    say(f"The service is up at {service.serve(settings)}; `rayrec stop {config}` ends it.")
+
+
+@app.command(rich_help_panel=PANEL)
+def swap(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    bundle: Annotated[str | None, typer.Option(help="A published version; without it, the current one.")] = None,
+    canary: Annotated[float | None, typer.Option(help="Serve it only to this share of the users, such as 0.1.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep running, and move to every bundle that is published.")] = False,
+) -> None:
+    """Move the running service to a published bundle without dropping a request."""
+    from rayrec.serving.cluster import swaps
+
+    settings = load_config(config, overrides)
+    if watch:
+        if bundle is not None:
+            raise RayrecError("--watch moves to every bundle that is published; leave out --bundle")
+        swaps.watch(settings, canary, say)
+    done = swaps.swap(settings, bundle, canary)
+    if done is None:
+        say("Nothing to do: this bundle is the one that is served.")
+    else:
+        show_swaps([done])
+
+
+@app.command(rich_help_panel=PANEL)
+def rollback(config: ConfigPath, overrides: Overrides = None) -> None:
+    """End the canary; without a canary, move the running service back to the bundle before."""
+    from rayrec.serving.cluster import swaps
+
+    show_swaps([swaps.rollback(load_config(config, overrides))])
+
+
+@app.command(rich_help_panel=PANEL)
+def stop(config: ConfigPath, overrides: Overrides = None) -> None:
+    """End the service and the Ray cluster that `rayrec run`, `rayrec serve` or `rayrec up` started."""
+    from rayrec.serving.cluster import head
+
+    say("Stopped." if head.stop(load_config(config, overrides)) else "Nothing was running.")
+
+
+def show_service(details: dict[str, Any], recall: "list[Report]", rankers: "list[RankerReport]", history: "list[Swap]") -> None:
+    """Print the replicas of the service, which bundle each has and for whom, and the last swaps. `details` are Ray Serve's."""
+    bundles = {report.replica: _served(report) for report in recall} | {each.replica: ", ".join(each.bundles) for each in rankers}
+    ages = {report.replica: f"{report.queue_age_s:.1f} s" for report in recall}
+    title = f"service: {details['status'].lower()}"
+    table = Table("replica", "node", "state", "bundle", "queues", title=title, title_justify="left")
+    for name, deployment in details["deployments"].items():
+        for replica in deployment["replicas"]:
+            id = replica["replica_id"]
+            table.add_row(f"{name} {id}", replica["node_ip"], replica["state"].lower(), bundles.get(id, "-"), ages.get(id, "-"))
+    console.print(table)
+    for report in recall:
+        if report.refused:
+            say(f"{report.replica} refuses the bundle that it was asked to serve: {report.refused}")
+    if recall:
+        say(f"In the last one to two hours: {recall[0].impressions:,} impressions, {recall[0].clicks:,} clicks.")
+    show_swaps(history[-SWAPS_SHOWN:])
+
+
+def show_swaps(history: "list[Swap]") -> None:
+    table = Table("at (UTC)", "bundle", "canary", "share", "outcome", title="swaps", title_justify="left")
+    for swap in history:
+        table.add_row(moment(swap.at), swap.version, swap.canary or "-", f"{swap.share:.0%}" if swap.canary else "-", swap.outcome)
+    console.print(table)
+
+
+def _served(report: "Report") -> str:
+    """`3f2-0`, or with a canary `3f2-0 (90%), 77a-0 (10%)`."""
+    from rayrec.serving.rollout.arms import CANARY, STABLE
+
+    if CANARY not in report.bundles:
+        return report.bundles[STABLE]
+    return f"{report.bundles[STABLE]} ({1 - report.share:.0%}), {report.bundles[CANARY]} ({report.share:.0%})"

@@ -1,0 +1,62 @@
+"""Which commands do without which libraries, so that they start at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayrec.workspace.versions import Manifest, Workspace
+
+HEAVY = ("torch", "ray", "sklearn", "scipy", "matplotlib", "pandas", "gensim", "fastapi")
+ARROW = ("numpy", "pyarrow")
+# Runs a command as `rayrec` would, and prints which of the modules named first were imported.
+PROGRAM = """
+import json, sys
+names, arguments = json.loads(sys.argv[1]), sys.argv[2:]
+from rayrec.cli import main
+try:
+    main(arguments)
+finally:
+    print(json.dumps([name for name in names if name in sys.modules]), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A config whose workspace holds one finished stage."""
+    workspace = Workspace(tmp_path / "space")
+    version = workspace.open_version("ingest", "aa")
+    workspace.publish(Manifest("ingest", version, "aa", {}, {}, {"catalog": 2}, 2, 2, 0, 0.5, 1_700_000_000_000))
+    path = tmp_path / "config.yaml"
+    path.write_text(f"workspace: {workspace.root}\n")
+    return path
+
+
+def imported_by(arguments: list[str], names: tuple[str, ...], status: int = 0) -> list[str]:
+    """Which of the modules a command imports."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps(names), *arguments], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    found: list[str] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["topics", "--help"], ["--version"], ["version"]])
+def test_help_and_version_import_neither_arrow_nor_the_config(arguments: list[str]) -> None:
+    assert imported_by(arguments, (*HEAVY, *ARROW, "yaml", "httpx")) == []
+
+
+def test_status_and_stop_import_nothing_heavy(config: Path) -> None:
+    for command in ("status", "stop"):
+        assert imported_by([command, str(config)], (*HEAVY, "pyarrow.dataset", "fsspec", "httpx")) == []
+
+
+def test_swap_and_rollback_find_out_without_ray_that_nothing_runs(config: Path) -> None:
+    for command in ("swap", "rollback"):
+        assert imported_by([command, str(config)], (*HEAVY, "pyarrow.dataset"), status=1) == []
+
+
+def test_the_client_needs_httpx_alone() -> None:
+    code = "import sys, rayrec.client; print([name for name in ('numpy', 'pydantic', 'pyarrow', 'ray') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
