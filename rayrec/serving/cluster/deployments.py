@@ -27,6 +27,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rayrec.config import Config, ConfigError, load
 from rayrec.errors import RayrecError
+from rayrec.recall import sources
 from rayrec.serving.bundle import Bundle, BundleError, load_scorer, locate
 from rayrec.serving.cluster.metrics import RayMetrics
 from rayrec.serving.http import auth
@@ -73,6 +74,7 @@ def app(args: dict[str, Any]) -> serve.Application:
     config = config.model_copy(update={"workspace": arguments.workspace or config.workspace})
     if "://" not in config.workspace and not config.workspace.startswith("/"):
         raise ConfigError(f"workspace {config.workspace!r}: give an absolute path or a URI, as replicas start in other folders")
+    sources.check(config.recall)
     everywhere: dict[str, Any] = {
         "user_config": Rollout().model_dump(),
         "health_check_period_s": 2,  # how soon a dead replica is noticed and replaced
