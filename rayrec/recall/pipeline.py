@@ -18,7 +18,7 @@ from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import ItemData
 from rayrec.recall.queues import TopicQueues
 from rayrec.recall.selection import Selector
-from rayrec.recall.source import Candidates, Query
+from rayrec.recall.source import NO_TOPIC, Candidates, Query
 from rayrec.recall.sources.fresh import Fresh, fresh_items
 from rayrec.recall.sources.popular import Popular, popular_items
 
@@ -60,6 +60,7 @@ class ScoredCandidates:
     candidates: Candidates
     scores: np.ndarray  # float32 [n]
     rows: np.ndarray  # int64 [k]: rows of the candidates in the order of the page
+    why: np.ndarray  # str [k]: the label of the source that brought each item of the page
 
     @property
     def page(self) -> np.ndarray:
@@ -73,6 +74,7 @@ class RecallPipeline:
     def __init__(self, settings: Recall, selection: Selection, items: ItemData) -> None:
         self.settings = settings
         self.sources = sources.build(settings, items)
+        self.labels = np.array([*(source.label for source, _ in self.sources), Popular.label, Fresh.label])
         self.selector = Selector(selection, items.topics, items.author_of)
 
     async def run(self, query: Query, queues: TopicQueues, score: Score, k: int, trace: Trace) -> ScoredCandidates:
@@ -87,37 +89,41 @@ class RecallPipeline:
         trace.mark("score", len(candidates))
         rows = self.selector.select(candidates.items, scores, queues.is_fresh(candidates.items), k, query.draw_seed)
         trace.mark("select", len(rows))
-        return ScoredCandidates(candidates, scores, rows)
+        return ScoredCandidates(candidates, scores, rows, self.labels[candidates.sources[rows]])
 
     def candidates(self, query: Query, queues: TopicQueues, count: int, trace: Trace) -> Candidates:
         """The steps before the ranker: `count` distinct candidates, none of them excluded, fewer when the catalog has no more."""
-        found = Candidates.concatenated([source.candidates(query, queues, share) for source, share in self.sources])
+        found = Candidates.joined([source.candidates(query, queues, share) for source, share in self.sources])
         trace.mark("source", len(found))
         found = filtered(found, query.exclusions)
         trace.mark("filter", len(found))
-        found = backfilled(found, query, queues, count)
+        found = self._backfilled(found, query, queues, count)
         trace.mark("backfill", len(found))
         return found
+
+    def _backfilled(self, candidates: Candidates, query: Query, queues: TopicQueues, wanted: int) -> Candidates:
+        """Filled up to `wanted` with fresh and popular items that are not excluded, `fresh_share` of them fresh while both last.
+
+        The popular ones are spread over the topics when there are no candidates yet.
+        """
+        missing = wanted - len(candidates)
+        if missing <= 0:
+            return candidates
+        exclusions = query.exclusions.also(candidates.items)
+        fresh = fresh_items(queues, exclusions, round(missing * self.settings.fresh_share), query.draw_seed)
+        popular = popular_items(queues, exclusions, missing - len(fresh), interleaved=not len(candidates))
+        if more := missing - len(fresh) - len(popular):
+            fresh = np.append(fresh, fresh_items(queues, exclusions.also(fresh), more, query.draw_seed))
+        numbers = np.repeat(np.arange(len(self.sources), len(self.labels), dtype=np.int8), [len(popular), len(fresh)])
+        return Candidates(
+            np.concatenate([candidates.items, popular, fresh]),
+            np.concatenate([candidates.topics, np.full(len(numbers), NO_TOPIC, np.int32)]),
+            np.concatenate([candidates.sources, numbers]),
+        )
 
 
 def filtered(candidates: Candidates, exclusions: Exclusions) -> Candidates:
     """Without the excluded items, and each item only where it comes first."""
-    allowed = candidates.take(exclusions.allow(candidates.items))
-    return allowed.take(np.sort(np.unique(allowed.items, return_index=True)[1]))
-
-
-def backfilled(candidates: Candidates, query: Query, queues: TopicQueues, wanted: int) -> Candidates:
-    """Filled up to `wanted` with fresh and popular items that are not excluded, `fresh_share` of them fresh while both last.
-
-    The popular ones are spread over the topics when there are no candidates yet.
-    """
-    missing = wanted - len(candidates)
-    if missing <= 0:
-        return candidates
-    exclusions = query.exclusions.also(candidates.items)
-    fresh = fresh_items(queues, exclusions, round(missing * queues.settings.fresh_share), query.draw_seed)
-    popular = popular_items(queues, exclusions, missing - len(fresh), interleaved=not len(candidates))
-    if more := missing - len(fresh) - len(popular):
-        fresh = np.append(fresh, fresh_items(queues, exclusions.also(fresh), more, query.draw_seed))
-    filling = Candidates.labelled(popular, Popular.label), Candidates.labelled(fresh, Fresh.label)
-    return Candidates.concatenated([candidates, *filling])
+    allowed = np.flatnonzero(exclusions.allow(candidates.items))
+    first = np.unique(candidates.items[allowed], return_index=True)[1]
+    return candidates.take(allowed[np.sort(first)])

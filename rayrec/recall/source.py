@@ -28,28 +28,32 @@ class Query:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Items, and for each of them why it is there. The items are distinct once they have been filtered."""
+    """Items and where they come from. The items are distinct once they have been filtered."""
 
     items: np.ndarray  # int32 [n]
-    why: np.ndarray  # str [n]: the label of the source that brought each item
     topics: np.ndarray  # int32 [n]: the topic whose queue brought each item, NO_TOPIC where none did
+    sources: np.ndarray  # int8 [n]: the source that brought each item, an index into `RecallPipeline.labels`
 
     @classmethod
-    def labelled(cls, items: np.ndarray, label: str, topics: np.ndarray | None = None) -> "Candidates":
-        """The candidates of one source."""
-        return cls(items, np.full(len(items), label), np.full(len(items), NO_TOPIC, np.int32) if topics is None else topics)
+    def of(cls, items: np.ndarray, topics: np.ndarray | None = None) -> "Candidates":
+        """The candidates of one source, without a topic unless `topics` are given."""
+        if topics is None:
+            topics = np.full(len(items), NO_TOPIC, np.int32)
+        return cls(items, topics, np.zeros(len(items), np.int8))
 
     @classmethod
-    def concatenated(cls, parts: "Sequence[Candidates]") -> "Candidates":
-        if not parts:
-            return cls.labelled(NO_ITEMS, "")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("items", "why", "topics")))
+    def joined(cls, parts: "Sequence[Candidates]") -> "Candidates":
+        """One after the other; each part is numbered as a source of its own."""
+        numbers = np.repeat(np.arange(len(parts), dtype=np.int8), [len(part) for part in parts])
+        items, topics = (np.concatenate([NO_ITEMS, *(getattr(part, name) for part in parts)]) for name in ("items", "topics"))
+        return cls(items, topics, numbers)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def take(self, rows: np.ndarray) -> "Candidates":
-        return Candidates(self.items[rows], self.why[rows], self.topics[rows])
+        """The candidates in these rows."""
+        return Candidates(self.items[rows], self.topics[rows], self.sources[rows])
 
 
 class NoOptions(Section):
@@ -60,7 +64,7 @@ class Source(ABC):
     """The base of `sources/`. `Options` are the settings that a source alone has: `recall.sources.NAME.options` in the config."""
 
     Options: type[Section] = NoOptions
-    label: ClassVar[str]  # what answers and metrics call the source
+    label: ClassVar[str]  # what answers and metrics call the source when they say why a video is on the page
 
     def __init__(self, settings: Recall, options: Section, items: ItemData) -> None:
         self.settings, self.options, self.items = settings, options, items

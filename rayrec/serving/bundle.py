@@ -167,7 +167,7 @@ class Bundle:
             return UNKNOWN_USER
         return UserLog(*(column[row].values.to_numpy() for column in columns))
 
-    def most_active_users(self, count: int) -> list[str]:
+    def top_users(self, count: int) -> list[str]:
         """The users with the longest lists of clicks in the bundle."""
         ids, clicked, *_ = self._user_columns
         rows = np.argsort(-clicked.value_lengths().to_numpy(), kind="stable")[:count]

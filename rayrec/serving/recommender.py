@@ -143,7 +143,7 @@ class Recommender:
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
         found = await self.pipeline.run(query, queues, score, k, trace)
         page = found.candidates.take(found.rows)
-        return Page(uuid.uuid4().hex, now, page.items, page.why, page.topics, found.scores[found.rows], trace, arm)
+        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, found.scores[found.rows], trace, arm)
 
     def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items (int32) most similar to a video, and their similarities (float32), the most similar first.

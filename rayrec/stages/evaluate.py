@@ -23,6 +23,7 @@ from rayrec.evaluation.pages import (
 from rayrec.evaluation.report import Report, breakdown_picture, overview_picture
 from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import Scorer
+from rayrec.recall import sources
 from rayrec.recall.items import ItemData
 from rayrec.tables import TRUTH
 from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
@@ -34,6 +35,7 @@ WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics",
 def evaluate(run: StageRun) -> None:
     """The work of the stage: writes `predictions`, report.json and two pictures."""
     config, k = run.config, run.config.evaluation.k
+    sources.check(config.recall)
     rankers = _trained_rankers(run)
     data = rankers[0].data
     counters = Counters.of(data)

@@ -1,16 +1,16 @@
-"""The road offline: who is asked, what may stand on a page, what a page is worth."""
+"""Which users are evaluated, what may be on their pages, and how good a page is."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from rayrec.config import Ranker, Split
-from rayrec.data.loading import prepare
+from rayrec.data.loading import RankingData, prepare
 from rayrec.evaluation.pages import Counters, find_test_users, page_metrics, popularity, ranked_pages
 
 
 @pytest.fixture
-def data():
+def data() -> RankingData:
     """u1 saw a, b, c before the test period and a, d, e in it; u2 clicks nothing new; u3 is new."""
     rows = [
         ("u1", "a", 1, True), ("u1", "b", 2, False), ("u2", "c", 3, True), ("u2", "d", 4, False),
@@ -24,11 +24,11 @@ def data():
     return prepare(log, pa.table({"video_id": list("abcde")}), None, settings, split)
 
 
-def test_visitors_have_something_new_to_find(data):
+def test_users_who_are_evaluated_have_something_new_to_find(data: RankingData) -> None:
     published = np.zeros(6, dtype=np.int64)
     published[5] = 10  # e came after u1's first test impression
-    people = find_test_users(data, published)
-    names = {data.users.ids[person.user]: person for person in people}
+    test_users = find_test_users(data, published)
+    names = {data.users.ids[user.user]: user for user in test_users}
     assert set(names) == {"u1", "u3"}
     one, three = names["u1"], names["u3"]
     assert [data.items.ids[i] for i in one.history] == ["a", "c"]
@@ -41,7 +41,7 @@ def test_visitors_have_something_new_to_find(data):
     assert len(three.history) == len(three.excluded) == 0
 
 
-def test_counters_and_popularity_know_only_what_was_before(data):
+def test_counters_and_popularity_know_only_what_was_before(data: RankingData) -> None:
     counters = Counters.of(data)
     assert counters.exposures.tolist() == [0, 2, 1, 2, 1, 0]
     assert counters.clicks.tolist() == [0, 2, 0, 2, 0, 0]
@@ -50,11 +50,11 @@ def test_counters_and_popularity_know_only_what_was_before(data):
     assert score[1] == pytest.approx((2 + 10 * 4 / 6) / 12)
 
 
-def test_pages_never_hold_what_is_banned_and_are_measured(data):
-    people = find_test_users(data, np.zeros(6, dtype=np.int64))
-    pages = ranked_pages(people, lambda person: np.arange(6.0), k=2)
+def test_pages_never_hold_what_is_excluded_and_are_measured(data: RankingData) -> None:
+    test_users = find_test_users(data, np.zeros(6, dtype=np.int64))
+    pages = ranked_pages(test_users, lambda user: np.arange(6.0), k=2)
     assert [[data.items.ids[i] for i in page] for page in pages] == [["e", "d"], ["e", "d"]]
-    metrics = page_metrics(people, pages, k=2)
+    metrics = page_metrics(test_users, pages, k=2)
     assert metrics["recall"] == pytest.approx((1 + 1 / 2) / 2)
     second, ideal = 1 / np.log2(3), 1 + 1 / np.log2(3)
     assert metrics["ndcg"] == pytest.approx((second + 1 / ideal) / 2)

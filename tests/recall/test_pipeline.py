@@ -9,12 +9,10 @@ import pytest
 from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import ItemData
-from rayrec.recall.pipeline import RecallPipeline, ScoreError, Trace, backfilled, filtered
-from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
-from rayrec.recall.source import NO_TOPIC, Candidates
+from rayrec.recall.pipeline import RecallPipeline, ScoreError, Trace, filtered
+from rayrec.recall.queues import ItemTopics, TopicQueues
+from rayrec.recall.source import NO_TOPIC
 from tests.recall.small_catalog import ITEMS, NOTHING, make_queues, query
-
-EMPTY = Candidates.labelled(NO_ITEMS, "")
 
 
 @pytest.fixture
@@ -42,25 +40,27 @@ def test_candidates_are_filtered_and_backfilled(queues: TopicQueues) -> None:
     assert found.items[:3].tolist() == [5, 9, 13]
     assert found.topics.tolist() == [1] * 3 + [NO_TOPIC] * 10
     assert not set(found.items.tolist()) & {1, 2, 16}
-    assert found.why.tolist() == ["topic"] * 3 + ["popular"] * 9 + ["new"]
+    assert pipeline.labels[found.sources].tolist() == ["topic"] * 3 + ["popular"] * 9 + ["new"]
     assert found.items[3:12].tolist() == [3, 4, 6, 7, 8, 10, 11, 12, 14]  # the most clicked first
 
 
 def test_where_no_topic_brings_anything_topics_take_turns(queues: TopicQueues) -> None:
-    filled = backfilled(EMPTY, query(), queues, wanted=8)
-    popular = filled.items[filled.why == "popular"]
+    pipeline = RecallPipeline(Recall(), Selection(), ITEMS)
+    filled = pipeline.candidates(query(), queues, 8, Trace())
+    popular = filled.items[pipeline.labels[filled.sources] == "popular"]
     assert sorted(popular[:4] % 4) == [0, 1, 2, 3]
     assert popular.tolist() == [1, 2, 3, 4, 5, 6, 7]  # of each topic the most clicked, then the next
-    assert np.count_nonzero(filled.why == "new") == 1
+    assert np.count_nonzero(pipeline.labels[filled.sources] == "new") == 1
 
 
 def test_backfill_gives_all_there_is_and_no_more(queues: TopicQueues) -> None:
+    pipeline, all_items = RecallPipeline(Recall(candidates=3), Selection(), ITEMS), Exclusions.of(np.arange(21))
     for draw_seed in range(7):
-        everything = backfilled(EMPTY, query(draw_seed=draw_seed), queues, wanted=10**6)
-        assert sorted(everything.items.tolist()) == list(range(1, 21))
-    assert len(backfilled(everything, query(), queues, wanted=5)) == 20
-    assert len(backfilled(EMPTY, query(exclusions=Exclusions.of(np.arange(21))), queues, wanted=5)) == 0
-    assert len(filtered(everything, Exclusions.of(np.arange(21)))) == 0
+        for clicked in ([], [1, 2]):
+            everything = pipeline.candidates(query(clicked, draw_seed=draw_seed), queues, 10**6, Trace())
+            assert sorted(everything.items.tolist()) == list(range(1, 21))
+    assert len(pipeline.candidates(query(exclusions=all_items), queues, 5, Trace())) == 0
+    assert len(filtered(everything, all_items)) == 0
 
 
 def test_a_page_is_made_of_the_best_scored_candidates(queues: TopicQueues) -> None:
@@ -71,6 +71,7 @@ def test_a_page_is_made_of_the_best_scored_candidates(queues: TopicQueues) -> No
 
     found = asyncio.run(pipeline.run(query([1, 5]), queues, score, 3, trace))
     assert len(found.candidates) == len(found.scores) == 6
+    assert found.why.tolist() == ["topic" if topic >= 0 else "popular" for topic in found.candidates.topics[found.rows]]
     assert found.page.tolist() == sorted(found.candidates.items, reverse=True)[:3]
     assert [step.name for step in trace.steps] == ["source", "filter", "backfill", "score", "select"]
     more = asyncio.run(pipeline.run(query([1, 5]), queues, score, 1000, Trace()))

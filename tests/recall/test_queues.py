@@ -1,4 +1,4 @@
-"""Topic queues against SOURCES C.4, written as a loop."""
+"""Topic queues against the rules of their source, written as a loop."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,11 @@ from rayrec.recall.queues import ItemTopics, TopicQueues, interleaved_by_topic
 ITEMS, TOPICS = 300, 6
 
 
+World = tuple[list[str], pa.Table, list[list[int]], np.ndarray, np.ndarray, np.ndarray]
+
+
 @pytest.fixture
-def world():
+def world() -> World:
     rng = np.random.default_rng(3)
     ids = ["", *(f"v{i}" for i in range(1, ITEMS))]
     lists = [sorted(rng.choice(TOPICS, rng.integers(0, 4), replace=False).tolist()) for _ in ids[1:]]
@@ -23,7 +26,7 @@ def world():
     return ids, table, [[], *lists], exposures, clicks, available
 
 
-def test_queues_hold_what_the_source_says(world):
+def test_queues_hold_what_the_source_says(world: World) -> None:
     ids, table, lists, exposures, clicks, available = world
     settings = Recall(fresh_share=0.1)
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, settings, np.random.default_rng(0))
@@ -41,7 +44,7 @@ def test_queues_hold_what_the_source_says(world):
         assert len(queue) == len(set(queue))
 
 
-def test_fresh_items_are_drawn_by_luck_and_stand_between_the_others(world):
+def test_fresh_items_are_drawn_by_the_seed_and_stand_between_the_others(world: World) -> None:
     ids, table, _, exposures, clicks, available = world
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
     draws = [queues.queue(0, draw_seed=draw_seed) for draw_seed in (0, 0, 1)]
@@ -54,7 +57,7 @@ def test_fresh_items_are_drawn_by_luck_and_stand_between_the_others(world):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 1.0])
-def test_the_head_of_a_queue_is_its_beginning(world, share):
+def test_the_head_of_a_queue_is_its_beginning(world: World, share: float) -> None:
     ids, table, _, exposures, clicks, available = world
     settings = Recall(fresh_share=share)
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, settings, np.random.default_rng(0))
@@ -67,7 +70,7 @@ def test_the_head_of_a_queue_is_its_beginning(world, share):
         assert np.array_equal(queues.is_fresh(head), queues.is_fresh(whole[:count]))
 
 
-def everything(queues):
+def everything(queues: TopicQueues) -> tuple[list[list[int]], list[int], list[int], list[int], list[int]]:
     """What queues hold, without the order of those that are equal and of the fresh ones."""
     return (
         [sorted(part.tolist()) for part in (*queues.established_by_topic, *queues.fresh_by_topic)],
@@ -78,7 +81,7 @@ def everything(queues):
     )
 
 
-def test_queues_brought_up_to_date_are_those_built_anew(world, monkeypatch):
+def test_queues_brought_up_to_date_are_those_built_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues_module, "MAX_POPULAR", 50)
     ids, table, lists, exposures, clicks, available = world
     topics, rng = ItemTopics.of(ids, table), np.random.default_rng(1)
@@ -101,7 +104,7 @@ def test_queues_brought_up_to_date_are_those_built_anew(world, monkeypatch):
         queues, (exposures, clicks, available) = later, now
 
 
-def test_what_is_withdrawn_leaves_all_lists_and_may_come_back(world):
+def test_what_is_withdrawn_leaves_all_lists_and_may_come_back(world: World) -> None:
     ids, table, _, exposures, clicks, available = world
     available[1:] = True
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
@@ -119,7 +122,7 @@ def test_what_is_withdrawn_leaves_all_lists_and_may_come_back(world):
     assert everything(without.updated(gone, exposures, clicks, available)) == everything(queues)
 
 
-def test_all_that_is_not_fresh_comes_behind_the_popular(world, monkeypatch):
+def test_all_that_is_not_fresh_comes_behind_the_popular(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues_module, "MAX_POPULAR", 20)
     ids, table, _, exposures, clicks, available = world
     queues = TopicQueues.build(ItemTopics.of(ids, table), exposures, clicks, available, Recall(), np.random.default_rng(0))
@@ -132,14 +135,14 @@ def test_all_that_is_not_fresh_comes_behind_the_popular(world, monkeypatch):
         assert sorted(np.concatenate(list(queues.fresh_from(draw_seed))).tolist()) == sorted(queues.fresh.tolist())
 
 
-def test_topics_take_turns():
+def test_topics_take_turns() -> None:
     lists = pa.array([None, [0], [0], [0, 1], [1], None, [2], None], pa.list_(pa.int32()))
     topics = ItemTopics.of_lists(lists)
     # Item 3 waits until topic 0 has had two; 5 and 7 have no topic and share one turn.
     assert interleaved_by_topic(np.arange(1, 8), topics).tolist() == [1, 5, 6, 2, 4, 7, 3]
 
 
-def test_a_topic_of_fresh_items_alone_keeps_them_all():
+def test_a_topic_of_fresh_items_alone_keeps_them_all() -> None:
     table = pa.table({"video_id": ["a", "b"], "topics": pa.array([[0], [0]], pa.list_(pa.int32()))})
     zeros = np.zeros(3, dtype=np.int64)
     queues = TopicQueues.build(
@@ -150,7 +153,7 @@ def test_a_topic_of_fresh_items_alone_keeps_them_all():
     assert queues.popular.tolist() == queues.queue(5).tolist() == queues.queue(-1).tolist() == []
 
 
-def test_without_topics_there_are_only_popular_and_fresh(world):
+def test_without_topics_there_are_only_popular_and_fresh(world: World) -> None:
     ids, _, _, exposures, clicks, available = world
     topics = ItemTopics.of(ids, None)
     queues = TopicQueues.build(topics, exposures, clicks, available, Recall(), np.random.default_rng(0))
@@ -158,7 +161,7 @@ def test_without_topics_there_are_only_popular_and_fresh(world):
     assert set(queues.popular.tolist()) == {i for i in range(1, ITEMS) if available[i] and exposures[i] >= 10}
 
 
-def test_item_topics_follow_the_item_order(world):
+def test_item_topics_follow_the_item_order(world: World) -> None:
     ids, table, lists, *_ = world
     topics = ItemTopics.of(ids, table)
     picked = np.array([7, 0, 3, 7])

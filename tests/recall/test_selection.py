@@ -1,5 +1,7 @@
 """A page from scored candidates."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,12 +18,12 @@ SCORES = np.linspace(0.9, 0.1, 12).astype(np.float32)  # the first item is the b
 NONE_FRESH = np.zeros(12, bool)
 
 
-def page(k: int, fresh: np.ndarray = NONE_FRESH, draw_seed: int = 0, **settings: float) -> list[int]:
+def page(k: int, fresh: np.ndarray = NONE_FRESH, draw_seed: int = 0, **settings: Any) -> list[int]:
     rows = Selector(Selection(**settings), TOPICS, AUTHOR_OF).select(ITEMS, SCORES, fresh, k, draw_seed)
     return ITEMS[rows].tolist()
 
 
-def test_the_best_come_in_order():
+def test_the_best_come_in_order() -> None:
     scores = np.array([0.1, 0.9, 0.5, 0.9, 0.2, 0.3])
     assert best(scores, 3).tolist() in ([1, 3, 2], [3, 1, 2])
     assert sorted(best(scores, 100).tolist()) == list(range(6))
@@ -30,7 +32,7 @@ def test_the_best_come_in_order():
     assert page(100) == ITEMS.tolist()
 
 
-def test_at_most_so_many_of_an_author_or_a_topic():
+def test_at_most_so_many_of_an_author_or_a_topic() -> None:
     assert page(4, max_per_author=1) == [1, 4, 7, 10]
     assert page(6, max_per_author=1) == [1, 4, 7, 10, 11, 12]  # who is not known is not counted
     assert page(3, max_per_topic=1) == [1, 2, 3]
@@ -38,13 +40,13 @@ def test_at_most_so_many_of_an_author_or_a_topic():
     assert page(5, max_per_topic=2, max_per_author=1) == [1, 4, 8, 11, 12]
 
 
-def test_a_rule_gives_way_where_the_page_would_not_be_full():
+def test_a_rule_gives_way_where_the_page_would_not_be_full() -> None:
     assert page(8, max_per_author=2) == [1, 2, 4, 5, 7, 8, 10, 11]
     assert page(11, max_per_author=2) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12]  # 3 and 6 are the best that were skipped
     assert page(12, max_per_author=1, max_per_topic=1) == ITEMS.tolist()
 
 
-def test_fresh_videos_get_their_places_whatever_their_score():
+def test_fresh_videos_get_their_places_whatever_their_score() -> None:
     fresh = ITEMS > 9
     found = page(6, fresh, explore=1 / 3)
     assert found[:2] + found[3:5] == [1, 2, 3, 4]
@@ -55,13 +57,13 @@ def test_fresh_videos_get_their_places_whatever_their_score():
     assert sorted(page(12, fresh, explore=0.5)) == ITEMS.tolist()
 
 
-def test_small_shares_explore_in_some_of_the_pages():
+def test_small_shares_explore_in_some_of_the_pages() -> None:
     fresh = ITEMS > 9
     count = sum(any(item > 9 for item in page(5, fresh, draw_seed, explore=0.1)) for draw_seed in range(400))
     assert count == pytest.approx(200, abs=50)
 
 
-def test_exploration_keeps_to_the_rules():
+def test_exploration_keeps_to_the_rules() -> None:
     fresh = ITEMS > 9  # all on topic 5
     found = page(6, fresh, explore=0.5, max_per_topic=1)
     assert sum(item > 9 for item in found) == 1

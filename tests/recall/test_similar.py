@@ -1,4 +1,4 @@
-"""Similar videos against a loop over all."""
+"""Similar videos against a loop over all of them."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,7 @@ from rayrec.recall.queues import ItemTopics
 from rayrec.recall.similar import by_topics, by_vector, nearest
 
 
-def test_by_vector():
+def test_by_vector() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(30, 5)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -19,7 +19,7 @@ def test_by_vector():
     assert len(by_vector(vectors, 8)[0]) == 0
 
 
-def test_by_topics():
+def test_by_topics() -> None:
     topics = ItemTopics.of_lists(pa.array([None, [0, 1], [1], [2], [0, 1, 2, 3], None], pa.list_(pa.int32())))
     items, similarity = by_topics(topics, 1)
     assert items.tolist() == [2, 4]
@@ -27,7 +27,7 @@ def test_by_topics():
     assert len(by_topics(topics, 5)[0]) == 0
 
 
-def test_nearest_prefers_the_more_clicked_of_equals():
+def test_nearest_prefers_the_more_clicked_of_equals() -> None:
     items, clicks = np.array([3, 4, 5, 6]), np.array([0, 0, 0, 1, 7, 9, 2])
     similarity = np.array([0.5, 0.5, 0.9, 0.5])
     assert items[nearest(items, similarity, clicks, 3)].tolist() == [5, 4, 6]

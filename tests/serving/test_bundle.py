@@ -85,7 +85,7 @@ def test_users_are_found_by_id_and_the_busiest_first(bundle: Bundle) -> None:
     clicks = {f"u{user}": sum(row["clicked"] for row in rows if row["user_id"] == f"u{user}") for user in range(12)}
     for user, count in clicks.items():
         assert len(bundle.user(user).clicked) == count
-    busiest = bundle.most_active_users(5)
+    busiest = bundle.top_users(5)
     assert len(set(busiest)) == 5
     assert [clicks[user] for user in busiest] == sorted(clicks.values(), reverse=True)[:5]
 

@@ -13,7 +13,7 @@ class Fresh(Source):
     label = "new"
 
     def candidates(self, query: Query, queues: TopicQueues, count: int) -> Candidates:
-        return Candidates.labelled(fresh_items(queues, query.exclusions, count, query.draw_seed), self.label)
+        return Candidates.of(fresh_items(queues, query.exclusions, count, query.draw_seed))
 
 
 def fresh_items(queues: TopicQueues, exclusions: Exclusions, count: int, draw_seed: int) -> np.ndarray:

@@ -13,8 +13,7 @@ class Popular(Source):
     label = "popular"
 
     def candidates(self, query: Query, queues: TopicQueues, count: int) -> Candidates:
-        found = popular_items(queues, query.exclusions, count, interleaved=not len(query.clicked))
-        return Candidates.labelled(found, self.label)
+        return Candidates.of(popular_items(queues, query.exclusions, count, interleaved=not len(query.clicked)))
 
 
 def popular_items(queues: TopicQueues, exclusions: Exclusions, count: int, interleaved: bool) -> np.ndarray:

@@ -35,7 +35,7 @@ class Topics(Source):
             for topic, quota in zip(topics.tolist(), quotas.tolist(), strict=True)
         ]
         topic_of = np.repeat(topics.astype(np.int32), [len(head) for head in heads])
-        return Candidates.labelled(np.concatenate([NO_ITEMS, *heads]), self.label, topic_of)
+        return Candidates.of(np.concatenate([NO_ITEMS, *heads]), topic_of)
 
 
 def _head(queues: TopicQueues, topic: int, quota: int, exclusions: Exclusions, draw_seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ray import serve
 
 from rayrec.config import Config, ConfigError, load
+from rayrec.recall import sources
 from rayrec.serving.cluster.ranker import NeuralRanker
 from rayrec.serving.cluster.recall import TopicRecall
 from rayrec.serving.rollout.arms import Rollout
@@ -76,6 +77,7 @@ def _config_of(args: dict[str, Any]) -> Config:
     config = config.model_copy(update={"workspace": arguments.workspace or config.workspace})
     if "://" not in config.workspace and not config.workspace.startswith("/"):
         raise ConfigError(f"workspace {config.workspace!r}: give an absolute path or a URI, as replicas start in other folders")
+    sources.check(config.recall)
     return config
 
 

@@ -58,7 +58,7 @@ class VersionCache(Generic[T]):
 
 
 async def first_that_loads(versions: Iterable[str], load: Callable[[str], Awaitable[T]]) -> T:
-    """Loads the first version that can be loaded. Raises the error of the first version when none can."""
+    """Loads the first version that can be loaded. Raises the error of the first one when none can, `BundleError` without any."""
     first: Exception | None = None
     for version in versions:
         try:
@@ -66,7 +66,7 @@ async def first_that_loads(versions: Iterable[str], load: Callable[[str], Awaita
         except Exception as problem:
             log.exception("bundle %s can't be served", version)
             first = first or problem
-    raise first or ValueError("there is no version to load")
+    raise first or BundleError("there is no published bundle to load; run `rayrec publish`")
 
 
 def warm_up(scorer: "Scorer", folder: str) -> None:
@@ -86,7 +86,7 @@ async def try_out(recommender: Recommender) -> None:
 
     Raises `BundleError` when the ranker's answer does not fit the candidates.
     """
-    for user_id in [*recommender.bundle.most_active_users(5), ""]:
+    for user_id in [*recommender.bundle.top_users(5), ""]:
         try:
             await recommender.preview(user_id, k=1)
         except ScoreError as error:

@@ -28,7 +28,7 @@ class Neighbours(Source):
 
     def candidates(self, query, queues, count):
         latest = query.clicked[::-1]
-        return Candidates.labelled(np.minimum(latest + self.options.reach, 20)[:count].astype(np.int32), self.label)
+        return Candidates.of(np.minimum(latest + self.options.reach, 20)[:count].astype(np.int32))
 """
 
 
@@ -49,7 +49,8 @@ def test_popular_and_fresh_items_are_sources_too() -> None:
     settings = load(None, ["recall.sources={fresh: 0.2, popular: 0.6, topics: 0.2}", "recall.candidates=10"]).recall
     pipeline, exclusions = RecallPipeline(settings, load(None).selection, ITEMS), Exclusions.of(np.array([3]))
     found = pipeline.candidates(query([2], exclusions, draw_seed=1), make_queues(settings), 10, trace := Trace())
-    assert found.why.tolist() == ["new"] * 2 + ["popular"] * 6 + ["popular"] * 2  # topic 2's best were there as popular ones
+    # The best of topic 2 are there as popular ones, so that backfill adds two more.
+    assert pipeline.labels[found.sources].tolist() == ["new"] * 2 + ["popular"] * 6 + ["popular"] * 2
     assert found.items[2:8].tolist() == [1, 2, 4, 5, 6, 7]
     assert [(step.name, step.count) for step in trace.steps] == [("source", 10), ("filter", 8), ("backfill", 10)]
 
@@ -58,9 +59,10 @@ def test_a_source_is_added_by_one_file(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "neighbours.py").write_text(NEIGHBOURS)
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
     settings = load(None, ["recall.sources={neighbours: {share: 0.5, options: {reach: 2}}, topics: 0.5}"]).recall
-    found = RecallPipeline(settings, load(None).selection, ITEMS).candidates(query([4, 9]), make_queues(settings), 4, Trace())
+    pipeline = RecallPipeline(settings, load(None).selection, ITEMS)
+    found = pipeline.candidates(query([4, 9]), make_queues(settings), 4, Trace())
     assert found.items[:2].tolist() == [11, 6]
-    assert found.why[:3].tolist() == ["neighbour", "neighbour", "topic"]
+    assert pipeline.labels[found.sources[:3]].tolist() == ["neighbour", "neighbour", "topic"]
     with pytest.raises(
         ConfigError, match=r"recall.sources.neighbours.options: source 'neighbours' has no option 'reac'; did you mean"
     ):

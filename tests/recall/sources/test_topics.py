@@ -30,7 +30,6 @@ def test_top_topics_are_those_of_the_latest_clicks() -> None:
 def test_topics_share_the_candidates_by_weight(queues: TopicQueues) -> None:
     found = candidates(queues, [1, 5, 9, 2], 4)  # topic 1 three times, topic 2 once
     assert found.topics.tolist() == [1, 1, 1, 2]
-    assert found.why.tolist() == ["topic"] * 4
     assert found.items.tolist() == [*queues.queue(1)[:3], *queues.queue(2)[:1]]
     assert len(candidates(queues, [], 4)) == 0
 

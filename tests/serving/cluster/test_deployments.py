@@ -24,6 +24,8 @@ def test_wrong_arguments_are_named() -> None:
         app({"workspce": "/w"})
     with pytest.raises(ConfigError, match=r"unknown key 'recall.topcs'; did you mean 'topics'\?"):
         app({"config": {"recall": {"topcs": 3}}, "workspace": "/w"})
+    with pytest.raises(ConfigError, match=r"there is no source 'topic'; did you mean 'topics'\?"):
+        app({"config": {"recall": {"sources": {"topic": 1}}}, "workspace": "/w"})
     with pytest.raises(ConfigError, match="give an absolute path or a URI"):
         app({"workspace": "relative"})
 

@@ -42,7 +42,7 @@ def _dashboard(arms: Arms, swaps: list[Swap], now: int) -> Dashboard:
         swaps=[
             SwapMade(at=swap.at, bundle=swap.version, canary=swap.canary, share=swap.share, outcome=swap.outcome) for swap in swaps
         ],
-        users=[user_id for user_id in stable.bundle.most_active_users(MAX_USERS) if not stable.user(user_id).forgotten],
+        users=[user_id for user_id in stable.bundle.top_users(MAX_USERS) if not stable.user(user_id).forgotten],
         refreshed_at=stable.refreshed_at,
     )
 
