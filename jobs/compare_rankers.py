@@ -1,4 +1,4 @@
-"""The stage `compare` as a job: ray job submit --working-dir . -- python jobs/compare_rankers.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `compare` as a job: ray job submit --working-dir . -- python jobs/compare_rankers.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

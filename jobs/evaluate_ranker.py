@@ -1,4 +1,4 @@
-"""The stage `evaluate` as a job: ray job submit --working-dir . -- python jobs/evaluate_ranker.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `evaluate` as a job: ray job submit --working-dir . -- python jobs/evaluate_ranker.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

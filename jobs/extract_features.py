@@ -1,4 +1,4 @@
-"""The stage `extract` as a job: ray job submit --working-dir . -- python jobs/extract_features.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `extract` as a job: ray job submit --working-dir . -- python jobs/extract_features.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

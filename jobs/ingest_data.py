@@ -1,4 +1,4 @@
-"""The stage `ingest` as a job: ray job submit --working-dir . -- python jobs/ingest_data.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `ingest` as a job: ray job submit --working-dir . -- python jobs/ingest_data.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

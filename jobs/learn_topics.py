@@ -1,4 +1,4 @@
-"""The stage `topics` as a job: ray job submit --working-dir . -- python jobs/learn_topics.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `topics` as a job: ray job submit --working-dir . -- python jobs/learn_topics.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

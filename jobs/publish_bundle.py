@@ -1,4 +1,4 @@
-"""The stage `publish` as a job: ray job submit --working-dir . -- python jobs/publish_bundle.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `publish` as a job: ray job submit --working-dir . -- python jobs/publish_bundle.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

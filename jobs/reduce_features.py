@@ -1,4 +1,4 @@
-"""The stage `reduce` as a job: ray job submit --working-dir . -- python jobs/reduce_features.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `reduce` as a job: ray job submit --working-dir . -- python jobs/reduce_features.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

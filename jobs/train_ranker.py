@@ -1,4 +1,4 @@
-"""The stage `train` as a job: ray job submit --working-dir . -- python jobs/train_ranker.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `train` as a job: ray job submit --working-dir . -- python jobs/train_ranker.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The stage `tune` as a job: ray job submit --working-dir . -- python jobs/tune_ranker.py CONFIG [KEY=VALUE]..."""
+"""Runs the stage `tune` as a job: ray job submit --working-dir . -- python jobs/tune_ranker.py CONFIG [KEY=VALUE]..."""
 
 import sys
 
