@@ -11,6 +11,7 @@ from rayrec.config import Config
 from rayrec.data.batches import Batch
 from rayrec.data.history import HistoryGather
 from rayrec.data.loading import ranking_data
+from rayrec.ranking.fitting import predict
 from rayrec.ranking.model import NoOptions, RankingModel
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import BundleError, load_scorer, locate
@@ -19,7 +20,6 @@ from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest, reserved_de
 from rayrec.serving.recommender import UserState
 from rayrec.serving.rollout.arms import Rollout
 from rayrec.serving.rollout.versions import VersionCache, warm_up
-from rayrec.training.trainer import predict
 from rayrec.workspace.versions import Workspace
 from tests.serving.cluster.broken_bundles import spoil, without_numbers
 
