@@ -11,17 +11,8 @@ from rayrec.config.datasets import DATASETS
 from rayrec.config.tree import Config
 from rayrec.errors import did_you_mean
 
-# Keys of rayrec 0.1 and their present names, by section.
-RENAMED = {
-    "": {"most_rejects": "max_rejects"},
-    "features.text": {"most_tokens": "max_tokens"},
-    "topics": {"most_topics": "max_topics", "least_tag_videos": "min_tag_videos", "most_tags": "max_tags"},
-    "training": {"most_workers": "max_workers"},
-    "tuning": {"least_epochs": "min_epochs"},
-    "recall": {"least_exposures": "min_exposures", "least_ctr": "min_ctr"},
-    "selection": {"most_per_topic": "max_per_topic", "most_per_author": "max_per_author"},
-    "serving": {"most_ranker_replicas": "max_ranker_replicas", "most_k": "max_k"},
-}
+# How keys of rayrec 0.1 that set a bound began, and how they begin now.
+OLD_PREFIXES = {"most": "max", "least": "min"}
 
 
 def load(path: str | Path | None, overrides: list[str] | None = None) -> Config:
@@ -97,9 +88,11 @@ def _sentence(problem: dict[str, Any]) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(part for part in path if part not in DATASETS)
     if problem["type"] == "extra_forbidden":
-        if new := RENAMED.get(".".join(path[:-1]), {}).get(path[-1]):
+        known = _section_at(path[:-1]).model_fields
+        prefix, _, rest = path[-1].partition("_")
+        if (new := f"{OLD_PREFIXES.get(prefix)}_{rest}") in known:
             return f"{key!r} is now called {'.'.join([*path[:-1], new])!r}; rename it"
-        return f"unknown key {key!r}{did_you_mean(path[-1], list(_section_at(path[:-1]).model_fields))}"
+        return f"unknown key {key!r}{did_you_mean(path[-1], known)}"
     if problem["type"] == "missing":
         return f"{key!r} is missing; add it"
     given = str(problem["input"])[:80]

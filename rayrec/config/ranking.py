@@ -21,7 +21,7 @@ class Ranker(Section):
     model: str = "wide_deep"
     options: dict[str, Any] = {}  # the model's own; `Options` in its file says which there are
     embedding_size: Count = 16
-    topic_size: Count = 8  # SOURCES C.5; models whose fields must be of one size use embedding_size
+    topic_size: Count = 8  # models whose fields must be of one size use embedding_size
     hidden: list[Count] = [128, 64]
     dropout: Share = 0.1
     history_length: Count = 50
@@ -32,7 +32,7 @@ class Ranker(Section):
     context_fields: list[str] = []  # side columns of the log; `hour` and `weekday` (UTC) come from the time
     topics: bool = True
     modalities: list[Modality] = []  # reduced vectors given to the ranker itself
-    fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (SOURCES B)
+    fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
 
     @property
     def history_at_input(self) -> bool:

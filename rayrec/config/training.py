@@ -16,7 +16,7 @@ class Training(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     clip: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
-    cut_histories: Share = 0  # share of the training examples that see a random prefix of their history only (SOURCES A)
+    cut_histories: Share = 0  # share of the training examples that see a random prefix of their history only
     hidden_clicks: Share = 0  # share of the clicks that a training example does not see
     bf16: bool = False  # on a GPU only
     compile: bool = False  # on a GPU only

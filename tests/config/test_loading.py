@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import ConfigError, FilesData, load, with_values
-from rayrec.config.loading import RENAMED
+
+# Every key of rayrec 0.1 that has another name now.
+RENAMED = {
+    "": {"most_rejects": "max_rejects"},
+    "features.text": {"most_tokens": "max_tokens"},
+    "topics": {"most_topics": "max_topics", "least_tag_videos": "min_tag_videos", "most_tags": "max_tags"},
+    "training": {"most_workers": "max_workers"},
+    "tuning": {"least_epochs": "min_epochs"},
+    "recall": {"least_exposures": "min_exposures", "least_ctr": "min_ctr"},
+    "selection": {"most_per_topic": "max_per_topic", "most_per_author": "max_per_author"},
+    "serving": {"most_ranker_replicas": "max_ranker_replicas", "most_k": "max_k"},
+}
 
 
 def test_yaml_and_overrides(tmp_path: Path) -> None:
