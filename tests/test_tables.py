@@ -1,5 +1,8 @@
 """Schemas: every table survives a round trip, and every kind of fault is found where it is."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,13 +25,13 @@ SAMPLES: dict[pa.DataType, list] = {
 
 
 @pytest.mark.parametrize("name", [*TABLES, "rejects"])
-def test_round_trip_through_parquet(name, tmp_path):
+def test_round_trip_through_parquet(name: str, tmp_path: Path) -> None:
     table = pa.table({field.name: pa.array(SAMPLES[field.type], field.type) for field in tables.spec_of(name).schema})
     pq.write_table(validate(name, table), tmp_path / "part.parquet")
     assert validate(name, pq.read_table(tmp_path / "part.parquet")).equals(conform(name, table))
 
 
-def test_missing_optional_columns_become_nulls_and_required_ones_are_an_error():
+def test_missing_optional_columns_become_nulls_and_required_ones_are_an_error() -> None:
     catalog = validate("catalog", pa.table({"video_id": ["v"]}))
     assert catalog.column_names == TABLES["catalog"].schema.names
     assert catalog["title"].null_count == 1
@@ -36,7 +39,7 @@ def test_missing_optional_columns_become_nulls_and_required_ones_are_an_error():
         validate("interactions", pa.table({"user_id": ["u"], "video_id": ["v"], "shown_at": [1]}))
 
 
-def test_an_unknown_column_is_refused_with_the_nearest_name_but_what_comes_from_outside_keeps_its_own():
+def test_an_unknown_column_is_refused_with_the_nearest_name_but_what_comes_from_outside_keeps_its_own() -> None:
     with pytest.raises(TableError, match="unknown column 'covr'; did you mean 'cover'"):
         validate("vectors", pa.table({"video_id": ["v"], "covr": [[1.0]]}))
     assert validate("users", pa.table({"user_id": ["u"], "age": [7]}))["age"].to_pylist() == [7]
@@ -55,13 +58,13 @@ def test_an_unknown_column_is_refused_with_the_nearest_name_but_what_comes_from_
         ("watch_s", [float("inf"), 1.0], 0, "not a finite number"),
     ],
 )
-def test_a_fault_is_named_by_column_and_row(column, values, row, reason):
+def test_a_fault_is_named_by_column_and_row(column: str, values: list[Any], row: int, reason: str) -> None:
     columns = {"user_id": ["a", "b"], "video_id": ["v", "w"], "shown_at": [1, 2], "clicked": [True, False], column: values}
     with pytest.raises(TableError, match=f"column '{column}', row {row}: .*{reason}"):
         validate("interactions", pa.table(columns))
 
 
-def test_vectors_with_nan_and_repeated_keys_are_faults():
+def test_vectors_with_nan_and_repeated_keys_are_faults() -> None:
     vector = pa.array([[1.0, 2.0], [float("nan")]], pa.list_(pa.float32()))
     with pytest.raises(TableError, match="column 'vector', row 1"):
         validate("embeddings", pa.table({"video_id": ["a", "b"], "vector": vector}))
@@ -69,7 +72,7 @@ def test_vectors_with_nan_and_repeated_keys_are_faults():
         validate("catalog", pa.table({"video_id": ["a", "b", "a"]}))
 
 
-def test_screen_keeps_every_good_row_and_gives_each_bad_one_a_reason():
+def test_screen_keeps_every_good_row_and_gives_each_bad_one_a_reason() -> None:
     rows = pa.table(
         {
             "user_id": ["a", "", "c", "d"],
@@ -87,17 +90,17 @@ def test_screen_keeps_every_good_row_and_gives_each_bad_one_a_reason():
     assert [reason.split(":")[0] for reason in bad["reason"].to_pylist()] == ["user_id", "watch_s", "video_id"]
 
 
-def test_a_bad_row_takes_no_key():
+def test_a_bad_row_takes_no_key() -> None:
     rows = pa.table({"video_id": ["a", "a", "a"], "duration_s": [float("nan"), 1.0, 2.0]})
     good, bad = screen("catalog", rows, source="c.csv", stage="ingest")
     assert good["duration_s"].to_pylist() == [1.0]
     assert bad["row"].to_pylist() == [0, 2]
 
 
-def test_a_column_of_the_wrong_type_is_named():
+def test_a_column_of_the_wrong_type_is_named() -> None:
     with pytest.raises(TableError, match="column 'shown_at' should be int64"):
         conform("interactions", pa.table({"user_id": ["a"], "video_id": ["v"], "shown_at": ["soon"], "clicked": [True]}))
 
 
-def test_empty_has_the_schema_of_conform():
+def test_empty_has_the_schema_of_conform() -> None:
     assert tables.empty("catalog").schema == conform("catalog", pa.table({"video_id": np.array(["v"])})).schema

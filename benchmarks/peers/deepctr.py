@@ -22,10 +22,10 @@ CROSS_LAYERS = 3  # as ours
 
 
 class Stopwatch(Callback):
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.started = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.seconds = time.perf_counter() - self.started
 
 

@@ -1,5 +1,8 @@
 """The loop learns what is there, stops early, restores the best epoch, repeats itself, and goes on from where it was killed."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -8,8 +11,9 @@ import torch
 
 from rayrec.config import Ranker, Split, Training
 from rayrec.data.history import HistoryGather
-from rayrec.data.loading import join_items, prepare
+from rayrec.data.loading import RankingData, join_items, prepare
 from rayrec.ranking.fitting import AUC, predict, train_ranker
+from rayrec.ranking.scorer import Scorer
 from rayrec.training.callbacks import TrainingCallback
 from rayrec.training.metrics import auc, log_loss
 from rayrec.training.trainer import DivergedError
@@ -22,7 +26,7 @@ SETTINGS = Training(epochs=6, batch_size=128, learning_rate=5e-3)
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> RankingData:
     topics = pa.table(
         {"video_id": catalog()["video_id"], "topics": pa.array([[i % 4] for i in range(VIDEOS)], pa.list_(pa.int32()))}
     )
@@ -30,16 +34,16 @@ def data():
     return prepare(interactions(6000), items, None, RANKER, Split(validation=0.1, test=0.2))
 
 
-def with_values(**training) -> Training:
+def with_values(**training: Any) -> Training:
     return SETTINGS.model_copy(update=training)
 
 
-def same_weights(one, other) -> bool:
+def same_weights(one: Scorer, other: Scorer) -> bool:
     first, second = one.model.state_dict(), other.model.state_dict()
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_learns_whom_to_show_what(data):
+def test_it_learns_whom_to_show_what(data: RankingData) -> None:
     seen = []
     scorer, epochs = train_ranker(
         data, RANKER, SETTINGS, 1, callback=TrainingCallback(on_epoch=lambda done: seen.append(list(done)))
@@ -55,7 +59,7 @@ def test_it_learns_whom_to_show_what(data):
     assert epochs[-1].loss < epochs[0].loss
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_its_examples(data):
+def test_the_loss_of_an_epoch_is_the_mean_over_its_examples(data: RankingData) -> None:
     """A learning rate of nearly nothing leaves the model as it is, so that the epoch's loss is that model's log loss."""
     ranker = RANKER.model_copy(update={"dropout": 0.0})
     scorer, epochs = train_ranker(data, ranker, with_values(epochs=1, learning_rate=1e-12, weight_decay=0.0), 1)
@@ -63,7 +67,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_examples(data):
     assert epochs[0].loss == pytest.approx(log_loss(data.train.clicked, probability), rel=1e-5)
 
 
-def test_the_best_epoch_is_restored_and_waiting_ends(data):
+def test_the_best_epoch_is_restored_and_waiting_ends(data: RankingData) -> None:
     scorer, epochs = train_ranker(data, RANKER, with_values(epochs=40, learning_rate=0.05, patience=2), 1)
     best = max(epochs, key=lambda epoch: epoch.metrics[AUC])
     assert len(epochs) == best.epoch + 2 < 40
@@ -71,7 +75,7 @@ def test_the_best_epoch_is_restored_and_waiting_ends(data):
     assert auc(data.validation.clicked, again) == pytest.approx(best.metrics[AUC])
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(data):
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(data: RankingData) -> None:
     first, second, other = (train_ranker(data, RANKER, with_values(epochs=2), seed)[0] for seed in (1, 1, 2))
     assert same_weights(first, second)
     assert not same_weights(first, other)
@@ -82,12 +86,12 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("where", ["between epochs", "within an epoch"])
-def test_a_killed_run_ends_as_one_that_was_not(data, tmp_path, where):
+def test_a_killed_run_ends_as_one_that_was_not(data: RankingData, tmp_path: Path, where: str) -> None:
     settings = with_values(epochs=3, batch_size=16, checkpoint_s=1e-9, cut_histories=0.2, hidden_clicks=0.1)
     whole, epochs = train_ranker(data, RANKER, settings, 1)
     checkpoint = Checkpoint(pafs.LocalFileSystem(), f"{tmp_path}/checkpoint.pt")
 
-    def kill(*news) -> None:
+    def kill(*news: Any) -> None:
         progress = news[0] if where == "within an epoch" else None
         if progress and (progress.epoch, progress.step) == (2, 200):  # its own step 200 is not saved yet, step 100 is
             raise KilledError
@@ -105,7 +109,7 @@ def test_a_killed_run_ends_as_one_that_was_not(data, tmp_path, where):
     assert again[-1].loss == pytest.approx(epochs[-1].loss)
 
 
-def test_a_checkpoint_of_another_config_is_refused(data, tmp_path):
+def test_a_checkpoint_of_another_config_is_refused(data: RankingData, tmp_path: Path) -> None:
     checkpoint = Checkpoint(pafs.LocalFileSystem(), f"{tmp_path}/checkpoint.pt")
     train_ranker(data, RANKER, with_values(epochs=1), 1, checkpoint=checkpoint)
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt: a checkpoint of another config or other data; delete it"):
@@ -115,13 +119,13 @@ def test_a_checkpoint_of_another_config_is_refused(data, tmp_path):
         train_ranker(data, RANKER, with_values(epochs=1), 1, checkpoint=checkpoint)
 
 
-def test_divergence_is_an_error_that_says_when_and_what_to_change(data):
+def test_divergence_is_an_error_that_says_when_and_what_to_change(data: RankingData) -> None:
     """Step 3 of the second epoch is the first whose loss is not finite."""
 
     class Breaks(torch.optim.SGD):
         steps = 0
 
-        def step(self, closure=None):
+        def step(self, closure: Any = None) -> None:
             super().step()
             self.steps += 1
             if self.steps == 38 + 2:
@@ -136,7 +140,7 @@ def test_divergence_is_an_error_that_says_when_and_what_to_change(data):
             train_ranker(data, RANKER, with_values(batch_size=112), 1)
 
 
-def test_clipping_keeps_a_wild_learning_rate_in_bounds(data):
+def test_clipping_keeps_a_wild_learning_rate_in_bounds(data: RankingData) -> None:
     """One step of SGD moves the weights by the learning rate times the gradients' norm, which is clipped."""
     from rayrec.ranking.models.wide_deep import WideDeep
 

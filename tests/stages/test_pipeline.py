@@ -26,14 +26,14 @@ recall: {candidates: 20}
 
 
 @pytest.fixture(scope="module")
-def config_path(tmp_path_factory) -> Path:
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pipeline") / "tiny.yaml"
     path.write_text(f"workspace: {path.parent / 'space'}\n{TINY}")
     return path
 
 
 @pytest.fixture(scope="module")
-def config(config_path, ray_cluster) -> Config:
+def config(config_path: Path, ray_cluster: str) -> Config:
     """The tiny world, run from end to end."""
     config = load(config_path)
     run_stages(stages_for(config), config)
@@ -51,7 +51,7 @@ def run(config: Config) -> dict[str, bool]:
     return done
 
 
-def test_every_stage_left_its_tables_and_counts(config):
+def test_every_stage_left_its_tables_and_counts(config: Config) -> None:
     workspace = Workspace(config.workspace)
     for name in (stage.name for stage in stages_for(config)):
         manifest = workspace.manifest(name)
@@ -63,7 +63,7 @@ def test_every_stage_left_its_tables_and_counts(config):
     assert all(len(topics) for topics in workspace.read("topics")["topics"].to_pylist())
 
 
-def test_the_report_compares_with_popularity_and_with_the_best_possible(config):
+def test_the_report_compares_with_popularity_and_with_the_best_possible(config: Config) -> None:
     workspace = Workspace(config.workspace)
     report = json.loads((Path(workspace.folder("evaluate")) / "report.json").read_text())
     models = ["with topics", "without topics", "popularity", "best possible"]
@@ -77,13 +77,13 @@ def test_the_report_compares_with_popularity_and_with_the_best_possible(config):
         assert [path.read_bytes()[:4] for path in Path(workspace.folder(stage)).glob("*.png")] == [b"\x89PNG"] * pictures
 
 
-def test_nothing_is_redone_until_something_changes(config):
+def test_nothing_is_redone_until_something_changes(config: Config) -> None:
     assert run(config) == dict.fromkeys((stage.name for stage in stages_for(config)), False)
     changed = config.model_copy(update={"recall": config.recall.model_copy(update={"candidates": 10})})
     assert run(changed) == {name: name in ("evaluate", "publish") for name in run(config)}
 
 
-def test_training_with_as_many_workers_as_there_is_room_for(config):
+def test_training_with_as_many_workers_as_there_is_room_for(config: Config) -> None:
     training = config.training.model_copy(update={"workers": 1, "max_workers": 2, "epochs": 1, "without_topics": False})
     run_stages([load_stage("train")], config.model_copy(update={"training": training}))
     folder = Path(Workspace(config.workspace).folder("train")) / "ranker"
@@ -91,7 +91,7 @@ def test_training_with_as_many_workers_as_there_is_room_for(config):
     assert 0 < epoch["loss"] < 2
 
 
-def test_status_and_errors_on_the_command_line(config, config_path):
+def test_status_and_errors_on_the_command_line(config: Config, config_path: Path) -> None:
     status = CliRunner().invoke(app, ["status", str(config_path)])
     assert status.exit_code == 0
     assert "interactions" in status.output
@@ -101,12 +101,12 @@ def test_status_and_errors_on_the_command_line(config, config_path):
     assert "Traceback" not in wrong.output
 
 
-def test_the_road_has_the_private_public_network_only_where_the_config_does():
+def test_the_road_has_the_private_public_network_only_where_the_config_does() -> None:
     demo = load(ROOT / "configs" / "demo.yaml")
     assert [stage.name for stage in stages_for(demo)] == [name for name in ROAD if name != "private_public"]
     assert stages_for(load(ROOT / "configs" / "demo.yaml", ["private_public={}"])) == [load_stage(name) for name in ROAD]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_the_shipped_configs_are_valid(path):
+def test_the_shipped_configs_are_valid(path: Path) -> None:
     assert load(path).workspace

@@ -9,7 +9,7 @@ from rayrec.topics.mmoe import MMoE, task_loss
 from tests.fixtures.topics import SMALL
 
 
-def test_forward_is_the_gated_mixture():
+def test_forward_is_the_gated_mixture() -> None:
     torch.manual_seed(0)
     model = MMoE(Encoders(vector_encoder(5, SMALL), None, None, 8), {"primary_class": 4, "tags": 6}, SMALL).eval()
     batch = Batch(torch.randn(2, 5))
@@ -22,7 +22,7 @@ def test_forward_is_the_gated_mixture():
         torch.testing.assert_close(logits[name][1], model.towers[name](mixed))
 
 
-def test_the_loss_is_the_sum_of_the_tasks_over_what_has_a_label():
+def test_the_loss_is_the_sum_of_the_tasks_over_what_has_a_label() -> None:
     logits = {"primary_class": torch.tensor([[2.0, 0.0], [0.0, 5.0]]), "tags": torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.0, 0.0]])}
     labels = {"primary_class": torch.tensor([0, -1]), "tags": torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])}
     chances = logits["tags"][0].softmax(-1)
@@ -34,7 +34,7 @@ def test_the_loss_is_the_sum_of_the_tasks_over_what_has_a_label():
     )
 
 
-def test_a_batch_without_labels_still_has_a_gradient_for_everything():
+def test_a_batch_without_labels_still_has_a_gradient_for_everything() -> None:
     logits = {"primary_class": torch.randn(2, 3, requires_grad=True), "tags": torch.randn(2, 4, requires_grad=True)}
     loss = task_loss(logits, {"primary_class": torch.tensor([-1, -1]), "tags": torch.zeros(2, 4)}, {"primary_class": 0, "tags": 0})
     loss.backward()

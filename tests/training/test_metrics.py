@@ -8,9 +8,11 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from rayrec.training.metrics import accuracy, auc, click_metrics, gauc, log_loss, ndcg_at_k, recall_at_k, reliability
 
+Log = tuple[np.ndarray, np.ndarray, np.ndarray]  # users, clicks, probabilities
+
 
 @pytest.fixture
-def log():
+def log() -> Log:
     rng = np.random.default_rng(0)
     user = rng.integers(0, 30, 2000)
     clicked = rng.random(2000) < 0.3
@@ -19,13 +21,13 @@ def log():
     return user, clicked, probability
 
 
-def test_gauc_is_the_weighted_mean_of_the_users_aucs(log):
+def test_gauc_is_the_weighted_mean_of_the_users_aucs(log: Log) -> None:
     user, clicked, probability = log
     parts = [(roc_auc_score(clicked[user == u], probability[user == u]), (user == u).sum()) for u in range(30) if u != 4]
     assert gauc(user, clicked, probability) == pytest.approx(np.average([a for a, _ in parts], weights=[n for _, n in parts]))
 
 
-def test_all_click_metrics_are_scikit_learns(log):
+def test_all_click_metrics_are_scikit_learns(log: Log) -> None:
     user, clicked, probability = log
     found = click_metrics(user, clicked, probability.astype(np.float32))
     assert found["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(clicked, probability))
@@ -36,7 +38,7 @@ def test_all_click_metrics_are_scikit_learns(log):
 
 
 @pytest.mark.parametrize("decimals", [1, 9])  # ten different predictions, or two thousand
-def test_calibration_is_measured_over_quantiles_of_the_predictions(log, decimals):
+def test_calibration_is_measured_over_quantiles_of_the_predictions(log: Log, decimals: int) -> None:
     user, clicked, probability = log
     probability = np.round((0.9 * probability + 0.1 * np.random.default_rng(1).random(2000)) ** 2, decimals)
     curve = reliability(clicked, probability)
@@ -50,7 +52,7 @@ def test_calibration_is_measured_over_quantiles_of_the_predictions(log, decimals
     assert click_metrics(user, clicked, probability)["calibration_error"] == pytest.approx(error)
 
 
-def test_metrics_of_the_workers_predictions_put_together_are_those_of_the_whole(log):
+def test_metrics_of_the_workers_predictions_put_together_are_those_of_the_whole(log: Log) -> None:
     user, clicked, probability = log
     shares = [np.arange(worker, 2000, 3) for worker in range(3)]
     user_, clicked_, probability_ = (np.concatenate([column[share] for share in shares]) for column in log)
@@ -60,7 +62,7 @@ def test_metrics_of_the_workers_predictions_put_together_are_those_of_the_whole(
     assert abs(mean - whole["auc"]) > 1e-6  # what a mean of the workers' AUCs would be off by
 
 
-def test_metrics_of_one_label_are_not_a_number_and_no_error():
+def test_metrics_of_one_label_are_not_a_number_and_no_error() -> None:
     same = np.zeros(3, dtype=bool)
     assert np.isnan(auc(same, np.array([0.1, 0.2, 0.3])))
     assert np.isnan(gauc(np.array([1, 1, 2]), same, np.array([0.1, 0.2, 0.3])))
@@ -69,13 +71,13 @@ def test_metrics_of_one_label_are_not_a_number_and_no_error():
     assert click_metrics(np.zeros(3), same, np.full(3, 0.1))["calibration_error"] == pytest.approx(0.1)
 
 
-def test_accuracy_and_log_loss_by_hand():
+def test_accuracy_and_log_loss_by_hand() -> None:
     clicked, probability = np.array([True, False]), np.array([0.8, 0.6])
     assert accuracy(clicked, probability) == 0.5
     assert log_loss(clicked, probability) == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
 
 
-def test_page_metrics():
+def test_page_metrics() -> None:
     page, relevant = np.array([5, 2, 9, 7]), np.array([2, 7, 11])
     assert recall_at_k(page, relevant) == pytest.approx(2 / 3)
     truth = np.zeros((1, 12))

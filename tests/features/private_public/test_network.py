@@ -1,6 +1,7 @@
 """The private/public network: its losses against a slow reference, what training on each term does, and videos that lack a part."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,7 +163,7 @@ def test_loudness_does_not_count_and_silence_is_no_trouble() -> None:
     assert network(silent)[0].isfinite().all()
 
 
-def test_s3d_branches_start_from_a_weights_file(tmp_path) -> None:
+def test_s3d_branches_start_from_a_weights_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     body = torchvision.models.video.s3d()
     torch.save(body.state_dict(), tmp_path / "s3d.pt")
