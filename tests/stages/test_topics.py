@@ -25,12 +25,11 @@ from tests.fixtures.topics import SMALL, little_world
 ROOT = Path(__file__).parents[2]
 # Joins the cluster of the test run, trains with a checkpoint after every epoch, and is killed.
 CHILD = """
-import json, sys, ray
+import sys, ray
 from rayrec.config import Config
 from rayrec.stages.topics import STAGE as TOPICS
-from rayrec.topics import fitting
+from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
-fitting.CHECKPOINT_S = 0.0
 ray.init(sys.argv[1], log_to_driver=False)
 config = Config.model_validate_json(sys.argv[2])
 run_stage(Workspace(config.workspace), TOPICS, config)
