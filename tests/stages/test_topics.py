@@ -25,11 +25,12 @@ from tests.fixtures.topics import SMALL, little_world
 ROOT = Path(__file__).parents[2]
 # Joins the cluster of the test run, trains with a checkpoint after every epoch, and is killed.
 CHILD = """
-import sys, ray
+import json, sys, ray
 from rayrec.config import Config
 from rayrec.stages.topics import STAGE as TOPICS
-from rayrec.workspace.stage import run_stage
+from rayrec.topics import fitting
 from rayrec.workspace.versions import Workspace
+fitting.CHECKPOINT_S = 0.0
 ray.init(sys.argv[1], log_to_driver=False)
 config = Config.model_validate_json(sys.argv[2])
 run_stage(Workspace(config.workspace), TOPICS, config)
