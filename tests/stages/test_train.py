@@ -11,9 +11,11 @@ import pyarrow.fs as pafs
 import pytest
 from safetensors.numpy import load_file
 
-from rayrec.config import Config, load
+from rayrec.config import Config, ConfigError, load
+from rayrec.errors import RayrecError
 from rayrec.stages.pipeline import load_stage, run_stages
 from rayrec.training.progress import PROGRESS, ProgressFile
+from rayrec.training.trainer import DivergedError
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.training.small_log import ingest
@@ -66,10 +68,13 @@ def test_two_workers_of_which_one_is_killed_end_as_one_alone(config: Config, ray
     assert not list(together.glob("checkpoint*"))
 
 
-def test_what_can_not_train_is_said_before_and_after_the_start(config: Config, ray_cluster: str) -> None:
-    with pytest.raises(ValueError, match="no model 'wide_dep'; did you mean 'wide_deep'"):
+def test_what_cannot_be_trained_is_refused_before_and_after_the_start(config: Config, ray_cluster: str) -> None:
+    with pytest.raises(ConfigError, match="no model 'wide_dep'; did you mean 'wide_deep'"):
         run_stages(
             [load_stage("train")], config.model_copy(update={"ranker": config.ranker.model_copy(update={"model": "wide_dep"})})
         )
-    with pytest.raises(ValueError, match=r"training diverged: the loss became nan in step \d+ of epoch 1"):
+    with pytest.raises(DivergedError, match=r"training diverged: the loss became nan in step \d+ of epoch 1"):
         trained(config, learning_rate=1e30)
+    # The error of workers is no failure that Ray Train should mend by starting them again.
+    with pytest.raises(RayrecError, match=r"training diverged: the loss became nan in step \d+ of epoch 1"):
+        trained(config, learning_rate=2e30, workers=2, restarts=1)
