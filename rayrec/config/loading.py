@@ -11,17 +11,20 @@ from rayrec.config.datasets import DATASETS
 from rayrec.config.tree import Config
 from rayrec.errors import did_you_mean
 
-# Keys of rayrec 0.1 and their present names, by section.
-RENAMED = {
-    "": {"most_rejects": "max_rejects"},
-    "features.text": {"most_tokens": "max_tokens"},
-    "topics": {"most_topics": "max_topics", "least_tag_videos": "min_tag_videos", "most_tags": "max_tags"},
-    "training": {"most_workers": "max_workers"},
-    "tuning": {"least_epochs": "min_epochs"},
-    "recall": {"least_exposures": "min_exposures", "least_ctr": "min_ctr"},
-    "selection": {"most_per_topic": "max_per_topic", "most_per_author": "max_per_author"},
-    "serving": {"most_ranker_replicas": "max_ranker_replicas", "most_k": "max_k"},
+# In rayrec 0.1 the names of these keys, by section, began with other words.
+OLD_WORDS = {"max": "most", "min": "least"}
+REWORDED = {
+    "": ("max_rejects",),
+    "features.text": ("max_tokens",),
+    "topics": ("max_topics", "min_tag_videos", "max_tags"),
+    "training": ("max_workers",),
+    "tuning": ("min_epochs",),
+    "recall": ("min_exposures", "min_ctr"),
+    "selection": ("max_per_topic", "max_per_author"),
+    "serving": ("max_ranker_replicas", "max_k"),
 }
+# Section -> old key -> new key. Keys that are renamed from now on are added here.
+RENAMED = {section: {OLD_WORDS[new[:3]] + new[3:]: new for new in keys} for section, keys in REWORDED.items()}
 
 
 def load(path: str | Path | None, overrides: list[str] | None = None) -> Config:

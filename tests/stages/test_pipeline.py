@@ -1,4 +1,4 @@
-"""The whole road on a world of two dozen videos: every stage, its metrics, and what a second run redoes."""
+"""All stages on a world of two dozen videos: their tables, the metrics, and what a second run redoes."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rayrec.cli import app
+from rayrec.cli.stages import HELP
 from rayrec.config import Config, load
 from rayrec.stages.pipeline import ROAD, load_stage, run_stages, stages_for
 from rayrec.workspace.versions import Manifest, Workspace
@@ -26,22 +27,22 @@ recall: {candidates: 20}
 
 
 @pytest.fixture(scope="module")
-def config_path(tmp_path_factory) -> Path:
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pipeline") / "tiny.yaml"
     path.write_text(f"workspace: {path.parent / 'space'}\n{TINY}")
     return path
 
 
 @pytest.fixture(scope="module")
-def config(config_path, ray_cluster) -> Config:
-    """The tiny world, run from end to end."""
+def config(config_path: Path, ray_cluster: str) -> Config:
+    """The config of a tiny world on which all stages have run."""
     config = load(config_path)
     run_stages(stages_for(config), config)
     return config
 
 
 def run(config: Config) -> dict[str, bool]:
-    """Which stages a run of the whole road had to do."""
+    """Which stages a run of all stages had to do."""
     done: dict[str, bool] = {}
 
     def note(manifest: Manifest, worked: bool) -> None:
@@ -51,7 +52,7 @@ def run(config: Config) -> dict[str, bool]:
     return done
 
 
-def test_every_stage_left_its_tables_and_counts(config):
+def test_every_stage_left_its_tables_and_counts(config: Config) -> None:
     workspace = Workspace(config.workspace)
     for name in (stage.name for stage in stages_for(config)):
         manifest = workspace.manifest(name)
@@ -63,7 +64,7 @@ def test_every_stage_left_its_tables_and_counts(config):
     assert all(len(topics) for topics in workspace.read("topics")["topics"].to_pylist())
 
 
-def test_the_report_compares_with_popularity_and_with_the_best_possible(config):
+def test_the_report_compares_with_popularity_and_with_the_best_possible(config: Config) -> None:
     workspace = Workspace(config.workspace)
     report = json.loads((Path(workspace.folder("evaluate")) / "report.json").read_text())
     models = ["with topics", "without topics", "popularity", "best possible"]
@@ -77,13 +78,13 @@ def test_the_report_compares_with_popularity_and_with_the_best_possible(config):
         assert [path.read_bytes()[:4] for path in Path(workspace.folder(stage)).glob("*.png")] == [b"\x89PNG"] * pictures
 
 
-def test_nothing_is_redone_until_something_changes(config):
+def test_nothing_is_redone_until_something_changes(config: Config) -> None:
     assert run(config) == dict.fromkeys((stage.name for stage in stages_for(config)), False)
     changed = config.model_copy(update={"recall": config.recall.model_copy(update={"candidates": 10})})
     assert run(changed) == {name: name in ("evaluate", "publish") for name in run(config)}
 
 
-def test_training_with_as_many_workers_as_there_is_room_for(config):
+def test_training_with_as_many_workers_as_there_is_room_for(config: Config) -> None:
     training = config.training.model_copy(update={"workers": 1, "max_workers": 2, "epochs": 1, "without_topics": False})
     run_stages([load_stage("train")], config.model_copy(update={"training": training}))
     folder = Path(Workspace(config.workspace).folder("train")) / "ranker"
@@ -91,7 +92,7 @@ def test_training_with_as_many_workers_as_there_is_room_for(config):
     assert 0 < epoch["loss"] < 2
 
 
-def test_status_and_errors_on_the_command_line(config, config_path):
+def test_status_and_errors_on_the_command_line(config: Config, config_path: Path) -> None:
     status = CliRunner().invoke(app, ["status", str(config_path)])
     assert status.exit_code == 0
     assert "interactions" in status.output
@@ -101,12 +102,23 @@ def test_status_and_errors_on_the_command_line(config, config_path):
     assert "Traceback" not in wrong.output
 
 
-def test_the_road_has_the_private_public_network_only_where_the_config_does():
+def test_the_private_public_network_is_trained_only_if_the_config_has_its_section() -> None:
     demo = load(ROOT / "configs" / "demo.yaml")
     assert [stage.name for stage in stages_for(demo)] == [name for name in ROAD if name != "private_public"]
     assert stages_for(load(ROOT / "configs" / "demo.yaml", ["private_public={}"])) == [load_stage(name) for name in ROAD]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_the_shipped_configs_are_valid(path):
-    assert load(path).workspace
+def test_every_stage_of_the_road_is_a_command() -> None:
+    assert [name for name in ROAD if name != "topics"] == list(HELP)
+    for name in ROAD:
+        assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+
+
+def test_what_is_no_mistake_of_the_user_keeps_its_traceback(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("rayrec.stages.pipeline.names_for", fail)
+    result = CliRunner().invoke(app, ["status", str(config_path)])
+    assert isinstance(result.exception, ValueError)
+    assert result.stderr == ""
