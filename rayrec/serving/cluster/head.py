@@ -1,177 +1,76 @@
-"""The Ray cluster that a workspace uses: a head of our own on this machine, which can be started, found, joined and stopped.
+"""Starts our own Ray head on this machine, with its environment and the token of its ports.
 
-The head stays up when the command that started it has ended. `cluster.json` in the workspace says where it is; `stop` ends its
-processes and no others. All its ports are bound to the loopback, and Ray's own ones also require a token. It has its own ports and
-its own folder, so that it can run beside any other Ray.
-
-Only `connect` imports Ray, so that commands that talk to no cluster start at once.
+All of its ports are bound to the loopback, and Ray's own ports also require a token. The head has its own ports and its own folder,
+so that it can run beside any other Ray.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 
 import rayrec
-from rayrec.config import Config, ConfigError
 from rayrec.errors import RayrecError
 from rayrec.serving.cluster import processes
 from rayrec.serving.http import auth
 
 LOOPBACK = "127.0.0.1"
-DASHBOARD_PORT = 8265  # where `ray job submit` and `serve deploy` look; another one when it is taken
+DASHBOARD_PORT = 8265  # where `ray job submit` and `serve deploy` look; if it is taken, another port is used
 START_TIMEOUT_S = 120
-# Ray replaces 127.0.0.1 as the address of a node by that of a network interface, and then listens there. With this variable at 0 it
-# does not (as it never does on macOS and Windows, hence the name).
+# If a node's address is 127.0.0.1, Ray replaces it by that of a network interface, and then listens there. With this variable at 0,
+# Ray does not (it never does on macOS and Windows, hence the name).
 ADDRESS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 HAPROXY = Path(__file__).with_name("haproxy.sh")
 HAPROXY_SETTINGS = {
-    # A recall replica that dies while it works on a request has not answered it, so HAProxy sends the request to another replica.
-    # Every call may be sent twice, because events have ids.
+    # If a recall replica dies before it has answered a request, HAProxy sends the request to another one. Every call may be sent
+    # twice, since events have ids.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-    # The sockets of a dying replica close one after the other, and each may cost a try; HAProxy 2.8 would give up after 3.
+    # The sockets of a dying replica close one after the other, and each may use up a retry; by default HAProxy 2.8 closes the
+    # connection after 3 retries without an answer.
     "RAY_SERVE_HAPROXY_RETRIES": "10",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # bytes; a larger request can't be sent again
 }
 
 
 class ClusterError(RayrecError):
-    """The Ray head or the service on it can't be started or does not run; the message says why."""
+    """The local Ray head or the service does not run or can't be started; the message says why."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where our head is. This is the content of cluster.json."""
+    """Where our head is; this is the content of cluster.json."""
 
     gcs: str  # for ray.init
     dashboard: str  # for jobs and Serve
     folder: str  # of its logs and sockets
     session: int  # the Unix session of its processes
-    keys: str  # the fingerprint of the API keys that its processes know
+    keys: str  # the fingerprint of the API keys in the environment of its processes
+
+    @classmethod
+    def read(cls, record: Path) -> Self:
+        """Raises `FileNotFoundError` if there is no record, `ClusterError` if it can't be read."""
+        try:
+            return cls(**json.loads(record.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ClusterError(
+                f"{record} does not describe a Ray head ({error}); end the processes of that head, if any, and delete the file"
+            ) from error
 
     def processes(self) -> list[psutil.Process]:
         return processes.belonging_to(self.session, self.folder)
 
 
-# --- started, found, joined, stopped --------------------------------------------------------------------------------------------
-
-
-def start(config: Config) -> Address:
-    """Start the head of this workspace unless it runs, and return its address. Raises `ClusterError` when it does not start."""
-    with _locked(config) as record:
-        if address := running(config):
-            return address
-        make_token()
-        address = start_head()
-        written = record.with_suffix(".new")
-        written.write_text(json.dumps(asdict(address), indent=1))
-        written.replace(record)
-        return address
-
-
-def running(config: Config) -> Address | None:
-    """The address of this workspace's head if one runs."""
-    try:
-        address = _recorded(_record(config))
-    except (ConfigError, ClusterError):  # a workspace that can't have a head
-        return None
-    if address is None:
-        return None
-    host, _, port = address.gcs.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return address if address.processes() else None
-    return None
-
-
-def stop(config: Config) -> bool:
-    """Kill the head and all that runs on it; events are on the disk already. Returns whether anything ran."""
-    if not _record(config).exists():
-        return False
-    with _locked(config) as record:
-        address = _recorded(record)
-        found = address is not None and processes.kill(address.session, address.folder)
-        if address is not None:
-            shutil.rmtree(address.folder, ignore_errors=True)
-        record.unlink(missing_ok=True)
-        return found
-
-
-def connect(config: Config) -> None:
-    """Connect this process to Ray, unless it is connected already.
-
-    It joins the cluster that RAY_ADDRESS names, else the head that runs for the workspace. Without either it starts a local Ray
-    that ends with this process.
-    """
-    import ray
-
-    if ray.is_initialized():
-        return
-    with _without_noise():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level="warning")
-            return
-        address = running(config)
-        make_token()
-        use_token()
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
-        if address:
-            ray.init(address.gcs, logging_level="warning")
-        else:
-            ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
-
-
-def _record(config: Config) -> Path:
-    """The path of cluster.json: in the workspace or, if that is not on this machine, beside the file of the events."""
-    if "://" not in config.workspace:
-        return Path(config.workspace).expanduser().resolve() / "state" / "cluster.json"
-    from rayrec.serving.state.store import is_redis, state_path
-
-    if is_redis(config):
-        raise ClusterError(
-            f"neither the workspace {config.workspace} nor the events are on this machine: use `serve deploy serve_config.yaml`"
-        )
-    return state_path(config).with_name("cluster.json")
-
-
-def _recorded(record: Path) -> Address | None:
-    """What cluster.json says. A file that can't be read as an address counts as none."""
-    try:
-        return Address(**json.loads(record.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-@contextlib.contextmanager
-def _locked(config: Config) -> Iterator[Path]:
-    """The path of cluster.json, while no other process starts or stops the head. Raises `ClusterError` if it can't be written."""
-    record = _record(config)
-    try:
-        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = record.with_suffix(".lock").open("w")
-    except OSError as error:
-        raise ClusterError(f"{record.parent} can't be written ({error.strerror}); the head's address is kept there") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield record
-
-
-# --- how it is started ----------------------------------------------------------------------------------------------------------
-
-
 def start_head() -> Address:
-    """Start a head and wait until it is up. Raises `ClusterError` with its last lines when it is not."""
-    folder = Path(tempfile.mkdtemp(prefix="rayrec-", dir="/tmp"))  # short: the paths of sockets end at 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="rayrec-", dir="/tmp"))  # short, since paths of sockets have at most 107 bytes
     gcs, agent, client, *haproxy_ports = processes.free_ports(6)
     dashboard = DASHBOARD_PORT if processes.is_free(LOOPBACK, DASHBOARD_PORT) else processes.free_ports(1)[0]
     options = {
@@ -184,7 +83,7 @@ def start_head() -> Address:
         "min-worker-port": 0,  # any free port
         "max-worker-port": 0,
         "num-cpus": cpus(),
-        "temp-dir": folder / "ray",  # Ray opens it to everyone; the folder around it is closed
+        "temp-dir": folder / "ray",  # Ray makes it accessible to everyone, but the folder around it is not
     }
     command = [
         sys.executable,
@@ -195,9 +94,9 @@ def start_head() -> Address:
         *(f"--{name}={value}" for name, value in options.items()),
     ]
     environment = {**os.environ, **_environment(folder, *haproxy_ports)}
-    environment.pop("RAY_ADDRESS", None)  # of another cluster
+    environment.pop("RAY_ADDRESS", None)  # it would name another cluster
     with (folder / "head.log").open("w+") as output:
-        # A session of its own, by which its processes are known; no terminal whose end would end them.
+        # A new session identifies the processes of the head, and they do not end with the terminal.
         head = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -214,20 +113,20 @@ def start_head() -> Address:
                 processes.kill(address.session, address.folder)
                 head.wait()
         output.seek(0)
-        said = "".join(output.readlines()[-15:])
+        last_lines = "".join(output.readlines()[-15:])
     shutil.rmtree(folder, ignore_errors=True)
-    raise ClusterError(f"Ray did not start ({problem}). It said:\n{said}")
+    raise ClusterError(f"Ray did not start ({problem}). Its output was:\n{last_lines}")
 
 
 def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port: int) -> dict[str, str]:
-    """The environment variables of the head and of all its workers. Ray reads these settings from nowhere else."""
-    package = str(Path(rayrec.__file__).parents[1])  # workers import the same package as this process
+    """The environment variables of the head and of all its workers. Ray has no other place for these settings."""
+    package = str(Path(rayrec.__file__).parents[1])  # so that workers import the same package as this process
     return {
         "RAY_AUTH_MODE": "token",
         ADDRESS_VARIABLE: "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # replicas answer people; with Ray's default of 15 they would give way to everything else
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # for jobs
+        "RAY_worker_niceness": "0",  # Ray's default of 15 would make replicas give way to other processes
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),  # the `python` of jobs
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -243,36 +142,19 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # the default of 5 is too short on a busy machine
-        # On one machine there is no other proxy that must hear of it before a replica goes.
+        # On one machine, no other proxy must be told before a replica ends.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }
 
 
 def cpus() -> int:
-    """The number of CPUs that Ray may count on: at least four, so that a small machine can run the service and a stage at once."""
+    """The number of logical CPUs, but at least four, so that a small machine has room for both the service and a stage."""
     return max(4, os.cpu_count() or 1)
 
 
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    """Keep Ray's remarks about itself from the terminal while this process connects; variables that the user has set win.
-
-    For each actor of Ray Data that may restart, Ray's C++ part prints that a restart could fail. It has no other switch than its
-    log level, which it reads when a process connects. What does go wrong still raises a Python exception or prints a fatal error.
-    """
-    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
-    added = quiet.keys() - os.environ.keys()
-    os.environ.update({name: quiet[name] for name in added})
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name)
-
-
 def make_token() -> None:
-    """Make the token of Ray's ports where Ray looks for it, readable for its owner alone, unless there is one."""
+    """Creates the token of Ray's ports where Ray looks for it, readable only by its owner, unless there is one."""
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     path = Path.home() / ".ray" / "auth_token"
@@ -284,7 +166,7 @@ def make_token() -> None:
 
 
 def use_token() -> None:
-    """Switch this process to token authentication, even if ray was imported before RAY_AUTH_MODE was set."""
+    """Switches this process to token authentication, even if ray was imported before RAY_AUTH_MODE was set."""
     from ray._private.authentication.authentication_token_setup import _enable_token_auth
 
     _enable_token_auth()
