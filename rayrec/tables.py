@@ -1,10 +1,10 @@
-"""The Arrow schema of every table that stages hand on, and its validation.
+"""The Arrow schema of every table that one stage writes and another reads, and its validation.
 
-A table is known by its name alone: `TABLES[name]` says its columns, its key, the stage that writes it and what its values must
-obey. All ids are strings, all times are UTC milliseconds, all vectors are lists of float32. A column marked `nullable=False` must
-be there and hold a value in every row; any other column may be missing and is then filled with nulls.
+A table is identified by its name: `TABLES[name]` has its columns, its key, the stage that writes it and the rules for its values.
+All ids are strings, all times are UTC milliseconds, and all vectors are lists of float32. A column marked `nullable=False` must be
+there and have a value in every row. Any other column may be missing and is then filled with nulls.
 
-`validate` refuses a table at its first fault; `screen` splits one into its good rows and its `rejects`. Both use the same rules.
+`validate` refuses a table at its first fault; `screen` splits it into its good rows and its `rejects`. Both use the same rules.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,13 +28,13 @@ class TableError(RayrecError):
 
 @dataclass(frozen=True)
 class TableSpec:
-    """What a table holds. `at_least` maps a numeric column to its smallest allowed value."""
+    """The rules of a table. `at_least` has numeric columns and their smallest allowed values."""
 
     schema: pa.Schema
     stage: str
     key: tuple[str, ...] = ()
     at_least: tuple[tuple[str, float], ...] = ()
-    extra_columns: bool = False  # side columns of the user's own are kept
+    extra_columns: bool = False  # whether the user may add columns, which are kept
 
 
 def _schema(required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None) -> pa.Schema:
@@ -62,7 +62,7 @@ TABLES: dict[str, TableSpec] = {
         at_least=(("published_at", 0), ("duration_s", 0)),
         extra_columns=True,
     ),
-    # An impression: a video that was shown. One that was shown and not clicked is a row too.
+    # A row is an impression: a video that was shown to a user, whether it was clicked or not.
     "interactions": TableSpec(
         _schema(
             {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_()}, {"watch_s": SECONDS, "request_id": TEXT}
@@ -72,7 +72,7 @@ TABLES: dict[str, TableSpec] = {
         extra_columns=True,
     ),
     "users": TableSpec(_schema({"user_id": TEXT}), stage="ingest", key=("user_id",), extra_columns=True),
-    # The synthetic world's own knowledge. Only `evaluate` may read it, to say how good anyone could be.
+    # What the synthetic world knows. Only reports may read it, to show how good any ranker could be.
     "truth_topics": TableSpec(_schema({"video_id": TEXT, "topic": pa.int32()}), stage="ingest", key=("video_id",)),
     "truth_clicks": TableSpec(
         _schema({"request_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()}),
@@ -80,7 +80,7 @@ TABLES: dict[str, TableSpec] = {
         key=("request_id", "video_id"),
         at_least=(("click_probability", 0),),
     ),
-    # The probability that a user clicks a video shown first in a page on the log's last day, for every pair.
+    # For every user and video: the probability of a click if the video is first in a page on the last day of the log.
     "truth_preferences": TableSpec(
         _schema({"user_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()}),
         stage="ingest",
@@ -89,7 +89,7 @@ TABLES: dict[str, TableSpec] = {
     ),
     "features": TableSpec(
         _schema(
-            {"video_id": TEXT, "status": TEXT},  # "ok", or "partial": some modality could not be had and `error` says why
+            {"video_id": TEXT, "status": TEXT},  # "ok", or "partial" if a modality could not be extracted; `error` says why
             {
                 "error": TEXT,
                 **dict.fromkeys(EXTRACTED_MODALITIES, VECTOR),
@@ -100,7 +100,7 @@ TABLES: dict[str, TableSpec] = {
                 "width": pa.int32(),
                 "height": pa.int32(),
                 "sample_rate": pa.int32(),
-                "file_version": TEXT,  # size and time of change of the file that was read: another one is read again
+                "file_version": TEXT,  # size and time of change of the file; if they change, it is read again
             },
         ),
         stage="extract",
@@ -109,7 +109,7 @@ TABLES: dict[str, TableSpec] = {
     ),
     # The global feature of the private/public network (Hasama & Li).
     "private_public": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="private_public", key=("video_id",)),
-    # The modalities, normalised and reduced: what topics and rankers read.
+    # The normalised and reduced vectors of each modality, which topics and rankers read.
     "vectors": TableSpec(_schema({"video_id": TEXT}, dict.fromkeys(MODALITIES, VECTOR)), stage="reduce", key=("video_id",)),
     "topics": TableSpec(_schema({"video_id": TEXT, "topics": IDS, "similarity": VECTOR}), stage="topics", key=("video_id",)),
     "topic_centres": TableSpec(
@@ -145,16 +145,16 @@ TABLES: dict[str, TableSpec] = {
     ),
 }
 
-# The synthetic world's own knowledge.
+# The tables of what the synthetic world knows.
 TRUTH = ("truth_topics", "truth_clicks", "truth_preferences")
 
-# What could not be read, and why. Every stage may write one, so it belongs to none. `source` is the file (or the table, when the
-# row came from one); `row` counts from 0 in that source.
+# What could not be read, and why. Every stage may write this table, so it belongs to none. `source` is the file or table that the
+# row came from, `row` its number there, from 0.
 REJECTS = TableSpec(_schema({"stage": TEXT, "source": TEXT, "reason": TEXT}, {"row": pa.int64(), "id": TEXT}), stage="")
 
 
 def spec_of(name: str) -> TableSpec:
-    """The spec of a table by name; `TableError` names the nearest known one when there is none."""
+    """The rules of a table by its name. Raises `TableError` for an unknown name."""
     if name == "rejects":
         return REJECTS
     if name not in TABLES:
@@ -163,7 +163,7 @@ def spec_of(name: str) -> TableSpec:
 
 
 def empty(name: str) -> pa.Table:
-    """The table without rows, of the very schema that `conform` gives."""
+    """The table without rows, with the schema that `conform` returns."""
     return pa.table({field.name: pa.array([], field.type) for field in spec_of(name).schema})
 
 
@@ -173,9 +173,9 @@ def from_columns(name: str, columns: dict[str, object]) -> pa.Table:
 
 
 def conform(name: str, table: pa.Table) -> pa.Table:
-    """The table with the spec's columns in the spec's order and types; nullable columns that are missing become nulls.
+    """The table with its columns in the order and types of the schema. Missing nullable columns are filled with nulls.
 
-    Raises `TableError` for a missing required column, an unknown column, or a column whose type can't be cast.
+    Raises `TableError` for a missing required column, an unknown column, or a column that can't be cast to its type.
     """
     spec = spec_of(name)
     unknown = [column for column in table.column_names if column not in spec.schema.names]
@@ -193,12 +193,12 @@ def conform(name: str, table: pa.Table) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TableError(f"table {name}: column {field.name!r} should be {field.type}: {error}") from error
     columns |= {column: table[column] for column in unknown}
-    # The nullable flags are rules for `faults`, not part of the stored type: a table with a fault must still be buildable.
+    # `nullable` is a rule for `faults` and not part of the stored type: it must be possible to build a table with faults.
     return pa.table(columns)
 
 
 def faults(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Every broken rule about the values of a conformed table, as (column, reason, mask over rows)."""
+    """Every rule about the values of a conformed table, as (column, reason, mask of the rows that break it)."""
     spec = spec_of(name)
     for field in spec.schema:
         column = table[field.name].combine_chunks()
@@ -219,7 +219,7 @@ def faults(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def repeats(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
-    """The rows whose key stood in an earlier row, in the form of `faults`; nothing for a table without a key."""
+    """The rule that keys are unique, in the form of `faults`. It yields nothing for a table without a key."""
     key = list(spec_of(name).key)
     if key:
         numbered = table.select(key).append_column("row", pa.array(np.arange(table.num_rows)))
@@ -230,14 +230,14 @@ def repeats(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]
 
 
 def validate(name: str, table: pa.Table) -> pa.Table:
-    """The conformed table, or a `TableError` that names the first faulty column and row."""
+    """The conformed table. Raises `TableError` that names the first faulty column and row."""
     table = conform(name, table)
     refuse(name, table, chain(faults(name, table), repeats(name, table)))
     return table
 
 
 def refuse(name: str, table: pa.Table, broken: Iterable[tuple[str, str, np.ndarray]]) -> None:
-    """Raise the `TableError` of the first rule (in the form of `faults`) that some row breaks."""
+    """Raise `TableError` for the first of the rules (in the form of `faults`) that a row breaks."""
     for column, reason, mask in broken:
         if mask.any():
             row = int(mask.argmax())
@@ -247,15 +247,15 @@ def refuse(name: str, table: pa.Table, broken: Iterable[tuple[str, str, np.ndarr
 
 
 def screen(name: str, table: pa.Table, source: str, stage: str) -> tuple[pa.Table, pa.Table]:
-    """Split a table into its good rows (conformed) and a `rejects` table with one row for each bad one.
+    """Split a table into its good rows (conformed) and a `rejects` table with one row for each bad row.
 
-    `source` is the file that the rows came from. Raises `TableError` only for what no row survives: missing or unknown columns.
+    `source` is the file that the rows came from. Raises `TableError` only for what concerns all rows: missing or unknown columns.
     """
     table = conform(name, table)
     reasons = np.full(table.num_rows, None, dtype=object)
     for column, reason, mask in faults(name, table):
         _note(reasons, np.flatnonzero(mask), table, column, reason)
-    # A bad row takes no key: a good one with the same key, further down, stays.
+    # A bad row does not use up its key: a later good row with the same key is kept.
     sound = np.flatnonzero([reason is None for reason in reasons])
     for column, reason, mask in repeats(name, table.take(pa.array(sound))):
         _note(reasons, sound[mask], table, column, reason)
@@ -266,14 +266,14 @@ def screen(name: str, table: pa.Table, source: str, stage: str) -> tuple[pa.Tabl
 
 
 def _note(reasons: np.ndarray, rows: np.ndarray, table: pa.Table, column: str, reason: str) -> None:
-    """Write the reason down for those of the rows that have none yet."""
+    """Set the reason of those rows that have none yet."""
     for row in rows:
         if reasons[row] is None:
             reasons[row] = f"{column}: {str(table[column][int(row)].as_py())[:80]!r} {reason}"
 
 
 def rejects(stage: str, source: str, table: pa.Table, bad: np.ndarray, reason: str | list[str], id_column: str) -> pa.Table:
-    """A `rejects` table for the rows of `table` where `bad` (a mask over its rows) holds."""
+    """A `rejects` table for the rows of `table` that the mask `bad` selects."""
     rows = np.flatnonzero(bad)
     return conform(
         "rejects",
@@ -290,7 +290,7 @@ def rejects(stage: str, source: str, table: pa.Table, bad: np.ndarray, reason: s
 
 
 def _mask(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A boolean Arrow array as a NumPy mask; null counts as False."""
+    """A boolean Arrow array as a NumPy mask, in which null is False."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     return array.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from rayrec.config import load
-from rayrec.serving.cluster import head
+from rayrec.serving.cluster import connection
 from rayrec.stages.pipeline import load_stage, run_stages
 from rayrec.workspace.versions import Workspace
 
@@ -35,9 +35,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
     config = load(ROOT / "configs" / "demo.yaml", [f"workspace={tmp_path / 'workspace'}", *SMALL])
     run_stages([load_stage("ingest")], config)
     try:
-        yield head.start(config).dashboard, config.workspace
+        yield connection.start(config).dashboard, config.workspace
     finally:
-        head.stop(config)
+        connection.stop(config)
 
 
 def submit(script: str, dashboard: str, workspace: str) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from rayrec.config import Config, dump
-from rayrec.serving.cluster import head, processes
+from rayrec.serving.cluster import processes
 from rayrec.serving.cluster.head import Address, use_token
 from serving_load.observing import REPLICAS
 from serving_load.service import ROOT, Service, on_free_port, progress, rayrec, service_of
@@ -111,7 +111,7 @@ def two_nodes(config: Config) -> Iterator[tuple[Service, Node]]:
     """The service as serve_config.yaml deploys it on a cluster, with a replica of each kind on each of two nodes."""
     config = on_free_port(config)
     try:
-        address = head.start(config)
+        address = connection.start(config)
         second = Node(address)
         second.start()
         deployed = yaml.safe_load((ROOT / "serve_config.yaml").read_text())

@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from rayrec.config import Config
-from rayrec.serving.cluster import head, processes, service
+from rayrec.serving.cluster import connection, processes, service
 
 COMMAND_TIMEOUT_S = 400
 BARE_TIMEOUT_S = 60
@@ -90,7 +90,7 @@ def serving(config: Config) -> Iterator[Service]:
 
 def service_of(config: Config) -> Service:
     """The one that runs on our head."""
-    address = head.running(config)
+    address = connection.running(config)
     if address is None:
         raise RuntimeError("the head is gone")
     return Service(config, address.processes)

@@ -21,10 +21,10 @@ app = typer.Typer()
 @app.command(rich_help_panel=PANEL)
 def up(config: ConfigPath, overrides: Overrides = None) -> None:
     """Start a Ray cluster on this machine and leave it up: the workspace's stages and service then use it, and start sooner."""
-    from rayrec.serving.cluster import head
+    from rayrec.serving.cluster import connection
 
     settings = load_config(config, overrides)
-    say(f"Ray runs at {head.start(settings).dashboard}; `rayrec stop {config}` ends it.")
+    say(f"Ray runs at {connection.start(settings).dashboard}; `rayrec stop {config}` ends it.")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -34,7 +34,7 @@ def serve(
     status: Annotated[bool, typer.Option("--status", help="Serve nothing; only show the running service.")] = False,
 ) -> None:
     """Serve the published bundle on a Ray cluster on this machine, which stays up until `rayrec stop`."""
-    from rayrec.serving.cluster import head, service
+    from rayrec.serving.cluster import connection, service
 
     settings = load_config(config, overrides)
     if status:
@@ -44,7 +44,7 @@ def serve(
         details, reports, rankers = service.details(settings), service.reports(settings), service.ranker_reports(settings)
         show_service(details, reports, rankers, swap_history(Workspace(settings.workspace)))
         return
-    say(f"Ray runs at {head.start(settings).dashboard}")
+    say(f"Ray runs at {connection.start(settings).dashboard}")
     say(f"The service is up at {service.serve(settings)}; `rayrec stop {config}` ends it.")
 
 
@@ -82,9 +82,9 @@ def rollback(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command(rich_help_panel=PANEL)
 def stop(config: ConfigPath, overrides: Overrides = None) -> None:
     """End the service and the Ray cluster that `rayrec run`, `rayrec serve` or `rayrec up` started."""
-    from rayrec.serving.cluster import head
+    from rayrec.serving.cluster import connection
 
-    say("Stopped." if head.stop(load_config(config, overrides)) else "Nothing was running.")
+    say("Stopped." if connection.stop(load_config(config, overrides)) else "Nothing was running.")
 
 
 def show_service(details: dict[str, Any], recall: "list[Report]", rankers: "list[RankerReport]", history: "list[Swap]") -> None:

@@ -43,9 +43,9 @@ def run(
 
     settings = load_config(config, overrides)
     if serve:
-        from rayrec.serving.cluster import head
+        from rayrec.serving.cluster import connection
 
-        say(f"Ray runs at {head.start(settings).dashboard}")
+        say(f"Ray runs at {connection.start(settings).dashboard}")
     run_and_show(stages_for(settings), settings, force)
     show_metrics(settings)
     if serve:

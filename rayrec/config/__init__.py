@@ -1,6 +1,6 @@
-"""One typed configuration tree. A config file states only what differs from the defaults.
+"""The config: one typed tree with defaults. A config file contains only what differs from them.
 
-Each stage sees its own section (and `seed`), so that changing one section redoes only the stages that depend on it.
+A stage is redone when the sections that it depends on change (or `seed`), and not when others do.
 """
 
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, settings_of

@@ -9,11 +9,11 @@ from rayrec.errors import RayrecError
 
 
 class ConfigError(RayrecError):
-    """The configuration can't be used; the message names the file, the key and what to change."""
+    """The config can't be used; the message names the file, the key and what to change."""
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are refused, and values can't be changed once they are read."""
+    """A part of the config. It refuses unknown keys, and its values can't be changed after they have been read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -8,18 +8,20 @@ from rayrec.config.base import Count, Section
 
 
 class Serving(Section):
+    """One service on one cluster."""
+
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     recall_replicas: Count = 1
     ranker_replicas: Count = 1
-    max_ranker_replicas: Count | None = None  # with more load up to so many
+    max_ranker_replicas: Count | None = None  # if set, replicas are added up to this number under load
     gpus_per_ranker: Annotated[float, Field(ge=0)] = 0
     max_k: Count = 100  # the largest page a caller may ask for
-    refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often queues follow the counters
-    # Where events are kept: a SQLite file, or redis://HOST:PORT/DATABASE; <workspace>/state/events.db when not given.
+    refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often the queues are updated from the counters
+    # Where events are kept: a SQLite file, or redis://HOST:PORT/DATABASE. The default is <workspace>/state/events.db.
     state: str | None = None
-    retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are dropped
-    requests_per_s: Annotated[float, Field(gt=0)] | None = None  # of one API key, or address without keys, on each replica
+    retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are deleted
+    requests_per_s: Annotated[float, Field(gt=0)] | None = None  # for each API key (without keys: address) and replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
 
     @model_validator(mode="after")

@@ -8,38 +8,38 @@ from rayrec.config.base import Count, Section, Share
 
 
 class Training(Section):
-    """How it is trained. `workers: 0` trains in the calling process; more go through Ray Train's workers."""
+    """How the ranker is trained. `workers: 0` trains in the calling process; any other number starts workers with Ray Train."""
 
     epochs: Count = 10
-    patience: Count = 2  # epochs without a better validation AUC before it stops
-    batch_size: Count = 1024  # over all workers together
+    patience: Count = 2  # epochs without a better validation AUC after which training stops
+    batch_size: Count = 1024  # of all workers together
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    clip: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
-    cut_histories: Share = 0  # share of the training examples that see a random prefix of their history only
-    hidden_clicks: Share = 0  # share of the clicks that a training example does not see
-    bf16: bool = False  # on a GPU only
-    compile: bool = False  # on a GPU only
+    clip: Annotated[float, Field(gt=0)] | None = None  # the maximum norm of all gradients together
+    cut_histories: Share = 0  # share of the training examples that see a random prefix of their history (short-video CTR paper)
+    hidden_clicks: Share = 0  # share of the clicks in its history that a training example does not see
+    bf16: bool = False  # only on a GPU
+    compile: bool = False  # only on a GPU
     workers: Annotated[int, Field(ge=0)] = 0
-    max_workers: Count | None = None  # between `workers` and so many, as the cluster has room
+    max_workers: Count | None = None  # if set, from `workers` to this number, as many as the cluster has room for
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    restarts: Annotated[int, Field(ge=0)] = 3  # how often a run whose worker died goes on from its checkpoint
+    restarts: Annotated[int, Field(ge=0)] = 3  # how often a run continues from its checkpoint after a worker has died
     checkpoint_s: Annotated[float, Field(gt=0)] = 60.0
-    stream_above: Count = 100_000_000  # more training examples than that are streamed from Parquet, not held in memory
+    stream_above: Count = 100_000_000  # more training examples than this are streamed from Parquet and not held in memory
     log_to: list[Literal["tensorboard", "mlflow"]] = []
-    without_topics: bool = True  # also train the same ranker without topics, so that `evaluate` can say what topics add
+    without_topics: bool = True  # also train the same ranker without topics, so that `evaluate` shows what topics add
 
     @model_validator(mode="after")
     def _fits_the_machine(self) -> "Training":
         if (self.bf16 or self.compile) and not self.gpus_per_worker:
             raise ValueError("bf16 and compile are for GPUs: set training.gpus_per_worker, or leave them out")
         if self.max_workers is not None and not 1 <= self.workers <= self.max_workers:
-            raise ValueError(f"max_workers={self.max_workers} needs workers between 1 and that, not {self.workers}")
+            raise ValueError(f"max_workers={self.max_workers} needs workers between 1 and {self.max_workers}, not {self.workers}")
         return self
 
 
 class Span(Section):
-    """The values between two ends, `log` for those that differ by orders of magnitude."""
+    """All values between two ends. Set `log` for values that differ by orders of magnitude."""
 
     low: float
     high: float
@@ -48,7 +48,7 @@ class Span(Section):
     @model_validator(mode="after")
     def _in_order(self) -> "Span":
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"a span goes from a smaller to a larger number, above 0 with log; not from {self.low} to {self.high}")
+            raise ValueError(f"a span goes from a smaller to a larger one (above 0 with log), not from {self.low} to {self.high}")
         return self
 
 
@@ -58,17 +58,17 @@ Domain = Annotated[Choices | Annotated[Span, Tag("span")], ByKind]
 
 
 class Tuning(Section):
-    """`rayrec tune`: ASHA stops the poor trials, Optuna proposes the next. Keys are those of overrides."""
+    """`rayrec tune`: Optuna proposes trials, and ASHA stops the poor ones. Keys are written as in overrides."""
 
-    space: dict[str, Domain] = {}  # key -> the choices, or a span of numbers
+    space: dict[str, Domain] = {}  # key -> a list of choices, or a span of numbers
     trials: Count = 20
-    concurrent: Count = 2
+    concurrent: Count = 2  # trials at the same time
     metric: Literal["auc", "log_loss"] = "auc"  # of the validation split
-    min_epochs: Count = 1  # before a trial may be stopped
+    min_epochs: Count = 1  # after which a trial may be stopped
 
 
 class Comparison(Section):
-    """`rayrec compare`: each arm is the config with its overrides, trained once for each seed."""
+    """`rayrec compare`: each arm is the config with other values, trained once for each seed."""
 
     arms: dict[str, dict[str, Any]] = {}  # name -> {"ranker.model": "din", ...}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]

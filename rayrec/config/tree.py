@@ -1,4 +1,4 @@
-"""The whole config: one typed tree with a section for each part of the road."""
+"""The whole config: one typed tree with a section for each part of the pipeline."""
 
 from typing import Annotated
 
@@ -15,14 +15,14 @@ from rayrec.config.training import Comparison, Training, Tuning
 
 
 class Config(Section):
-    """The whole tree."""
+    """The root of the tree."""
 
     workspace: str = "workspace"  # a local folder, or any URI that pyarrow or fsspec opens
     seed: int = 7
     max_rejects: Share = 0.1  # a stage fails when a larger share of its rows is bad
     dataset: Annotated[AnyDataset, Field(discriminator="kind")] = WorldData()
     features: Features = Features()
-    private_public: PrivatePublic | None = None  # left out unless the section is there
+    private_public: PrivatePublic | None = None  # the stage is skipped unless this section is there
     reduction: Reduction = Reduction()
     topics: Topics = Topics()
     split: Split = Split()

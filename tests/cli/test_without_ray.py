@@ -27,7 +27,7 @@ for command in sys.argv[2:]:
             raise
 """
 TINY = """
-dataset: {kind: world, videos: 12, users: 20, topics: 3, days: 2, requests: 60, picture: 32, fps: 2}
+dataset: {kind: world, videos: 12, users: 20, topics: 3, days: 2, requests: 60, picture: 64, fps: 2}
 split: {validation: 0.2, test: 0.2}
 ranker: {embedding_size: 4, hidden: [8]}
 training: {epochs: 1}

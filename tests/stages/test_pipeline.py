@@ -1,4 +1,4 @@
-"""The whole road on a world of two dozen videos: every stage, its metrics, and what a second run redoes."""
+"""All stages on a world of two dozen videos: their tables, the metrics, and what a second run redoes."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rayrec.cli import app
+from rayrec.cli.stages import HELP
 from rayrec.config import Config, load
 from rayrec.stages.pipeline import ROAD, load_stage, run_stages, stages_for
 from rayrec.workspace.versions import Manifest, Workspace
@@ -34,14 +35,14 @@ def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(config_path: Path, ray_cluster: str) -> Config:
-    """The tiny world, run from end to end."""
+    """The config of a tiny world on which all stages have run."""
     config = load(config_path)
     run_stages(stages_for(config), config)
     return config
 
 
 def run(config: Config) -> dict[str, bool]:
-    """Which stages a run of the whole road had to do."""
+    """Which stages a run of all stages had to do."""
     done: dict[str, bool] = {}
 
     def note(manifest: Manifest, worked: bool) -> None:
@@ -101,12 +102,23 @@ def test_status_and_errors_on_the_command_line(config: Config, config_path: Path
     assert "Traceback" not in wrong.output
 
 
-def test_the_road_has_the_private_public_network_only_where_the_config_does() -> None:
+def test_the_private_public_network_is_trained_only_if_the_config_has_its_section() -> None:
     demo = load(ROOT / "configs" / "demo.yaml")
     assert [stage.name for stage in stages_for(demo)] == [name for name in ROAD if name != "private_public"]
     assert stages_for(load(ROOT / "configs" / "demo.yaml", ["private_public={}"])) == [load_stage(name) for name in ROAD]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_the_shipped_configs_are_valid(path: Path) -> None:
-    assert load(path).workspace
+def test_every_stage_of_the_road_is_a_command() -> None:
+    assert [name for name in ROAD if name != "topics"] == list(HELP)
+    for name in ROAD:
+        assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+
+
+def test_what_is_no_mistake_of_the_user_keeps_its_traceback(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("rayrec.stages.pipeline.names_for", fail)
+    result = CliRunner().invoke(app, ["status", str(config_path)])
+    assert isinstance(result.exception, ValueError)
+    assert result.stderr == ""

@@ -1,31 +1,24 @@
-"""The Ray cluster that a workspace uses: a head of our own on this machine, which can be started, found, joined and stopped.
+"""Starts our own Ray head on this machine, with its environment and the token of its ports.
 
-The head stays up when the command that started it has ended. `cluster.json` in the workspace says where it is; `stop` ends its
-processes and no others. All its ports are bound to the loopback, and Ray's own ones also require a token. It has its own ports and
-its own folder, so that it can run beside any other Ray.
-
-Only `connect` imports Ray, so that commands that talk to no cluster start at once.
+All of its ports are bound to the loopback, and Ray's own ports also require a token. The head has its own ports and its own folder,
+so that it can run beside any other Ray.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import psutil
 
 import rayrec
-from rayrec.config import Config, ConfigError
 from rayrec.errors import RayrecError
 from rayrec.serving.cluster import processes
 from rayrec.serving.http import auth
@@ -74,102 +67,6 @@ class Address:
 
     def processes(self) -> list[psutil.Process]:
         return processes.belonging_to(self.session, self.folder)
-
-
-# --- started, found, joined, stopped --------------------------------------------------------------------------------------------
-
-
-def start(config: Config) -> Address:
-    """Start the head of this workspace unless it runs, and return its address. Raises `ClusterError` when it does not start."""
-    with _locked(config) as record:
-        if address := running(config):
-            return address
-        make_token()
-        address = start_head()
-        written = record.with_suffix(".new")
-        written.write_text(json.dumps(asdict(address), indent=1))
-        written.replace(record)
-        return address
-
-
-def running(config: Config) -> Address | None:
-    """The address of this workspace's head if one runs."""
-    try:
-        address = Address.read(_record(config))
-    except (ConfigError, ClusterError, FileNotFoundError):
-        return None
-    host, _, port = address.gcs.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return address if address.processes() else None
-    return None
-
-
-def stop(config: Config) -> bool:
-    """Kill the head and all that runs on it; events are on the disk already. Returns whether anything ran."""
-    if not _record(config).exists():
-        return False
-    with _locked(config) as record:
-        if not record.exists():  # another process has just stopped it
-            return False
-        address = Address.read(record)
-        found = processes.kill(address.session, address.folder)
-        shutil.rmtree(address.folder, ignore_errors=True)
-        record.unlink()
-        return found
-
-
-def connect(config: Config) -> None:
-    """Connect this process to Ray, unless it is connected already.
-
-    It joins the cluster that RAY_ADDRESS names, else the head that runs for the workspace. Without either it starts a local Ray
-    that ends with this process.
-    """
-    import ray
-
-    if ray.is_initialized():
-        return
-    with _without_noise():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level="warning")
-            return
-        address = running(config)
-        make_token()
-        use_token()
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
-        if address:
-            ray.init(address.gcs, logging_level="warning")
-        else:
-            ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
-
-
-def _record(config: Config) -> Path:
-    """The path of cluster.json: in the workspace or, if that is not on this machine, beside the file of the events."""
-    if "://" not in config.workspace:
-        return Path(config.workspace).expanduser().resolve() / "state" / "cluster.json"
-    from rayrec.serving.state.opening import is_redis, state_path
-
-    if is_redis(config):
-        raise ClusterError(
-            f"neither the workspace {config.workspace} nor the events are on this machine: use `serve deploy serve_config.yaml`"
-        )
-    return state_path(config).with_name("cluster.json")
-
-
-@contextlib.contextmanager
-def _locked(config: Config) -> Iterator[Path]:
-    """The path of cluster.json, while no other process starts or stops the head. Raises `ClusterError` if it can't be written."""
-    record = _record(config)
-    try:
-        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = record.with_suffix(".lock").open("w")
-    except OSError as error:
-        raise ClusterError(f"{record.parent} can't be written ({error.strerror}); the head's address is kept there") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield record
-
-
-# --- how it is started ----------------------------------------------------------------------------------------------------------
 
 
 def start_head() -> Address:
@@ -254,23 +151,6 @@ def _environment(folder: Path, stats_port: int, metrics_port: int, fallback_port
 def cpus() -> int:
     """The number of logical CPUs, but at least four, so that a small machine has room for both the service and a stage."""
     return max(4, os.cpu_count() or 1)
-
-
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    """Keep Ray's remarks about itself from the terminal while this process connects; variables that the user has set win.
-
-    For each actor of Ray Data that may restart, Ray's C++ part prints that a restart could fail. It has no other switch than its
-    log level, which it reads when a process connects. What does go wrong still raises a Python exception or prints a fatal error.
-    """
-    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
-    added = quiet.keys() - os.environ.keys()
-    os.environ.update({name: quiet[name] for name in added})
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name)
 
 
 def make_token() -> None:

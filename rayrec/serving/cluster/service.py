@@ -19,7 +19,9 @@ from rayrec.config import Config, dump
 from rayrec.errors import RayrecError
 from rayrec.serving.bundle import locate, verify
 from rayrec.serving.cluster import processes
-from rayrec.serving.cluster.head import LOOPBACK, ClusterError, connect, running, start, use_token
+from rayrec.serving.cluster.connection import connect, running, start
+from rayrec.serving.cluster.connection import stop as stop  # beside `start`, for callers of this module
+from rayrec.serving.cluster.head import LOOPBACK, ClusterError, use_token
 from rayrec.serving.http import auth
 from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
 from rayrec.serving.state.opening import is_redis, state_path

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import load
-from rayrec.serving.cluster import head
+from rayrec.serving.cluster import connection
 from rayrec.serving.cluster.head import Address, ClusterError
 
 # As version 0.1 wrote it.
@@ -27,5 +27,5 @@ def test_a_record_that_can_not_be_read_is_named(tmp_path: Path, content: str) ->
     record.parent.mkdir()
     record.write_text(content)
     with pytest.raises(ClusterError, match=r"state/cluster\.json does not describe a Ray head .* delete the file"):
-        head.stop(config)
-    assert head.running(config) is None
+        connection.stop(config)
+    assert connection.running(config) is None

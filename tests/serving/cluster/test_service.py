@@ -18,7 +18,7 @@ import yaml
 
 from rayrec.config import Config, ConfigError, dump
 from rayrec.serving.bundle import BundleError, locate
-from rayrec.serving.cluster import head, processes
+from rayrec.serving.cluster import connection, processes
 from rayrec.serving.cluster import service as cluster
 from rayrec.serving.cluster.service import ClusterError
 from rayrec.stages.pipeline import load_stage
@@ -35,7 +35,7 @@ PUBLISH = load_stage("publish")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     config = build_workspace(tmp_path_factory.mktemp("served"), **{"serving.port": processes.free_ports(1)[0]})
     yield config
-    head.stop(config)
+    connection.stop(config)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_media_errors_and_page_come_through_haproxy(service: httpx.Client) -> No
 
 
 def test_nothing_listens_beyond_this_machine(service: httpx.Client, config: Config) -> None:
-    address = head.running(config)
+    address = connection.running(config)
     assert address is not None
     sockets = listening(address.processes())
     owners = " ".join(sockets.values())
@@ -88,7 +88,7 @@ def test_nothing_listens_beyond_this_machine(service: httpx.Client, config: Conf
 
 
 def test_serving_again_moves_the_running_replicas_to_the_new_bundle(service: httpx.Client, config: Config) -> None:
-    address = head.running(config)
+    address = connection.running(config)
     assert address is not None
     replicas = {process.pid for process in address.processes() if "ServeReplica" in process.name()}
     manifest, _ = run_stage(Workspace(config.workspace), PUBLISH, config, force=True)
@@ -168,7 +168,7 @@ def test_the_status_shows_replicas_bundles_and_swaps(service: httpx.Client, conf
 
 @pytest.mark.parametrize("name", ["NeuralRanker", "TopicRecall"])
 def test_a_replica_that_dies_is_replaced_and_nobody_hangs(service: httpx.Client, config: Config, name: str) -> None:
-    address = head.running(config)
+    address = connection.running(config)
     assert address is not None
     (replica,) = (process for process in address.processes() if "ServeReplica" in process.name() and name in process.name())
     replica.kill()
@@ -230,23 +230,23 @@ def test_a_service_that_can_not_start_says_why_and_the_old_one_goes_on(
 
 def test_other_commands_join_the_head(service: httpx.Client, config: Config) -> None:
     code = (
-        "import ray, sys; from rayrec.config import load; from rayrec.serving.cluster import head\n"
-        "head.connect(load(None, sys.argv[1:])); print(ray.get_runtime_context().gcs_address)"
+        "import ray, sys; from rayrec.config import load; from rayrec.serving.cluster import connection\n"
+        "connection.connect(load(None, sys.argv[1:])); print(ray.get_runtime_context().gcs_address)"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
     command = [sys.executable, "-c", code, f"workspace={config.workspace}"]
     joined = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    address = head.running(config)
+    address = connection.running(config)
     assert address is not None
     assert joined.stdout.split()[-1:] == [address.gcs], joined.stderr
 
 
 def test_stop_ends_all_of_it_and_nothing_else(service: httpx.Client, config: Config) -> None:
-    address = head.running(config)
+    address = connection.running(config)
     assert address is not None
     ours, others = address.processes(), subprocess.Popen(["sleep", "60"])
     started = time.monotonic()
-    assert head.stop(config)
+    assert connection.stop(config)
     assert time.monotonic() - started < 10
     assert not [process for process in ours if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert address.processes() == []
@@ -254,19 +254,19 @@ def test_stop_ends_all_of_it_and_nothing_else(service: httpx.Client, config: Con
     others.kill()
     others.wait()
     assert not Path(address.folder).exists()
-    assert head.running(config) is None
-    assert not head.stop(config)
+    assert connection.running(config) is None
+    assert not connection.stop(config)
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
         probe.connect(("127.0.0.1", config.serving.port))
 
 
 def test_a_head_that_was_killed_is_not_taken_for_a_running_one(config: Config) -> None:
-    record = head._record(config)
+    record = connection._record(config)
     port = processes.free_ports(1)[0]
     folder = Path(shutil.copytree(Path(config.workspace) / "state", record.parent / "folder"))
     record.write_text(
         f'{{"gcs": "127.0.0.1:{port}", "dashboard": "", "folder": "{folder}", "session": {os.getsid(0)}, "keys": ""}}'
     )
-    assert head.running(config) is None
-    assert not head.stop(config)  # this very session has that number, but nothing in it is ours
+    assert connection.running(config) is None
+    assert not connection.stop(config)  # this very session has that number, but nothing in it is ours
     assert not folder.exists()
