@@ -16,7 +16,7 @@ import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from rayrec.config import Config, dump
-from rayrec.serving.cluster import processes
+from rayrec.serving.cluster import connection, processes
 from rayrec.serving.cluster.head import Address, use_token
 from serving_load.observing import REPLICAS
 from serving_load.service import ROOT, Service, on_free_port, progress, rayrec, service_of
