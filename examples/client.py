@@ -42,7 +42,7 @@ def browse(service: Client, user: str) -> None:
 
     # The next page takes the clicks into account and repeats no video.
     show(f"The next page for {user}", service.recommend(user, k=5, exclude=[first])["videos"])
-    show(f"Similar to {first}", service.similar(first, k=3)["videos"])
+    show(f"Similar to {second}", service.similar(second, k=3)["videos"])
 
 
 def handle_errors(service: Client) -> None:

@@ -14,6 +14,7 @@ from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import Recommender
 from rayrec.serving.rollout.arms import Arms
+from tests.serving.small_world import rank_by_last_click
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "client.py"
 
@@ -29,6 +30,7 @@ def test_the_client_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    recommender.rank = rank_by_last_click
     api = create_api(lambda: Arms(recommender), Serving(), Keys(["secret"]), LocalMetrics(), list)
     url = str(listen(api).base_url)
     run(monkeypatch, "--url", url, "--user", "ann", "--key", "secret")
@@ -36,7 +38,9 @@ def test_the_client_example_runs(
     assert "5 of 6 events were new" in said
     assert "refused: there is no video 'no-such-video'" in said
     assert "Status 404" in said
-    assert "topic: " in said.split("The next page for ann")[1]
+    next_page, similar = said.split("The next page for ann")[1].split("Similar to v38")
+    assert next_page.count("of guitars") == 5  # as the liked video is
+    assert similar.count("of guitars") == 3
     assert recommender.store.activity("ann", recommender.store.since(0), 10, 20).clicked
 
     with pytest.raises(SystemExit, match=r"401: send one of the service's API keys"):

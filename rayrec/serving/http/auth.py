@@ -29,10 +29,16 @@ API_PREFIX = "/v1/"  # of the paths that need a key
 
 
 def api_keys(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Returns the keys that both variables hold now, for a command on this machine that calls the service itself."""
+    """Returns the keys that both variables hold now, for a command on this machine that calls the service itself.
+
+    Raises `ConfigError` if the file can't be read.
+    """
     listed = [key.strip() for key in environment.get(KEYS_VARIABLE, "").split(",") if key.strip()]
     file = environment.get(FILE_VARIABLE)
-    return [*listed, *(_keys_in(Path(file)) if file else ())]
+    try:
+        return [*listed, *(_keys_in(Path(file)) if file else ())]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{FILE_VARIABLE}: {file} must hold API keys, one per line; it can't be read ({error})") from error
 
 
 class Keys:

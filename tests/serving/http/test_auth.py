@@ -76,6 +76,8 @@ def test_keys_of_a_file_rotate_without_a_restart(tmp_path: Path, monkeypatch: py
         file.write_text(content) if content is not None else file.unlink()
         with pytest.raises(ConfigError, match=r"RAYREC_API_KEYS_FILE: .* one per line"):
             Keys.of(environment)
+    with pytest.raises(ConfigError, match=r"RAYREC_API_KEYS_FILE: .* can't be read"):
+        auth.api_keys(environment)
 
 
 def test_an_open_service_without_keys_is_refused() -> None:

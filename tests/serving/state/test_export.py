@@ -149,7 +149,7 @@ def test_a_folder_of_another_store_is_refused(state: Config, tmp_path: Path) -> 
     other = load(None, [f"serving.state={tmp_path / 'other.db'}"])
     add(other, *(shown(f"i{n}", "ann", "v1", NOON + n) for n in range(5)))
     export_events(other, str(tmp_path / "log"))
-    with pytest.raises(ConfigError, match="up to number 5, the store has only 0: it is the export of another store"):
+    with pytest.raises(ConfigError, match="up to number 5, but the store has only 0: the folder is the export of another store"):
         export_events(state, str(tmp_path / "log"))
 
 
