@@ -10,8 +10,6 @@ from sklearn.metrics import roc_auc_score
 from rayrec.config import Config, ConfigError, Ranker, Training, load
 from rayrec.data.history import HistoryGather
 from rayrec.data.loading import RankingData, ranking_data
-from rayrec.evaluation.comparison import ArmRun, Measurement, table
-from rayrec.evaluation.trials import TrainingSummary
 from rayrec.ranking.fitting import predict, train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.stages.compare import STAGE as COMPARE
@@ -109,15 +107,3 @@ def test_a_killed_comparison_continues_and_a_new_arm_is_trained_alone(config: Co
 def test_an_arm_that_can_not_be_trained_is_refused_before_any_training(config: Config, values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"comparison\.arms\.odd: {said}"):
         compared(with_arms(config, {"deepfm": ARMS["deepfm"], "odd": values}))
-
-
-def test_the_table_has_mean_and_spread_and_the_best_in_bold() -> None:
-    def run(arm: str, seed: int, auc: float, log_loss: float) -> ArmRun:
-        summary = TrainingSummary(1, 1, auc, log_loss, examples_per_s=1000.0 * seed, seconds=1.0)
-        return ArmRun(arm, seed, Measurement(auc, auc + 0.01, log_loss, summary, 12_345, (8, 1, 1)))
-
-    runs = [run("a", 1, 0.70, 0.62), run("a", 2, 0.72, 0.60), run("b", 1, 0.70, 0.50), run("b", 2, 0.70, 1.5)]
-    assert table(runs).splitlines()[2:] == [
-        "| a | **.7100** ± .0141 | **.7200** ± .0141 | **.6100** ± .0141 | 1,500 | 12,345 |",
-        "| b | .7000 ± .0000 | .7100 ± .0000 | 1.0000 ± .7071 | 1,500 | 12,345 |",
-    ]

@@ -8,7 +8,6 @@ import pytest
 
 from rayrec.config import Config, ConfigError, load, with_values
 from rayrec.errors import RayrecError
-from rayrec.evaluation.trials import TrainingSummary, Trial, ranked
 from rayrec.stages import tune
 from rayrec.stages.tune import STAGE as TUNE
 from rayrec.workspace.stage import run_stage
@@ -108,17 +107,3 @@ def test_an_option_is_valid_when_one_of_the_models_has_it_and_whole_numbers_stay
             assert all(0 <= value <= 1 for value in drawn)
         else:
             assert drawn == {4, 5, 6, 7, 8}
-
-
-def test_trials_are_ranked_by_the_metric_and_failures_come_last() -> None:
-    def trial(number: int, status: str, auc: float, log_loss: float) -> Trial:
-        return Trial(number, {}, status, "", TrainingSummary(3, 2, auc, log_loss, 1e4, 5.0), 100)
-
-    trials = [
-        trial(1, "stopped", 0.6, 0.5),
-        trial(2, "failed", 0.9, 0.1),
-        trial(3, "finished", 0.7, 0.6),
-        Trial(4, {}, "failed", "", None, None),
-    ]
-    assert [one.number for one in ranked(trials, "auc")][:2] == [3, 1]
-    assert [one.number for one in ranked(trials, "log_loss")] == [1, 3, 2, 4]

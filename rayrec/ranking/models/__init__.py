@@ -65,9 +65,13 @@ def _outside(name: str) -> type[RankingModel]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"ranker.model: there is no module {module_name!r} on this machine; install it, or add its folder to PYTHONPATH, "
+                "also for Ray's workers and the service"
+            ) from error
         raise ConfigError(
-            f"ranker.model: module {module_name!r} can't be imported on this machine ({error}); install it, or add its folder to "
-            "PYTHONPATH, also where Ray's workers and the service run"
+            f"ranker.model: module {module_name!r} can't be imported ({error}); correct it, or install what it needs"
         ) from error
     model = getattr(module, class_name, None)
     if not (isinstance(model, type) and issubclass(model, RankingModel)):

@@ -1,0 +1,29 @@
+"""A comparison as a table in Markdown."""
+
+from rayrec.evaluation.comparison import ArmRun, Measurement, table
+from rayrec.evaluation.trials import TrainingSummary
+
+
+def test_the_table_has_mean_and_deviation_and_the_best_in_bold() -> None:
+    def run(arm: str, seed: int, auc: float, log_loss: float) -> ArmRun:
+        summary = TrainingSummary(1, 1, auc, log_loss, examples_per_s=1000.0 * seed, seconds=1.0)
+        return ArmRun(arm, seed, Measurement(auc, auc + 0.01, log_loss, summary, 12_345, (8, 1, 1)))
+
+    runs = [run("a", 1, 0.70, 0.62), run("a", 2, 0.72, 0.60), run("b", 1, 0.70, 0.50), run("b", 2, 0.70, 1.5)]
+    assert table(runs).splitlines()[2:] == [
+        "| a | **.7100** ± .0141 | **.7200** ± .0141 | **.6100** ± .0141 | 1,500 | 12,345 |",
+        "| b | .7000 ± .0000 | .7100 ± .0000 | 1.0000 ± .7071 | 1,500 | 12,345 |",
+    ]
+
+
+def test_a_run_that_failed_is_named_below_the_table() -> None:
+    summary = TrainingSummary(1, 1, 0.7, 0.6, examples_per_s=1000.0, seconds=1.0)
+    runs = [ArmRun("a", 1, Measurement(0.7, 0.7, 0.6, summary, 10, (8, 1, 1))), ArmRun("b", 1, None, "it diverged")]
+    assert table(runs).splitlines()[2:] == [
+        "| a | **.7000** | **.7000** | **.6000** | 1,000 | 10 |",
+        "| b | - | - | - | - | - |",
+        "",
+        "Not measured:",
+        "",
+        "- b, seed 1: it diverged",
+    ]
