@@ -1,4 +1,4 @@
-"""Runs the stage `private_public` as a job: ray job submit --working-dir . -- python jobs/private_public.py CONFIG [KEY=VALUE]..."""
+"""Runs `private_public` as a job: ray job submit --working-dir . -- python jobs/private_public.py CONFIG [KEY=VALUE]..."""
 
 import sys
 

@@ -5,8 +5,8 @@ import sys
 
 NOISE = (
     "[2026-11-29 04:24:46,312 E 3404 3404] core_worker.cc:2465: Actor with class name: 'MapWorker(MapBatches(Decoder))' and ID: "
-    "'dc' has constructor arguments in the object store and max_restarts > 0. If the arguments in the object store go out of scope or "
-    "are lost, the actor restart will fail. See https://github.com/ray-project/ray/issues/53727 for more details."
+    "'dc' has constructor arguments in the object store and max_restarts > 0. If the arguments in the object store go out of scope "
+    "or are lost, the actor restart will fail. See https://github.com/ray-project/ray/issues/53727 for more details."
 )
 ERROR = "[2026-11-29 04:24:47,000 E 3404 3404] core_worker.cc:99: The node died."
 PROGRAM = """
