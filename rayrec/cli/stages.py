@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from rayrec.cli.common import ConfigPath, Force, Overrides, console, load_config, moment, say
+from rayrec.cli.noise import without_known_noise
 
 if TYPE_CHECKING:
     from rayrec.config import Config
@@ -126,7 +127,8 @@ def run_and_show(stages: "list[Stage]", config: "Config", force: bool) -> None:
 
     table = Table("stage", "seconds", "rows in", "rows out", "rejects", "", title="stages", title_justify="left")
     try:
-        run_stages(stages, config, force, lambda manifest, done: _add_row(table, manifest, done))
+        with without_known_noise():
+            run_stages(stages, config, force, lambda manifest, done: _add_row(table, manifest, done))
     finally:
         if table.rows:
             console.print(table)

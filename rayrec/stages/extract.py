@@ -117,10 +117,7 @@ def _extracted(pending: pa.Table, config: Config, total: int) -> Iterator[pa.Tab
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from rayrec.stages.on_ray.cluster import connect
     from rayrec.stages.on_ray.extraction import extract_rows
-
-    connect(config)
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("videos"), TimeElapsedColumn(), TimeRemainingColumn())

@@ -62,7 +62,7 @@ class PretrainedTitles(nn.Module):
         self.body, self.padding = body, padding
         pooler = getattr(body, "pooler", None)
         if isinstance(pooler, nn.Module):
-            pooler.requires_grad_(False)  # it is not used, and DDP would wait for its gradients
+            pooler.requires_grad_(False)  # it is not used, so it needs no gradients
         self.out = nn.Linear(width, size)
 
     def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 
 from rayrec.evaluation.trials import TrainingSummary, Trial, in_words, ranked
-from rayrec.training.trainer import Epoch
+from rayrec.training.callbacks import Epoch
 
 
 def test_trials_are_ranked_by_the_metric_and_failures_come_last() -> None:

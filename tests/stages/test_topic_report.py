@@ -98,4 +98,4 @@ def test_show_on_the_command_line(config: Config, tmp_path: Path) -> None:
     assert "dog day" in one.output
     wrong = CliRunner().invoke(app, ["topics", "show", str(path), "--topic", "3"])
     assert wrong.exit_code == 1
-    assert "there is no topic 3; there are 3, from 0 on" in wrong.stderr
+    assert "there is no topic 3; topics are numbered from 0 to 2" in wrong.stderr

@@ -28,10 +28,8 @@ CHILD = """
 import json, sys, ray
 from rayrec.config import Config
 from rayrec.stages.topics import STAGE as TOPICS
-from rayrec.topics import fitting
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
-fitting.CHECKPOINT_S = 0.0
 ray.init(sys.argv[1], log_to_driver=False)
 config = Config.model_validate_json(sys.argv[2])
 run_stage(Workspace(config.workspace), TOPICS, config)

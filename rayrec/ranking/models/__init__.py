@@ -11,12 +11,10 @@ import pkgutil
 import re
 import sys
 
-from pydantic import ValidationError
-
-from rayrec.config import ConfigError, Ranker
+from rayrec.config import ConfigError, Ranker, Section
 from rayrec.data.fields import Tables
-from rayrec.errors import did_you_mean
 from rayrec.ranking.model import RankingModel
+from rayrec.registry import find_class, read_options
 
 NAMES = [module.name for module in pkgutil.iter_modules(__path__)]
 OUTSIDE = re.compile(r"([a-z_]\w*(?:\.[a-z_]\w*)*):([a-z_]\w*)", re.ASCII | re.IGNORECASE)  # module:Class, never a path
@@ -24,35 +22,19 @@ OUTSIDE = re.compile(r"([a-z_]\w*(?:\.[a-z_]\w*)*):([a-z_]\w*)", re.ASCII | re.I
 
 def check(settings: Ranker) -> type[RankingModel]:
     """The class that `settings.model` names. Raises `ConfigError` for an unknown model, and for an option that it does not have."""
-    model = _outside(settings.model) if ":" in settings.model else _built_in(settings.model)
-    options = model.Options.model_fields
-    for name in settings.options:
-        if name not in options:
-            raise ConfigError(f"ranker.options: model {settings.model!r} has no option {name!r}{did_you_mean(name, options)}")
-    try:
-        model.Options.model_validate(settings.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"ranker.options.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})") from error
-    return model
+    return _class_and_options(settings)[0]
 
 
 def build(settings: Ranker, tables: Tables) -> RankingModel:
     """An untrained network of the class that `settings.model` names."""
-    model = check(settings)
-    return model(settings, model.Options.model_validate(settings.options), tables)
+    model, options = _class_and_options(settings)
+    return model(settings, options, tables)
 
 
-def _built_in(name: str) -> type[RankingModel]:
-    if name not in NAMES:
-        raise ConfigError(f"ranker.model: there is no model {name!r}{did_you_mean(name, NAMES)}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    (model,) = (
-        found
-        for found in vars(module).values()
-        if isinstance(found, type) and found.__module__ == module.__name__ and issubclass(found, RankingModel)
-    )
-    return model
+def _class_and_options(settings: Ranker) -> tuple[type[RankingModel], Section]:
+    name = settings.model
+    model = _outside(name) if ":" in name else find_class(__name__, NAMES, name, RankingModel, "ranker.model", "model")
+    return model, read_options(model.Options, settings.options, "ranker.options", f"model {name!r}")
 
 
 def _outside(name: str) -> type[RankingModel]:

@@ -68,35 +68,18 @@ def connect(config: Config) -> None:
 
     if ray.is_initialized():
         return
-    with _without_noise():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level="warning")
-            return
-        address = running(config)
-        make_token()
-        use_token()
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
-        if address:
-            ray.init(address.gcs, logging_level="warning")
-        else:
-            ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
-
-
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    """Keeps Ray's remarks about itself from the terminal while this process connects; variables that the user has set win.
-
-    For each actor of Ray Data that may restart, Ray's C++ part prints that a restart could fail. It has no other switch than its
-    log level, which it reads when a process connects. What does go wrong still raises a Python exception or prints a fatal error.
-    """
-    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
-    added = quiet.keys() - os.environ.keys()
-    os.environ.update({name: quiet[name] for name in added})
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="warning")
+        return
+    address = running(config)
+    make_token()
+    use_token()
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what ADDRESS_VARIABLE would have set before the import of ray
+    if address:
+        ray.init(address.gcs, logging_level="warning")
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=cpus(), include_dashboard=False, logging_level="warning")
 
 
 def _record(config: Config) -> Path:

@@ -10,6 +10,7 @@ import torch
 
 from rayrec.config import Config, Features
 from rayrec.features.rows import EXTRACTED, Networks, decode_rows, load_networks, network_rows, resolved
+from rayrec.stages.on_ray.cluster import connect
 from rayrec.stages.on_ray.data import decoded, quiet_context
 
 TORCH_THREADS = 2  # of each copy of the networks that runs on CPUs
@@ -37,6 +38,7 @@ def extract_rows(rows: pa.Table, config: Config, batch: int) -> Iterator[pa.Tabl
     """
     networks = load_networks(config.features, config.seed)
     features = resolved(config.features, networks)
+    connect(config)
     with ray.data.DataContext.current(quiet_context()):
         pipeline = _pipeline(rows, features, networks)
     for done in pipeline.iter_batches(batch_size=batch, batch_format="pyarrow", prefetch_batches=0):
