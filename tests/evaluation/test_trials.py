@@ -21,7 +21,11 @@ def test_trials_are_ranked_by_the_metric_and_failures_come_last() -> None:
 
 
 def test_a_training_is_summarised_by_its_best_epoch() -> None:
-    epochs = [Epoch(1, 0.7, 0.6, 0.65, 100.0), Epoch(2, 0.6, 0.8, 0.55, 200.0), Epoch(3, 0.5, 0.7, 0.6, 400.0)]
+    validations = [(100.0, 0.6, 0.65), (200.0, 0.8, 0.55), (400.0, 0.7, 0.6)]  # examples a second, AUC, log loss
+    epochs = [
+        Epoch(number, 0.5, speed, {"validation_auc": auc, "validation_log_loss": log_loss})
+        for number, (speed, auc, log_loss) in enumerate(validations, 1)
+    ]
     summary = TrainingSummary.of(epochs, examples=1000)
     assert (summary.epochs, summary.best_epoch, summary.auc, summary.log_loss) == (3, 2, 0.8, 0.55)
     assert summary.examples_per_s == 200.0
