@@ -28,7 +28,7 @@ lint: install
 
 # The pages are written to site/; open site/index.html.
 docs: install
-	.venv/bin/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 install: .venv/installed
 
