@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from rayrec.config import ImageFeatures, Topics, dump
@@ -96,9 +97,15 @@ class Representation:
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str) -> "Representation":
+        """Raises `RayrecError` for one that another version of rayrec wrote with other settings."""
         with fs.open_input_file(f"{folder}/{RECORD}") as file:
             record = json.loads(file.read())
-        settings = Topics.model_validate(record["settings"])
+        try:
+            settings = Topics.model_validate(record["settings"])
+        except ValidationError as error:
+            raise RayrecError(
+                f"{folder} is the topic model of another version of rayrec; run `rayrec topics learn` to train it anew"
+            ) from error
         scales = {name: Scale(**scale) for name, scale in record["scales"].items()}
         codec: TitleCodec | None = None
         if record["titles"] is not None:

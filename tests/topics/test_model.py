@@ -9,10 +9,11 @@ import pytest
 
 from rayrec import tables
 from rayrec.config import CoverNetwork, Topics
+from rayrec.errors import RayrecError
 from rayrec.topics import tag_graph
 from rayrec.topics.fitting import train_representation
 from rayrec.topics.model import TopicModel, centred, join
-from rayrec.topics.representation import NothingToReadError, Representation
+from rayrec.topics.representation import RECORD, NothingToReadError, Representation
 from tests.fixtures.topics import SMALL, LittleWorld, little_world
 
 from .test_contents import jpeg
@@ -99,3 +100,14 @@ def test_join_weighs_every_part_alike() -> None:
     expected = np.array([[0.6, 0.8, 0, 1], [0, 0, np.sqrt(2), 0]]) / np.sqrt(2)
     np.testing.assert_allclose(join(parts), expected, rtol=1e-6)
     np.testing.assert_array_equal(centred(parts[0], np.array([1.0, 2.0])), [[29, 38], [0, 0]])
+
+
+def test_a_model_of_another_version_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    world = little_world()
+    model = model_of(world, SMALL.model_copy(update={"epochs": 1}))
+    assert model.representation is not None
+    model.representation.save(pafs.LocalFileSystem(), str(tmp_path))
+    record = tmp_path / RECORD
+    record.write_text(record.read_text().replace('"max_topics"', '"most_topics"'))  # the key of rayrec 0.1
+    with pytest.raises(RayrecError, match="topic model of another version of rayrec; run `rayrec topics learn`"):
+        Representation.load(pafs.LocalFileSystem(), str(tmp_path))
