@@ -22,7 +22,7 @@ def test_own_data_goes_all_the_way_to_a_bundle(tmp_path: Path, monkeypatch: pyte
         assert manifest is not None
         assert manifest.rejects == 0
     first = workspace.read("interactions").sort_by("shown_at").slice(0, 2).to_pylist()
-    assert [(row["user_id"], row["video_id"], row["clicked"], row["watch_s"], row["device"]) for row in first] == [
+    assert [(row["user_id"], row["video_id"], row["clicked"], round(row["watch_s"], 1), row["device"]) for row in first] == [
         ("bob", "clip-21", False, 2.1, "phone"),
         ("bob", "clip-18", True, 24.9, "tablet"),
     ]

@@ -116,9 +116,10 @@ def test_a_killed_training_goes_on_where_it_stopped(config: Config, ray_cluster:
     )
     try:
         deadline = time.monotonic() + 240
-        while not list(Path(config.workspace).glob("topics/*/checkpoint.pt")):
-            assert child.poll() is None, "the run ended before its first checkpoint could be seen"
-            assert time.monotonic() < deadline, "no checkpoint came"
+        # An epoch is reported after its checkpoint.
+        while not any(json.loads(path.read_text())["epochs"] for path in Path(config.workspace).glob("topics/*/progress.json")):
+            assert child.poll() is None, "the run ended before its first epoch could be seen"
+            assert time.monotonic() < deadline, "no epoch came"
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
     finally:
