@@ -10,6 +10,10 @@ from rayrec.config import ConfigError, Section
 from rayrec.errors import did_you_mean
 
 
+class NoOptions(Section):
+    """The options of an implementation that has none."""
+
+
 def find_class(package: str, names: Sequence[str], name: str, base: type, key: str, kind: str) -> type[Any]:
     """The one subclass of `base` that the module `name` of a package defines; `names` are the modules that there are.
 

@@ -25,9 +25,8 @@ def show_metrics(config: "Config") -> None:
         table.add_row(name, *(f"{metrics[key]:.4f}" for key in columns))
     console.print(table)
     _show_by_history(report["by_history"])
-    test_users = report["test_users"] if "test_users" in report else report["visitors"]  # the name in rayrec 0.1
     columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "expected_ctr": "true CTR of the page"}
-    table = Table("pages", *columns.values(), title=f"recall + ranking for {test_users:,} users", title_justify="left")
+    table = Table("pages", *columns.values(), title=f"recall + ranking for {report['test_users']:,} users", title_justify="left")
     for name, metrics in report["pages"].items():
         table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in columns))
     console.print(table)

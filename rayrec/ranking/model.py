@@ -9,11 +9,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
+from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
-
-
-class NoOptions(Section):
-    """The options of a model that the section `ranker` describes completely."""
 
 
 class RankingModel(nn.Module, ABC):

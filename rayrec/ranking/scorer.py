@@ -25,9 +25,9 @@ from rayrec.data.loading import RankingData
 from rayrec.errors import RayrecError
 from rayrec.ranking import models
 from rayrec.ranking.model import RankingModel
+from rayrec.training.trainer import CPU
 from rayrec.workspace.files import read_whole, write_whole
 
-CPU = torch.device("cpu")
 RETRAIN = "run `rayrec train` again, and `rayrec publish` where the ranker is served"
 SCORER = "ranker.json"  # written last, so that a folder which has it is complete
 

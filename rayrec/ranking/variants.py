@@ -6,7 +6,7 @@ import torch
 
 from rayrec.config import Config, ConfigError, Training, with_values
 from rayrec.ranking import models
-from rayrec.ranking.scorer import CPU
+from rayrec.training.trainer import CPU
 
 SECTIONS = ("ranker", "training")
 

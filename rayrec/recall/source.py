@@ -11,6 +11,7 @@ from rayrec.config import Recall, Section
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import ItemData
 from rayrec.recall.queues import NO_ITEMS, TopicQueues
+from rayrec.registry import NoOptions
 
 NO_TOPIC = -1
 
@@ -54,10 +55,6 @@ class Candidates:
     def take(self, rows: np.ndarray) -> "Candidates":
         """The candidates in these rows."""
         return Candidates(self.items[rows], self.topics[rows], self.sources[rows])
-
-
-class NoOptions(Section):
-    """The options of a source that has none."""
 
 
 class Source(ABC):

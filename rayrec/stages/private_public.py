@@ -25,8 +25,8 @@ from rayrec.config import Config, ConfigError, PrivatePublic, dump
 from rayrec.features.media.files import file_versions
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.features.private_public.videos import HELD_OUT, REST, ROLES, TRAIN, catalog_videos, classes_of, with_roles
+from rayrec.serving.cluster.connection import connect
 from rayrec.stages.extract import sources
-from rayrec.stages.on_ray.cluster import connect
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.parts import PartWriter, read_parts
 from rayrec.workspace.stage import Stage, StageRun

@@ -170,7 +170,7 @@ class FeatureFiles:
 def _over_shares(run: StageRun, paths: list[str], work: Callable[[int, list[str], Any], bytes], shared: Any) -> list[bytes]:
     """`work(number, paths, shared)` for each share of the part files: here for a small table, with Ray Data for a large one."""
     if run.workspace.rows("features") > LOCAL_VIDEOS:
-        from rayrec.stages.on_ray.cluster import connect
+        from rayrec.serving.cluster.connection import connect
         from rayrec.stages.on_ray.data import map_files
 
         connect(run.config)

@@ -146,7 +146,7 @@ def _cluster(joint: np.ndarray, config: Config) -> np.ndarray:
         from rayrec.topics.clustering import cluster
 
         return cluster(joint, settings.clusters, config.seed)
-    from rayrec.stages.on_ray.cluster import connect
+    from rayrec.serving.cluster.connection import connect
     from rayrec.stages.on_ray.clustering import cluster_matrix
 
     connect(config)

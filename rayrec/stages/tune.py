@@ -37,7 +37,7 @@ from rayrec.evaluation.trials import (
 from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.ranking.variants import device_for, variant
-from rayrec.stages.on_ray.cluster import connect
+from rayrec.serving.cluster.connection import connect
 from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun

@@ -10,7 +10,7 @@ import torch
 
 from rayrec.config import Config, Features
 from rayrec.features.rows import EXTRACTED, Networks, decode_rows, load_networks, network_rows, resolved
-from rayrec.stages.on_ray.cluster import connect
+from rayrec.serving.cluster.connection import connect
 from rayrec.stages.on_ray.data import decoded, quiet_context
 
 TORCH_THREADS = 2  # of each copy of the networks that runs on CPUs

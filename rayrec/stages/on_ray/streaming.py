@@ -22,7 +22,7 @@ from rayrec.data.context import refuse_unknown_context
 from rayrec.data.encoders import FittedEncoders
 from rayrec.data.examples import LogEncoder, log_columns
 from rayrec.data.loading import RankingData, joined_items, ranking_data
-from rayrec.stages.on_ray.cluster import connect
+from rayrec.serving.cluster.connection import connect
 from rayrec.workspace.files import read_whole, write_whole
 from rayrec.workspace.parts import part_paths
 from rayrec.workspace.versions import Workspace

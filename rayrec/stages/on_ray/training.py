@@ -12,7 +12,7 @@ import torch
 
 from rayrec.config import ConfigError
 from rayrec.errors import RayrecError
-from rayrec.stages.on_ray.cluster import connect
+from rayrec.serving.cluster.connection import connect
 from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker
 from rayrec.training.progress import PROGRESS, ProgressFile, logged

@@ -6,8 +6,9 @@ import pytest
 from rayrec.config import Recall
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.queues import NO_ITEMS, TopicQueues
-from rayrec.recall.source import Candidates, NoOptions
+from rayrec.recall.source import Candidates
 from rayrec.recall.sources.topics import Topics, top_topics
+from rayrec.registry import NoOptions
 from tests.recall.small_catalog import ITEMS, NOTHING, TOPICS, make_queues, query
 
 

@@ -12,8 +12,9 @@ from rayrec.data.batches import Batch
 from rayrec.data.history import HistoryGather
 from rayrec.data.loading import ranking_data
 from rayrec.ranking.fitting import predict
-from rayrec.ranking.model import NoOptions, RankingModel
+from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
+from rayrec.registry import NoOptions
 from rayrec.serving.bundle import BundleError, load_scorer, locate
 from rayrec.serving.cluster import ranker as ranker_module
 from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest, reserved_device
