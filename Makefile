@@ -1,4 +1,4 @@
-# make demo | stop | test | lint | docs | install | clean. Everything is installed into .venv, at the versions of constraints.txt.
+# make demo | stop | test | lint | docs | reference | install | clean. Everything is installed into .venv, at the versions of constraints.txt.
 
 PYTHON ?= python3
 EXTRAS ?= [dev]
@@ -7,7 +7,7 @@ EXTRAS ?= [dev]
 # takes 10 s of CPU time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo stop test lint docs install clean
+.PHONY: demo stop test lint docs reference install clean
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -26,6 +26,10 @@ lint: install
 	.venv/bin/lint-imports
 	.venv/bin/typos
 
+# After a change of rayrec/config/.
+reference: install
+	.venv/bin/python docs/make_reference.py
+
 # The pages are written to site/; open site/index.html.
 docs: install
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
@@ -39,14 +43,17 @@ PACKAGES = --quiet --constraint constraints.txt --editable '.$(EXTRAS)'
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'rayrec needs Python 3.11 or newer; name it like this: make demo PYTHON=python3.11'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo 'this Python has no venv; install it: sudo apt install python3-venv'; exit 1; }
-	@echo 'Installing into .venv. The first time, this takes a few minutes.'
+	@echo '1/3 Making .venv'
 	@$(PYTHON) -m venv .venv
+	@echo '2/3 Looking for uv'
 	@uv --version >/dev/null 2>&1 || .venv/bin/python -m pip install --quiet uv || true
+	@echo '3/3 Downloading and installing 6.5 GB of packages; the first time, this takes a few minutes'
 	@PATH="$$PATH:$(CURDIR)/.venv/bin"; \
 	  uv pip install --python .venv/bin/python $(PACKAGES) \
 	  || { echo 'uv could not install the packages; trying pip'; .venv/bin/python -m pip install $(PACKAGES); }
 	@touch $@
+	@echo 'rayrec is installed. To use it in this shell, now run: . .venv/bin/activate'
 
 clean:
 	@if [ -x .venv/bin/rayrec ]; then .venv/bin/rayrec stop configs/demo.yaml; fi
-	rm -rf .venv workspace/demo build site rayrec.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv workspace/demo build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -8,7 +8,6 @@ waits for.
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -18,9 +17,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
 import ray
-import ray.data
 from figures import median_of, show
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
@@ -58,12 +55,9 @@ def main() -> None:
     cores = os.cpu_count() or 1
     vectors = mixture(options.vectors, options.size, options.clusters)
     first = vectors[np.random.default_rng(1).choice(len(vectors), options.clusters, replace=False)]
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
-    parts = [pa.FixedSizeListArray.from_arrays(part.ravel(), options.size) for part in np.array_split(vectors, 4 * cores)]
-    dataset = ray.data.from_arrow([pa.table({"vector": part.cast(pa.list_(pa.float32()))}) for part in parts])
-    over_blocks = on_ray.over_blocks(dataset)
-    on_ray.cluster(dataset, 2, 0, 1)  # starts the workers
+    over_blocks = on_ray.over_blocks([ray.put(part) for part in np.array_split(vectors, 4 * cores)])
+    clustering.k_means(over_blocks, 2, 0, 1)  # starts the workers
 
     def iterate(each: clustering.BlockMap) -> np.ndarray:
         return clustering.lloyd(each, first, options.iterations, min_gain=-np.inf)[0]
@@ -91,7 +85,7 @@ def main() -> None:
         "start to end": {
             "faiss (25 iterations)": lambda: by_faiss(25),
             "ours, threads": lambda: clustering.cluster(vectors, options.clusters, 0),
-            "ours, Ray": lambda: on_ray.cluster(dataset, options.clusters, 0),
+            "ours, Ray": lambda: clustering.k_means(over_blocks, options.clusters, 0, clustering.MAX_ITERATIONS),
         },
     }
     rows: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 """The stage `extract` against a bare loop of processes that does the same work, and where the time goes.
 
-    python benchmarks/extract.py [KEY=VALUE]... [--clips DIR] [--media DIR] [--videos N] [--runs N] [--gpu]
+    python benchmarks/extraction.py [KEY=VALUE]... [--clips DIR] [--media DIR] [--videos N] [--runs N] [--gpu]
 
 The clips are the synthetic world's, made on the first run. Both sides decode the same files, run the same networks with as many
 processes and threads, mix as many videos in a batch, and write the same part files. They take turns in one run. Two ratios:
@@ -9,6 +9,7 @@ only the cluster is up already); `steady`, from the first part on disk to the la
 """
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import tempfile
@@ -29,8 +30,11 @@ from figures import median_of, show
 
 from rayrec.config import Config, Features, WorldData, load
 from rayrec.features import audio
-from rayrec.features.media import decode, packets
+from rayrec.features.media import decode, timeline
+from rayrec.features.media.timeline import Timeline
+from rayrec.features.part_files import Part, write_rows
 from rayrec.features.rows import Networks, decode_rows, load_networks, network_rows, resolved
+from rayrec.stages.extract import PART_S, PART_VIDEOS
 
 ROOT = Path(__file__).parents[1]
 MAX_WAIT_S = 600  # for a bare process that may have died
@@ -43,17 +47,20 @@ def main() -> None:
     arguments.add_argument("--media", help="folder of longer videos of your own, on which decoding is measured as well")
     arguments.add_argument("--videos", type=int, default=300)
     arguments.add_argument("--runs", type=int, default=3)
+    arguments.add_argument("--part", type=int, default=PART_VIDEOS, help="videos in a part file")
+    arguments.add_argument("--pipeline-only", action="store_true", help="only Ray against processes")
     arguments.add_argument("--cpus", type=int, default=os.cpu_count(), help="that Ray may use")
     arguments.add_argument("--gpu", action="store_true", help="run the networks on a GPU, and the image network alone as well")
     given = arguments.parse_args()
     config = load(ROOT / "configs" / "demo.yaml", [*given.settings, *(["features.gpus_per_model=1"] if given.gpu else [])])
     videos = make_clips(Path(given.clips), given.videos, config.seed)
     some = videos.slice(0, min(100, len(videos)))
-    work_shares(some, config)
-    needed_frames(some, config, f"{len(some)} clips", given.runs)
+    if not given.pipeline_only:
+        work_shares(some, config)
+        needed_frames(some, config, f"{len(some)} clips", given.runs)
     if given.media:
         needed_frames(rows_of(sorted(Path(given.media).iterdir())), config, given.media, given.runs)
-    against_processes(videos, config, given.runs, given.cpus, given.gpu)
+    against_processes(videos, config, given.runs, given.cpus, given.gpu, given.part)
 
 
 def make_clips(folder: Path, count: int, seed: int) -> pa.Table:
@@ -107,7 +114,7 @@ def needed_frames(videos: pa.Table, config: Config, title: str, runs: int) -> No
     frames = {}
     for _ in range(runs):
         for way, found in spent.items():
-            with counted() as count, patched(decode, "frames_at", all_frames if way == "all" else decode.frames_at):
+            with counted() as count, patched(Timeline, "frames_at", all_frames if way == "all" else Timeline.frames_at):
                 found.append(cpu_seconds(lambda: pictures(videos, settings)))
             frames[way] = count[0]
     ratios = [other / own for own, other in zip(*spent.values(), strict=True)]
@@ -180,41 +187,39 @@ def patched(module: Any, name: str, value: Any) -> Iterator[None]:
 def counted() -> Iterator[list[int]]:
     """A list whose one number is how many frames the decoder has put out."""
     count = [0]
-    frames_of = packets._frames_of
+    frames_of = timeline._frames_of
 
     def counting(*args: Any) -> list[Any]:
         frames = frames_of(*args)
         count[0] += len(frames)
         return frames
 
-    with patched(packets, "_frames_of", counting):
+    with patched(timeline, "_frames_of", counting):
         yield count
 
 
-def all_frames(stream: Any, found: Any, positions: set[int], counts: Any) -> Iterator[tuple[int, Any]]:
-    """`packets.frames_at`, the plain way."""
-    return ((place, frame) for place, frame in enumerate(packets.decoded(stream, found, counts)) if place in positions)
+def all_frames(self: Timeline, positions: set[int], counts: Any) -> Iterator[tuple[int, Any]]:
+    """`Timeline.frames_at`, the plain way."""
+    frames = enumerate(timeline.decoded(self.stream, self.packets, counts))
+    return ((place, frame) for place, frame in frames if place in positions)
 
 
 # --- Ray against processes ------------------------------------------------------------------------------------------------------
 
 
 class Written:
-    """Writes parts as the stage does, and notes when."""
+    """Notes when parts are written, into a folder of its own."""
 
     def __init__(self) -> None:
-        from rayrec.workspace.parts import PartWriter
-
         self.start = time.perf_counter()
         self.folder = tempfile.TemporaryDirectory()
-        self.parts = PartWriter(pafs.LocalFileSystem(), self.folder.name)
+        self.names = (f"{self.folder.name}/part-{number:06d}.parquet" for number in itertools.count())
         self.at: list[tuple[float, int]] = []
 
-    def add(self, part: pa.Table) -> None:
-        failed = [row for row in part.select(["video_id", "status", "error"]).to_pylist() if row["status"] != "ok"]
+    def add(self, part: Part) -> None:
+        failed = [row for row in part.states.to_pylist() if row["status"] != "ok"]
         assert not failed, failed[0]
-        self.parts.add(part)
-        self.at.append((time.perf_counter() - self.start, part.num_rows))
+        self.at.append((time.perf_counter() - self.start, part.states.num_rows))
 
     def figures(self) -> dict[str, float]:
         """Videos a second: all in, and between the first and the last part."""
@@ -226,7 +231,7 @@ class Written:
         return figures
 
 
-def against_processes(videos: pa.Table, config: Config, runs: int, cpus: int, gpu: bool) -> None:
+def against_processes(videos: pa.Table, config: Config, runs: int, cpus: int, gpu: bool, part_videos: int) -> None:
     import ray
 
     ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
@@ -235,8 +240,8 @@ def against_processes(videos: pa.Table, config: Config, runs: int, cpus: int, gp
     try:
         for _ in range(runs):
             with gpu_busy(busy if gpu else None):
-                runs_of["ray"].append(through_ray(videos, config))
-            runs_of["processes"].append(through_processes(videos, config, cpus, gpu))
+                runs_of["ray"].append(through_ray(videos, config, part_videos))
+            runs_of["processes"].append(through_processes(videos, config, cpus, gpu, part_videos))
     finally:
         ray.shutdown()
     rows_ = [
@@ -250,43 +255,44 @@ def against_processes(videos: pa.Table, config: Config, runs: int, cpus: int, gp
     show(f"extract, {len(videos)} clips, videos/s, median of {runs}", rows_, **facts)
 
 
-def through_ray(videos: pa.Table, config: Config) -> dict[str, float]:
-    from rayrec.stages import extract
+def through_ray(videos: pa.Table, config: Config, part_videos: int) -> dict[str, float]:
+    from rayrec.stages.on_ray.extraction import extract_rows
+    from rayrec.stages.on_ray.writing import write_blocks
 
     written = Written()
-    for part in extract._extracted(videos, config, len(videos)):
+    for part in write_blocks(extract_rows(videos, config), written.folder.name, written.names, part_videos, PART_S):
         written.add(part)
     return written.figures()
 
 
-def through_processes(videos: pa.Table, config: Config, cpus: int, gpu: bool) -> dict[str, float]:
-    """As many decoders and models as the pipeline has, each a process; queues between them."""
-    from rayrec.stages.extract import PART_VIDEOS
-    from rayrec.stages.on_ray.extraction import TORCH_THREADS
+def through_processes(videos: pa.Table, config: Config, cpus: int, gpu: bool, part_videos: int) -> dict[str, float]:
+    """As many decoders and models as the pipeline has, each a process; queues between them. The caller writes."""
+    from rayrec.stages.on_ray.extraction import TORCH_THREADS, pools_of
 
     written, features = Written(), config.features
     networks = load_networks(features, config.seed)
     settings = resolved(features, networks)
     spawn = multiprocessing.get_context("spawn")
-    decoders = max(1, min(features.decoders, cpus - (0 if gpu or cpus <= features.models else features.models)))
-    todo, decoded, done = spawn.Queue(), spawn.Queue(2 * (decoders + features.models)), spawn.Queue()
+    pools = pools_of(features, len(videos), cpus, int(gpu))
+    decoders, models = pools.decoders[0], pools.models[0]
+    todo, decoded, done = spawn.Queue(), spawn.Queue(2 * (decoders + models)), spawn.Queue()
     model = (decoded, done, settings, networks, "cuda" if gpu else "cpu", TORCH_THREADS)
     processes = [spawn.Process(target=decode_loop, args=(todo, decoded, settings), daemon=True) for _ in range(decoders)]
-    processes += [spawn.Process(target=model_loop, args=model, daemon=True) for _ in range(features.models)]
+    processes += [spawn.Process(target=model_loop, args=model, daemon=True) for _ in range(models)]
     for process in processes:
         process.start()
     for batch in batches(videos, features):
         todo.put(batch)
     for _ in range(decoders):
         todo.put(None)
-    waiting, left = [], len(videos)
+    waiting, left, begun = [], len(videos), time.monotonic()
     while left:
         waiting.append(done.get(timeout=MAX_WAIT_S))
         left -= len(waiting[-1])
-        if sum(map(len, waiting)) >= PART_VIDEOS or not left:
-            written.add(pa.concat_tables(waiting).combine_chunks())
-            waiting = []
-    for _ in range(features.models):
+        if sum(map(len, waiting)) >= part_videos or time.monotonic() > begun + PART_S or not left:
+            written.add(write_rows(written.folder.name, next(written.names), *waiting))
+            waiting, begun = [], time.monotonic()
+    for _ in range(models):
         decoded.put(None)
     for process in processes:
         process.join()

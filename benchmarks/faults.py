@@ -6,8 +6,11 @@
 
 ranker, recall: one of two replicas is killed, then the only one.  node: the second node of a cluster (with Redis) is killed, with
 a replica of each kind on it, and comes back.  swaps: ten new bundles.  redis: the store is killed and started again.
+head: Ray's GCS is killed, then its raylet; `rayrec serve` cleans up and starts again.
 malformed: requests that are wrong in every way that schemathesis and serving_load/fuzz.py know.
 soak: more load than the service can take, for minutes.
+crowd: 1,000 connections that do not wait when they are told to, and 200 beside one that does.
+idle: 4,096 connections that do nothing.  frozen: the only TopicRecall is stopped, but not dead.  proxy: HAProxy is killed.
 
 The load is recommendations and batches of events; 503 and closed connections are tried again, as `rayrec.client` does it.
 That client itself runs beside the load; what it raises counts as failed. At the end of each part the store must hold every event
@@ -28,9 +31,9 @@ from typing import Any
 
 import numpy as np
 from figures import show
-from serving_load import faulting, fuzz, world
+from serving_load import crowds, faulting, fuzz, world
 from serving_load.client import CLOSED, HUNG, UNDOCUMENTED_503, Answers
-from serving_load.observing import FAILED, REPLICAS, TrainingCallback, holds, observe
+from serving_load.observing import FAILED, REPLICAS, Watch, holds, observe
 from serving_load.service import end_cleanly, progress, rayrec, serving, with_serving
 
 from rayrec.config import Config
@@ -42,20 +45,20 @@ Rows = list[dict[str, Any]]
 PIECES = 10  # of the long parts, after each of which one looks at memory
 
 
-def ranker(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
-    return [_replica_killed(config, callback, "NeuralRanker", of) for of in (2, 1)]
+def ranker(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+    return [_replica_killed(config, watch, "NeuralRanker", of) for of in (2, 1)]
 
 
-def recall(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
-    return [_replica_killed(config, callback, "TopicRecall", of) for of in (2, 1)]
+def recall(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+    return [_replica_killed(config, watch, "TopicRecall", of) for of in (2, 1)]
 
 
-def _replica_killed(config: Config, callback: TrainingCallback, deployment: str, of: int) -> dict[str, Any]:
+def _replica_killed(config: Config, watch: Watch, deployment: str, of: int) -> dict[str, Any]:
     with serving(with_serving(config, recall_replicas=of, ranker_replicas=of)) as service:
-        return observe(f"one of {of} {deployment} killed", service, callback, lambda: faulting.kill_replica(service, deployment))
+        return observe(f"one of {of} {deployment} killed", service, watch, lambda: faulting.kill_replica(service, deployment))
 
 
-def node(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
+def node(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
     with (
         faulting.redis_server(Path(config.workspace) / "redis of two nodes") as server,
         faulting.two_nodes(with_serving(config, state=server.url)) as (service, second),
@@ -64,16 +67,16 @@ def node(config: Config, callback: TrainingCallback, options: argparse.Namespace
         def kill_and_start() -> str:
             second.kill()
             progress("the second node is dead")
-            time.sleep(callback.calm_s)
+            time.sleep(watch.calm_s)
             started = time.monotonic()
             second.start()
             faulting.await_replicas(service, "NeuralRanker", 2)
             return f"started again, its ranker back after {time.monotonic() - started:.0f} s"
 
-        return [observe("the second node killed", service, callback, kill_and_start)]
+        return [observe("the second node killed", service, watch, kill_and_start)]
 
 
-def swaps(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
+def swaps(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
     with serving(config) as service:
 
         def swap() -> str:
@@ -87,10 +90,10 @@ def swaps(config: Config, callback: TrainingCallback, options: argparse.Namespac
                 progress(f"swap {number + 1}: {took[-1]:.1f} s")
             return f"{np.median(took):.1f} s each"
 
-        return [observe(f"{options.swaps} swaps", service, callback, swap)]
+        return [observe(f"{options.swaps} swaps", service, watch, swap)]
 
 
-def redis(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
+def redis(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
     with (
         faulting.redis_server(Path(config.workspace) / "redis") as server,
         serving(with_serving(config, state=server.url)) as service,
@@ -103,10 +106,14 @@ def redis(config: Config, callback: TrainingCallback, options: argparse.Namespac
             server.start()
             return "killed, and started again 2 s later"
 
-        return [observe("Redis restarted", service, callback, restart)]
+        return [observe("Redis restarted", service, watch, restart)]
 
 
-def malformed(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
+def head(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+    return [faulting.head_killed(config, name) for name in ("gcs_server", "raylet")]
+
+
+def malformed(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
     statuses: Counter[int] = Counter()
     with serving(config) as service:
 
@@ -122,7 +129,7 @@ def malformed(config: Config, callback: TrainingCallback, options: argparse.Name
                 raise RuntimeError("a replica has died")
             return f"no replica died; MiB {memory}"
 
-        beside = observe("the load beside them", service, callback, send)
+        beside = observe("the load beside them", service, watch, send)
     other = {
         status: count
         for status, count in statuses.items()
@@ -134,7 +141,7 @@ def malformed(config: Config, callback: TrainingCallback, options: argparse.Name
     return [row | {"closed": statuses[CLOSED], "note": f"4xx: {refused}"}, beside]
 
 
-def soak(config: Config, callback: TrainingCallback, options: argparse.Namespace) -> Rows:
+def soak(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
     memory, marks = [], [time.monotonic()]
     with serving(config) as service:
 
@@ -154,12 +161,32 @@ def soak(config: Config, callback: TrainingCallback, options: argparse.Namespace
             )
             return f"p99 ms {p99}; requests/s {rate}"
 
-        saturated = TrainingCallback(callback.size, options.saturation, 0.0, callback.calm_s)
+        saturated = Watch(watch.size, options.saturation, 0.0, watch.calm_s)
         return [observe(f"{options.minutes:g} minutes at saturation", service, saturated, wait, summary)]
 
 
-PARTS: dict[str, Callable[[Config, TrainingCallback, argparse.Namespace], Rows]] = {
-    each.__name__: each for each in (ranker, recall, node, swaps, redis, malformed, soak)
+def crowd(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+    with serving(config) as service:
+        return [crowds.crowd(service, watch), crowds.fair_share(service, watch)]
+
+
+def idle(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+    with serving(config) as service:
+        return [crowds.idle_connections(service)]
+
+
+def frozen(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+    with serving(config) as service:
+        return [crowds.frozen_recall(service)]
+
+
+def proxy(config: Config, watch: Watch, options: argparse.Namespace) -> Rows:
+    with serving(config) as service:
+        return [crowds.proxy_killed(service)]
+
+
+PARTS: dict[str, Callable[[Config, Watch, argparse.Namespace], Rows]] = {
+    each.__name__: each for each in (ranker, recall, node, head, swaps, redis, malformed, soak, crowd, idle, frozen, proxy)
 }
 
 
@@ -180,7 +207,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("COLUMNS", "200")  # the table is wide
     end_cleanly()
-    callback = TrainingCallback(
+    watch = Watch(
         world.Size(options.videos, options.users, options.impressions, options.topics),
         options.connections,
         options.pause,
@@ -188,11 +215,11 @@ def main() -> None:
     )
     rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="rayrec-bench-", ignore_cleanup_errors=True) as folder:
-        config = world.build(Path(folder) / "world", callback.size, [])
+        config = world.build(Path(folder) / "world", watch.size, [])
         for name in options.parts:
             progress(f"{name} ...")
             try:
-                found = PARTS[name](with_serving(config, state=f"{folder}/world/state/{name}.db"), callback, options)
+                found = PARTS[name](with_serving(config, state=f"{folder}/world/state/{name}.db"), watch, options)
             except Exception as error:
                 traceback.print_exc()
                 found = [{"part": name, "other": "0", "client failed": 0, "lost": 0, "note": f"{FAILED}: {error}"}]

@@ -2,30 +2,30 @@
 
     python benchmarks/loading.py --impressions 5000000
 
-Then the same log streamed from block files: the time to write them, and how fast an epoch of batches comes beside one from memory.
+The log is encoded into shards; a process reads them; and the batches come as fast as beside them those from examples in memory.
 Each run is a process of its own. Users and videos come by Zipf's law; a fifth of the impressions is clicked.
 """
 
 import argparse
 import multiprocessing
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from figures import median_of, peak_gib, show
 
 from rayrec.config import Config, Ranker, Training
 from rayrec.data.batches import Batch, training_batches
-from rayrec.data.examples import Examples
-from rayrec.data.history import HistoryGather
-from rayrec.data.loading import RankingData
-from rayrec.stages.on_ray.streaming import training_data, write_blocks
+from rayrec.data.history import HistoryGather, LatestClicks
+from rayrec.data.loading import RankingData, ranking_data
+from rayrec.data.shards import EncodedLog
+from rayrec.stages import encode
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 
@@ -90,45 +90,48 @@ def make(path: str, sizes: dict[str, int]) -> None:
         run_stage(Workspace(path), stage, Config(workspace=path))
 
 
-def load(path: str) -> dict[str, float]:
-    """What one process finds."""
-    workspace, before = Workspace(path), peak_gib()
+def encode_log(path: str) -> dict[str, float]:
     started = time.perf_counter()
-    data = training_data(workspace, config_of(path), "")
+    run_stage(Workspace(path), encode.STAGE, config_of(path), force=True)
+    return {"seconds": time.perf_counter() - started, "peak GiB": peak_gib()}
+
+
+def from_shards(path: str) -> dict[str, float]:
+    """What a process finds that trains."""
+    workspace, before = Workspace(path), peak_gib()
+    encoded = EncodedLog.open(workspace.fs, workspace.folder("encode"))
+    started = time.perf_counter()
+    data = ranking_data(workspace, encoded, RANKER)
     prepared = time.perf_counter() - started
     next(epoch(data))
-    assert isinstance(data.train, Examples)
+    first = time.perf_counter() - started
+    files = [path for path in Path(workspace.folder("encode")).iterdir() if path.suffix == ".examples"]
     return {
         "seconds to RankingData": prepared,
-        "seconds to the first batch": time.perf_counter() - started,
-        "bytes an example": data.train.nbytes / len(data.train),
+        "seconds to the first batch": first,
+        "bytes an example": sum(path.stat().st_size for path in files) / encoded.sizes.sum(),
         "GiB before": before,
-        "peak GiB": peak_gib(),
         "batches: examples/s": rate(data),
+        "peak GiB": peak_gib(),
     }
 
 
-def stream(path: str) -> dict[str, float]:
-    """The same for a log that is streamed; the peak is of the process that trains, not of Ray's."""
-    workspace, config, folder = Workspace(path), config_of(path, stream_above=1), f"{path}/blocks-{time.time_ns()}"
-    ray.init(include_dashboard=False, log_to_driver=False)
-    started = time.perf_counter()
-    write_blocks(workspace, config, folder)
-    laid_out, started = time.perf_counter() - started, time.perf_counter()
-    data = training_data(workspace, config, folder)
-    prepared = time.perf_counter() - started
-    found = {"seconds to lay out": laid_out, "seconds to RankingData": prepared, "batches: examples/s": rate(data)}
-    shutil.rmtree(folder)
-    return found | {"peak GiB": peak_gib()}
+def in_memory(path: str) -> dict[str, float]:
+    """The same batches from examples that are all in memory."""
+    data = encode.whole_log(Workspace(path), config_of(path))
+    # Blocks in memory are found by the number of a row in the log.
+    data = replace(data, train=data.train.take(np.argsort(data.train.at, kind="stable")))
+    next(epoch(data))
+    return {"batches: examples/s": rate(data), "peak GiB": peak_gib()}
 
 
-def config_of(path: str, stream_above: int = 10**9) -> Config:
-    return Config(workspace=path, ranker=RANKER, training=Training(batch_size=8192, stream_above=stream_above))
+def config_of(path: str) -> Config:
+    return Config(workspace=path, ranker=RANKER, training=Training(batch_size=8192))
 
 
 def epoch(data: RankingData) -> Iterator[tuple[Batch, int]]:
     device = torch.device("cpu")
-    gather = HistoryGather(data.clicks, RANKER.history_length, device)
+    gather = HistoryGather(data.clicks, LatestClicks(RANKER.history_length), device)
     return training_batches(data.train, gather, config_of("").training, device, seed=0, epoch=0)
 
 
@@ -152,9 +155,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, apart:
         path = options.folder or scratch
         apart.submit(make, path, sizes).result()
-        runs = [apart.submit(load, path).result() for _ in range(options.runs)]
-        streamed = [apart.submit(stream, path).result()]
-    for title, found in (("loading", runs), ("streaming", streamed)):
+        parts = {
+            name: [apart.submit(work, path).result() for _ in range(options.runs)]
+            for name, work in (("encoding", encode_log), ("from shards", from_shards), ("in memory", in_memory))
+        }
+    for title, found in parts.items():
         show(title, [{key: median_of([run[key] for run in found]) for key in found[0]}], **sizes, runs=len(found))
 
 

@@ -23,8 +23,8 @@ import torch
 from figures import median_of, show
 
 from rayrec.config import Config, dump, load
-from rayrec.data.loading import ranking_data
 from rayrec.ranking.fitting import train_ranker
+from rayrec.stages.encode import whole_log
 from rayrec.stages.on_ray.training import Processes, train_on_ray
 from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker
@@ -39,7 +39,7 @@ def train_in_turn(task: dict[str, Any], worker: Worker = SINGLE, device: torch.d
     """Train an epoch whenever it is this side's turn, then write down the examples a second of each epoch but the first."""
     torch.set_num_threads(1)
     config, folder, side = Config.model_validate(task["config"]), Path(task["folder"]), task["side"]
-    data = ranking_data(Workspace(config.workspace), config.ranker, config.split)
+    data = whole_log(Workspace(config.workspace), config)
 
     def wait() -> None:
         while not (folder / f"turn-{side}").exists():

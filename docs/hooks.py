@@ -1,120 +1,15 @@
-"""Two things that mkdocs does to the pages before it renders them.
+"""What mkdocs does to the pages before it renders them.
 
-It rewrites links to files outside docs/. In the repository they are relative (`../rayrec/...`), on the site they lead to the
-repository's address, `extra.repository` in mkdocs.yml. And it fills in the tables of configuration.md, which are generated from the
-classes of `rayrec.config`, their types, defaults and comments.
+Links to files outside docs/ are relative in the repository (`../rayrec/...`); on the site they lead to the repository's address,
+`extra.repository` in mkdocs.yml.
 """
 
-import inspect
-import io
-import json
 import re
-import tokenize
-from typing import Any, get_args, get_origin
-
-from rayrec import config
+from typing import Any
 
 REPOSITORY_LINK = re.compile(r"\]\(\.\./([^)]+)\)")
-REFERENCE = "<!-- reference -->"
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
-    """A page's Markdown with the links and the reference put in."""
-    if page.file.src_uri == "configuration.md":
-        markdown = markdown.replace(REFERENCE, reference())
+    """A page's Markdown with its links to the repository."""
     return REPOSITORY_LINK.sub(rf"]({config['extra']['repository']}/blob/main/\1)", markdown)
-
-
-def reference() -> str:
-    """A heading and a table for each section of the config."""
-    parts = [_table("", config.Config, "The settings at the top of the file, outside all sections.")]
-    for name, field in config.Config.model_fields.items():
-        found = _sections(field.annotation)
-        for section in found:
-            kind = get_args(section.model_fields["kind"].annotation)[0] if len(found) > 1 else None
-            heading = f"### `{name}`, `kind: {kind}`" if kind else f"### `{name}`"
-            parts.append(f"{heading}\n\n{_table(name, section)}")
-    return "\n\n".join(parts)
-
-
-def _table(prefix: str, section: type[config.Section], intro: str | None = None) -> str:
-    comments = _comments(section)
-    schema = section.model_json_schema()
-    lines = [intro or inspect.cleandoc(section.__doc__ or "").split("\n\n")[0].replace("\n", " "), ""]
-    lines += ["| key | values | default | meaning |", "|---|---|---|---|"]
-    nested = []
-    for name, field in section.model_fields.items():
-        inner = None if get_origin(field.annotation) is dict else next(iter(_sections(field.annotation)), None)
-        if inner is not None and prefix:
-            nested.append((f"{prefix}.{name}", inner))
-        if inner is not None and not prefix:
-            continue  # a section with a heading of its own
-        values = "a section, see below" if inner is not None else _values(schema["properties"][name], schema.get("$defs", {}))
-        default = (
-            "" if inner is not None else "needed" if field.is_required() else _code(field.get_default(call_default_factory=True))
-        )
-        lines.append(f"| `{name}` | {values} | {default} | {comments.get(name, '')} |")
-    text = "\n".join(lines)
-    for name, inner in nested:
-        text += f"\n\n#### `{name}`\n\n" + _table(name, inner)
-    return text
-
-
-def _sections(annotation: Any) -> list[type[config.Section]]:
-    """The section classes inside an annotation such as `Section | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, config.Section):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in _sections(part)]
-
-
-def _values(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """A JSON schema in a few words."""
-    if "$ref" in schema:
-        return _values(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
-    if "anyOf" in schema or "oneOf" in schema:
-        return " or ".join(_values(choice, definitions) for choice in schema.get("anyOf") or schema["oneOf"])
-    if "enum" in schema or "const" in schema:
-        return ", ".join(_code(value) for value in schema.get("enum", [schema.get("const")]))
-    kind = schema.get("type", "any")
-    if kind == "array":
-        return f"list of {_values(schema.get('items', {}), definitions)}"
-    if kind == "object":
-        return "mapping"
-    words = {"integer": "whole number", "string": "text", "boolean": "`true`, `false`", "null": "`null`"}.get(kind, kind)
-    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "multipleOf": "a multiple of"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
-    return " ".join([words, *([", ".join(limits)] if limits else [])])
-
-
-def _code(value: Any) -> str:
-    """A value as it is written in YAML, in a cell of a table."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return f"`{text}`".replace("|", "\\|")
-
-
-def _comments(section: type[config.Section]) -> dict[str, str]:
-    """What the source says of each field: the comment lines above it and the one behind it."""
-    source = inspect.cleandoc("\n" + inspect.getsource(section))
-    comments: dict[str, list[str]] = {}
-    above: list[str] = []
-    for line in source.splitlines():
-        found = [token.string for token in _tokens(line) if token.type == tokenize.COMMENT]
-        text = found[-1].removeprefix("#").strip() if found else ""
-        field = re.match(r"\s*(\w+): ", line)
-        if field and field[1] in section.model_fields:
-            comments[field[1]] = [*above, *([text] if text else [])]
-            above = []
-        else:
-            above = [*above, text] if text and line.strip().startswith("#") else []
-    return {name: " ".join(parts).replace("|", "\\|") for name, parts in comments.items()}
-
-
-def _tokens(line: str) -> list[tokenize.TokenInfo]:
-    """The tokens of one line, as far as they can be read: a line may open a bracket or a text that it does not close."""
-    found = []
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(line).readline):
-            found.append(token)
-    except (tokenize.TokenError, IndentationError):
-        pass
-    return found

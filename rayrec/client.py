@@ -1,6 +1,6 @@
 """Calls a running rayrec service from Python. It needs nothing but httpx.
 
-    from rayrec.client import Client
+    from rayrec.client import Client  # or `from rayrec_client`, if only the package rayrec-client is installed
 
     with Client("http://127.0.0.1:8000", key="...") as service:
         page = service.recommend("ann", k=10)
@@ -25,11 +25,13 @@ from urllib.parse import quote
 
 import httpx
 
-from rayrec.errors import RayrecError
+from .errors import RayrecError  # relative, since client/pyproject.toml packs these three files alone
+from .values import text_of
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 TRANSIENT = (429, 502, 503, 504)  # a load balancer in front of the service answers 502 and 504
 Json = dict[str, Any]
+Id = str | int  # of a user, a video or an author
 Answer = TypeVar("Answer")
 
 
@@ -71,36 +73,38 @@ class _Methods(ABC, Generic[Answer]):
 
     def recommend(
         self,
-        user_id: str,
+        user_id: Id,
         k: int = 10,
         *,
-        exclude: Sequence[str] = (),
-        blocked_authors: Sequence[str] = (),
+        exclude: Sequence[Id] = (),
+        blocked_authors: Sequence[Id] = (),
         context: Json | None = None,
         debug: bool = False,
     ) -> Answer:
         """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events."""
-        body = {"user_id": user_id, "k": k, "exclude": [*exclude], "blocked_authors": [*blocked_authors]}
-        return self._make(Call("POST", "/v1/recommend", body | {"context": context or {}, "debug": debug}))
+        body: Json = {"user_id": text_of(user_id), "k": k, "debug": debug}
+        body |= {"exclude": [*map(text_of, exclude)], "blocked_authors": [*map(text_of, blocked_authors)]}
+        return self._make(Call("POST", "/v1/recommend", body | {"context": _texts(context or {})}))
 
     def events(self, events: Sequence[Json]) -> Answer:
-        """Sends up to 1000 events. By the time of the answer they are on the disk, except those in `refused` (unknown videos).
+        """Sends up to 1000 events. By the time of the answer they are on the disk, except those in `refused`, each with a reason.
 
         Events without an event_id get a new one.
         """
-        return self._make(Call("POST", "/v1/events", {"events": [{"event_id": uuid.uuid4().hex, **event} for event in events]}))
+        sent = [{"event_id": uuid.uuid4().hex, **event, **_texts(event, "user_id", "video_id")} for event in events]
+        return self._make(Call("POST", "/v1/events", {"events": sent}))
 
-    def similar(self, video_id: str, k: int = 10) -> Answer:
+    def similar(self, video_id: Id, k: int = 10) -> Answer:
         """Gets the k videos that are most similar to a video: `videos`, the most similar first."""
-        return self._make(Call("GET", f"/v1/similar/{quote(video_id, safe='')}", query={"k": k}))
+        return self._make(Call("GET", f"/v1/similar/{_in_path(video_id)}", query={"k": k}))
 
-    def user(self, user_id: str) -> Answer:
+    def user(self, user_id: Id) -> Answer:
         """Gets what the service knows about a user."""
-        return self._make(Call("GET", f"/v1/users/{quote(user_id, safe='')}"))
+        return self._make(Call("GET", f"/v1/users/{_in_path(user_id)}"))
 
-    def forget(self, user_id: str) -> Answer:
+    def forget(self, user_id: Id) -> Answer:
         """Deletes a user's events."""
-        return self._make(Call("DELETE", f"/v1/users/{quote(user_id, safe='')}"))
+        return self._make(Call("DELETE", f"/v1/users/{_in_path(user_id)}"))
 
 
 class Client(_Methods[Json]):
@@ -115,7 +119,9 @@ class Client(_Methods[Json]):
         patience_s: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(
+            base_url=url, headers=_headers(key), timeout=timeout_s, transport=transport, trust_env=not _is_loopback(url)
+        )
         self._patience_s = patience_s
 
     def _make(self, call: Call) -> Json:
@@ -153,7 +159,9 @@ class AsyncClient(_Methods[Coroutine[Any, Any, Json]]):
         patience_s: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout_s, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=_headers(key), timeout=timeout_s, transport=transport, trust_env=not _is_loopback(url)
+        )
         self._patience_s = patience_s
 
     async def _make(self, call: Call) -> Json:
@@ -212,6 +220,20 @@ def _retry_after_s(outcome: httpx.Response | httpx.TransportError) -> float:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return 0.0
+
+
+def _texts(values: Json, *names: str) -> Json:
+    """The canonical text of these values, or of all: as the service's tables hold them, and also of NumPy's types."""
+    return {name: text_of(value) for name, value in values.items() if not names or name in names}
+
+
+def _in_path(value: Id) -> str:
+    return quote(str(text_of(value)), safe="")
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine. No proxy can reach it, whatever the environment says."""
+    return httpx.URL(url).host in ("localhost", "127.0.0.1", "::1")
 
 
 def _headers(key: str | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ class RayrecError(Exception):
     """Something that the user can mend. The message is a sentence that names the file, row or key, and says what to change."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that names the nearest known word, or lists them all when none is near."""
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a sentence that names the nearest known word, with `prefix` before it, or lists them all when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+    return f"; did you mean {prefix + near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"

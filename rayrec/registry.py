@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayrec.config import ConfigError, Section
+from rayrec.config.wording import wording
 from rayrec.errors import did_you_mean
 
 
@@ -39,4 +40,4 @@ def read_options(options: type[Section], values: Mapping[str, Any], key: str, ow
         return options.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{key}.{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})") from error
+        raise ConfigError(f"{key}.{'.'.join(map(str, first['loc']))}: {wording(first)} (got {first['input']!r})") from error

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-# What tests of several rooms share.
-pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("datasets", "media", "ranking", "topics"))
+# What tests of several packages share.
+pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("datasets", "media", "ranking", "s3", "topics"))
 
 # Ray reads these when it starts; the defaults make short tests wait, and workers (nice 15) wait for ever on a busy machine.
 os.environ.setdefault("RAY_worker_niceness", "0")

@@ -10,6 +10,7 @@ from email.utils import formatdate
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from rayrec.client import AsyncClient, Client, ServiceError
@@ -65,6 +66,18 @@ def ask(request: pytest.FixtureRequest, played: Played) -> Ask:
             return await call(service)
 
     return sync if request.param == "sync" else lambda call: asyncio.run(other(call))
+
+
+def test_ids_and_context_are_sent_as_their_canonical_text(ask: Ask, played: Played) -> None:
+    played.answers += [httpx.Response(200, json={})] * 3
+    ask(lambda service: service.recommend(7, exclude=[8.0], context={"wifi": np.True_, "zip": "02134", "size": 1.0, "cell": None}))
+    ask(lambda service: service.events([{"event_id": "1.0", "user_id": 7.0, "video_id": np.int64(8), "kind": "click"}]))
+    ask(lambda service: service.user(7.0))
+    page, events = (json.loads(request.content) for request in played.requests[:2])
+    assert (page["user_id"], page["exclude"]) == ("7", ["8"])
+    assert page["context"] == {"wifi": "true", "zip": "02134", "size": "1", "cell": None}
+    assert events["events"] == [{"event_id": "1.0", "user_id": "7", "video_id": "8", "kind": "click"}]
+    assert played.requests[2].url.path == "/v1/users/7"
 
 
 def busy(status: int = 503, **headers: str) -> httpx.Response:
@@ -139,6 +152,15 @@ def test_what_is_refused_is_not_sent_again(played: Played, ask: Ask) -> None:
         with pytest.raises(ServiceError, match=sentence):
             ask(lambda service: service.user("ann"))
     assert played.pauses == []
+
+
+def test_the_loopback_is_not_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for url, proxied in (("http://127.0.0.1:8000", 0), ("http://localhost", 0), ("http://[::1]:80", 0), ("http://example.org", 1)):
+        with Client(url) as service:
+            assert len(service._http._mounts) == proxied, url
 
 
 def test_it_needs_httpx_alone() -> None:

@@ -1,21 +1,22 @@
-"""cluster.yaml and serve_config.yaml: every key is one that Ray knows, and the names in them are those of our code.
-
-Ray drops unknown keys of a Serve config without a word, so the walk over its schema is done here.
-"""
+"""cluster.yaml and serve_config.yaml: every key is one that Ray knows, and the names in them are those of our code."""
 
 import importlib
 import os
-import types
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
+from rayrec.config import load
+from rayrec.serving.cluster import logs
 from rayrec.serving.cluster.head import HAPROXY, HAPROXY_SETTINGS
+from rayrec.serving.cluster.room import nodes_at_most, places
+from tests.deployments import HEALTH_CHECKS, demands, unknown_keys
 
 ROOT = Path(__file__).parents[1]
+# What AWS says of the types of machine in cluster.yaml.
+INSTANCES = {"m7i.2xlarge": {"CPU": 8}, "c7i.4xlarge": {"CPU": 16}, "g6.2xlarge": {"CPU": 8, "GPU": 1}}
 CLOUD, OWN, EVERYWHERE = "# --- in the AWS cloud", "# --- on machines of your own", "# --- everywhere"
 
 
@@ -47,6 +48,21 @@ def test_the_cloud_costs_nothing_but_its_head_when_idle() -> None:
     assert {name: spec["min_workers"] for name, spec in node_types.items() if name != "head"} == {"decoder": 0, "gpu": 0}
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_the_cloud_offers_what_each_config_asks(name: str) -> None:
+    cluster = cluster_yaml(on_own_machines=False)
+    for spec in cluster["available_node_types"].values():
+        spec["resources"] = INSTANCES[spec["node_config"]["InstanceType"]]  # as Ray fills them in
+    nodes = nodes_at_most(cluster)
+    assert len(nodes) == cluster["max_workers"] + 1
+    for key, count, asked in demands(load(ROOT / "configs" / name)):
+        assert places(nodes, asked) >= count, key
+
+
+def test_every_node_has_the_extras_that_stages_need(cluster: dict[str, Any]) -> None:
+    assert "make -C ~/rayrec install EXTRAS=[mlflow,redis,text,tune]" in cluster["setup_commands"]
+
+
 def test_every_node_gets_the_token_and_the_environment_before_ray_starts(cluster: dict[str, Any]) -> None:
     setup = "\n".join(cluster["setup_commands"])
     for variable in (
@@ -54,7 +70,7 @@ def test_every_node_gets_the_token_and_the_environment_before_ray_starts(cluster
         "RAY_SERVE_ENABLE_HA_PROXY=1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
         f"RAY_SERVE_HAPROXY_BINARY_PATH=$HOME/rayrec/{HAPROXY.relative_to(ROOT)}",
-        *(f"{name}={value}" for name, value in HAPROXY_SETTINGS.items()),
+        *(f"{name}={value}" for name, value in (HAPROXY_SETTINGS | logs.SETTINGS | HEALTH_CHECKS).items()),
     ):
         assert variable in setup.replace('"', "")
     assert os.access(HAPROXY, os.X_OK)
@@ -65,26 +81,6 @@ def test_every_node_gets_the_token_and_the_environment_before_ray_starts(cluster
 
 
 # --- serve_config.yaml ----------------------------------------------------------------------------------------------------------
-
-
-def unknown_keys(value: Any, kind: Any, path: str = "") -> list[str]:
-    """The keys in `value`, at any depth, that are no fields of the pydantic models in the annotation `kind`."""
-    arguments = get_args(kind)
-    if isinstance(value, list) and get_origin(kind) is list:
-        return [key for place, item in enumerate(value) for key in unknown_keys(item, arguments[0], f"{path}[{place}]")]
-    if get_origin(kind) in (Union, types.UnionType):
-        models = [choice for choice in arguments if _is_model(choice) or get_origin(choice) is list]
-        return unknown_keys(value, models[0], path) if models else []
-    if not isinstance(value, dict) or not _is_model(kind):
-        return []
-    found = [f"{path}.{key}" for key in value if key not in kind.model_fields]
-    for key in value.keys() & kind.model_fields.keys():
-        found += unknown_keys(value[key], kind.model_fields[key].annotation, f"{path}.{key}")
-    return found
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def serve_yaml() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The house itself: pinned dependencies, links that lead somewhere, no import circle, and the rules of files and words."""
 
 import graphlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import grimp
 import pytest
+
+from rayrec.config import Config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -49,6 +52,14 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
+def test_tests_that_documents_name_are_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    paths = re.findall(r"\btests/[\w/]+\.\w+", text)
+    paths += [f"{module.replace('.', '/')}.py" for module in re.findall(r"-m (tests\.[\w.]+)", text)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_lines_of_documents_fit_a_screen(document: str) -> None:
     """Only rows of tables may be longer: Markdown can't break them."""
     lines = enumerate((ROOT / document).read_text().splitlines(), 1)
@@ -72,7 +83,17 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_other_hosts(tmp
         assert loads.findall(page.read_text()) == [], page.name
     for sheet in tmp_path.rglob("*.css"):
         assert re.findall(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//", sheet.read_text()) == [], sheet.name
-    assert "max_ranker_replicas" in (tmp_path / "configuration.html").read_text()  # the reference is filled in
+
+
+def test_the_reference_of_the_config_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert made.reference() == made.PAGE.read_text(encoding="utf-8"), "run `make reference`"
+    for name in Config.model_fields:
+        assert f"`{name}`" in made.reference()
 
 
 def test_there_is_no_import_circle() -> None:

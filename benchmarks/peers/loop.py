@@ -8,7 +8,7 @@ from common import begin
 from ours import setup
 
 from rayrec.data.batches import Batch, training_batches
-from rayrec.data.history import HistoryGather
+from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.ranking.fitting import fit
 from rayrec.training.callbacks import TrainingCallback
 from rayrec.training.trainer import CPU
@@ -30,11 +30,11 @@ def main() -> None:
     data, bare, training = setup(rows, settings)
     _, looped, _ = setup(rows, settings)
     optimizer = bare.optimizer(training)
-    gather = HistoryGather(data.clicks, settings.history, CPU)
+    gather = HistoryGather(data.clicks, LatestClicks(settings.history), CPU)
     ready = [batch for batch, _ in training_batches(data.train, gather, training, CPU, settings.seed, 1)]
     speeds: list[float] = []
     callback = TrainingCallback(on_epoch=lambda _: speeds.append(len(data.train) / bare_epoch(bare, optimizer, ready)))
-    epochs = fit(looped, data, settings.history, training, settings.seed, CPU, callback)
+    epochs = fit(looped, data, training, settings.seed, CPU, callback)
     print(json.dumps({"model": settings.model, "loop": [epoch.examples_per_s for epoch in epochs], "bare": speeds}))
 
 

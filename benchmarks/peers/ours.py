@@ -10,7 +10,7 @@ from movielens import tables
 import rayrec
 from rayrec.config import Ranker, Split, Training
 from rayrec.data.examples import Examples
-from rayrec.data.history import HistoryGather
+from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData, prepare
 from rayrec.ranking import models
 from rayrec.ranking.fitting import fit, predict
@@ -48,7 +48,7 @@ def setup(rows: Rows, settings: Settings) -> tuple[RankingData, RankingModel, Tr
 
 def hold_against(rows: Rows, data: RankingData, length: int) -> None:
     """Fail unless both hold the same examples: labels, and each field's values and the histories but for how they are numbered."""
-    gather = HistoryGather(data.clicks, length, CPU)
+    gather = HistoryGather(data.clicks, LatestClicks(length), CPU)
     for split in SPLITS:
         examples, theirs = getattr(data, split).on(CPU), rows.columns[split]
         assert np.array_equal(examples.clicked, theirs["label"]), f"{split}: labels differ"
@@ -72,8 +72,8 @@ def same_but_for_names(ours: np.ndarray, theirs: np.ndarray, what: str) -> None:
 def main() -> None:
     rows, settings = begin()
     data, model, training = setup(rows, settings)
-    epochs = fit(model, data, settings.history, training, settings.seed)
-    probability = predict(model, data.test, HistoryGather(data.clicks, settings.history, CPU), CPU)
+    epochs = fit(model, data, training, settings.seed)
+    probability = predict(model, data.test, HistoryGather(data.clicks, model.window, CPU), CPU)
     speeds, validation = [epoch.examples_per_s for epoch in epochs], [epoch.metrics["validation_auc"] for epoch in epochs]
     report("rayrec", rayrec.__version__, settings, speeds, validation, data.test.clicked, probability)
 

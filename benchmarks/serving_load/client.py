@@ -39,6 +39,7 @@ class Traffic:
     pause_s: float = 0.0  # of a connection between an answer and the next request
     apart: bool = False  # a millisecond between headers and body: many clients (httpx) write twice, and may rest between
     retry: bool = False
+    impatient: bool = False  # the next request follows at once, whatever Retry-After says
     seed: int = 0
 
 
@@ -225,7 +226,7 @@ def drive(traffic: Traffic, stop: int) -> dict[str, np.ndarray]:
         record.add(connection, UNDOCUMENTED_503 if status == 503 and not documented else status, now)
         again = traffic.retry and (documented or status in (CLOSED, UNDOCUMENTED_503))
         pause = traffic.pause_s
-        if status <= 0 or status == 503:
+        if (status <= 0 or status == 503) and not (traffic.impatient and documented):
             pause = (retry_after or CLOSED_PAUSE_S) * connection.random.uniform(0.5, 1.5)
         connection.due = now + pause
         waiting[connection] = not again

@@ -19,7 +19,7 @@ from rayrec.config import Config, dump
 from rayrec.serving.cluster import connection, processes
 from rayrec.serving.cluster.head import Address, use_token
 from serving_load.observing import REPLICAS
-from serving_load.service import ROOT, Service, on_free_port, progress, rayrec, service_of
+from serving_load.service import ROOT, Service, on_free_port, progress, rayrec, service_of, serving
 
 RECOVERY_TIMEOUT_S = 240.0
 SECOND_ADDRESS = "127.0.0.2"  # of the loopback too, so that each node has an address of its own
@@ -67,6 +67,26 @@ def wait_until(happened: Callable[[], bool], what: str) -> None:
                 return
         time.sleep(0.5)
     raise TimeoutError(f"{what}: not after {RECOVERY_TIMEOUT_S:.0f} s")
+
+
+def head_killed(config: Config, name: str) -> dict[str, object]:
+    """Kill a process of Ray's head under a service, and serve again. The service must be back at its port, with its events."""
+    with serving(config) as service:
+        page = {"user_id": "ann", "k": 1}
+        shown = httpx.post(f"{service.url}/v1/recommend", json=page, timeout=30).json()["videos"]
+        (process,) = (process for process in service.processes() if process.name() == name)
+        process.kill()
+        process.wait(RECOVERY_TIMEOUT_S)
+        started = time.monotonic()
+        progress(f"the {name} is dead")
+        rayrec("serve", service.config)
+        seconds = time.monotonic() - started
+        again = httpx.post(f"{service.url}/v1/recommend", json=page, timeout=30).json()["videos"]
+        after = service_of(service.config).processes
+        lost = int(not shown or shown[0]["video_id"] in {video["video_id"] for video in again})  # what was shown is not shown again
+    left = [process.pid for process in [*service.processes(), *after()]]
+    note = f"served again {seconds:.0f} s after `rayrec serve`; processes left after `rayrec stop`: {len(left)}"
+    return {"part": f"{name} killed", "other": str(left or 0), "client failed": 0, "lost": lost, "note": note}
 
 
 # --- a second node --------------------------------------------------------------------------------------------------------------

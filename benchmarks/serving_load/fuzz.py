@@ -6,6 +6,7 @@ import random
 import re
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +15,13 @@ from serving_load.client import CLOSED, HUNG, UNDOCUMENTED_503
 
 AT_ONCE = 64  # connections
 TIMEOUT_S = 20.0
-PATIENCE_S = 0.5  # for an answer to a request that may be incomplete
+PATIENCE_S = 2.0  # for an answer to a request that may be incomplete; to HAProxy, a caller who ends its side has gone
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closed with a reset, so that no port waits for the other side
 ROUTES = ("/v1/recommend", "/v1/events")
+NOW_MS = int(time.time() * 1000)
 GOOD_BODIES = (
     {"user_id": "u1", "k": 5, "exclude": ["v1"]},
-    {"events": [{"event_id": "fuzz", "user_id": "u1", "video_id": "v1", "kind": "click", "at": 1, "watch_s": 1.0}]},
+    {"events": [{"event_id": "fuzz", "user_id": "u1", "video_id": "v1", "kind": "click", "at": NOW_MS, "watch_s": 1.0}]},
 )
 VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1e400, float("nan"), 2**63, 10**400, "", "\x00", "\ud800", "x" * 600, "u1\r\nX: y", [], [[]],

@@ -1,13 +1,16 @@
 """The root of all commands, and the entry point of the program."""
 
+import io
 import logging
+import os
+import sys
 import warnings
 from typing import Annotated
 
 import typer
 
 from rayrec import __version__
-from rayrec.cli import events, service, stages, topics
+from rayrec.cli import events, init, service, stages, topics
 from rayrec.cli.common import CommandGroup, ConsoleHandler, console
 
 app = typer.Typer(
@@ -16,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(init.app)
 app.add_typer(stages.app)
 app.add_typer(topics.app, name="topics", rich_help_panel=stages.PANEL)
 app.add_typer(service.app)
@@ -49,6 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. Without `arguments` it is the one that this process was started with."""
     # Libraries use it to tell their callers, which is us, about coming changes. A user can do nothing about these.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by `2>&-`; a file that is opened later must not get its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for a terminal or file whose encoding lacks letters of a title
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler()])
     logging.getLogger("rayrec").setLevel(logging.INFO)
     app(arguments)

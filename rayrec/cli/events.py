@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rayrec.cli.common import ConfigPath, Overrides, load_config, say
+from rayrec.cli.common import ConfigPath, Overrides, counted, load_config, say
 
 app = typer.Typer(no_args_is_help=True, help="Export what users did with the videos that they were shown.")
 
@@ -25,6 +25,6 @@ def export(
 
     done = export_events(load_config(config, overrides), to)
     say(
-        f"{done.events:,} new events: {done.impressions:,} impressions in {done.days} daily files. "
-        f"{done.waiting:,} clicks and other events wait for their impression."
+        f"{counted(done.events, 'new event')}: {counted(done.impressions, 'impression')} in {counted(done.days, 'daily file')}. "
+        f"Clicks and other events that wait for their impression: {done.waiting:,}."
     )

@@ -35,7 +35,7 @@ def without_known_noise() -> Iterator[None]:
     command = [sys.executable, "-I", "-S", "-c", FILTER]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=terminal, start_new_session=True)
     assert child.stdin is not None
-    before, sys.stderr = sys.stderr, os.fdopen(terminal, "w", buffering=1, closefd=False)
+    before, sys.stderr = sys.stderr, os.fdopen(terminal, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.dup2(child.stdin.fileno(), 2)
     child.stdin.close()
     try:

@@ -1,6 +1,5 @@
 """The tables of what stages found: metrics, trials of a search, and answers of the service."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -13,32 +12,42 @@ if TYPE_CHECKING:
 
 def show_metrics(config: "Config") -> None:
     """Print the report of `evaluate`."""
+    from rayrec.workspace.files import from_json
     from rayrec.workspace.versions import Workspace
 
     workspace = Workspace(config.workspace)
     folder = workspace.folder("evaluate")
-    report = json.loads(workspace.read_file(f"{folder}/report.json"))
+    report = from_json(workspace.read_file(f"{folder}/report.json"))
     k = report["k"]
     columns = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "accuracy": "accuracy", "calibration_error": "ECE"}
     table = Table("clicks", *columns.values(), title=f"test split: {report['impressions']:,} impressions", title_justify="left")
     for name, metrics in report["clicks"].items():
-        table.add_row(name, *(f"{metrics[key]:.4f}" for key in columns))
+        table.add_row(name, *(number(metrics[key]) for key in columns))
     console.print(table)
     _show_by_history(report["by_history"])
-    columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "expected_ctr": "true CTR of the page"}
+    columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}"}
+    if any("expected_ctr" in metrics for metrics in report["pages"].values()):  # only a synthetic world knows it
+        columns["expected_ctr"] = "true CTR of the page"
     table = Table("pages", *columns.values(), title=f"recall + ranking for {report['test_users']:,} users", title_justify="left")
     for name, metrics in report["pages"].items():
-        table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in columns))
+        table.add_row(name, *(number(metrics.get(key)) for key in columns))
     console.print(table)
+    for warning in report.get("warnings", []):
+        say(f"Warning: {warning}")
     say(f"Pictures: {folder}/report.png, {folder}/breakdown.png, {workspace.folder('train')}/learning_curves.png")
 
 
-def _show_by_history(models: dict[str, dict[str, dict[str, float]]]) -> None:
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure, or `-` where it is not defined: an AUC without clicks, for example."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _show_by_history(models: dict[str, dict[str, dict[str, float | None]]]) -> None:
     """AUC by the number of clicks known before the impression. All models have the same impressions in each part."""
     parts = next(iter(models.values()))
     table = Table("clicks", *parts, title="AUC by the clicks known before the impression", title_justify="left")
     for name, found in models.items():
-        table.add_row(name, *(f"{metrics['auc']:.4f}" for metrics in found.values()))
+        table.add_row(name, *(number(metrics["auc"]) for metrics in found.values()))
     table.add_row("impressions", *(f"{metrics['impressions']:,}" for metrics in parts.values()))
     console.print(table)
 
@@ -47,10 +56,10 @@ def show_trials(trials: list[dict[str, Any]]) -> None:
     """Print the trials of `tune`, as its trials.json has them."""
     from rayrec.evaluation.trials import in_words
 
-    table = Table("trial", "AUC", "log loss", "epochs", "settings", "", title="trials, the best first", title_justify="left")
+    table = Table("trial", "AUC", "log loss", "epochs", "settings", "outcome", title="trials, the best first", title_justify="left")
     for trial in trials:
         summary = trial["summary"]
-        numbers = [f"{summary['auc']:.4f}", f"{summary['log_loss']:.4f}", str(summary["epochs"])] if summary else ["-"] * 3
+        numbers = [number(summary["auc"]), number(summary["log_loss"]), str(summary["epochs"])] if summary else ["-"] * 3
         note = trial["status"] + (f": {trial['reason']}" if trial["status"] == "failed" else "")
         table.add_row(str(trial["number"]), *numbers, in_words(trial["values"]), note)
     console.print(table)
@@ -65,7 +74,7 @@ def show_answers(url: str, users: list[str]) -> None:
     key = next(iter(api_keys()), None)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     for user in users:
-        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": user, "k": 5}, headers=headers, timeout=30)
+        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": user, "k": 5}, headers=headers, timeout=30, trust_env=False)
         answer.raise_for_status()
         table = Table("video", "title", "score", "why", title=f"POST /v1/recommend for user {user}", title_justify="left")
         for video in answer.json()["videos"]:

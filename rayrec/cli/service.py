@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from rayrec.cli.common import ConfigPath, Overrides, console, load_config, moment, say
+from rayrec.cli.common import ConfigPath, Overrides, console, counted, load_config, moment, say
 from rayrec.errors import RayrecError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def serve(
     status: Annotated[bool, typer.Option("--status", help="Serve nothing; only show the running service.")] = False,
 ) -> None:
     """Serve the published bundle on a Ray cluster on this machine, which stays up until `rayrec stop`."""
-    from rayrec.serving.cluster import connection, service
+    from rayrec.serving.cluster import service
 
     settings = load_config(config, overrides)
     if status:
@@ -44,7 +44,6 @@ def serve(
         details, reports, rankers = service.details(settings), service.reports(settings), service.ranker_reports(settings)
         show_service(details, reports, rankers, swap_history(Workspace(settings.workspace)))
         return
-    say(f"Ray runs at {connection.start(settings).dashboard}")
     say(f"The service is up at {service.serve(settings)}; `rayrec stop {config}` ends it.")
 
 
@@ -66,7 +65,7 @@ def swap(
         swaps.watch(settings, canary, say)
     done = swaps.swap(settings, bundle, canary)
     if done is None:
-        say("Nothing to do: this bundle is the one that is served.")
+        say(swaps.nothing_to_do(settings))
     else:
         show_swaps([done])
 
@@ -102,7 +101,8 @@ def show_service(details: dict[str, Any], recall: "list[Report]", rankers: "list
         if report.refused:
             say(f"{report.replica} refuses the bundle that it was asked to serve: {report.refused}")
     if recall:
-        say(f"In the last one to two hours: {recall[0].impressions:,} impressions, {recall[0].clicks:,} clicks.")
+        impressions, clicks = counted(recall[0].impressions, "impression"), counted(recall[0].clicks, "click")
+        say(f"In the last one to two hours: {impressions}, {clicks}.")
     show_swaps(history[-SWAPS_SHOWN:])
 
 

@@ -1,6 +1,5 @@
 """The commands that run stages: `rayrec run` for all of them, one command for each, and `rayrec status`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rayrec.cli.common import ConfigPath, Force, Overrides, console, load_config, moment, say
+from rayrec.cli.common import ConfigPath, Force, Overrides, console, load_config, moment, say, shipped
 from rayrec.cli.noise import without_known_noise
 
 if TYPE_CHECKING:
@@ -17,12 +16,13 @@ if TYPE_CHECKING:
     from rayrec.workspace.versions import Manifest, Workspace
 
 PANEL = "Stages"
-# The stages of the road that are a command of their own. `topics` has a group of commands.
+# The stages of the pipeline that are a command of their own. `topics` has a group of commands.
 HELP = {
     "ingest": "Read the data set into the tables catalog, interactions and users.",
     "extract": "Extract feature vectors from the videos of the catalog.",
     "private_public": "Train the private/public network and compute each video's global feature (section `private_public`).",
     "reduce": "Normalise the feature vectors and reduce them by PCA.",
+    "encode": "Turn the log into the numbers that rankers are trained on.",
     "train": "Train the ranker on the log of clicks.",
     "evaluate": "Measure the ranker and the pages that it makes on the test split.",
     "publish": "Write the bundle that the service loads.",
@@ -38,32 +38,45 @@ def run(
     force: Force = False,
     serve: Annotated[bool, typer.Option(help="Serve the bundle at the end, and leave the service up.")] = True,
 ) -> None:
-    """Run all stages, then serve the result and ask it for the recommendations of three users."""
+    """Run all stages, serve the result, and print what the service recommends to three users."""
     from rayrec.cli.results import show_answers, show_metrics
-    from rayrec.stages.pipeline import stages_for
+    from rayrec.stages.pipeline import check, stages_for
 
     settings = load_config(config, overrides)
-    if serve:
-        from rayrec.serving.cluster import connection
+    stages = stages_for(settings)
+    if not serve:
+        run_and_show(stages, settings, force)
+        show_metrics(settings)
+        return
+    from rayrec.serving.cluster import connection, service
 
-        say(f"Ray runs at {connection.start(settings).dashboard}")
-    run_and_show(stages_for(settings), settings, force)
-    show_metrics(settings)
-    if serve:
-        from rayrec.serving.cluster.service import serve as deploy
-
-        url = deploy(settings)
+    check(stages, settings)
+    service.check(settings)
+    with connection.started(settings):
+        run_and_show(stages, settings, force)
+        show_metrics(settings)
+        url = service.serve(settings)
         show_answers(url, sample_users(settings, 3))
-        say(f"\nThe service is up at {url}; `rayrec stop {config}` ends it.")
+    say(f"\nThe service is up at {url}; `rayrec stop {config}` ends it.")
+
+
+@app.command(rich_help_panel=PANEL)
+def demo(overrides: Overrides = None) -> None:
+    """Make a small world of videos and people, run all stages on it, and serve the result. Its files are in workspace/demo."""
+    run(shipped("demo.yaml"), overrides)
 
 
 def stage_command(name: str, help: str) -> Callable[[Path, list[str] | None, bool], None]:
-    """The command that runs one stage of the road."""
+    """The command that runs one stage of the pipeline."""
 
     def command(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+        from rayrec.cli.results import show_metrics
         from rayrec.stages.pipeline import load_stage
 
-        run_and_show([load_stage(name)], load_config(config, overrides), force)
+        settings = load_config(config, overrides)
+        run_and_show([load_stage(name)], settings, force)
+        if name == "evaluate":
+            show_metrics(settings)
 
     command.__doc__ = help
     return command
@@ -78,9 +91,10 @@ def tune(config: ConfigPath, overrides: Overrides = None, force: Force = False) 
     """Search for better settings of the ranker and its training (section `tuning`), and write the best ones as a config."""
     from rayrec.cli.results import show_trials
     from rayrec.stages.tune import BEST, STAGE, TRIALS
+    from rayrec.workspace.files import from_json
 
     workspace, folder = run_alone(STAGE, load_config(config, overrides), force)
-    show_trials(json.loads(workspace.read_file(f"{folder}/{TRIALS}")))
+    show_trials(from_json(workspace.read_file(f"{folder}/{TRIALS}")))
     say(f"Train with the best settings: rayrec train {folder}/{BEST}\nAll trials, and pictures: {folder}")
 
 
@@ -120,23 +134,33 @@ def status(config: ConfigPath, overrides: Overrides = None) -> None:
         say(f"Made by rayrec {made_by}: {', '.join(names)}. This is rayrec {__version__}; the next run of a stage redoes it.")
 
 
+@app.command(rich_help_panel=PANEL)
+def rejects(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print the rows and files that the stages could not use, each with the reason."""
+    from rayrec.cli.rejects import show_all_rejects
+    from rayrec.stages.pipeline import names_for
+    from rayrec.workspace.versions import Workspace
+
+    settings = load_config(config, overrides)
+    show_all_rejects(Workspace(settings.workspace), names_for(settings))
+
+
 def run_and_show(stages: "list[Stage]", config: "Config", force: bool) -> None:
     """Run stages, and print a row for each."""
+    from rayrec.cli.rejects import show_first_rejects
     from rayrec.stages.pipeline import run_stages
     from rayrec.workspace.versions import Workspace
 
-    table = Table("stage", "seconds", "rows in", "rows out", "rejects", "", title="stages", title_justify="left")
+    finished: list[tuple[Manifest, bool]] = []
     try:
         with without_known_noise():
-            run_stages(stages, config, force, lambda manifest, done: _add_row(table, manifest, done))
+            run_stages(stages, config, force, lambda manifest, done: finished.append((manifest, done)))
     finally:
-        if table.rows:
-            console.print(table)
+        if finished:
+            console.print(_table_of(finished))
     workspace = Workspace(config.workspace)
     for stage in stages:
-        manifest = workspace.manifest(stage.name)
-        if manifest and manifest.rejects:
-            say(f"{stage.name}: {manifest.rejects} rejects, listed with their reasons in {workspace.folder(stage.name)}/rejects")
+        show_first_rejects(workspace, stage.name)
 
 
 def run_alone(stage: "Stage", config: "Config", force: bool) -> "tuple[Workspace, str]":
@@ -158,6 +182,12 @@ def sample_users(config: "Config", count: int) -> list[str]:
     return [str(user) for user in ranked.to_pylist()[:count]]
 
 
-def _add_row(table: Table, manifest: "Manifest", done: bool) -> None:
-    counts = (f"{count:,}" for count in (manifest.rows_in, manifest.rows_out, manifest.rejects))
-    table.add_row(manifest.stage, f"{manifest.seconds:.1f}", *counts, "" if done else "unchanged, kept")
+def _table_of(finished: "list[tuple[Manifest, bool]]") -> Table:
+    """A row for each stage. The last column is there only if some stage had nothing to do."""
+    note = [] if all(done for _, done in finished) else ["note"]
+    table = Table("stage", "seconds", "rows in", "rows out", "rejects", *note, title="stages", title_justify="left")
+    for manifest, done in finished:
+        counts = (f"{count:,}" for count in (manifest.rows_in, manifest.rows_out, manifest.rejects))
+        notes = ["" if done else "unchanged, kept"] if note else []
+        table.add_row(manifest.stage, f"{manifest.seconds:.1f}", *counts, *notes)
+    return table

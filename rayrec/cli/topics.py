@@ -1,6 +1,5 @@
 """`rayrec topics ...`: learn topics, assign them to new videos, and look at them."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from rayrec.cli.common import ConfigPath, Force, Overrides, console, load_config, say
+from rayrec.cli.results import number
 from rayrec.cli.stages import run_alone, run_and_show, stage_command
 from rayrec.errors import RayrecError
 
@@ -27,7 +27,8 @@ class LearnByDefault(TyperGroup):
 app = typer.Typer(
     cls=LearnByDefault,
     no_args_is_help=True,
-    help="Learn topics (the default), assign them to new videos, or look at them.",
+    help="Learn topics, assign them to new videos, or look at them. "
+    "`rayrec topics CONFIG` is short for `rayrec topics learn CONFIG`.",
 )
 app.command("learn")(stage_command("topics", "Learn topics from the vectors, titles and tags of the videos."))
 
@@ -44,9 +45,10 @@ def assign(config: ConfigPath, overrides: Overrides = None) -> None:
 def report(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Write a web page about the topics: words, covers, a map, and how well they agree with known classes."""
     from rayrec.stages.topic_report import REPORT, SCORES, STAGE
+    from rayrec.workspace.files import from_json
 
     workspace, folder = run_alone(STAGE, load_config(config, overrides), force)
-    show_representations(json.loads(workspace.read_file(f"{folder}/{SCORES}")))
+    show_representations(from_json(workspace.read_file(f"{folder}/{SCORES}")))
     say(f"The page: {folder}/{REPORT}")
 
 
@@ -76,7 +78,7 @@ def show(
 
 
 def show_topics(described: "list[Description]") -> None:
-    table = Table("topic", "videos", "words", "tags", "nearest", title="topics", title_justify="left")
+    table = Table("topic", "videos", "words", "tags", "nearest (cosine similarity)", title="topics", title_justify="left")
     for one in described:
         nearest = ", ".join(f"{other} ({likeness:.2f})" for other, likeness in one.nearest)
         table.add_row(str(one.topic), f"{one.videos:,}", ", ".join(one.words[:5]), ", ".join(one.tags[:5]), nearest)
@@ -91,11 +93,11 @@ def show_topic(one: "Description", titles: dict[str, str | None]) -> None:
     console.print(table)
 
 
-def show_representations(scores: dict[str, dict[str, dict[str, float]]]) -> None:
+def show_representations(scores: dict[str, dict[str, dict[str, float | None]]]) -> None:
     """Print how well each representation agrees with known classes; `scores` is representation -> kind of class -> metric."""
     for kind in next(iter(scores.values()), {}):
         title = f"compared with the {kind}: learned on 90 % of the videos, scored on the others"
         table = Table("representation", "ARI", "NMI", "inter / intra distance", title=title, title_justify="left")
         for name, found in scores.items():
-            table.add_row(name, *(f"{value:.3f}" for value in found[kind].values()))
+            table.add_row(name, *(number(value, 3) for value in found[kind].values()))
         console.print(table)

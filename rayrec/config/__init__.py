@@ -3,7 +3,7 @@
 A stage is redone when the sections that it depends on change (or `seed`), and not when others do.
 """
 
-from rayrec.config.base import ConfigError, Count, Section, Share, dump, settings_of
+from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
 from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, WorldData, YouTubeData
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
@@ -22,7 +22,7 @@ from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.serving import Serving
 from rayrec.config.topics import CoverNetwork, Topics
-from rayrec.config.training import ByKind, Choices, Comparison, Domain, Span, Training, Tuning
+from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Span, Training, Tuning
 from rayrec.config.tree import Config
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Count",
     "CoverNetwork",
     "Domain",
+    "Encoding",
     "Evaluation",
     "Features",
     "FilesData",
@@ -64,6 +65,7 @@ __all__ = [
     "YouTubeData",
     "dump",
     "load",
+    "need_package",
     "settings_of",
     "with_values",
 ]

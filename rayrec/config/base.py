@@ -1,6 +1,7 @@
 """What every section of the config is made of."""
 
 import json
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,12 @@ from rayrec.errors import RayrecError
 
 class ConfigError(RayrecError):
     """The config can't be used; the message names the file, the key and what to change."""
+
+
+def need_package(module: str, extra: str, setting: str) -> None:
+    """Raises `ConfigError` if a setting needs a package that is not installed. `extra` is ours that brings it."""
+    if find_spec(module) is None:
+        raise ConfigError(f"{setting} needs the package {module}, which is not installed: pip install 'rayrec[{extra}]'")
 
 
 class Section(BaseModel):

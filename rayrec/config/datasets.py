@@ -42,7 +42,7 @@ class YouTubeData(Section):
 
 
 class FilesData(Section):
-    """Any catalog and log in Parquet or CSV; the README explains it under "Bring your own data"."""
+    """Any catalog and log in Parquet, CSV or JSON lines; the README explains it under "Bring your own data"."""
 
     kind: Literal["files"]
     catalog: str  # a table, or a folder of videos, each of which becomes a row

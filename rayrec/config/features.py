@@ -61,8 +61,11 @@ class Features(Section):
     motion: MotionFeatures | None = MotionFeatures()
     audio: AudioFeatures | None = AudioFeatures()
     text: TextFeatures | None = None
-    decoders: Count = 2  # processes that decode videos, with one CPU each
-    models: Count = 1  # processes that run the networks
+    # Processes that decode videos, with one CPU each; `auto`: as many as there are free CPUs beside the networks.
+    decoders: Count | Literal["auto"] = "auto"
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 600  # a file that takes longer is rejected; also for `private_public`
+    # Processes that run the networks; `auto`: as many as there is room for on the GPUs, or, without GPUs, on a quarter of the CPUs.
+    models: Count | Literal["auto"] = "auto"
     gpus_per_model: Annotated[float, Field(ge=0)] = 0
     batch_videos: Count = 8
 
@@ -98,6 +101,7 @@ class PrivatePublic(Section):
     decoders: Count = 2
     workers: Annotated[int, Field(ge=0)] = 0  # 0 trains in the calling process
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    restarts: Annotated[int, Field(ge=0)] = 3  # how often a training continues from its checkpoint after a worker has died
 
     @model_validator(mode="after")
     def _body_fits(self) -> "PrivatePublic":

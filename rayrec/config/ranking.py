@@ -2,10 +2,29 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rayrec.config.base import Count, Section, Share
 from rayrec.config.features import Modality
+
+
+def _each_once(names: list[str]) -> list[str]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there {names.count(name)} times")
+    return names
+
+
+def _known_at_request(names: list[str]) -> list[str]:
+    for name in names:
+        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s"):
+            raise ValueError(
+                f"{name!r} is no context: that is what is known of a request, whoever asks and whatever is clicked then"
+            )
+    return names
+
+
+Names = Annotated[list[str], AfterValidator(_each_once)]
 
 
 class Split(Section):
@@ -24,14 +43,15 @@ class Ranker(Section):
     topic_size: Count = 8  # of topic embeddings (Pu et al.); models whose fields must have one size use embedding_size
     hidden: list[Count] = [128, 64]
     dropout: Share = 0.1
-    history_length: Count = 50
+    history_length: Count = 50  # of the latest clicks; models of sessions have `options.sessions` and `session_length` instead
     # Where the clicked videos enter the network: below the MLP, at its last layer, at both, or not at all.
     history_connection: Literal["input", "top", "both", "none"] = "input"
     id_dropout: Share = 0.1  # share of video ids hidden in training, so that the ranker learns to score new videos by their content
-    item_fields: list[str] = ["author_id", "primary_class", "secondary_class"]  # columns of the catalog; `tags` is possible too
-    context_fields: list[str] = []  # extra columns of the log; `hour` and `weekday` (UTC) are made from the time
+    item_fields: Names = ["author_id", "primary_class", "secondary_class"]  # columns of the catalog; `tags` is possible too
+    # extra columns of the log; `hour` and `weekday` (UTC) are made from the time
+    context_fields: Annotated[Names, AfterValidator(_known_at_request)] = []
     topics: bool = True
-    modalities: list[Modality] = []  # reduced vectors that the ranker reads directly
+    modalities: Annotated[list[Modality], AfterValidator(_each_once)] = []  # reduced vectors that the ranker reads directly
     fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
 
     @property

@@ -49,3 +49,4 @@ class Selection(Section):
 
 class Evaluation(Section):
     k: Count = 10  # of Recall@k and NDCG@k
+    max_users: Count = 20_000  # whose pages are made; of more users in the test split, so many are drawn

@@ -24,7 +24,8 @@ class Topics(Section):
     title_encoder: str = "bag"  # or `transformer` (small, trained from scratch), or the name or folder of a Hugging Face model
 
     clusters: Count = 64
-    clustering: Literal["local", "ray"] = "local"  # `ray`: for more vectors than the memory of one machine holds
+    # `ray`: all videos are encoded, clustered and assigned on the workers, block by block, so that no process holds all of them.
+    clustering: Literal["local", "ray"] = "local"
     threshold: Share = 0.6  # tau3: a video gets every topic whose centre has at least this cosine similarity
     max_topics: Count = 8
     experts: Count = 12
@@ -36,6 +37,7 @@ class Topics(Section):
     fine_tuning_rate: Annotated[float, Field(gt=0)] = 3e-5  # of pretrained layers
     workers: Annotated[int, Field(ge=0)] = 0  # processes that train together; 0 trains in the calling process
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    restarts: Annotated[int, Field(ge=0)] = 3  # how often a training continues from its checkpoint after a worker has died
     min_tag_videos: Count = 1  # tags of fewer videos are left out
     max_tags: Count = 12_000  # only this number of the most frequent tags is used
     tag_size: Count = 64

@@ -1,10 +1,17 @@
-"""The sections `training`, `tuning` and `comparison`: how rankers are trained, searched and compared."""
+"""The sections `encoding`, `training`, `tuning` and `comparison`: how the log is encoded, and rankers trained and compared."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from rayrec.config.base import Count, Section, Share
+
+
+class Encoding(Section):
+    """How the log is encoded for training. Any number of shards gives the same model."""
+
+    # Each of several workers has some of them, and every process reads whole ones: take one for each five million impressions.
+    shards: Annotated[int, Field(ge=1, le=4096)] = 16
 
 
 class Training(Section):
@@ -25,7 +32,6 @@ class Training(Section):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     restarts: Annotated[int, Field(ge=0)] = 3  # how often a run continues from its checkpoint after a worker has died
     checkpoint_s: Annotated[float, Field(gt=0)] = 60.0
-    stream_above: Count = 100_000_000  # more training examples than this are streamed from Parquet and not held in memory
     log_to: list[Literal["tensorboard", "mlflow"]] = []
     without_topics: bool = True  # also train the same ranker without topics, so that `evaluate` shows what topics add
 
@@ -72,3 +78,4 @@ class Comparison(Section):
 
     arms: dict[str, dict[str, Any]] = {}  # name -> {"ranker.model": "din", ...}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
+    concurrent: Count = 1  # trainings at the same time; more than one run on Ray, each with its share of the CPUs

@@ -11,14 +11,14 @@ from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, Selection
 from rayrec.config.serving import Serving
 from rayrec.config.topics import Topics
-from rayrec.config.training import Comparison, Training, Tuning
+from rayrec.config.training import Comparison, Encoding, Training, Tuning
 
 
 class Config(Section):
     """The root of the tree."""
 
     workspace: str = "workspace"  # a local folder, or any URI that pyarrow or fsspec opens
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
     max_rejects: Share = 0.1  # a stage fails when a larger share of its rows is bad
     dataset: Annotated[AnyDataset, Field(discriminator="kind")] = WorldData()
     features: Features = Features()
@@ -26,6 +26,7 @@ class Config(Section):
     reduction: Reduction = Reduction()
     topics: Topics = Topics()
     split: Split = Split()
+    encoding: Encoding = Encoding()
     ranker: Ranker = Ranker()
     training: Training = Training()
     tuning: Tuning = Tuning()

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from rayrec.config import Training
-from rayrec.data.blocks import Columns, ExampleSource, rebatch, shuffled_blocks
+from rayrec.data.blocks import Columns, ExampleSource, by_batch, shuffled_blocks
 from rayrec.data.examples import Examples
 from rayrec.data.history import HistoryGather
-from rayrec.training.exchange import SINGLE, Worker
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B requests with N candidates each and the H latest clicks before each request, oldest first.
+    """B requests with N candidates each and H clicks before each request, oldest first.
 
-    A history is padded with 0 on the left. In training, clicks anywhere in it may be hidden (0) while their times stay.
+    The model's `HistoryWindow` says which clicks they are. A history is padded with 0 on the left. In training, clicks anywhere in
+    it may be hidden (0) while their times stay.
     """
 
     user: Tensor  # int64 [B]
@@ -47,13 +47,12 @@ class Batch:
         )
 
 
-def batches(
-    examples: Examples, gather: HistoryGather, batch_size: int, device: torch.device, worker: Worker = SINGLE
-) -> Iterator[Batch]:
-    """A worker's share of the examples (rows rank, rank + world_size, ...) in time order, with one candidate each (N=1)."""
-    share = examples.on(device).take(slice(worker.rank, None, worker.world_size))
-    for rows in rebatch([share], batch_size):
-        yield _batch(rows, gather, rows.end)
+def batches(examples: Examples, gather: HistoryGather, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """The examples in their order, with one candidate each (N=1)."""
+    rows = examples.on(device)
+    for start in range(0, len(examples), batch_size):
+        part = rows.take(slice(start, start + batch_size))
+        yield _batch(part, gather, part.end)
 
 
 def steps_of(source: ExampleSource, settings: Training) -> int:
@@ -68,33 +67,36 @@ def training_batches(
     device: torch.device,
     seed: int,
     epoch: int,
-    worker: Worker = SINGLE,
     skip: int = 0,
 ) -> Iterator[tuple[Batch, int]]:
-    """A worker's share of each global batch of an epoch, and the size of the global batch.
+    """The rows of each global batch of an epoch that `source` has, and the size of the global batch.
 
-    A worker's share of the last batch may be empty. The order follows from (seed, epoch, number of examples) alone. The first
-    `skip` global batches are left out. The clicks to hide are drawn for the global batch, so that any number of workers sees the
-    same histories.
+    A worker's source has its share of the examples, which may have no row in a batch. The order follows from (seed, epoch, number
+    of examples) alone. The first `skip` global batches are left out. The clicks to hide are drawn for the global batch, so that any
+    number of workers sees the same histories.
     """
-    blocks, draw = shuffled_blocks(source, device, seed, epoch, skip * settings.batch_size), torch.Generator(device)
-    share = slice(worker.rank, None, worker.world_size)
-    for step, rows in enumerate(rebatch(blocks, settings.batch_size), start=skip):
+    size, first = settings.batch_size, skip * settings.batch_size
+    blocks, draw = shuffled_blocks(source, device, seed, epoch, first), torch.Generator(device)
+    for step, rows in enumerate(by_batch(blocks, size, first, len(source)), start=skip):
+        count = min(size, len(source) - step * size)
+        end_B = rows.columns.end
         if settings.cut_histories or settings.hidden_clicks:
             draw.manual_seed(int(np.random.SeedSequence((seed, epoch, step)).generate_state(1)[0]))
-        end = _shortened(rows, gather, settings.cut_histories, draw) if settings.cut_histories else rows.end
-        batch = _batch(rows.take(share), gather, end[share])
+            index_B = torch.from_numpy(rows.position - step * size).to(device)  # in the global batch
+        if settings.cut_histories:
+            chosen_B, back_B = torch.rand(2, count, device=device, generator=draw, dtype=torch.float64)[:, index_B]
+            end_B = _shortened(rows.columns, gather, chosen_B < settings.cut_histories, back_B)
+        batch = _batch(rows.columns, gather, end_B)
         if settings.hidden_clicks:
-            hidden = torch.rand(len(rows.user), gather.length, device=device, generator=draw)[share] < settings.hidden_clicks
+            hidden = torch.rand(count, gather.window.width, device=device, generator=draw)[index_B] < settings.hidden_clicks
             batch.history.masked_fill_(hidden, 0)
-        yield batch, len(rows.user)
+        yield batch, count
 
 
-def _shortened(rows: Columns, gather: HistoryGather, share: float, draw: torch.Generator) -> Tensor:
-    """The ends of the histories, a `share` of which is moved back by a random number of clicks, up to all: int64 [rows]."""
-    chosen, back = torch.rand(2, len(rows.user), device=rows.end.device, generator=draw, dtype=torch.float64)
-    clicks = rows.end - gather.offsets[rows.user.long()]
-    return rows.end - torch.where(chosen < share, (back * (clicks + 1)).long(), 0)
+def _shortened(rows: Columns, gather: HistoryGather, chosen_B: Tensor, back_B: Tensor) -> Tensor:
+    """The ends of the histories; those chosen are moved back by a share `back_B` of their clicks, up to all: int64 [rows]."""
+    clicks_B = rows.end - gather.offsets[rows.user.long()]
+    return rows.end - torch.where(chosen_B, (back_B * (clicks_B + 1)).long(), 0)
 
 
 def _batch(rows: Columns, gather: HistoryGather, end_B: Tensor) -> Batch:

@@ -1,9 +1,9 @@
 """The order in which training visits its examples: block after block, the rows of each block shuffled.
 
 A block is a random sample of the log: a hash of the row number says to which block a row belongs. Reading one block after another
-therefore mixes the log well enough, and no more than one block is ever held in a new order. That is what lets examples be streamed
-from files (`rayrec/stages/on_ray/streaming.py`) in the same order that they have in memory. The order follows from (seed, epoch,
-number of rows) alone.
+therefore mixes the log well enough, and no more than one block is ever held in a new order. That is what lets examples be read from
+files (`shards.py`) in the same order that they have in memory. The order follows from (seed, epoch, number of rows) alone, and not
+from how the rows are shared among files and workers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 BLOCK_ROWS = 2**20  # about this many examples are shuffled together
-MAX_BLOCKS = 512  # each is an open file while the blocks are written; very long logs have larger blocks
+MAX_BLOCKS = 512  # each is a batch in every file of a shard; very long logs have larger blocks
 
 
 class Columns(NamedTuple):
@@ -31,15 +31,36 @@ class Columns(NamedTuple):
         return Columns(*(column[rows] for column in self))
 
 
+class Block(NamedTuple):
+    """The examples of a block that a worker has, and where each stands among all examples of the block in time order."""
+
+    columns: Columns
+    row: np.ndarray | None  # int [examples]; None where they are all examples of the block in time order
+
+
+class Rows(NamedTuple):
+    """Examples in the order of training, and the position of each among all examples of the epoch."""
+
+    columns: Columns
+    position: np.ndarray  # int64 [examples], ascending
+    until: int  # no later rows have a position below this one
+
+    def take(self, rows: slice) -> "Rows":
+        return Rows(self.columns.take(rows), self.position[rows], self.until)
+
+
 class ExampleSource(Protocol):
-    """Where training examples come from: `Examples` in memory, or files that hold the same blocks."""
+    """Where training examples come from: `Examples` in memory, or the files of some shards.
+
+    A worker may have only a share of the examples. `len` and `block_sizes` count those of all workers.
+    """
 
     def __len__(self) -> int: ...
 
     @property
     def block_sizes(self) -> np.ndarray: ...
 
-    def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Columns]: ...
+    def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Block]: ...
 
 
 def block_count(rows: int) -> int:
@@ -55,26 +76,42 @@ def block_indices(first: int, last: int, count: int) -> np.ndarray:
     return (mixed % np.uint64(count)).astype(np.uint16)
 
 
-def shuffled_blocks(source: ExampleSource, device: torch.device, seed: int, epoch: int, skip_rows: int) -> Iterator[Columns]:
-    """The blocks in a random order, each with its rows in a random order, without the first `skip_rows` rows."""
+def shuffled_blocks(source: ExampleSource, device: torch.device, seed: int, epoch: int, first: int) -> Iterator[Rows]:
+    """The blocks in a random order, each with its rows in a random order, from the position `first` of the epoch on."""
     order = np.random.default_rng((seed, epoch)).permutation(len(source.block_sizes))
     ends = np.cumsum(source.block_sizes[order])
-    skipped = int(np.searchsorted(ends, skip_rows, side="right"))  # blocks that are left out altogether
-    rows_to_skip = skip_rows - (int(ends[skipped - 1]) if skipped else 0)
-    for index, block in zip(order[skipped:], source.blocks(order[skipped:].tolist(), device), strict=True):
-        rows = np.random.default_rng((seed, epoch, 1 + int(index))).permutation(len(block.user))[rows_to_skip:]
-        chosen, rows_to_skip = torch.from_numpy(rows).to(device), 0
-        yield block.take(chosen)
+    skipped = int(np.searchsorted(ends, first, side="right"))  # blocks that are left out altogether
+    for place, block in enumerate(source.blocks(order[skipped:].tolist(), device), start=skipped):
+        size = int(source.block_sizes[order[place]])
+        chosen = np.random.default_rng((seed, epoch, 1 + int(order[place]))).permutation(size)
+        index = np.arange(size)
+        if block.row is not None:
+            own = np.full(size, -1)
+            own[block.row] = np.arange(len(block.row))
+            chosen = own[chosen]  # -1 for the rows of other workers
+            index = np.flatnonzero(chosen >= 0)
+            chosen = chosen[index]
+        position = ends[place] - size + index
+        kept = int(np.searchsorted(position, first))
+        yield Rows(block.columns.take(torch.from_numpy(chosen[kept:]).to(device)), position[kept:], int(ends[place]))
 
 
-def rebatch(blocks: Iterable[Columns], size: int) -> Iterator[Columns]:
-    """The rows of all blocks in pieces of `size`, across the borders of blocks; the last piece may be smaller."""
-    rest: Columns | None = None
+def by_batch(blocks: Iterable[Rows], size: int, first: int, last: int) -> Iterator[Rows]:
+    """A worker's rows of each batch, from the one that begins at the position `first` to the end of the epoch at `last`.
+
+    A batch has the next `size` positions, the last one what is left. The rows of a batch may be none.
+    """
+    rest: Rows | None = None
     for block in blocks:
-        rows = block if rest is None else Columns(*map(torch.cat, zip(rest, block, strict=True)))
-        whole = len(rows.user) // size * size
-        for start in range(0, whole, size):
-            yield rows.take(slice(start, start + size))
-        rest = rows.take(slice(whole, None))
-    if rest is not None and len(rest.user):
-        yield rest
+        rows = block if rest is None else _joined(rest, block)
+        ends = [end for end in range(first + size, last + size, size) if min(end, last) <= block.until]
+        start = 0
+        for stop in np.searchsorted(rows.position, ends).tolist():
+            yield rows.take(slice(start, stop))
+            start = stop
+        first, rest = (ends[-1] if ends else first), rows.take(slice(start, None))
+
+
+def _joined(one: Rows, other: Rows) -> Rows:
+    columns = Columns(*map(torch.cat, zip(one.columns, other.columns, strict=True)))
+    return Rows(columns, np.concatenate([one.position, other.position]), other.until)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayrec.data.fields import DataError, indices_of
+from rayrec.data.fields import DataError, value_indices, value_texts
 from rayrec.errors import did_you_mean
+from rayrec.tables import TEXT
+from rayrec.values import text_of
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 # Context fields that follow from the time of the request (UTC): name -> (number of values, int64 ms -> value from 0).
@@ -31,6 +33,11 @@ def refuse_unknown_context(fields: list[str], log_columns: list[str]) -> None:
             raise DataError(f"ranker.context_fields: the log has no column {name!r}{near}")
 
 
+def value_of_time(name: str, at: np.ndarray) -> np.ndarray:
+    """The value, from 1, of a context field of `FROM_TIME` at each of these times (UTC ms)."""
+    return FROM_TIME[name][1](at) + 1
+
+
 @dataclass(frozen=True)
 class ContextEncoder:
     """The context fields in order, and the vocabulary of each that is a column of the log (the index of a value counts from 1)."""
@@ -39,9 +46,19 @@ class ContextEncoder:
     vocabularies: dict[str, list[str]]
 
     @classmethod
-    def fit(cls, fields: list[str], values: Callable[[str], pa.Array]) -> "ContextEncoder":
-        """Fit on `values`, which gives the values of a column in the training part of the log; they may contain nulls."""
-        return cls(list(fields), {name: sorted(_as_text(values(name)).drop_null().to_pylist()) for name in columns_of(fields)})
+    def fit(cls, fields: list[str], values: Callable[[str], pa.Array | pa.ChunkedArray]) -> "ContextEncoder":
+        """Fit on `values`, which gives the distinct values of a column in the training part of the log; null may be one of them."""
+        words = {name: value_texts(name, values(name)).drop_null().unique().to_pylist() for name in columns_of(fields)}
+        return cls(list(fields), {name: sorted(found) for name, found in words.items()})
+
+    def only(self, fields: list[str]) -> "ContextEncoder":
+        """The encoder of some of its fields."""
+        return ContextEncoder(list(fields), {name: self.vocabularies[name] for name in columns_of(fields)})
+
+    @property
+    def kind(self) -> np.dtype:
+        """The type of the values."""
+        return np.dtype(np.int16 if max(self.sizes.values(), default=0) < 2**15 else np.int32)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -50,21 +67,23 @@ class ContextEncoder:
 
     def encode(self, log: pa.Table, at: np.ndarray) -> np.ndarray:
         """The values of the rows of the log: int16 [rows, C] where they fit, which is nearly always, else int32."""
-        kind = np.int16 if max(self.sizes.values(), default=0) < 2**15 else np.int32
-        values = np.zeros((len(at), len(self.fields)), dtype=kind)
+        values = np.zeros((len(at), len(self.fields)), dtype=self.kind)
         for column, name in enumerate(self.fields):
             if name in FROM_TIME:
-                values[:, column] = FROM_TIME[name][1](at) + 1
+                values[:, column] = value_of_time(name, at)
             elif name in log.column_names:
-                values[:, column] = indices_of(_as_text(log[name]), pa.array(self.vocabularies[name], pa.string()), 1)
+                values[:, column] = value_indices(name, log[name], pa.array(self.vocabularies[name], TEXT))
         return values
+
+    def decode(self, values: np.ndarray) -> dict[str, str]:
+        """The context of a request, without what is unknown and what follows from the time, from its values [C]."""
+        found = dict(zip(self.fields, values.tolist(), strict=True))
+        return {name: words[found[name] - 1] for name, words in self.vocabularies.items() if found[name]}
 
     def encode_requests(self, contexts: list[dict[str, Any]], at: np.ndarray) -> np.ndarray:
         """The values of requests. Each context maps fields to values; a missing field is unknown. `at` is int64 [B], UTC ms."""
-        rows = [{name: str(value) for name, value in context.items()} for context in contexts]
-        columns = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in self.vocabularies}
+        columns = {name: pa.array([text_of(row.get(name)) for row in contexts], TEXT) for name in self.vocabularies}
         return self.encode(pa.table(columns), at)
 
 
-def _as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return column.cast(pa.string())
+NO_CONTEXT = ContextEncoder([], {})

@@ -13,9 +13,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rayrec.config import Ranker
-from rayrec.data.blocks import Columns, block_count, block_indices
-from rayrec.data.context import ContextEncoder, columns_of
+from rayrec.data.blocks import Block, Columns, block_count, block_indices
+from rayrec.data.context import ContextEncoder
 from rayrec.data.fields import indices_of
 from rayrec.data.history import ClickHistory
 
@@ -41,14 +40,8 @@ class Examples:
     def columns(self) -> tuple[np.ndarray, ...]:
         return self.user, self.item, self.clicked, self.at, self.end, self.context
 
-    def take(self, rows: slice) -> "Examples":
+    def take(self, rows: slice | np.ndarray) -> "Examples":
         return Examples(*(column[rows] for column in self.columns))
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that they take in memory, or on one device."""
-        order = 4 * len(self) if len(self.block_sizes) > 1 else 0
-        return sum(column.nbytes for column in self.columns) + order
 
     def on(self, device: torch.device) -> Columns:
         """All of them on a device, where they stay; on a CPU nothing is copied."""
@@ -58,15 +51,13 @@ class Examples:
     def block_sizes(self) -> np.ndarray:
         return np.bincount(self._block_indices(), minlength=block_count(len(self)))
 
-    def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Columns]:
-        """The blocks with these indices, the rows of each in time order."""
+    def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Block]:
+        """The blocks with these indices, all rows of each in time order."""
         columns, order = self._on_device(device)
         ends = np.cumsum(self.block_sizes)
         for index in indices:
-            if order is None:
-                yield columns
-            else:
-                yield columns.take(order[ends[index] - self.block_sizes[index] : ends[index]])
+            rows = slice(None) if order is None else order[ends[index] - self.block_sizes[index] : ends[index]]
+            yield Block(columns.take(rows), None)
 
     def _block_indices(self) -> np.ndarray:
         return block_indices(0, len(self), block_count(len(self)))
@@ -82,22 +73,9 @@ class Examples:
         return self._resident[device]
 
 
-@dataclass(frozen=True)
-class LogEncoder:
-    """Turns rows of the log into examples."""
-
-    user_ids: pa.Array  # by index, "" in front
-    item_ids: pa.Array
-    context: ContextEncoder
-    clicks: ClickHistory
-
-    def __call__(self, log: pa.Table) -> Examples:
-        user, item = indices_of(log["user_id"], self.user_ids), indices_of(log["video_id"], self.item_ids)
-        at = log["shown_at"].to_numpy().copy()  # Arrow's memory is read-only, which torch does not accept
-        clicked = log["clicked"].to_numpy(zero_copy_only=False).astype(bool)
-        return Examples(user, item, clicked, at, self.clicks.ends(user, at), self.context.encode(log, at))
-
-
-def log_columns(settings: Ranker) -> list[str]:
-    """The columns of the interactions that examples need."""
-    return ["user_id", "video_id", "shown_at", "clicked", *columns_of(settings.context_fields)]
+def encoded(log: pa.Table, user_ids: pa.Array, item_ids: pa.Array, clicks: ClickHistory, context: ContextEncoder) -> Examples:
+    """Rows of a log that is in memory as examples. The ids are by index, with "" in front."""
+    user, item = indices_of(log["user_id"], user_ids), indices_of(log["video_id"], item_ids)
+    at = log["shown_at"].to_numpy().copy()  # Arrow's memory is read-only, which torch does not accept
+    clicked = log["clicked"].to_numpy(zero_copy_only=False).astype(bool)
+    return Examples(user, item, clicked, at, clicks.ends(user, at), context.encode(log, at))

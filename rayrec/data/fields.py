@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 import torch
 
 from rayrec.errors import RayrecError
+from rayrec.tables import TEXT
+from rayrec.values import texts_of
 
 MAX_VALUES = 16  # of a multi-valued field that are kept for one row
 
@@ -29,7 +31,7 @@ class FieldTable:
     categorical: dict[str, torch.Tensor] = field(default_factory=dict)  # int64 [n + 1]
     multivalued: dict[str, torch.Tensor] = field(default_factory=dict)  # int64 [n + 1, values], 0-padded
     numeric: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1], standardised
-    vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1, size], standardised; zeros where missing
+    vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1, size], centred, of unit variance; 0 if missing
     sizes: dict[str, int] = field(default_factory=dict)  # of the vocabularies, the unknown value included
 
     def __post_init__(self) -> None:
@@ -37,7 +39,7 @@ class FieldTable:
 
     def rows_of(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """The row of each id, 0 where it is unknown: int64 [ids]."""
-        return indices_of(ids, pa.array(self.ids, pa.string())).astype(np.int64)
+        return indices_of(ids, pa.array(self.ids, TEXT)).astype(np.int64)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors, each under `kind.field`, in an order that does not depend on how the table was made."""
@@ -65,7 +67,10 @@ class Tables:
 
 @dataclass
 class FieldEncoder:
-    """What is learned from training rows: vocabularies (the index of a value counts from 1) and scales (mean, deviation)."""
+    """What is learned from training rows: vocabularies (the index of a value counts from 1) and scales (mean, deviation).
+
+    A vector has a mean for each dimension, but one deviation for all of them.
+    """
 
     id_column: str
     vocabularies: dict[str, list[str]] = field(default_factory=dict)
@@ -80,29 +85,31 @@ class FieldEncoder:
         rows = table.filter(pa.array(seen))
         for name in columns:
             kind, column = table.schema.field(name).type, rows[name].drop_null()
-            if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+            if _is_list(kind) and pa.types.is_floating(kind.value_type):
                 if len(column):
+                    # One scale for all dimensions: `reduction.normalise` has chosen how large they are beside one another.
                     values = _matrix(name, column)
-                    encoder.vector_scales[name] = (values.mean(0).tolist(), (values.std(0) + 1e-6).tolist())
-            elif pa.types.is_list(kind):
+                    deviation = float(np.sqrt(values.var(0).mean()) + 1e-6)
+                    encoder.vector_scales[name] = (values.mean(0).tolist(), [deviation] * values.shape[1])
+            elif _is_list(kind):
                 encoder.multivalued.append(name)
-                encoder.vocabularies[name] = _frequent(pc.list_flatten(column).cast(pa.string()))
+                encoder.vocabularies[name] = _frequent(value_texts(name, pc.list_flatten(column)))
             elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
                 values = column.to_numpy().astype(np.float64)
                 encoder.scales[name] = (float(values.mean()), float(values.std() + 1e-6)) if len(values) else (0.0, 1.0)
             else:
-                encoder.vocabularies[name] = _frequent(column.cast(pa.string()))
+                encoder.vocabularies[name] = _frequent(value_texts(name, column))
         return encoder
 
     def encode(self, table: pa.Table) -> FieldTable:
         """The rows of the table as a `FieldTable`, in the same order, behind row 0."""
         encoded = FieldTable(["", *table[self.id_column].to_pylist()], sizes=self.sizes())
         for name, words in self.vocabularies.items():
-            values = pa.array(words, pa.string())
+            values = pa.array(words, TEXT)
             if name in self.multivalued:
-                encoded.multivalued[name] = _pad_lists(table[name], values)
+                encoded.multivalued[name] = _pad_lists(name, table[name], values)
             else:
-                encoded.categorical[name] = _behind_zero(indices_of(table[name].cast(pa.string()), values, 1).astype(np.int64))
+                encoded.categorical[name] = _behind_zero(value_indices(name, table[name], values).astype(np.int64))
         for name, (mean, deviation) in self.scales.items():
             raw = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
             encoded.numeric[name] = _behind_zero(np.nan_to_num((raw - mean) / deviation).astype(np.float32))
@@ -125,11 +132,20 @@ def indices_of(values: pa.Array | pa.ChunkedArray, known: pa.Array, first: int =
     return found + np.int32(first)  # a copy: Arrow's memory is read-only
 
 
+def value_indices(name: str, column: pa.ChunkedArray, vocabulary: pa.Array) -> np.ndarray:
+    """The index, from 1, of the canonical text of each value in a vocabulary; 0 where it is unknown: int32 [rows]."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    distinct = column.combine_chunks().dictionary_encode()
+    known = np.append(indices_of(value_texts(name, distinct.dictionary), vocabulary, 1), np.int32(0))  # the last one for nulls
+    return known[distinct.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+
+
 def refuse_not_finite(table: pa.Table, id_column: str, columns: list[str]) -> None:
     """Raise a `DataError` for the first number in these columns, also inside a vector, that is NaN or infinite."""
     for name in columns:
         column = table[name].combine_chunks()
-        vectors = pa.types.is_list(column.type)
+        vectors = _is_list(column.type)
         values = pc.list_flatten(column) if vectors else column
         if not pa.types.is_floating(values.type):
             continue
@@ -140,6 +156,20 @@ def refuse_not_finite(table: pa.Table, id_column: str, columns: list[str]) -> No
                 f"column {name!r} of {id_column} {table[id_column][row].as_py()!r} holds {values[int(broken[0])].as_py()}; "
                 "a ranker takes finite numbers only, so replace the value, or make it null where it is unknown"
             )
+
+
+def value_texts(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The canonical texts of a column. Raises `DataError` for a type whose values have none."""
+    try:
+        return texts_of(column)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"column {name!r} holds {column.type}, which can't be a field ({error}); make it text or numbers"
+        ) from error
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _frequent(values: pa.ChunkedArray | pa.Array) -> list[str]:
@@ -167,10 +197,10 @@ def _behind_zero(rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([np.zeros((1, *rows.shape[1:]), rows.dtype), rows]))
 
 
-def _pad_lists(column: pa.ChunkedArray, vocabulary: pa.Array) -> torch.Tensor:
+def _pad_lists(name: str, column: pa.ChunkedArray, vocabulary: pa.Array) -> torch.Tensor:
     """Lists of words as indices [n + 1, values of the longest row], unknown words left out, 0-padded."""
     column = column.combine_chunks()
-    found = pc.index_in(pc.list_flatten(column).cast(pa.string()), value_set=vocabulary)
+    found = pc.index_in(value_texts(name, pc.list_flatten(column)), value_set=vocabulary)
     known = found.is_valid().to_numpy(zero_copy_only=False)
     rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[known]
     indices = found.drop_null().to_numpy(zero_copy_only=False).astype(np.int64) + 1

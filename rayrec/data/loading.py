@@ -1,5 +1,6 @@
-"""A workspace's tables as `RankingData`: training and evaluation read their rows in this one way."""
+"""The encoded log and the workspace's tables as `RankingData`: training and evaluation read them in this one way."""
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,29 +10,38 @@ import pyarrow.compute as pc
 
 from rayrec.config import Ranker, Split
 from rayrec.data.blocks import ExampleSource
-from rayrec.data.context import FROM_TIME, ContextEncoder, refuse_unknown_context
-from rayrec.data.encoders import FittedEncoders
-from rayrec.data.examples import Examples, log_columns
-from rayrec.data.fields import DataError, FieldTable, Tables
-from rayrec.data.history import ClickHistory
-from rayrec.tables import TableError
+from rayrec.data.context import ContextEncoder, refuse_unknown_context
+from rayrec.data.encoders import FittedEncoders, Known, all_user_ids, refuse_nested, refuse_one_label
+from rayrec.data.examples import Examples, encoded
+from rayrec.data.fields import FieldTable, Tables, indices_of
+from rayrec.data.history import ClickHistory, click_times
+from rayrec.data.shards import EncodedLog, Share
+from rayrec.data.split import split_in_memory
+from rayrec.tables import TEXT
+from rayrec.training.exchange import SINGLE, Worker
 
 # Folders of the stage `train`; `Scorer.load` reads each of them.
 RANKER, RANKER_WITHOUT_TOPICS = "ranker", "ranker_without_topics"
-# The tables from which a ranker is made, for the stages that use one.
-READS = ("catalog", "interactions")
+# The tables from which a ranker is made beside the encoded log, for the stages that use one.
+READS = ("catalog",)
 MAY_READ = ("users", "topics", "vectors")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RankingData:
-    """What training and evaluation share: the fitted encoders with their tables and clicks, and the examples of each split."""
+    """What training and evaluation share: the fitted encoders with their tables, and the clicks and examples of each split.
+
+    Those of a share have the clicks and examples of some users alone, but the tables of all users and items.
+    """
 
     encoders: FittedEncoders
-    train: ExampleSource  # `Examples`, unless they are streamed
+    clicks: ClickHistory
+    train: ExampleSource  # `Examples` where they are in memory
     validation: Examples
     test: Examples
-    test_log: pa.Table  # the interactions of the test split, row for row
+    test_row: np.ndarray  # int32 [test], the number of each test example in the whole test split, in time order
 
     @property
     def users(self) -> FieldTable:
@@ -42,10 +52,6 @@ class RankingData:
         return self.encoders.items
 
     @property
-    def clicks(self) -> ClickHistory:
-        return self.encoders.clicks
-
-    @property
     def context_encoder(self) -> ContextEncoder:
         return self.encoders.context_encoder
 
@@ -53,6 +59,13 @@ class RankingData:
     def tables(self) -> Tables:
         """What a model is built for."""
         return Tables(self.users, self.items, self.context_encoder.sizes)
+
+    @classmethod
+    def of(cls, encoders: FittedEncoders, share: Share, in_memory: bool = False) -> "RankingData":
+        """The data of a share, whose training examples stay in their files unless they shall be `in_memory`."""
+        test, test_row = share.test()
+        train = share.train_in_memory() if in_memory else share.train
+        return cls(encoders, share.clicks, train, share.validation(), test, test_row)
 
 
 class TableReader(Protocol):
@@ -63,20 +76,30 @@ class TableReader(Protocol):
     def read_if_there(self, table: str) -> pa.Table | None: ...
 
 
-def ranking_data(reader: TableReader, settings: Ranker, split: Split) -> RankingData:
-    """Joined, encoded and split by time. Raises `DataError` for tables or settings that no ranker can be trained on."""
-    try:
-        interactions = reader.read("interactions", [*log_columns(settings), "request_id"])
-    except TableError as error:
-        raise DataError(f"ranker.context_fields: {error} ({', '.join(FROM_TIME)} come from the time)") from error
-    return prepare(interactions, joined_items(reader, settings), reader.read_if_there("users"), settings, split)
+def ranking_data(reader: TableReader, encoded_log: EncodedLog, settings: Ranker, worker: Worker = SINGLE) -> RankingData:
+    """The data of one of several workers. Raises `DataError` for tables or settings that no ranker can be trained on."""
+    encoders = fitted_encoders(reader, encoded_log, settings)
+    share = encoded_log.of_worker(worker, encoders.context_encoder, len(encoders.users.ids))
+    return RankingData.of(encoders, share)
+
+
+def fitted_encoders(reader: TableReader, encoded_log: EncodedLog, settings: Ranker) -> FittedEncoders:
+    """Raises `DataError` for tables or settings that no ranker can be trained on."""
+    context = encoded_log.facts.context.only(settings.context_fields)
+    items, users = joined_items(reader, settings), reader.read_if_there("users")
+    return FittedEncoders.fit(settings, items, users, encoded_log.items.trained, encoded_log.users, context)
 
 
 def joined_items(reader: TableReader, settings: Ranker) -> pa.Table:
-    """The catalog with the topics and vectors that the ranker uses."""
+    """The catalog with the topics and vectors that the ranker uses, instead of columns of the user that have their names."""
+    catalog = reader.read("catalog")
+    joined = [*(["topics"] if settings.topics else []), *settings.modalities]
+    for name in set(joined) & set(catalog.column_names):
+        log.warning("the catalog's column %r is not used, since the ranker reads rayrec's own %r; rename yours", name, name)
+        catalog = catalog.drop_columns([name])
     topics = reader.read_if_there("topics") if settings.topics else None
     vectors = reader.read_if_there("vectors") if settings.modalities else None
-    return join_items(reader.read("catalog"), topics, vectors, list(settings.modalities))
+    return join_items(catalog, topics, vectors, list(settings.modalities))
 
 
 def join_items(catalog: pa.Table, topics: pa.Table | None, vectors: pa.Table | None, modalities: list[str]) -> pa.Table:
@@ -90,24 +113,37 @@ def join_items(catalog: pa.Table, topics: pa.Table | None, vectors: pa.Table | N
 
 
 def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, settings: Ranker, split: Split) -> RankingData:
-    """Encode and split. `items` is the catalog with its topics and vectors joined (`join_items`), `users` has the side columns.
+    """The data of a log that is in memory: what `ranking_data` reads of it after it was encoded, without any files.
 
-    Raises `DataError` for tables or settings that no ranker can be trained on.
+    `items` is the catalog with its topics and vectors joined (`join_items`), `users` has the side columns. Raises `DataError` for
+    tables or settings that no ranker can be trained on.
     """
     refuse_unknown_context(settings.context_fields, interactions.column_names)
     shown_at = interactions["shown_at"].to_numpy()
     if (shown_at[1:] < shown_at[:-1]).any():
         interactions = interactions.take(pa.array(np.argsort(shown_at, kind="stable")))
-    encoders = FittedEncoders.fit(lambda columns: [interactions.select(columns)], items, users, settings, split)
-    examples, rows = encoders.log_encoder(interactions), encoders.split
-    return RankingData(
-        encoders,
-        train=examples.take(rows.train),
-        validation=examples.take(rows.validation),
-        test=examples.take(rows.test),
-        # A slice would keep the whole log in memory.
-        test_log=interactions.take(pa.array(np.arange(rows.test.start, rows.test.stop))),
+    rows = split_in_memory(interactions["shown_at"].to_numpy(), split)
+    trained = interactions.slice(0, rows.train_end)
+    refuse_one_label(set(pc.unique(trained["clicked"]).to_pylist()), trained.num_rows)
+    user_ids = all_user_ids(users, interactions["user_id"])
+    seen_users, seen_items = (
+        pc.is_in(ids.cast(TEXT), value_set=pc.unique(trained[name].cast(TEXT))).to_numpy(zero_copy_only=False)
+        for ids, name in ((user_ids, "user_id"), (items["video_id"], "video_id"))
     )
+
+    def values(name: str) -> pa.ChunkedArray:
+        refuse_nested(name, trained[name].type)
+        return trained[name]
+
+    context = ContextEncoder.fit(settings.context_fields, values)
+    encoders = FittedEncoders.fit(settings, items, users, seen_items, Known(user_ids, seen_users), context)
+    ids = [pa.array(table.ids, TEXT) for table in (encoders.users, encoders.items)]
+    clicked = interactions.filter(interactions["clicked"])
+    click_users, click_items = (indices_of(clicked[name], known) for name, known in zip(("user_id", "video_id"), ids, strict=True))
+    clicks = ClickHistory.of(click_users, click_items, click_times(clicked), len(encoders.users.ids))
+    examples = encoded(interactions, ids[0], ids[1], clicks, context)
+    train, validation, test = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
+    return RankingData(encoders, clicks, train, validation, test, np.arange(len(test), dtype=np.int32))
 
 
 def _with_columns(items: pa.Table, other: pa.Table, columns: list[str]) -> pa.Table:

@@ -1,12 +1,14 @@
 """Cuts a log by time into training, validation and test: one rule for everything that learns from the log."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from rayrec.config import Split
 from rayrec.data.fields import DataError
+
+NAMES = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class LogSplit:
     validation_end: int
     rows: int  # of the whole log: the test split ends here
     validation_at: int  # UTC ms, when validation begins
+    test_at: int  # UTC ms, when the test begins
 
     @property
     def train(self) -> slice:
@@ -31,30 +34,32 @@ class LogSplit:
         return slice(self.validation_end, self.rows)
 
 
-def split_times(shown_at: np.ndarray, split: Split) -> tuple[int, int]:
-    """The times (UTC ms) at which validation and test begin. Impressions of one moment stay together."""
-    ordered = np.sort(shown_at)
-    rows = [int(len(ordered) * (1 - split.test - split.validation)), int(len(ordered) * (1 - split.test))]
-    validation, test = (int(ordered[min(row, len(ordered) - 1)]) for row in rows)
-    return validation, test
+def split_rows(rows: int, split: Split) -> tuple[int, int]:
+    """The rows of a log of so many rows whose times are those at which validation and test begin."""
+    validation, test = int(rows * (1 - split.test - split.validation)), int(rows * (1 - split.test))
+    return min(validation, rows - 1), min(test, rows - 1)
 
 
-def split_log(shown_at: Iterable[np.ndarray], split: Split) -> LogSplit:
-    """Cut a log whose `shown_at` comes in pieces, each int64 (UTC ms).
+def split_log(rows: int, time_of: Callable[[int], int], first_row_at: Callable[[int], int], split: Split) -> LogSplit:
+    """Cut a log of so many rows. Impressions of one moment stay together.
 
-    Raises `DataError` when the rows are not in time order, or when one of the splits would be empty.
+    `time_of` gives the time of a row (UTC ms), and `first_row_at` the first row of a time. Raises `DataError` when one of the
+    splits would be empty.
     """
-    at = np.concatenate([np.empty(0, np.int64), *shown_at])
-    if (at[1:] < at[:-1]).any():
-        raise DataError("interactions: the rows are not in the order of shown_at; run `rayrec ingest` again, which sorts them")
-    times = split_times(at, split) if len(at) else (0, 0)
-    train_end, validation_end = (int(row) for row in np.searchsorted(at, times))
-    found = LogSplit(train_end, validation_end, len(at), times[0])
-    for name, part in (("training", found.train), ("validation", found.validation), ("test", found.test)):
+    found = LogSplit(0, 0, rows, 0, 0)
+    if rows:
+        validation_at, test_at = map(time_of, split_rows(rows, split))
+        found = LogSplit(first_row_at(validation_at), first_row_at(test_at), rows, validation_at, test_at)
+    for name, part in zip(NAMES, (found.train, found.validation, found.test), strict=True):
         if part.start == part.stop:
             raise DataError(
-                f"interactions: {len(at)} rows can't be split by time into training, validation and test, because {name} would "
+                f"interactions: {rows} rows can't be split by time into training, validation and test, because {name} would "
                 f"be empty (split.validation={split.validation}, split.test={split.test}; rows of one moment stay together); "
                 "provide more rows or change these shares"
             )
     return found
+
+
+def split_in_memory(shown_at: np.ndarray, split: Split) -> LogSplit:
+    """Cut a log whose times, int64 in order, are in memory. Raises `DataError` as `split_log` does."""
+    return split_log(len(shown_at), lambda row: int(shown_at[row]), lambda time: int(np.searchsorted(shown_at, time)), split)

@@ -4,8 +4,10 @@ The function for a type takes an Arrow array of any type and returns the convert
 as a whole if possible; only a column with unusual cells is read cell by cell.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -16,14 +18,20 @@ import pyarrow.compute as pc
 
 from rayrec import tables
 from rayrec.datasets.screening import SourceTable
-from rayrec.tables import TEXT, TIME
+from rayrec.tables import BYTES, TEXT, TIME
+from rayrec.values import text_of, texts_of
 
 Faults = dict[int, str]
 Converted = tuple[pa.Array, Faults]
 
 YEAR_10000 = 253_402_300_800_000  # in ms
 MS_PER_UNIT = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+VERBATIM = ("title", "uri")  # columns that are no values
+MISSING = frozenset({"nan", "none", "null", "n/a", "<na>"})  # what writers of files give in place of a list
+PYTHON_STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+PYTHON_STRINGS = re.compile(rf"\[\s*((?:(?:{PYTHON_STRING})[,\s]*)*)\]", re.DOTALL)
 TRUE, FALSE = frozenset({"true", "t", "yes", "1"}), frozenset({"false", "f", "no", "0"})
+LEFT_OUT = "{}: column {!r} is left out, because no ranker can use a {}; make it text, a number or a list of either"
 
 
 @dataclass(frozen=True)
@@ -40,24 +48,28 @@ def convert_rows(name: str, raw: SourceTable, columns: dict[str, str], conventio
 
     A row with a cell that can't be converted goes to the rejects.
     """
+    remarks = list(raw.remarks)
     schema = tables.spec_of(name).schema
     converted: dict[str, pa.Array] = {}
     reasons: dict[int, str] = {}
     for ours, theirs in columns.items():
         if ours not in schema.names:
-            converted[ours] = to_side_column(raw.table[theirs])
+            if (side := to_side_column(raw.table[theirs])) is not None:
+                converted[ours] = side
+            else:
+                remarks.append(LEFT_OUT.format(raw.source, theirs, raw.table[theirs].type))
             continue
-        converted[ours], faults = convert(raw.table[theirs], schema.field(ours).type, conventions)
+        converted[ours], faults = convert(raw.table[theirs], schema.field(ours).type, conventions, ours in VERBATIM)
         label = ours if ours == theirs else f"{ours} (column {theirs!r})"
         reasons = {row: f"{label}: {reason}" for row, reason in faults.items()} | reasons
-    rows = SourceTable(raw.source, pa.table(converted), raw.rows, raw.rejected)
+    rows = SourceTable(raw.source, pa.table(converted), raw.rows, raw.rejected, remarks)
     rows.reject(reasons, id_column=schema.names[0])
     return rows
 
 
-def convert(column: pa.ChunkedArray, kind: pa.DataType, conventions: Conventions) -> Converted:
-    """A column converted to the type `kind` of one of our schemas."""
-    array, faults = _unwrapped(column)
+def convert(column: pa.ChunkedArray, kind: pa.DataType, conventions: Conventions, verbatim: bool = False) -> Converted:
+    """A column converted to the type `kind` of one of our schemas. Text that is `verbatim` is a title or a uri, not a value."""
+    array, faults = _plain(column)
     if kind == TIME:
         converted, wrong = to_time(array, conventions.time_unit)
     elif pa.types.is_boolean(kind):
@@ -65,7 +77,7 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType, conventions: Conventions
     elif pa.types.is_list(kind):
         converted, wrong = to_words(array, conventions.list_separator)
     elif kind == TEXT:
-        converted, wrong = to_text(array)
+        converted, wrong = (array, {}) if verbatim and array.type == TEXT else to_text(array)
     else:
         converted, wrong = to_number(array)
         converted = converted.cast(kind)
@@ -73,48 +85,82 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType, conventions: Conventions
 
 
 def to_text(array: pa.Array) -> Converted:
-    """Ids and titles. Whole numbers lose the `.0` that pandas adds to a column with gaps."""
-    if pa.types.is_floating(array.type):
-        with suppress(pa.ArrowInvalid):  # there are fractions, which are kept
-            array = array.cast(pa.int64())
-    if pa.types.is_nested(array.type):
+    """Ids, classes and other values, as `values.texts_of` writes them."""
+    if _has_no_text(array.type):
         return _reject_all(array, TEXT, f"is a {array.type}, not text")
-    return array.cast(TEXT), {}
+    return texts_of(array), {}
 
 
 def to_words(array: pa.Array, separator: str) -> Converted:
-    """Lists of words, or text that `separator` splits. Words are stripped of blanks, and each is kept once."""
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        array, faults = to_text(array)
-        if faults:
-            return _reject_all(array, pa.list_(TEXT), next(iter(faults.values())))
-        array = pc.split_pattern(array, separator)
-    lists = [None if words is None else _clean(words) for words in array.to_pylist()]
-    return pa.array(lists, pa.list_(TEXT)), {}
+    """Lists of words: any list, also a nested one, the keys of a map, a list in JSON or Python, or text that `separator` splits.
+
+    Words are stripped of blanks, and each is kept once. A text such as `null` or `nan` is no word but a missing value.
+    """
+    kind = array.type
+    inner = kind
+    while _is_list(inner):
+        inner = inner.value_type
+    if pa.types.is_map(kind):
+        inner = kind.key_type
+    if _has_no_text(inner):
+        return _reject_all(array, pa.list_(TEXT), f"is a {kind}, not a list of words")
+    cells: list[Any] = (array if kind == TEXT or pa.types.is_nested(kind) else texts_of(array)).to_pylist()
+    lists: list[list[str] | None] = []
+    faults: Faults = {}
+    for row, cell in enumerate(cells):
+        try:
+            if pa.types.is_map(kind) and cell is not None:
+                cell = [key for key, _ in cell]
+            lists.append(_words(cell, separator))
+        except ValueError:
+            lists.append(None)
+            faults[row] = f"{str(cell)[:80]!r} is not a list of words"
+    return pa.array(lists, pa.list_(TEXT)), faults
 
 
 def to_number(array: pa.Array) -> Converted:
-    """Numbers, as float64."""
+    """Numbers, as float64; durations as seconds."""
+    if pa.types.is_duration(array.type):
+        array = _seconds(array)
     return _cast(array, pa.float64(), float, "is not a number")
 
 
 def to_time(array: pa.Array, unit: Literal["s", "ms", "us"]) -> Converted:
-    """UTC milliseconds from numbers of `unit`, dates, timestamps or ISO 8601 text. Times without a zone are taken as UTC."""
+    """UTC milliseconds from numbers of `unit`, dates, timestamps or ISO 8601 text. Times without a zone are taken as UTC.
+
+    A number such as 20240131 or 20240131120000 is that date, whatever the unit: as a number it would be a time of 1970.
+    """
     if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
-        zone = "UTC" if getattr(array.type, "tz", None) else None
-        return array.cast(pa.timestamp("ms", zone), safe=False).cast(TIME), {}
+        return _calendar_time(array)
     hint = f"is not a time: neither a number (of {unit}) nor ISO 8601, such as 2024-01-31T12:00:00Z"
     times, faults = _cast(array, pa.float64(), lambda cell: _time_in(cell, unit), hint)
     times = times.to_numpy(zero_copy_only=False)  # doubles: exact to the ms far beyond the calendar
     missing = array.is_null().to_numpy(zero_copy_only=False)
+    dated, dated_ms = _compact_dates(times)
     late = np.abs(times) >= YEAR_10000 / MS_PER_UNIT[unit]
+    late[dated] = False
     no_date = f"is outside the calendar when read as {unit}; check `dataset.time_unit`"
     faults |= {int(row): no_date for row in np.flatnonzero(late)}
     faults = {int(row): hint for row in np.flatnonzero(~missing & np.isnan(times))} | faults
     fine = ~missing
     fine[list(faults)] = False
     whole = np.where(fine, np.round(np.where(fine, times, 0) * MS_PER_UNIT[unit]), 0).astype(np.int64)
+    whole[dated] = dated_ms
     return pa.array(whole, TIME, mask=~fine), faults
+
+
+def _calendar_time(array: pa.Array) -> Converted:
+    """The same for dates and timestamps."""
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("s"))
+    ticks_per_s = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[array.type.unit]
+    limit = min(YEAR_10000 // 1000 * ticks_per_s, 2**63 - 1)
+    ticks = array.cast(pa.int64())
+    beyond = pc.fill_null(pc.or_(pc.greater_equal(ticks, limit), pc.less(ticks, -limit)), False)
+    inside = pc.if_else(beyond, None, array)  # where a cast would overflow
+    ms = inside.cast(pa.timestamp("ms", array.type.tz), safe=False).cast(TIME)
+    rows = np.flatnonzero(beyond.to_numpy(zero_copy_only=False))
+    return ms, dict.fromkeys(rows.tolist(), "is outside the calendar")
 
 
 def to_clicked(array: pa.Array, at_least: float | None) -> Converted:
@@ -132,40 +178,109 @@ def to_clicked(array: pa.Array, at_least: float | None) -> Converted:
     return pa.array(clicked, pa.bool_(), mask=missing | strange), faults
 
 
-def to_side_column(column: pa.ChunkedArray) -> pa.Array:
-    """A column of unknown meaning. Text becomes integers or floats if every cell can be converted; otherwise it stays text."""
-    array, _ = _unwrapped(column)
-    if array.type != TEXT:
-        return array
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return array.cast(kind)
-        except pa.ArrowInvalid:
-            continue  # the next wider kind
-    return array
+def to_side_column(column: pa.ChunkedArray) -> pa.Array | None:
+    """A column of unknown meaning as what a ranker can use; None for structs, maps and nested lists, which none can.
 
-
-def _unwrapped(column: pa.ChunkedArray) -> Converted:
-    """One array without dictionary, large or view types. Bytes become text; a cell that isn't UTF-8 is a fault."""
-    array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    That is: truth values, numbers, canonical text, lists of floats, which are vectors, and lists of text. A column without any
+    value has the type null. Durations become seconds, dates and times text. Decimals become text, of which `SourceTable.screen`
+    makes numbers.
+    """
+    array, _ = _plain(column)
     kind = array.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return _cast(array, TEXT, lambda cell: cell.decode(), "is not UTF-8 text")
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return array.cast(TEXT), {}
-    return array, {}
+    if array.null_count == len(array):
+        return pa.nulls(len(array))
+    if _is_list(kind):
+        values, _ = _plain(pa.chunked_array([pc.list_flatten(array)]))
+        if not pa.types.is_floating(values.type):
+            if _has_no_text(values.type):
+                return None
+            values = texts_of(values)
+        return relisted(array, values)
+    if _has_no_text(kind):
+        return None
+    if pa.types.is_duration(kind):
+        return _seconds(array)
+    if kind == pa.float16():
+        return array.cast(pa.float32())
+    return array if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) else texts_of(array)
+
+
+def _plain(column: pa.ChunkedArray) -> Converted:
+    """One array whose text is TEXT and whose lists are large; no dictionaries, views or extensions. Bytes become text.
+
+    A cell of bytes that is not UTF-8 is a fault.
+    """
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        if kind == pa.uuid():
+            return pa.array([None if cell is None else str(cell) for cell in column.to_pylist()], TEXT), {}
+        return _plain(column.cast(kind.storage_type))
+    if pa.types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type))
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind):
+        column = column.cast(TEXT)
+    elif _is_bytes(kind):
+        return _cast(_one(column.cast(BYTES)), TEXT, lambda cell: cell.decode(), "is not UTF-8 text")
+    elif pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        # Arrow's cast (26.0) loses values.
+        lists = [relisted(chunk, pc.list_flatten(chunk)) for chunk in column.chunks]
+        column = pa.chunked_array(lists, pa.large_list(kind.value_type))
+    elif _is_list(kind):
+        column = column.cast(pa.large_list(kind.value_type))
+    return _one(column), {}
+
+
+def relisted(lists: pa.Array, values: pa.Array) -> pa.Array:
+    """The lists with other values in the place of their own, which are flattened."""
+    ends = np.cumsum(pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False))
+    return pa.LargeListArray.from_arrays(pa.array(np.append(0, ends), pa.int64()), values, mask=lists.is_null())
+
+
+def _seconds(durations: pa.Array) -> pa.Array:
+    per_second = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[durations.type.unit]
+    return pc.divide(durations.cast(pa.int64()).cast(pa.float64(), safe=False), per_second)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    views = (pa.types.is_list_view, pa.types.is_large_list_view)
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, *views))
+
+
+def _has_no_text(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) or pa.types.is_interval(kind)
 
 
 def _cast(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reason: str) -> Converted:
     """The array cast as a whole or, when some cell does not fit, parsed cell by cell. A cell that can't be parsed is a fault."""
     try:
         return array.cast(kind), {}
-    except pa.ArrowInvalid:
-        pass  # some cell does not fit: they are parsed below
+    except pa.ArrowInvalid:  # some cell does not fit
+        return _parsed(array, kind, parse, reason)
     except pa.ArrowNotImplementedError:
         return _reject_all(array, kind, f"{reason} but a {array.type}")
+
+
+def _parsed(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reason: str) -> Converted:
+    """The array parsed cell by cell, where it is text each distinct cell once."""
+    if array.type in (TEXT, BYTES):
+        encoded = array.dictionary_encode()
+        distinct, wrong = _parsed_cells(encoded.dictionary, kind, parse, reason)
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(np.isin(codes, [*wrong])) if wrong else ()
+        return distinct.take(encoded.indices), {int(row): wrong[codes[row]] for row in rows}
+    return _parsed_cells(array, kind, parse, reason)
+
+
+def _parsed_cells(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reason: str) -> Converted:
     values, faults = [], {}
     for row, cell in enumerate(array.to_pylist()):
         try:
@@ -190,10 +305,67 @@ def _time_in(cell: str, unit: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000 / MS_PER_UNIT[unit]
 
 
+def _compact_dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which numbers are dates without separators, 20240131 or 20240131120000, from 1970 to 2099; and the UTC ms of these."""
+    is_day = (numbers >= 1970_01_01) & (numbers < 2100_01_01)
+    is_second = (numbers >= 1970_01_01_000000) & (numbers < 2100_01_01_000000)
+    rows = np.flatnonzero((is_day | is_second) & (np.floor(numbers) == numbers))
+    whole = numbers[rows].astype(np.int64)
+    day, clock = np.where(is_day[rows], whole, whole // 1_000_000), np.where(is_day[rows], 0, whole % 1_000_000)
+    years, months, days = day // 10_000, day // 100 % 100, day % 100
+    hours, minutes, seconds = clock // 10_000, clock // 100 % 100, clock % 100
+    month = (np.clip(months, 1, 12) - 1 + 12 * (years - 1970)).astype("datetime64[M]")
+    date = month.astype("datetime64[D]") + (days - 1)
+    sound = (months >= 1) & (months <= 12) & (date.astype("datetime64[M]") == month)
+    sound &= (hours < 24) & (minutes < 60) & (seconds < 60)
+    ms = date.astype(np.int64) * 86_400_000 + (hours * 3600 + minutes * 60 + seconds) * 1000
+    return rows[sound], ms[sound]
+
+
 def _truth(cell: str) -> float:
     word = cell.strip().lower()
     return 1.0 if word in TRUE else 0.0 if word in FALSE else float(word)
 
 
-def _clean(words: list[Any]) -> list[str]:
-    return list(dict.fromkeys(str(word).strip() for word in words if word is not None and str(word).strip()))
+def _words(cell: Any, separator: str) -> list[str] | None:
+    """The words of a cell. Raises `ValueError` for one that holds structs, or bytes that are not UTF-8."""
+    if cell is None:
+        return None
+    if isinstance(cell, str):
+        text = cell.strip()
+        if text.lower() in MISSING:
+            return None
+        listed = _listed(text)
+        cell = cell.split(separator) if listed is None else listed
+    words = (word.strip() for word in map(_word, _leaves(cell)))
+    return list(dict.fromkeys(word for word in words if word))
+
+
+def _word(cell: Any) -> str:
+    if isinstance(cell, bytes):
+        return cell.decode()
+    return cell if isinstance(cell, str) else text_of(cell) or ""
+
+
+def _listed(text: str) -> list[Any] | None:
+    """What a list in JSON or of Python's (or NumPy's) strings holds; None for other text. Raises `ValueError` for a JSON object."""
+    if text[:1] not in ("[", "{") or text[-1:] not in ("]", "}"):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        quoted = PYTHON_STRINGS.fullmatch(text)
+        return [ast.literal_eval(each) for each in re.findall(PYTHON_STRING, quoted[1])] if quoted else None
+    if isinstance(found, list):
+        return found
+    raise ValueError("a JSON object")
+
+
+def _leaves(cell: Any) -> Iterator[Any]:
+    if isinstance(cell, dict):
+        raise ValueError("a struct")
+    if isinstance(cell, list):
+        for each in cell:
+            yield from _leaves(each)
+    else:
+        yield cell

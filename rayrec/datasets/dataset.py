@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayrec.config import Section
-from rayrec.datasets.screening import SourceTable
+from rayrec.datasets.source import Source
 from rayrec.workspace.stage import StageRun
 
 
@@ -20,9 +20,9 @@ from rayrec.workspace.stage import StageRun
 class RawDataset:
     """The tables of a data set as its reader returns them: in our columns and types, but not yet screened."""
 
-    catalog: SourceTable
-    interactions: SourceTable
-    users: SourceTable | None = None
+    catalog: Source
+    interactions: Source
+    users: Source | None = None
     media_root: str = ""  # the folder that relative uris start from; not needed where the catalog has none
     confined: bool = False  # reject uris that are not relative to `media_root`
     truth: Mapping[str, pa.Table] = field(default_factory=dict)  # only a synthetic world knows it

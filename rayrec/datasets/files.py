@@ -1,4 +1,6 @@
-"""Reads any catalog and log in Parquet or CSV, and maps the user's columns to ours. A folder of videos is a catalog too.
+"""Reads any catalog and log in Parquet, CSV or JSON lines, and maps the user's columns to ours.
+
+A folder of videos is a catalog too.
 
 A log may consist of several files: a folder, or a list of files and folders. Files that `rayrec events export` wrote are marked in
 their metadata; they are read in our names and units, whatever the config says about the other files.
@@ -7,31 +9,64 @@ Our columns are found under our names, or under the names in the `..._columns` m
 missing. Columns that we don't know become side columns, which rankers may use as fields.
 """
 
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import tables
 from rayrec.config import FilesData
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
-from rayrec.datasets.reading import list_tables, list_videos, read_rows
-from rayrec.datasets.screening import SourceTable
+from rayrec.datasets.reading import Share, list_tables, list_videos, raw_blocks, shares_of
+from rayrec.datasets.screening import SourceTable, StrangeTimes
+from rayrec.datasets.source import Limits, Source
 from rayrec.errors import did_you_mean
 from rayrec.tables import TableError
 from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stage import StageRun
+from rayrec.workspace.stores import split_uri
 
+DAY_MS, YEAR_1990 = 86_400_000, 631_152_000_000
+PIECE_ROWS = 2**18  # of small files, which are read one after the other
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a file that has our names and units
 
 
+@dataclass(frozen=True)
+class FilesPiece:
+    """Shares of files that hold a table under the user's names."""
+
+    name: str
+    settings: FilesData
+    shares: tuple[Share, ...]
+
+    def blocks(self, limits: Limits, careful: bool = False) -> Iterator[SourceTable]:
+        for share in self.shares:
+            for raw in raw_blocks(share, limits, careful):
+                yield self._converted(raw)
+
+    def _converted(self, raw: SourceTable) -> SourceTable:
+        name, settings = self.name, self.settings
+        if EXPORTED.items() <= (raw.table.schema.metadata or {}).items():
+            return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
+        columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
+        conventions = Conventions(settings.list_separator, settings.time_unit, settings.click_at_least)
+        rows = convert_rows(name, raw, columns, conventions)
+        if name == "interactions":
+            rows.strange_times = _strange_times(rows, settings.time_unit)
+        return rows
+
+
 def read(settings: FilesData, run: StageRun) -> RawDataset:
-    """The tables that the config names. Raises `TableError` when a file can't be read or lacks a column."""
+    """The tables that the config names. Raises `TableError` when a file can't be read."""
     return RawDataset(
-        read_table("catalog", settings),
-        read_table("interactions", settings),
-        read_table("users", settings) if settings.users else None,
+        source_of("catalog", settings),
+        source_of("interactions", settings),
+        source_of("users", settings) if settings.users else None,
         media_root=settings.media_root or _folder_of(settings.catalog),
         confined=settings.media_root is not None,
     )
@@ -43,26 +78,40 @@ def files(settings: FilesData) -> list[str]:
     return [path for each in given for path in ([each] if isinstance(each, str) else each)]
 
 
-def read_table(name: str, settings: FilesData) -> SourceTable:
+def source_of(name: str, settings: FilesData) -> Source:
     """The `catalog`, `interactions` or `users` that the config names; a table without rows if it names none.
 
-    Raises `TableError` when a file can't be read or lacks a column, or when a mapping names a column that is missing.
+    To read it raises `TableError` when a file can't be read or lacks a column, or when a mapping names a column that is missing.
     """
     given = getattr(settings, name)
-    if given is None:
-        return SourceTable.of(f"no {name}", tables.empty(name))
+    if not given:
+        return Source.of(SourceTable.of(f"no {name}", tables.empty(name)))
     if name == "catalog" and (listed := list_videos(given)):
-        return listed
+        return Source.of(listed)
     paths = [path for each in ([given] if isinstance(given, str) else given) for path in list_tables(each)]
-    return SourceTable.concatenated([_read_file(name, path, settings) for path in paths])
+    shares = shares_of(paths)
+    pieces = [FilesPiece(name, settings, tuple(few)) for few in _in_pieces(shares)]
+    return Source(", ".join(paths), pieces, sum(share.rows for share in shares))
 
 
-def _read_file(name: str, path: str, settings: FilesData) -> SourceTable:
-    raw = read_rows(path)
-    if EXPORTED.items() <= (raw.table.schema.metadata or {}).items():
-        return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
-    columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
-    return convert_rows(name, raw, columns, Conventions(settings.list_separator, settings.time_unit, settings.click_at_least))
+def _in_pieces(shares: list[Share]) -> Iterator[list[Share]]:
+    """The shares, small files together."""
+    held: list[Share] = []
+    for share in shares:
+        if held and sum(each.rows for each in held) + share.rows > PIECE_ROWS:
+            yield held
+            held = []
+        held.append(share)
+    if held:
+        yield held
+
+
+def _strange_times(log_rows: SourceTable, unit: str) -> StrangeTimes:
+    """The impressions of before 1990 and of after tomorrow: their times are probably in another unit than `dataset.time_unit`."""
+    shown_at, tomorrow = log_rows.table["shown_at"], int(time.time() * 1000) + DAY_MS
+    strange = shown_at.filter(pc.or_(pc.less(shown_at, YEAR_1990), pc.greater(shown_at, tomorrow)))
+    first = strange[0].as_py() if len(strange) else 0
+    return StrangeTimes(log_rows.source, unit, len(strange), len(shown_at), first)
 
 
 def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, str]:
@@ -84,6 +133,12 @@ def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, 
                 f"{raw.source}: there is no column {field.name!r}{near}; name yours with `{option}: {{{field.name}: ...}}`"
             )
     columns = {ours: theirs for ours, theirs in found.items() if theirs in present}
+    for theirs in present:
+        ours = theirs.strip().lower()
+        if ours in spec.schema.names and ours not in columns and theirs not in columns.values():
+            raw.remarks.append(
+                f"{raw.source}: the column {theirs!r} is not read as {ours!r}; rename it, or set `{option}: {{{ours}: ...}}`"
+            )
     if spec.extra_columns:
         renamed = {theirs: ours for ours, theirs in mapping.items()}
         columns = {renamed.get(theirs, theirs): theirs for theirs in present if theirs not in columns.values()} | columns
@@ -97,8 +152,8 @@ def _folder_of(path: str) -> str:
         return path
     if "://" not in path:
         return str(Path(path).expanduser().resolve().parent)
-    base, mark, query = path.partition("?")
-    return base.rsplit("/", 1)[0] + mark + query
+    parts = split_uri(path)
+    return parts.root + parts.path.rsplit("/", 1)[0] + parts.options
 
 
 DATASET = Dataset(read, files)

@@ -14,10 +14,12 @@ import pyarrow as pa
 from rayrec.config import MovieLensData
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
-from rayrec.datasets.reading import read_csv
-from rayrec.datasets.screening import SourceTable, join_uri
+from rayrec.datasets.delimited import read_csv
+from rayrec.datasets.screening import SourceTable
+from rayrec.datasets.source import Source
 from rayrec.tables import TEXT, TIME
 from rayrec.workspace.stage import StageRun
+from rayrec.workspace.stores import join_uri
 
 # In the order of the last 19 columns of u.item. The first means that no genre is known.
 GENRES = [
@@ -50,9 +52,9 @@ def read(settings: MovieLensData, run: StageRun) -> RawDataset:
     """The three tables of the folder. Raises `TableError` when a file can't be read."""
     films, ratings, people = files(settings)
     return RawDataset(
-        _films(read_csv(films, FILM_COLUMNS, "|", encoding="latin1", quotes=False)),
-        _ratings(read_csv(ratings, RATING_COLUMNS, "\t", quotes=False), settings.click_at_least),
-        _people(read_csv(people, PERSON_COLUMNS, "|", encoding="latin1", quotes=False)),
+        Source.of(_films(read_csv(films, FILM_COLUMNS, "|", encoding="latin1", quotes=False))),
+        Source.of(_ratings(read_csv(ratings, RATING_COLUMNS, "\t", quotes=False), settings.click_at_least)),
+        Source.of(_people(read_csv(people, PERSON_COLUMNS, "|", encoding="latin1", quotes=False))),
     )
 
 

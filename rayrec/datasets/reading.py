@@ -1,52 +1,145 @@
-"""Reads the rows of CSV and Parquet files as Arrow columns, without interpreting them.
+"""Finds tables and videos in files and folders, and reads tables block by block as Arrow columns, without interpreting them.
 
 The cells of a CSV file stay bytes. `conversion.py` decides for each cell whether it can be read as text, a time or a number, so
 that a bad cell costs its row and not the whole file.
 """
 
-from collections.abc import Callable
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from pyarrow import csv
 
 from rayrec import tables
-from rayrec.datasets.screening import STAGE, SourceTable, join_uri
+from rayrec.datasets.delimited import check_names, csv_blocks
+from rayrec.datasets.json_lines import json_blocks
+from rayrec.datasets.screening import STAGE, SourceTable
+from rayrec.datasets.source import Limits, in_blocks
 from rayrec.tables import TableError
-from rayrec.workspace.files import open_filesystem
+from rayrec.values import texts_of
+from rayrec.workspace.files import COMPRESSIONS, endings, open_filesystem, open_input
+from rayrec.workspace.listing import list_folder
+from rayrec.workspace.stores import join_uri
 
-TABLE_ENDINGS = (".parquet", ".csv")
-VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-LONGEST_ROW = 16 << 20  # bytes; the CSV reader works in blocks of this size, and a row must fit into a block
+TEXT_ENDINGS = (".csv", ".jsonl", ".ndjson")
+TABLE_ENDINGS = (".parquet", *(ending + packed for ending in TEXT_ENDINGS for packed in ("", *COMPRESSIONS)))
+FORMATS = ".parquet, .csv or .jsonl"
+SHARE_ROWS = 2**20  # of a Parquet file: what one process reads, at least a row group
+BYTES_PER_ROW, BYTES_PER_PACKED_ROW = 100, 25  # of a text file, which does not say how many rows it has
+OPENED_AT_ONCE = 16
+VIDEO_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp", ".3g2", ".flv"),
+    *(".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".mxf"),
+)
+
+log = logging.getLogger(__name__)
 
 
-def read_rows(path: str) -> SourceTable:
-    """The rows of a `.parquet` or `.csv` file. Raises `TableError` when it can't be read or has another ending."""
-    readers: dict[str, Callable[[str], SourceTable]] = {".parquet": read_parquet, ".csv": read_csv}
-    ending = PurePosixPath(path.partition("?")[0] if "://" in path else path).suffix.lower()
-    if ending not in readers:
-        raise TableError(f"{path}: tables must be .parquet or .csv files, not {ending or 'a file without an ending'}")
-    return readers[ending](path)
+@dataclass(frozen=True)
+class Share:
+    """A file, or a range of the row groups of a Parquet file, with the number of its first row and of its rows, about."""
+
+    path: str
+    rows: int
+    groups: tuple[int, int] | None = None
+    first_row: int = 1
+
+
+def shares_of(paths: list[str]) -> list[Share]:
+    """The files in shares that may be read apart from each other.
+
+    Raises `TableError` for a file that has another ending, and for a Parquet file that can't be read.
+    """
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+        return [share for shares in pool.map(_shares, paths) for share in shares]
+
+
+def _shares(path: str) -> list[Share]:
+    ending, packed = endings(path)
+    if ending == ".parquet" and not packed:
+        return _parquet_shares(path)
+    if ending not in (*TEXT_ENDINGS, ".json"):
+        found = ending + packed or "a file without an ending"
+        raise TableError(f"{path}: tables must be {FORMATS} files, or text that ends with .gz, .zst or .bz2, not {found}")
+    try:
+        filesystem, inside = open_filesystem(path)
+        size = filesystem.get_file_info(inside).size or 0
+    except (OSError, ValueError, ImportError) as problem:
+        raise TableError(f"{path}: the file can't be read: {problem}") from problem
+    return [Share(path, size // (BYTES_PER_PACKED_ROW if packed else BYTES_PER_ROW))]
+
+
+def _parquet_shares(path: str) -> list[Share]:
+    with open_input(path, TableError) as stream:
+        try:
+            facts = pq.ParquetFile(stream).metadata
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TableError(f"{path}: not a readable Parquet file: {error}") from error
+    shares, first, row = [], 0, 1
+    rows = 0
+    for group in range(facts.num_row_groups):
+        held = facts.row_group(group).num_rows
+        if rows and rows + held > SHARE_ROWS:
+            shares.append(Share(path, rows, (first, group), row))
+            first, row, rows = group, row + rows, 0
+        rows += held
+    return [*shares, Share(path, rows, (first, facts.num_row_groups), row)]
+
+
+def raw_blocks(share: Share, limits: Limits, careful: bool = False) -> Iterator[SourceTable]:
+    """The rows of a share as they are in the file, one block at least.
+
+    Raises `TableError` when it can't be read, and `Damaged` if it must be read from the start and `careful`ly.
+    """
+    if share.groups is not None:
+        return _parquet_blocks(share, limits)
+    if endings(share.path)[0] == ".csv":
+        return csv_blocks(share.path, limits, careful=careful)
+    return json_blocks(share.path, limits)
+
+
+def _parquet_blocks(share: Share, limits: Limits) -> Iterator[SourceTable]:
+    row = share.first_row
+    with open_input(share.path, TableError) as stream:
+        try:
+            file = pq.ParquetFile(stream)
+            check_names(share.path, file.schema_arrow.names)
+            batches = file.iter_batches(limits.block_rows // 4 or 1, row_groups=range(*share.groups or ()))
+            for table in in_blocks(batches, file.schema_arrow, limits.block_rows, limits.block_bytes):
+                yield SourceTable.of(share.path, table, row)
+                row += table.num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TableError(f"{share.path}: not a readable Parquet file: {error}") from error
 
 
 def list_videos(folder: str) -> SourceTable | None:
     """The video files in a folder and its subfolders as a catalog, sorted by name; None when `folder` is not a folder.
 
-    Raises `TableError` for a folder without videos.
+    The id of a video is its path without the ending, or with it where several files differ in nothing else. Hidden files are left
+    out; a file whose name is not UTF-8 is rejected. Raises `TableError` for a folder without videos.
     """
-    filesystem, inside = open_filesystem(folder)
-    if filesystem.get_file_info(inside).type != pafs.FileType.Directory:
+    listing = list_folder(folder)
+    if listing is None:
         return None
-    found = filesystem.get_file_info(pafs.FileSelector(inside, recursive=True))
-    names = sorted(item.path[len(inside) :].lstrip("/") for item in found if item.is_file)
-    videos = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEO_ENDINGS]
+    shown = [name for name in listing.names if not _is_hidden(name)]
+    videos = [name for name in shown if PurePosixPath(name).suffix.lower() in VIDEO_ENDINGS]
     if not videos:
         raise TableError(f"{folder}: the folder contains no video ({', '.join(VIDEO_ENDINGS)})")
-    ids = [str(PurePosixPath(name).with_suffix("")) for name in videos]
-    return SourceTable.of(folder, pa.table({"video_id": ids, "uri": videos}))
+    _warn_of_others(folder, set(shown) - set(videos), "videos")
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in videos]
+    counts, names = Counter(stems), set(videos)
+    ids = [name if counts[stem] > 1 or stem in names else stem for stem, name in zip(stems, videos, strict=True)]
+    return SourceTable(
+        folder,
+        pa.table({"video_id": texts_of(pa.array(ids, tables.TEXT)), "uri": pa.array(videos, tables.TEXT)}),
+        np.arange(len(videos)),
+        [_rejected_names(folder, len(videos), listing.unreadable)],
+    )
 
 
 def list_tables(path: str) -> list[str]:
@@ -54,85 +147,34 @@ def list_tables(path: str) -> list[str]:
 
     Files and folders whose names begin with "_" or "." are ignored. Raises `TableError` for a folder without tables.
     """
-    filesystem, inside = open_filesystem(path)
-    if filesystem.get_file_info(inside).type != pafs.FileType.Directory:
+    listing = list_folder(path)
+    if listing is None:
         return [path]
-    found = filesystem.get_file_info(pafs.FileSelector(inside, recursive=True))
-    names = sorted(item.path[len(inside) :].lstrip("/") for item in found if item.is_file)
-    listed = [
-        name for name in names if name.lower().endswith(TABLE_ENDINGS) and not any(part[0] in "_." for part in name.split("/"))
-    ]
+    for name in listing.unreadable:
+        log.warning("%s: the file %s is left out, because its name is not UTF-8; rename it", path, name)
+    shown = [name for name in listing.names if not _is_hidden(name, "_.")]
+    listed = [name for name in shown if name.lower().endswith(TABLE_ENDINGS)]
     if not listed:
         raise TableError(f"{path}: the folder contains no table ({', '.join(TABLE_ENDINGS)})")
+    _warn_of_others(path, set(shown) - set(listed), "tables")
     return [join_uri(path, name) for name in listed]
 
 
-def read_parquet(path: str) -> SourceTable:
-    """The rows of a Parquet file."""
-    with _opened(path) as stream:
-        try:
-            table = pq.ParquetFile(stream).read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise TableError(f"{path}: not a readable Parquet file: {error}") from error
-    _check_names(path, table.column_names)
-    return SourceTable.of(path, table)
+def _warn_of_others(folder: str, names: set[str], kind: str) -> None:
+    """Log how many files of a folder are no videos or tables, and their endings."""
+    if others := Counter(PurePosixPath(name).suffix.lower() or "none" for name in names):
+        endings = ", ".join(f"{ending}: {count}" for ending, count in sorted(others.items()))
+        log.warning(
+            "%s: %d files are left out, because their endings are not those of %s (%s)", folder, others.total(), kind, endings
+        )
 
 
-def read_csv(
-    path: str, columns: list[str] | None = None, delimiter: str = ",", encoding: str = "utf8", quotes: bool = True
-) -> SourceTable:
-    """The rows of a delimited text file, as columns of bytes. An empty cell is null.
-
-    `columns` names the columns of a file without a header. A row with too few or too many cells goes to the rejects.
-    """
-    broken: list[csv.InvalidRow] = []
-
-    def skip(row: csv.InvalidRow) -> str:
-        broken.append(row)
-        return "skip"
-
-    # With threads, a broken row has no row number.
-    reading = csv.ReadOptions(use_threads=False, block_size=LONGEST_ROW, column_names=columns, encoding=encoding)
-    parsing = csv.ParseOptions(
-        delimiter=delimiter, quote_char='"' if quotes else False, newlines_in_values=quotes, invalid_row_handler=skip
-    )
-    try:
-        with _opened(path) as stream:
-            names = csv.open_csv(stream, reading, parsing).schema.names
-        _check_names(path, names)
-        broken.clear()
-        as_bytes = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), null_values=[""], strings_can_be_null=True)
-        with _opened(path) as stream:
-            table = csv.read_csv(stream, reading, parsing, as_bytes)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: not a readable CSV file: {error}") from error
-    return _without_broken(path, table, broken, first=1 if columns else 2)
+def _is_hidden(name: str, marks: str = ".") -> bool:
+    return any(part[0] in marks for part in name.split("/"))
 
 
-def _without_broken(path: str, table: pa.Table, broken: list[csv.InvalidRow], first: int) -> SourceTable:
-    """The table, with the rows that the CSV reader skipped among its rejects.
-
-    `first` is the reader's number of the first row of data; it counts from 1, and counts the header.
-    """
-    skipped = np.array([row.number - first for row in broken], dtype=np.int64)
-    rows = np.setdiff1d(np.arange(table.num_rows + len(broken)), skipped)
-    reasons = [f"has {row.actual_columns} cells, the table {row.expected_columns} columns: {row.text[:80]!r}" for row in broken]
-    no_ids = pa.table({"id": pa.nulls(table.num_rows + len(broken), pa.string())})
-    bad = np.isin(np.arange(no_ids.num_rows), skipped)
-    return SourceTable(path, table, rows, [tables.rejects(STAGE, path, no_ids, bad, reasons, "id")])
-
-
-def _check_names(path: str, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise TableError(f"{path}: {names.count(name)} columns are named {name!r}; rename all but one")
-
-
-def _opened(path: str) -> pa.NativeFile:
-    try:
-        filesystem, inside = open_filesystem(path)
-        return filesystem.open_input_file(inside)
-    except FileNotFoundError as error:
-        raise TableError(f"{path}: there is no such file") from error
-    except OSError as error:
-        raise TableError(f"{path}: the file can't be read: {error}") from error
+def _rejected_names(folder: str, first: int, names: list[str]) -> pa.Table:
+    """The rejects of files whose names can't be stored; their rows are counted from `first`."""
+    bad = pa.table({"id": pa.array([None] * first + names, tables.TEXT)})
+    reasons = [f"uri: the name {name} is not UTF-8; rename the file" for name in names]
+    return tables.rejects(STAGE, folder, bad, np.arange(bad.num_rows) >= first, reasons, "id")

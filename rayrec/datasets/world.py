@@ -2,10 +2,12 @@
 
 from rayrec.config import WorldData
 from rayrec.datasets.dataset import Dataset, RawDataset
-from rayrec.datasets.screening import SourceTable, join_uri
+from rayrec.datasets.screening import SourceTable
+from rayrec.datasets.source import Source
 from rayrec.datasets.synthetic.media import write_clips
 from rayrec.datasets.synthetic.world import MEDIA, make
 from rayrec.workspace.stage import StageRun
+from rayrec.workspace.stores import join_uri
 
 
 def read(settings: WorldData, run: StageRun) -> RawDataset:
@@ -13,9 +15,9 @@ def read(settings: WorldData, run: StageRun) -> RawDataset:
     world = make(settings, run.config.seed)
     write_clips(world.clips, run.fs, f"{run.folder}/{MEDIA}")
     return RawDataset(
-        SourceTable.of("the synthetic world's catalog", world.catalog),
-        SourceTable.of("the synthetic world's interactions", world.interactions),
-        SourceTable.of("the synthetic world's users", world.users),
+        Source.of(SourceTable.of("the synthetic world's catalog", world.catalog)),
+        Source.of(SourceTable.of("the synthetic world's interactions", world.interactions)),
+        Source.of(SourceTable.of("the synthetic world's users", world.users)),
         media_root=join_uri(run.workspace.uri, f"{run.stage.name}/{run.version}"),
         truth=world.truth,
     )

@@ -14,8 +14,9 @@ from rayrec import tables
 from rayrec.config import YouTubeData
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
-from rayrec.datasets.reading import read_csv
+from rayrec.datasets.delimited import read_csv
 from rayrec.datasets.screening import SourceTable
+from rayrec.datasets.source import Source
 from rayrec.tables import TEXT, TableError
 from rayrec.workspace.stage import StageRun
 
@@ -54,7 +55,8 @@ log = logging.getLogger(__name__)
 
 def read(settings: YouTubeData, run: StageRun) -> RawDataset:
     """A catalog, and a log without rows."""
-    return RawDataset(read_catalog(settings.path), SourceTable.of("no interactions", tables.empty("interactions")))
+    no_log = SourceTable.of("no interactions", tables.empty("interactions"))
+    return RawDataset(Source.of(read_catalog(settings.path)), Source.of(no_log))
 
 
 def read_catalog(path: str) -> SourceTable:

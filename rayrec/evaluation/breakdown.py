@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from rayrec.data.examples import Examples
-from rayrec.data.loading import RankingData
+from rayrec.data.history import ClickHistory
 from rayrec.ranking.scorer import Scorer
 from rayrec.training.metrics import basic_metrics
 
@@ -15,9 +15,9 @@ MAX_CLICKS = [10, 15, 20, 25, 30, 35]  # of each part except the last
 PARTS = ["<=10", *(f"{low + 1}-{high}" for low, high in pairwise(MAX_CLICKS)), ">35"]
 
 
-def history_lengths(data: RankingData, examples: Examples) -> np.ndarray:
+def history_lengths(clicks: ClickHistory, examples: Examples) -> np.ndarray:
     """The number of clicks of each example's user before it, which may be more than a model reads: int64 [examples]."""
-    return examples.end - data.clicks.offsets[examples.user]
+    return examples.end - clicks.offsets[examples.user]
 
 
 def by_history(length: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> dict[str, dict[str, float]]:

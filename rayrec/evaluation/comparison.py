@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from rayrec import __version__
 from rayrec.config import Config, Section, dump
+from rayrec.evaluation.plotting import plain
 from rayrec.evaluation.trials import TrainingSummary
 
 RESULTS, TABLE, PICTURE = "results.json", "results.md", "comparison.png"  # files of the stage `compare`
@@ -107,7 +108,7 @@ def picture(runs: list[ArmRun]) -> bytes:
             values = [getattr(run.measured, name) for run in runs if run.measured and run.arm == arm.arm]
             axes.scatter(values, [y] * len(values), s=22, alpha=0.6, linewidths=0)
             axes.plot([arm.metrics[name][0]] * 2, [y - 0.3, y + 0.3], color="black", linewidth=1.5)
-        axes.set(xlabel=f"{METRICS[name]} of the test split", yticks=range(len(arms)), yticklabels=[arm.arm for arm in arms])
+        axes.set(xlabel=f"{METRICS[name]} of the test split", yticks=range(len(arms)), yticklabels=[plain(arm.arm) for arm in arms])
         axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()
     file = io.BytesIO()

@@ -7,7 +7,7 @@ test period and had not been shown before it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from rayrec.config import Recall, Selection
 from rayrec.data.loading import RankingData
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.exclusions import Exclusions
-from rayrec.recall.items import ItemData
+from rayrec.recall.items import ItemData, count_by_user_and_day
 from rayrec.recall.pipeline import RecallPipeline, ScoredCandidates, Trace
 from rayrec.recall.queues import TopicQueues
 from rayrec.recall.source import Query
@@ -39,42 +39,57 @@ class TestUser:
 
 @dataclass(frozen=True)
 class Counters:
-    """Exposures and clicks of each item before the test period: int64 [I], which includes item 0."""
+    """Exposures and clicks of each item before the test period: int64 [I], which includes item 0.
+
+    The users of a share count by themselves, so that the counters of all shares add up to those of the log.
+    """
 
     exposures: np.ndarray
     clicks: np.ndarray
 
     @classmethod
     def of(cls, data: RankingData) -> "Counters":
-        items, clicked = (
-            np.concatenate([getattr(part, name) for part in (data.train, data.validation)]) for name in ("item", "clicked")
+        item, user, at, clicked = (
+            np.concatenate([getattr(part, name) for part in (data.train, data.validation)])
+            for name in ("item", "user", "at", "clicked")
         )
-        count = len(data.items.ids)
-        return cls(np.bincount(items, minlength=count), np.bincount(items[clicked], minlength=count))
+        return cls(*count_by_user_and_day(item, user, at, clicked, len(data.items.ids)))
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.exposures + other.exposures, self.clicks + other.clicks)
 
 
-def find_test_users(data: RankingData, published_at: np.ndarray) -> list[TestUser]:
-    """All users with a relevant video in the test period. `published_at` is int64 [I] (UTC ms), 0 where it is unknown."""
+def find_test_users(data: RankingData, published_at: np.ndarray, begin: int, chosen: np.ndarray | None = None) -> list[TestUser]:
+    """The users with a relevant video in the test period, in the order of their first test impressions.
+
+    The period begins at `begin` (UTC ms). `published_at` is int64 [I] (UTC ms), 0 where it is unknown. `chosen` masks the users
+    who may be among them, if not all: bool [U]. The training examples must be in memory.
+    """
     before = [data.train, data.validation]
     seen_user, seen_item = (np.concatenate([getattr(part, name) for part in before]) for name in ("user", "item"))
     seen_by = _grouped(seen_user, seen_item)
-    tested = _grouped(data.test.user, np.arange(len(data.test)))
-    begin = np.full(len(tested), data.test.at[0])
-    click_ends = dict(zip(tested, data.clicks.ends(np.array(list(tested)), begin).tolist(), strict=True))
-    columns = data.test_log.select(list(data.context_encoder.vocabularies))
+    rows_of = _grouped(data.test.user, np.arange(len(data.test)))
+    tested = {user: rows for user, rows in rows_of.items() if user and (chosen is None or chosen[user])}
+    users = np.array(list(tested), dtype=np.int64)
+    click_ends = dict(zip(tested, data.clicks.ends(users, np.full(len(users), begin)).tolist(), strict=True))
     found = []
     for user, rows in tested.items():
         seen = seen_by.get(user, np.empty(0, dtype=np.int32))
         clicked = np.unique(data.test.item[rows][data.test.clicked[rows]])
         relevant = np.setdiff1d(clicked, seen)
-        if user and len(relevant):
+        if len(relevant):
             first = int(rows[0])  # examples are in the order of time
             at = int(data.test.at[first])
             clicks = slice(data.clicks.offsets[user], click_ends[user])
-            [context] = columns.slice(first, 1).to_pylist()
+            context = data.context_encoder.decode(data.test.context[first])
             excluded = np.union1d(seen, np.flatnonzero(published_at > at)).astype(np.int32)
             found.append(TestUser(user, at, data.clicks.items[clicks], data.clicks.times[clicks], context, excluded, relevant))
-    return found
+    return in_order(found)
+
+
+def in_order(test_users: list[TestUser]) -> list[TestUser]:
+    """Users in the order of their first test impressions."""
+    return sorted(test_users, key=lambda user: (user.at, user.user))
 
 
 async def recommended_pages(
@@ -82,6 +97,7 @@ async def recommended_pages(
     scorer: Scorer,
     items: ItemData,
     counters: Counters,
+    published_at: np.ndarray,
     recall: Recall,
     selection: Selection,
     k: int,
@@ -90,13 +106,20 @@ async def recommended_pages(
     """The page of each user from the pipeline that serves, with the scores of `scorer`, and the recall of the candidates.
 
     The recall of the candidates is the mean share of a user's relevant videos among them; NaN when there are no users. All pages
-    are made from the same counters. The random draws are those of a `Recommender` with the same seed.
+    are made from the same counters, and videos join the queues when they are published (`published_at` as in `find_test_users`).
+    The random draws are those of a `Recommender` with the same seed.
     """
     rng, pipeline = np.random.default_rng(seed), RecallPipeline(recall, selection, items)
-    available = np.ones(len(scorer.item_ids), dtype=bool)
+    available = published_at <= min((user.at for user in test_users), default=0)
+    upcoming = np.flatnonzero(~available).astype(np.int32)
     queues = TopicQueues.build(items.topics, counters.exposures, counters.clicks, available, recall, rng)
     pages, recalls = [], []
     for user in test_users:
+        published = published_at[upcoming] <= user.at
+        if published.any():
+            available[upcoming[published]] = True
+            queues = queues.updated(upcoming[published], counters.exposures, counters.clicks, available)
+            upcoming = upcoming[~published]
         found = await _recommended_page(user, scorer, pipeline, queues, k, draw_seed=int(rng.integers(2**31)))
         pages.append(found.page)
         recalls.append(recall_at_k(found.candidates.items, user.relevant))

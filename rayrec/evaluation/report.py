@@ -15,7 +15,7 @@ class Report:
     `clicks`: AUC, GAUC, log loss, accuracy, calibration. `pages`: Recall@k and NDCG@k of the served page and, if the truth is
     known, `expected_ctr`, the mean true click probability of the page's videos. `by_history`, `without_modality` and `reliability`
     are measured for the trained rankers only: metrics by the number of clicks known before the impression; metrics when all videos
-    lack a modality at scoring time; predicted and observed CTR of bins of impressions.
+    lack a modality at scoring time; predicted and observed CTR of bins of impressions. `warnings` are sentences for the user.
     """
 
     k: int
@@ -27,6 +27,33 @@ class Report:
     by_history: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     without_modality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def page_warnings(pages: dict[str, dict[str, float]], served: str, popularity: str, k: int) -> list[str]:
+    """A sentence where the page that is `served` finds less of what people click than the most popular videos alone."""
+    page, plain = pages[served], pages[popularity]
+    if not page["ndcg"] < plain["ndcg"]:  # both are NaN when there are no users
+        return []
+    return [
+        f"The page ({served}) is worse than the most popular videos: NDCG@{k} {page['ndcg']:.4f} against {plain['ndcg']:.4f}, "
+        f"Recall@{k} {page['recall']:.4f} against {plain['recall']:.4f}. Before you serve it, try other sources "
+        "(`recall.sources`), more candidates, or another ranker."
+    ]
+
+
+def click_warnings(clicks: dict[str, dict[str, float]], served: str, popularity: str) -> list[str]:
+    """A sentence where the probabilities of the ranker that is `served` fit the clicks less well than each video's click rate."""
+    ranker, plain = clicks[served], clicks[popularity]
+    if not ranker["log_loss"] > plain["log_loss"]:
+        return []
+    return [
+        f"The probabilities of the ranker ({served}) fit the clicks less well than the click rate of each video: log loss "
+        f"{ranker['log_loss']:.4f} against {plain['log_loss']:.4f}. Trust their order, which the AUC measures, and not their size. "
+        "Training keeps the epoch with the best validation AUC, which may be too early for the probabilities of a small log: try a "
+        "higher `training.learning_rate` or a smaller `training.batch_size`, or search with `rayrec tune` and "
+        "`tuning.metric: log_loss`."
+    ]
 
 
 def overview_picture(report: Report) -> bytes:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rayrec.config import Config, Domain, Span, Tuning
+from rayrec.evaluation.plotting import plain
 from rayrec.evaluation.trials import TrainingSummary, Trial, ranked, value_text
 
 SIZE, MODEL = "ranker.embedding_size", "ranker.model"
@@ -38,8 +39,8 @@ def by_embedding_size(config: Config, trials: list[Trial]) -> bytes:
     left, right = figure.subplots(1, 2)
     for model, summaries in sorted(best.items()):
         sizes = sorted(summaries)
-        left.plot(sizes, [summaries[size].auc for size in sizes], marker="o", label=model)
-        right.plot(sizes, [summaries[size].log_loss for size in sizes], marker="o", label=model)
+        left.plot(sizes, [summaries[size].auc for size in sizes], marker="o", label=plain(model))
+        right.plot(sizes, [summaries[size].log_loss for size in sizes], marker="o", label=plain(model))
     sizes = sorted({size for summaries in best.values() for size in summaries})
     for axes, name in ((left, "validation AUC"), (right, "validation log loss")):
         axes.set_xscale("log", base=2)
@@ -83,7 +84,9 @@ def cost(config: Config, trials: list[Trial]) -> bytes:
     for axes, (name, of) in zip(panels, costs.items(), strict=True):
         for model in sorted({_model(config, trial) for trial in trials}):
             shown = [trial for trial in trials if _model(config, trial) == model and trial.summary]
-            axes.scatter([of(trial) for trial in shown], [trial.summary.auc for trial in shown if trial.summary], s=24, label=model)
+            axes.scatter(
+                [of(trial) for trial in shown], [trial.summary.auc for trial in shown if trial.summary], s=24, label=plain(model)
+            )
         axes.set(xlabel=name)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -107,7 +110,7 @@ def _height(domain: Domain, value: Any) -> float:
 def _vertical_axis(axes: Axes, x: int, marks: list[tuple[float, str]]) -> None:
     axes.axvline(x, color="grey", linewidth=0.8, zorder=0)
     for height, text in marks:
-        axes.text(x + 0.03, height, text, fontsize=8, va="center")
+        axes.text(x + 0.03, height, plain(text), fontsize=8, va="center")
 
 
 def _png(figure: Figure) -> bytes:

@@ -17,7 +17,9 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from rayrec.evaluation.plotting import plain
 from rayrec.evaluation.representations import Score
+from rayrec.tables import TEXT
 from rayrec.topics.describing import Description
 
 SHEET_COLUMNS, COVER = 6, 96  # of a contact sheet; pixels
@@ -28,7 +30,7 @@ FIGURE_3 = {"cover": "picture", "MMoE": "picture + title", "MMoE + tags": "pictu
 
 def covers_of(features: pa.Table, ids: list[str]) -> list[bytes]:
     """The cover JPEGs of these videos, in their order; videos without one are skipped."""
-    rows = pc.index_in(pa.array(ids, pa.string()), value_set=features["video_id"].combine_chunks()).drop_null()
+    rows = pc.index_in(pa.array(ids, TEXT), value_set=features["video_id"].combine_chunks()).drop_null()
     return features["cover_jpeg"].take(rows).drop_null().to_pylist()
 
 
@@ -84,7 +86,7 @@ def draw_map(places: np.ndarray, topics: pa.Table, colour: tuple[np.ndarray, lis
     points = axes.scatter(places[:, 0], places[:, 1], c=numbers, cmap="tab20", s=8, linewidths=0)
     if names:
         handles, _ = points.legend_elements(num=range(len(names)))
-        axes.legend(handles[: len(names)], [_latin(name) for name in names], fontsize="x-small", loc="best", markerscale=0.7)
+        axes.legend(handles[: len(names)], [plain(_latin(name)) for name in names], fontsize="x-small", loc="best", markerscale=0.7)
     first = np.array([found[0] for found in topics["topics"].to_pylist()])
     for one in sorted(described, key=lambda one: -one.videos)[:NAMED]:
         if (first == one.topic).any():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rayrec.config import Config, with_values
+from rayrec.workspace.files import to_json
 
 if TYPE_CHECKING:
     from rayrec.training.callbacks import Epoch
@@ -85,7 +86,7 @@ def trials_csv(trials: list[Trial], keys: list[str]) -> bytes:
 
 
 def trials_json(trials: list[Trial]) -> bytes:
-    return json.dumps([asdict(trial) for trial in trials], indent=1).encode()
+    return to_json([asdict(trial) for trial in trials], indent=1)
 
 
 def best_yaml(config: Config, best: Trial, trials: int) -> bytes:

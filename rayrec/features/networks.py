@@ -242,7 +242,7 @@ class _Builder:
             filesystem, inside = open_filesystem(path)
             with filesystem.open_input_file(inside) as file:
                 data = file.read()
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (OSError, ValueError, ImportError, pa.ArrowException) as error:
             raise ConfigError(
                 f"{key}: {path} can't be opened ({error}); set it to DEFAULT, to the path of a state dict, or to none for a random "
                 "network"

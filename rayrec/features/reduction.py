@@ -19,6 +19,7 @@ import scipy.linalg
 from rayrec.tables import TableError
 
 Normalisation = Literal["zscore", "minmax"]
+ALIKE = "run `rayrec extract CONFIG --force` to make them alike"
 Part = TypeVar("Part", "Moments", "Reduction")
 
 
@@ -117,7 +118,7 @@ def matrix(column: pa.ChunkedArray, name: str) -> np.ndarray:
     lengths = pc.unique(pc.list_value_length(present)).to_pylist()
     if len(lengths) > 1:
         sizes = " and ".join(map(str, sorted(lengths)))
-        raise TableError(f"features: the vectors of {name!r} hold {sizes} numbers; run `rayrec extract --force` to make them alike")
+        raise TableError(f"features: the vectors of {name!r} hold {sizes} numbers; {ALIKE}")
     return pc.list_flatten(present).to_numpy().reshape(len(present), *(lengths or [0]))
 
 
@@ -140,7 +141,7 @@ def merged(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, M
     try:
         return {name: reduce(Moments.__add__, [part[name] for part in (first, second) if name in part]) for name in first | second}
     except ValueError as error:
-        raise TableError(f"features: {error}; run `rayrec extract --force` to make them alike") from None
+        raise TableError(f"features: {error}; {ALIKE}") from None
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ FAILED = "failed"  # the status, between the steps, of a file from which nothing
 
 _FEATURES = tables.spec_of("features").schema
 DECODED = pa.schema(
-    [pa.field(name, pa.string()) for name in GIVEN]
+    [pa.field(name, tables.TEXT) for name in GIVEN]
     + [pa.field(name, _FEATURES.field(name).type) for name in ("status", "error", *DECODER_MODALITIES, *FACTS)]
     + [pa.field(name, pa.large_binary()) for name in PIXELS]
 )
@@ -79,9 +79,13 @@ def resolved(features: Features, networks: Networks) -> Features:
     return features.model_copy(update=changes)
 
 
-def decode_rows(rows: pa.Table, settings: Features) -> pa.Table:
-    """Decode the file of each row (`uri` and GIVEN). A file that can't be read becomes a row of status FAILED with the reason."""
-    decoded = [_decoded_row(uri, settings) for uri in rows["uri"].to_pylist()]
+def decode_rows(rows: pa.Table, settings: Features, failure: str | None = None) -> pa.Table:
+    """Decode the file of each row (`uri` and GIVEN). A file that can't be read becomes a row of status FAILED with the reason.
+
+    With a `failure`, nothing is decoded, and that is the reason for all rows.
+    """
+    failed = {"status": FAILED, "error": failure}
+    decoded = [_decoded_row(uri, settings) if failure is None else failed for uri in rows["uri"].to_pylist()]
     columns = {field.name: pa.array([row.get(field.name) for row in decoded], field.type) for field in DECODED}
     return pa.table(columns | {name: rows[name] for name in GIVEN}, schema=DECODED)
 
@@ -92,6 +96,8 @@ def _decoded_row(uri: str, settings: Features) -> dict[str, object]:
         sound = audio.audio_features(media.waveform, settings.audio) if settings.audio and media.waveform is not None else None
     except decode.DecodeError as error:
         return {"status": FAILED, "error": str(error)}
+    except MemoryError:
+        return {"status": FAILED, "error": decode.TOO_LARGE}
     except Exception as error:  # whatever happens with one strange file, the others go on
         log.exception("%s can't be decoded", uri)
         return {"status": FAILED, "error": f"unexpected {type(error).__name__}: {error}"}

@@ -4,14 +4,13 @@ Weights are read from safetensors only, and no code that comes with a model is r
 """
 
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from rayrec.config import ConfigError, TextFeatures
+from rayrec.config import ConfigError, TextFeatures, need_package
 
 TITLES_AT_ONCE = 256
 
@@ -62,7 +61,7 @@ def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
 
     Raises `ConfigError`, which names `setting`, for a model that can't be loaded or is incomplete.
     """
-    _need_transformers(setting)
+    need_package("transformers", "text", setting)
     from transformers import AutoModel, AutoTokenizer
 
     try:
@@ -86,12 +85,7 @@ def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
 
 def transformer_of(config: str) -> nn.Module:
     """An untrained transformer, to load weights into, from the config.json of a model."""
-    _need_transformers("a saved transformer")
+    need_package("transformers", "text", "a saved transformer")
     from transformers import AutoConfig, AutoModel
 
     return AutoModel.from_config(AutoConfig.for_model(**json.loads(config)))
-
-
-def _need_transformers(setting: str) -> None:
-    if find_spec("transformers") is None:
-        raise ConfigError(f"{setting} needs transformers, which is not installed: pip install 'rayrec[text]'")

@@ -21,7 +21,7 @@ from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.ranking.gathering import gather, unique_rows, weighted_sum
 
-INITIAL_DEVIATION = 0.05
+INITIAL_DEVIATION = 0.05  # of embeddings; `benchmarks/initial_values.py` compares others
 
 
 class EmbeddingTable(nn.Module):
@@ -52,7 +52,9 @@ class EmbeddingTable(nn.Module):
         self.register_buffer("floor_W", torch.tensor(floor).repeat_interleave(torch.tensor(widths)).int(), persistent=False)
         self.register_buffer("start_F", starts[:-1].int(), persistent=False)
         self.register_buffer("member_WF", torch.eye(len(widths)).repeat_interleave(torch.tensor(widths), 0), persistent=False)
-        self.weight = nn.Parameter(_initial_vectors(int(offsets[-1]), dim))
+        vectors = _initial_vectors(int(offsets[-1]), dim)
+        vectors[offsets[:-1]] = 0  # Unknown values may first occur after training: random vectors of theirs would add noise.
+        self.weight = nn.Parameter(vectors)
 
     def forward(self, rows_U: torch.Tensor, hidden: str = "", dropout: float = 0.0) -> torch.Tensor:
         """Vectors and weights [U, F, dim + 1] of rows. While training, a share `dropout` of the rows has field `hidden` unknown."""

@@ -42,13 +42,12 @@ def train_ranker(
         torch.manual_seed(seed)
         scorer = Scorer.untrained(ranker, data)
     scorer.to(device)
-    return scorer, fit(scorer.model, data, ranker.history_length, settings, seed, device, callback, worker, checkpoint)
+    return scorer, fit(scorer.model, data, settings, seed, device, callback, worker, checkpoint)
 
 
 def fit(
     model: RankingModel,
     data: RankingData,
-    history_length: int,
     settings: Training,
     seed: int,
     device: torch.device = CPU,
@@ -56,11 +55,11 @@ def fit(
     worker: Worker = SINGLE,
     checkpoint: Checkpoint | None = None,
 ) -> list[Epoch]:
-    """Train `model`, which is on `device`, in place and leave the weights of its best epoch in it.
+    """Train `model`, which is on `device`, in place and leave the weights of its best epoch in it. `data` is the worker's share.
 
     Raises `DivergedError` when the loss stops being finite, and `CheckpointError` for a checkpoint of another model.
     """
-    gather = HistoryGather(data.clicks, history_length, device)
+    gather = HistoryGather(data.clicks, model.window, device)
     trainer = Trainer(
         epochs=settings.epochs,
         seed=seed,
@@ -77,21 +76,16 @@ def fit(
 
 @torch.inference_mode()
 def predict(
-    model: RankingModel,
-    examples: Examples,
-    gather: HistoryGather,
-    device: torch.device,
-    worker: Worker = SINGLE,
-    batch_size: int = 8192,
+    model: RankingModel, examples: Examples, gather: HistoryGather, device: torch.device, batch_size: int = 8192
 ) -> np.ndarray:
-    """The click probability of each example, float32 [examples]; the workers share the work, and each gets all of them."""
+    """The click probability of each example: float32 [examples]."""
     model.eval()
-    parts = [torch.sigmoid(model(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device, worker)]
-    return gather_rows(torch.cat(parts) if parts else torch.empty(0, device=device), worker).cpu().numpy()
+    parts = [torch.sigmoid(model(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
+    return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
 
 
 class TrainableRanker(Trainable[Batch]):
-    """A ranker with the examples of its training and validation splits."""
+    """A ranker with a worker's share of the examples of its training and validation splits."""
 
     def __init__(
         self,
@@ -113,7 +107,7 @@ class TrainableRanker(Trainable[Batch]):
         return steps_of(self.data.train, self.settings)
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Batch | None, int]]:
-        found = training_batches(self.data.train, self.gather, self.settings, self.device, self.seed, epoch, self.worker, skip=skip)
+        found = training_batches(self.data.train, self.gather, self.settings, self.device, self.seed, epoch, skip)
         for batch, examples in found:
             yield (batch if len(batch.user) else None), examples
 
@@ -123,8 +117,10 @@ class TrainableRanker(Trainable[Batch]):
         return (loss / examples,)
 
     def validate(self) -> dict[str, float]:
-        clicked = self.data.validation.clicked
-        probability = predict(self.ranker, self.data.validation, self.gather, self.device, self.worker)
+        examples = self.data.validation
+        probability = torch.from_numpy(predict(self.ranker, examples, self.gather, self.device)).to(self.device)
+        both = torch.stack([probability, torch.from_numpy(examples.clicked).to(self.device)], dim=1)
+        probability, clicked = gather_rows(both, self.worker).cpu().numpy().T
         return {AUC: auc(clicked, probability), LOG_LOSS: log_loss(clicked, probability)}
 
     def quality(self, epoch: Epoch) -> float:

@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
+from rayrec.data.history import HistoryWindow, LatestClicks
 from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
 
@@ -25,6 +26,11 @@ class RankingModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
         """Click logits [B, N]."""
+
+    @property
+    def window(self) -> HistoryWindow:
+        """Which clicks of a history the batches for this model hold."""
+        return LatestClicks(self.settings.history_length)
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The loss that training minimises, for each request [B]: the mean log loss of its candidates. `batch` has labels."""

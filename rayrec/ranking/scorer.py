@@ -18,9 +18,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from rayrec.config import Ranker, Section
+from rayrec.config.wording import wording
 from rayrec.data.batches import Batch
 from rayrec.data.context import ContextEncoder
+from rayrec.data.encoders import FittedEncoders
 from rayrec.data.fields import DataError, FieldEncoder, FieldTable, Tables, refuse_not_finite
+from rayrec.data.history import ClickHistory, HistoryGather
 from rayrec.data.loading import RankingData
 from rayrec.errors import RayrecError
 from rayrec.ranking import models
@@ -28,7 +31,7 @@ from rayrec.ranking.model import RankingModel
 from rayrec.training.trainer import CPU
 from rayrec.workspace.files import read_whole, write_whole
 
-RETRAIN = "run `rayrec train` again, and `rayrec publish` where the ranker is served"
+RETRAIN = "run `rayrec train CONFIG` again, and `rayrec publish CONFIG` where the ranker is served"
 SCORER = "ranker.json"  # written last, so that a folder which has it is complete
 
 
@@ -89,6 +92,13 @@ class Scorer:
         """The item index of a video, 0 when it is unknown."""
         return self.items.index.get(video_id, 0)
 
+    def fits(self, fitted: FittedEncoders) -> bool:
+        """Whether the indices of users, items and context mean what they meant in the training."""
+        return (self.users.ids, self.items.ids) == (fitted.users.ids, fitted.items.ids) and (
+            (self.user_encoder, self.item_encoder, self.context_encoder)
+            == (fitted.user_encoder, fitted.item_encoder, fitted.context_encoder)
+        )
+
     def with_items(self, table: pa.Table) -> "Scorer":
         """The same weights over the videos of `table` (as `joined_items` makes it), also over videos that training never saw.
 
@@ -133,11 +143,12 @@ class Scorer:
         self.model.eval()
         users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)
         context = self.context_encoder.encode_requests(contexts or [{}] * len(users), np.asarray(at, dtype=np.int64))
+        history, history_at = self._windows(histories, history_times)
         batch = Batch(
             user=torch.from_numpy(users),
             at=torch.from_numpy(np.asarray(at, dtype=np.int64)),
-            history=torch.from_numpy(self._padded(histories)),
-            history_at=torch.from_numpy(self._padded(history_times)),
+            history=history,
+            history_at=history_at,
             context=torch.from_numpy(context.astype(np.int64)),
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
@@ -176,15 +187,11 @@ class Scorer:
             ) from error
         return scorer
 
-    def _padded(self, histories: list[np.ndarray]) -> np.ndarray:
-        """The latest values of each history [B, H], oldest first, 0-padded on the left, as `HistoryGather` makes them."""
-        length = self.settings.history_length
-        padded = np.zeros((len(histories), length), dtype=np.int64)
-        for row, history in enumerate(histories):
-            latest = history[-length:]
-            if len(latest):
-                padded[row, -len(latest) :] = latest
-        return padded
+    def _windows(self, histories: list[np.ndarray], times: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items and times [B, H] of the clicks that the model reads of each history, by the code that training uses."""
+        ends = np.cumsum([0, *map(len, histories)])
+        clicks = ClickHistory(ends, np.concatenate(histories).astype(np.int32), np.concatenate(times).astype(np.int64))
+        return HistoryGather(clicks, self.model.window, CPU)(torch.arange(len(histories)), torch.from_numpy(ends[1:]))
 
 
 def _read_saved(fs: pafs.FileSystem, path: str) -> SavedRanker:
@@ -195,4 +202,4 @@ def _read_saved(fs: pafs.FileSystem, path: str) -> SavedRanker:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the file"
-        raise RankerError(f"{path}: this version can't read the ranker ({field}: {first['msg']}); {RETRAIN}") from error
+        raise RankerError(f"{path}: this version can't read the ranker ({field}: {wording(first)}); {RETRAIN}") from error

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from rayrec.config import Ranker
+from rayrec.data.history import MINUTE_MS
 from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
 from rayrec.ranking.gathering import gather
-from rayrec.ranking.layers import HistoryTop, RequestMLP
-
-MINUTE_MS = 60_000
+from rayrec.ranking.layers import Activation, Dice, HistoryTop, Linear, RequestMLP, relu
 
 
 def compacted(x: Embedded) -> Embedded:
@@ -91,8 +90,8 @@ class AUGRU(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.input = nn.Linear(size, 3 * size)
-        self.gates, self.new = nn.Linear(size, 2 * size), nn.Linear(size, size)
+        self.input = Linear(size, 3 * size)
+        self.gates, self.new = Linear(size, 2 * size), Linear(size, size)
 
     def forward(self, inputs_BTX: torch.Tensor, weights_BNT: torch.Tensor) -> list[torch.Tensor]:
         """The states [B, N, X] after each of T steps, starting from zeros."""
@@ -113,10 +112,10 @@ class InterestMLP(nn.Module):
     `history_connection` says where the interest enters.
     """
 
-    def __init__(self, settings: Ranker, inputs: Inputs, interest_size: int) -> None:
+    def __init__(self, settings: Ranker, inputs: Inputs, interest_size: int, activation: Activation = relu) -> None:
         super().__init__()
         candidate_size = inputs.item_size + (interest_size if settings.history_at_input else 0)
-        self.mlp = RequestMLP(inputs.request_size, candidate_size, settings.hidden, settings.dropout)
+        self.mlp = RequestMLP(inputs.request_size, candidate_size, settings.hidden, settings.dropout, activation)
         self.top = HistoryTop(interest_size) if settings.history_at_top else None
         self.at_input = settings.history_at_input
 
@@ -136,19 +135,24 @@ class ActivationUnit(nn.Module):
 
     def __init__(self, size: int, hidden: list[int], activation: str) -> None:
         super().__init__()
-        self.candidate = nn.Linear(size, hidden[0])
+        self.candidate = Linear(size, hidden[0])
         self.click = nn.Linear(size, hidden[0], bias=False)
         self.product = nn.Linear(size, hidden[0], bias=False)
-        active = {"prelu": PReLU, "sigmoid": nn.Sigmoid}[activation]
-        layers = [layer for before, after in pairwise(hidden) for layer in (active(), nn.Linear(before, after))]
-        self.rest = nn.Sequential(*layers, active(), nn.Linear(hidden[-1], 1))
+        active: Activation = {"prelu": lambda size: PReLU(), "dice": Dice, "sigmoid": lambda size: nn.Sigmoid()}[activation]
+        layers = [layer for before, after in pairwise(hidden) for layer in (active(before), Linear(before, after))]
+        self.rest = nn.Sequential(*layers, active(hidden[-1]), Linear(hidden[-1], 1))
+        self.takes_statistics = activation == "dice"
 
-    def forward(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor) -> torch.Tensor:
-        """The scores [B, N, H]."""
+    def forward(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor, mask_BH: torch.Tensor) -> torch.Tensor:
+        """The scores [B, N, H]. Those of padding are arbitrary; `mask_BH` keeps it out of statistics."""
         pairs_BNHA = self.product(c_BNX[:, :, None] * k_BHX[:, None])
         # In place, because this tensor is large and nothing else uses it.
         pairs_BNHA.add_(self.click(k_BHX)[:, None]).add_(self.candidate(c_BNX)[:, :, None])
-        return self.rest(pairs_BNHA).squeeze(-1)
+        if not self.takes_statistics:
+            return self.rest(pairs_BNHA).squeeze(-1)
+        mask_BNH = mask_BH[:, None].expand(pairs_BNHA.shape[:3])
+        scores = self.rest(pairs_BNHA[mask_BNH]).squeeze(-1)
+        return scores.new_zeros(mask_BNH.shape).masked_scatter(mask_BNH, scores)
 
 
 class PReLU(nn.Module):

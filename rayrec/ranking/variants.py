@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import torch
-
-from rayrec.config import Config, ConfigError, Training, with_values
+from rayrec.config import Config, ConfigError, with_values
 from rayrec.ranking import models
-from rayrec.training.trainer import CPU
 
 SECTIONS = ("ranker", "training")
 
@@ -26,8 +23,3 @@ def variant(config: Config, values: dict[str, Any], source: str) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     return changed
-
-
-def device_for(settings: Training) -> torch.device:
-    """The device on which a process trains a variant."""
-    return torch.device("cuda") if settings.gpus_per_worker else CPU

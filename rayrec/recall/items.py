@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.recall.queues import ItemTopics
+from rayrec.tables import TEXT
+
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,26 @@ class ItemData:
             number_authors(author_ids)[1],
             lambda: item_vectors(embeddings(), item_ids[1:]),
         )
+
+
+def count_by_user_and_day(
+    items: np.ndarray, users: np.ndarray, at: np.ndarray, clicked: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exposures and clicks of each of `count` items, int64 [count] each, from the rows of a log: indices, UTC ms and a mask.
+
+    A user counts once a day (UTC) for each item, like in the state store's counts, so that nobody can lift or sink a video alone.
+    User 0 is not one user but all who are unknown, whose rows all count.
+    """
+
+    def distinct(rows: np.ndarray) -> np.ndarray:
+        known = users[rows] > 0
+        day = at[rows][known] // DAY_MS
+        days = int(day.max() - day.min()) + 1 if len(day) else 1
+        key = (users[rows][known].astype(np.int64) * count + items[rows][known]) * days + day - (day.min() if len(day) else 0)
+        return np.concatenate([np.unique(key) // days % count, items[rows][~known]]).astype(np.int64)
+
+    shown, clicks = np.arange(len(items)), np.flatnonzero(clicked)
+    return np.bincount(distinct(shown), minlength=count), np.bincount(distinct(clicks), minlength=count)
 
 
 def number_authors(author_ids: pa.Array) -> tuple[dict[str, int], np.ndarray]:
@@ -58,5 +81,5 @@ def item_vectors(embeddings: pa.Table | None, video_ids: list[str]) -> np.ndarra
 
 def _aligned(table: pa.Table, column: str, video_ids: list[str]) -> pa.Array:
     """A column in the order of `video_ids`; null for videos that are not in the table."""
-    rows = pc.index_in(pa.array(video_ids, pa.string()), value_set=table["video_id"].combine_chunks())
+    rows = pc.index_in(pa.array(video_ids, TEXT), value_set=table["video_id"].combine_chunks())
     return table[column].combine_chunks().take(rows)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.config import Recall
+from rayrec.tables import TEXT
 
 # The length of the ordered list `popular`. It is longer than what one user may have seen; the items behind it are in no order.
 # Withdrawals make the list shorter; other items move up the next time that they are shown.
@@ -34,7 +35,7 @@ class ItemTopics:
         """From the `topics` table, for items in the order of `item_ids`; videos that are not in the table have no topics."""
         if topics is None or not topics.num_rows:
             return cls(np.zeros(len(item_ids) + 1, dtype=np.int64), NO_ITEMS)
-        rows = pa.compute.index_in(pa.array(item_ids, pa.string()), value_set=topics["video_id"].combine_chunks())
+        rows = pa.compute.index_in(pa.array(item_ids, TEXT), value_set=topics["video_id"].combine_chunks())
         return cls.of_lists(topics["topics"].combine_chunks().take(rows))
 
     @classmethod

@@ -1,21 +1,21 @@
 """The bundle: one folder with everything that serving loads, and a checksum of each file. It has no pickle.
 
     bundle.json       `BundleInfo`: what made the bundle, and the end of its log
-    items.arrow       a row for each of the ranker's items except "no item": catalog, cover, topics, vector, counters
+    items.arrow       a row for each of the ranker's items except "no item": catalog, place of the cover, topics, vector, counters
     topics.arrow      the words of each topic
     users.arrow       the last clicks and the last seen videos of each user of the log, as item indices, sorted by user id
     ranker/           the `Scorer` as it saves itself
     checksums.json    the SHA-256 of each of these files, written last
 
-`Bundle` is what the HTTP ingress loads: it needs no torch and, on a local disk, maps its tables into memory instead of reading
-them. `load_scorer` loads the ranker.
+`Bundle` is what the HTTP ingress loads: it needs no torch, and maps its tables into memory instead of reading them. `load_scorer`
+loads the ranker and nothing else. The covers are beside the bundle (`rayrec.serving.covers`); each is read when it is asked for.
 """
 
-import hashlib
 import json
-from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -26,42 +26,41 @@ from rayrec import __version__
 from rayrec.errors import RayrecError
 from rayrec.recall.items import ItemData, number_authors
 from rayrec.recall.queues import ItemTopics
+from rayrec.serving import covers, user_log
+from rayrec.serving.user_log import USERS, UserLog, UserLogs
+from rayrec.tables import BYTES, TEXT
+from rayrec.workspace import node_copies
+from rayrec.workspace.files import checksum, from_json, to_json
+from rayrec.workspace.stores import in_words
 from rayrec.workspace.versions import Workspace
 
 if TYPE_CHECKING:
     from rayrec.ranking.scorer import Scorer
 
-FORMAT = 3
+FORMAT = 5
+# A bundle of format 4 has the covers in a column of items.arrow, and one of format 3 does not know which export its log contains.
+READABLE = (3, 4, FORMAT)
 FOLDER = "bundle"  # inside the folder of a version of the stage `publish`
-ITEMS = pa.schema(
-    {
-        "video_id": pa.string(),
-        "uri": pa.string(),
-        "title": pa.string(),
-        "tags": pa.list_(pa.string()),
-        "author_id": pa.string(),
-        "primary_class": pa.string(),
-        "secondary_class": pa.string(),
-        "published_at": pa.int64(),
-        "duration_s": pa.float32(),
-        "topics": pa.list_(pa.int32()),
-        "similarity": pa.list_(pa.float32()),
-        "exposures": pa.int64(),
-        "clicks": pa.int64(),
-        "cover_jpeg": pa.large_binary(),
-        # Of length 1, or zeros for a video without a vector; null in all rows when the topics stage made no vectors.
-        "vector": pa.large_list(pa.float32()),
-    }
-)
-TOPICS = pa.schema({"topic": pa.int32(), "words": pa.list_(pa.string()), "videos": pa.int32()})
-USERS = pa.schema(
-    {
-        "user_id": pa.string(),
-        "clicked": pa.list_(pa.int32()),  # the last clicks, oldest first
-        "clicked_at": pa.list_(pa.int64()),
-        "seen": pa.list_(pa.int32()),  # the videos shown last
-    }
-)
+FACTS = {
+    "video_id": TEXT,
+    "uri": TEXT,
+    "title": TEXT,
+    "tags": pa.list_(TEXT),
+    "author_id": TEXT,
+    "primary_class": TEXT,
+    "secondary_class": TEXT,
+    "published_at": pa.int64(),
+    "duration_s": pa.float32(),
+    "topics": pa.list_(pa.int32()),
+    "similarity": pa.list_(pa.float32()),
+    "exposures": pa.int64(),
+    "clicks": pa.int64(),
+}
+# Of length 1, or zeros for a video without a vector; null in all rows when the topics stage made no vectors.
+VECTOR = {"vector": pa.large_list(pa.float32())}
+ITEMS = pa.schema(FACTS | covers.PLACE | VECTOR)
+ITEMS_WITH_COVERS = pa.schema(FACTS | {"cover_jpeg": BYTES} | VECTOR)  # before format 5
+TOPICS = pa.schema({"topic": pa.int32(), "words": pa.list_(TEXT), "videos": pa.int32()})
 TABLES = {"items": ITEMS, "topics": TOPICS, "users": USERS}
 
 
@@ -73,23 +72,12 @@ class BundleError(RayrecError):
 class BundleInfo:
     """The content of bundle.json."""
 
-    log_until: int  # UTC ms, the last impression of the log; events count from here on
+    log_until: int  # UTC ms, the last impression of the log; events count from here on, unless `log_upto` says it better
     max_clicks: int  # how many clicks of a user recall and the ranker look at
-    metrics: dict[str, float] = field(default_factory=dict)  # of this ranker, empty unless `evaluate` had run
+    metrics: dict[str, float | None] = field(default_factory=dict)  # of this ranker, empty unless `evaluate` had run
     format: int = FORMAT
     rayrec: str = __version__
-
-
-@dataclass(frozen=True)
-class UserLog:
-    """A user's part of the training log, as item indices."""
-
-    clicked: np.ndarray  # int32, oldest first
-    clicked_at: np.ndarray  # int64, UTC ms
-    seen: np.ndarray  # int32
-
-
-UNKNOWN_USER = UserLog(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int32))
+    log_upto: int | None = None  # the number of the last event that the log takes into account, if it contains an export
 
 
 @dataclass(frozen=True)
@@ -98,21 +86,31 @@ class Bundle:
 
     version: str
     info: BundleInfo
+    fs: pafs.FileSystem
+    covers_folder: str  # inside `fs`
     items: pa.Table
     topics: pa.Table
-    users: pa.Table
+    users: UserLogs
 
     @classmethod
-    def load(cls, fs: pafs.FileSystem, folder: str, version: str) -> Self:
-        """Raises `BundleError` for a bundle of another format, and when a file is missing or is not the one that was published."""
-        verify(fs, folder)
-        info = _read_info(fs, folder)
-        return cls(version, info, **{name: _read_table(fs, f"{folder}/{name}.arrow", schema) for name, schema in TABLES.items()})
+    def load(cls, fs: pafs.FileSystem, folder: str, version: str, copies: Path | None = None) -> Self:
+        """The tables of a bundle, without its ranker. They are mapped into memory; those of an object store are copied first.
+
+        The copies are in a folder below `copies`, which processes may share; without one they are in memory. Raises `BundleError`
+        for a bundle of another format, and when a file is missing or is not the one that was published.
+        """
+        info = verify(fs, folder, "bundle.json")
+        items, topics, users = _load_tables(fs, folder, info, copies)
+        if not items.num_rows:
+            raise BundleError(
+                f"{folder} holds no video, so it would answer nothing; run `rayrec ingest CONFIG` and `rayrec publish CONFIG` again"
+            )
+        return cls(version, info, fs, f"{folder.rsplit('/', 3)[0]}/{covers.FOLDER}", items, topics, UserLogs(users))
 
     @cached_property
     def item_ids(self) -> list[str]:
         """The video id of each item; item 0 is "no item"."""
-        return ["", *self.items["video_id"].to_pylist()]
+        return ["", *self._column("video_id").to_pylist()]
 
     @cached_property
     def item_of(self) -> dict[str, int]:
@@ -121,23 +119,23 @@ class Bundle:
 
     @cached_property
     def item_topics(self) -> ItemTopics:
-        lists = self.items["topics"].combine_chunks()
+        lists = self._column("topics")
         return ItemTopics.of_lists(pa.concat_arrays([pa.nulls(1, lists.type), lists]))
 
     @cached_property
     def authors(self) -> dict[str, int]:
         """A number from 1 for each author."""
-        return number_authors(self.items["author_id"].combine_chunks())[0]
+        return number_authors(self._column("author_id"))[0]
 
     @cached_property
     def author_of(self) -> np.ndarray:
         """The author of each item, int32 [I], 0 where it is unknown; `I` counts item 0."""
-        return number_authors(self.items["author_id"].combine_chunks())[1]
+        return number_authors(self._column("author_id"))[1]
 
     @cached_property
     def vectors(self) -> np.ndarray | None:
         """float32 [I - 1, size], item i in row i - 1; None when the bundle has no vectors."""
-        column = self.items["vector"].combine_chunks()
+        column = self._column("vector")
         return None if column.null_count or not len(column) else column.flatten().to_numpy().reshape(len(column), -1)
 
     @cached_property
@@ -160,35 +158,31 @@ class Bundle:
 
     def user(self, user_id: str) -> UserLog:
         """A user's part of the log; `UNKNOWN_USER` for users who are not in it."""
-        ids, *columns = self._user_columns
-        # A binary search needs no index of millions of users in memory.
-        row = bisect_left(range(len(ids)), user_id, key=lambda index: ids[index].as_py())
-        if row == len(ids) or ids[row].as_py() != user_id:
-            return UNKNOWN_USER
-        return UserLog(*(column[row].values.to_numpy() for column in columns))
+        return self.users.find(user_id)
 
     def top_users(self, count: int) -> list[str]:
-        """The users with the longest lists of clicks in the bundle."""
-        ids, clicked, *_ = self._user_columns
-        rows = np.argsort(-clicked.value_lengths().to_numpy(), kind="stable")[:count]
-        return cast(list[str], ids.take(pa.array(rows)).to_pylist())
+        """The users with the longest lists of clicks in the bundle, the longest first."""
+        return self.users.with_most_clicks(count)
 
     def facts_of(self, items: np.ndarray) -> list[dict[str, Any]]:
-        """The catalog's row of each item, without cover and vector."""
-        return cast(list[dict[str, Any]], self._plain_items.take(pa.array(items - 1)).to_pylist())
+        """The catalog's row of each item, without vector and with `has_cover`."""
+        return cast(list[dict[str, Any]], self._facts.take(pa.array(items - 1)).to_pylist())
 
     def cover(self, item: int) -> bytes | None:
-        """The JPEG of an item's cover, None for an item without one."""
-        return cast(bytes | None, self.items["cover_jpeg"][item - 1].as_py())
+        """The JPEG of an item's cover, None for an item without one. Raises `CoverError` if it can't be read."""
+        if "cover_jpeg" in self.items.column_names:
+            return cast(bytes | None, self.items["cover_jpeg"][item - 1].as_py())
+        file, *place = (self.items[name][item - 1].as_py() for name in covers.PLACE)
+        return covers.read(self.fs, f"{self.covers_folder}/{file}", *place) if file else None
 
     @cached_property
-    def _plain_items(self) -> pa.Table:
-        has_cover = self.items["cover_jpeg"].is_valid()
-        return self.items.drop_columns(["cover_jpeg", "vector"]).append_column("has_cover", has_cover)
+    def _facts(self) -> pa.Table:
+        cover = "cover_jpeg" if "cover_jpeg" in self.items.column_names else "cover_file"
+        return self.items.select(list(FACTS)).append_column("has_cover", self.items[cover].is_valid())
 
-    @cached_property
-    def _user_columns(self) -> list[pa.Array]:
-        return [self.users[name].combine_chunks() for name in USERS.names]
+    def _column(self, name: str) -> pa.Array:
+        """A column of the items as one array. The file has one batch, which is not copied, as `combine_chunks` would do."""
+        return self.items[name].chunk(0)
 
 
 def load_scorer(fs: pafs.FileSystem, folder: str) -> "Scorer":
@@ -196,7 +190,6 @@ def load_scorer(fs: pafs.FileSystem, folder: str) -> "Scorer":
     from rayrec.ranking.scorer import Scorer  # imports torch, which the ingress does not need
 
     verify(fs, folder, "ranker/")
-    _read_info(fs, folder)  # for its check of the format
     return Scorer.load(fs, f"{folder}/ranker")
 
 
@@ -209,47 +202,92 @@ def locate(workspace: Workspace, version: str | None) -> tuple[str, str]:
     if version is None:
         return current.rsplit("/", 1)[1], f"{current}/{FOLDER}"
     if version not in {manifest.version for manifest in workspace.versions("publish")}:
-        raise BundleError(f"workspace {workspace.uri} holds no bundle {version!r}; run `rayrec publish`")
+        raise BundleError(f"workspace {workspace.uri} holds no bundle {version!r}; run `rayrec publish CONFIG`")
     return version, f"{workspace.root}/publish/{version}/{FOLDER}"
 
 
-def write(fs: pafs.FileSystem, folder: str, info: BundleInfo, tables: dict[str, pa.Table], scorer: "Scorer") -> None:
-    """Writes a bundle of these tables and this ranker into an empty folder. The caller makes it visible."""
+def write(
+    fs: pafs.FileSystem,
+    folder: str,
+    info: BundleInfo,
+    items: pa.Table,
+    topics: pa.Table,
+    users: Iterable[pa.Table],
+    scorer: "Scorer",
+) -> None:
+    """Writes a bundle of these tables and this ranker into an empty folder. The caller makes it visible.
+
+    `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`).
+    """
     scorer.save(fs, f"{folder}/ranker")
     with fs.open_output_stream(f"{folder}/bundle.json") as stream:
-        stream.write(json.dumps(asdict(info)).encode())
-    for name, schema in TABLES.items():
-        table = tables[name].select(schema.names).cast(schema).combine_chunks()
+        stream.write(to_json(asdict(info)))
+    for name, table in (("items", items), ("topics", topics)):
+        table = table.select(TABLES[name].names).cast(TABLES[name]).combine_chunks()
         # One uncompressed batch, so that the file can be mapped into memory and its lists read in place.
-        with fs.open_output_stream(f"{folder}/{name}.arrow") as stream, pa.ipc.new_file(stream, schema) as writer:
+        with fs.open_output_stream(f"{folder}/{name}.arrow") as stream, pa.ipc.new_file(stream, TABLES[name]) as writer:
             writer.write_table(table)
+    user_log.write(fs, f"{folder}/users.arrow", users)
     files = [item.path for item in fs.get_file_info(pafs.FileSelector(folder, recursive=True)) if item.is_file]
     checksums = {path.removeprefix(f"{folder}/"): _checksum(fs, path) for path in sorted(files)}
     with fs.open_output_stream(f"{folder}/checksums.json") as stream:
         stream.write(json.dumps(checksums, indent=1).encode())
 
 
-def verify(fs: pafs.FileSystem, folder: str, prefix: str = "") -> None:
-    """Checks the files whose names begin with `prefix`. Raises `BundleError` at the first whose checksum differs."""
-    checksums = _read_json(fs, f"{folder}/checksums.json")
-    for name, expected in checksums.items():
-        if name.startswith(prefix) and _checksum(fs, f"{folder}/{name}") != expected:
-            raise BundleError(
-                f"{folder}/{name} is not the file that was published (its checksum differs); run `rayrec publish` again"
-            )
+def verify(fs: pafs.FileSystem, folder: str, prefix: str = "") -> BundleInfo:
+    """Checks the files whose names begin with `prefix`, and the format; returns what bundle.json says.
+
+    Raises `BundleError` at the first file whose checksum differs, and for a format that this version can't read.
+    """
+    _compare(fs, folder, {name: digest for name, digest in _checksums(fs, folder).items() if name.startswith(prefix)})
+    return _read_info(fs, folder)
+
+
+def _load_tables(fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Path | None) -> list[pa.Table]:
+    """The tables in the order of `TABLES`."""
+    checksums, place = _checksums(fs, folder), folder
+    digests = {f"{name}.arrow": checksums.get(f"{name}.arrow", "") for name in TABLES}
+    if copies is None or isinstance(fs, pafs.LocalFileSystem):
+        _compare(fs, folder, digests)
+    else:
+        try:
+            place = node_copies.copied(fs, folder, digests, copies)
+        except node_copies.DamagedError as error:
+            raise _damaged(str(error)) from error
+        except OSError as error:
+            raise BundleError(f"{folder} can't be copied to {copies} on this machine: {in_words(error)}") from error
+        fs = pafs.LocalFileSystem()
+    schemas = TABLES | {"items": ITEMS if info.format == FORMAT else ITEMS_WITH_COVERS}
+    return [_read_table(fs, f"{place}/{name}.arrow", schema) for name, schema in schemas.items()]
+
+
+def _compare(fs: pafs.FileSystem, folder: str, digests: dict[str, str]) -> None:
+    for name, digest in digests.items():
+        if _checksum(fs, f"{folder}/{name}") != digest:
+            raise _damaged(f"{folder}/{name}")
+
+
+def _damaged(path: str) -> BundleError:
+    return BundleError(f"{path} is not the file that was published (its checksum differs); run `rayrec publish CONFIG` again")
 
 
 def _read_info(fs: pafs.FileSystem, folder: str) -> BundleInfo:
     info = _read_json(fs, f"{folder}/bundle.json")
-    if (found := info.get("format")) != FORMAT:  # before the fields are read: another format may have other ones
+    if (found := info.get("format")) not in READABLE:  # before the fields are read: another format may have other ones
         raise BundleError(
-            f"{folder}: the bundle has format {found}, but this version of rayrec reads {FORMAT}; run `rayrec publish` again"
+            f"{folder}: the bundle has format {found}, but this version of rayrec reads {FORMAT}; run `rayrec publish CONFIG` again"
         )
-    return BundleInfo(**info)
+    try:
+        return BundleInfo(**info)
+    except TypeError as error:
+        raise BundleError(f"{folder}/bundle.json is broken ({error}); run `rayrec publish CONFIG` again") from error
 
 
 def _checksum(fs: pafs.FileSystem, path: str) -> str:
-    return hashlib.sha256(_read(fs, path)).hexdigest()
+    try:
+        return checksum(fs, path)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: the bundle lacks this file; run `rayrec publish CONFIG` again") from error
 
 
 def _read(fs: pafs.FileSystem, path: str) -> pa.Buffer:
@@ -259,19 +297,26 @@ def _read(fs: pafs.FileSystem, path: str) -> pa.Buffer:
         with fs.open_input_stream(path) as stream:
             return pa.py_buffer(stream.read())
     except FileNotFoundError as error:
-        raise BundleError(f"{path}: the bundle lacks this file; run `rayrec publish` again") from error
+        raise BundleError(f"{path}: the bundle lacks this file; run `rayrec publish CONFIG` again") from error
+
+
+def _checksums(fs: pafs.FileSystem, folder: str) -> dict[str, str]:
+    return _read_json(fs, f"{folder}/checksums.json")
 
 
 def _read_json(fs: pafs.FileSystem, path: str) -> dict[str, Any]:
     text = _read(fs, path).to_pybytes()
     try:
-        return cast(dict[str, Any], json.loads(text))
+        found = from_json(text)
     except ValueError as error:
-        raise BundleError(f"{path} is broken ({error}); run `rayrec publish` again") from error
+        raise BundleError(f"{path} is broken ({error}); run `rayrec publish CONFIG` again") from error
+    if not isinstance(found, dict):
+        raise BundleError(f"{path} is broken (it holds no object); run `rayrec publish CONFIG` again")
+    return found
 
 
 def _read_table(fs: pafs.FileSystem, path: str, schema: pa.Schema) -> pa.Table:
     table = pa.ipc.open_file(_read(fs, path)).read_all()
     if not table.schema.equals(schema):
-        raise BundleError(f"{path}: its columns are not those that this version of rayrec reads; run `rayrec publish` again")
+        raise BundleError(f"{path}: its columns are not those that this version of rayrec reads; run `rayrec publish CONFIG` again")
     return table

@@ -42,9 +42,10 @@ METRICS = {
         Metric(
             "events_total",
             "counter",
-            "Events by kind, also repeated ones and the impressions of pages; or `refused`.",
+            "Events by kind, also repeated ones and the impressions of pages; or `refused`, or `duplicate`.",
             ("kind",),
         ),
+        Metric("impressions_lost_total", "counter", "Impressions of answered pages that the store could not write."),
         Metric("queue_age_seconds", "gauge", "Time since the queues last took in the events."),
         Metric("event_lag_seconds", "gauge", "Time from the arrival of the newest event until the queues contained it."),
         Metric("bundle_loaded", "gauge", "1 for a bundle in use, 0 for one that is no longer in use.", ("version", "arm")),

@@ -5,10 +5,12 @@ coroutine that scores, and the store is any `StateStore`.
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,14 @@ from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
 from rayrec.recall.similar import by_topics, by_vector, nearest
 from rayrec.recall.source import Query
-from rayrec.serving.bundle import UNKNOWN_USER, Bundle
-from rayrec.serving.state.store import Event, StateStore
+from rayrec.serving.bundle import Bundle
+from rayrec.serving.state.store import Event, StateStore, StoreError
+from rayrec.serving.user_log import UNKNOWN_USER
 
 MAX_SEEN = 2000  # how many of the videos that a user has seen last are not shown again
+WRITE_WAIT_S = 2.0  # how long an answer waits for the store to write; while the store can't write at all, only the first ones wait
+
+log = logging.getLogger(__name__)
 
 
 class OverloadedError(Exception):
@@ -55,19 +61,30 @@ class Page:
     scores: np.ndarray  # float32 [k]: click probabilities
     trace: Trace
     arm: str | None = None  # the arm that answered
+    logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
 
 
 class Recommender:
     """Answers from one bundle and the store. `refresh` may run in another thread than `recommend`.
 
-    Raises `ConfigError` when the config names an unknown recall source.
+    Raises `ConfigError` when the config names an unknown recall source. `lost` is told how many impressions could not be stored, in
+    any thread.
     """
 
-    def __init__(self, bundle: Bundle, store: StateStore, rank: Rank, recall: Recall, selection: Selection, seed: int) -> None:
-        self.bundle, self.store, self.rank, self.settings = bundle, store, rank, recall
+    def __init__(
+        self,
+        bundle: Bundle,
+        store: StateStore,
+        rank: Rank,
+        recall: Recall,
+        selection: Selection,
+        seed: int,
+        lost: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.bundle, self.store, self.rank, self.settings, self._lost = bundle, store, rank, recall, lost
         self.pipeline = RecallPipeline(recall, selection, bundle.item_data)
         self._rng = np.random.default_rng(seed)
-        self._since = store.since(bundle.info.log_until)
+        self._since = store.since(bundle.info.log_until, bundle.info.log_upto)
         self.exposures, self.clicks = bundle.counters()
         self.refreshed_at, self.last_event_at = now_ms(), bundle.info.log_until
         self._upto = 0  # the number of the last event counted
@@ -112,11 +129,16 @@ class Recommender:
     ) -> Page:
         """A page of at most k videos that the user has not seen, fewer only when the catalog has no more. They are logged as shown.
 
+        A store that can't write now does not stop pages: the page then says that it is not `logged`. Its impressions are stored as
+        soon as the store can write, or else are lost and counted.
+
         `context` gives the ranker's context fields; fields that it lacks are unknown. `arm` is stored with the impressions. Raises
         what the ranker raises, and `ScoreError` when its answer does not fit the candidates.
         """
         page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, int(self._rng.integers(2**31)))
-        await self.add_events(self._impressions(user_id, page))  # before the answer, so that the next page can't repeat it
+        page = replace(
+            page, logged=await self._log(self._impressions(user_id, page))
+        )  # before the answer, so that no page repeats it
         page.trace.mark("log", len(page.items))
         return page
 
@@ -169,9 +191,32 @@ class Recommender:
         seen = np.concatenate([log.seen, self._items_of(online.seen)])
         return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten)
 
-    async def add_events(self, events: list[Event]) -> int:
-        """Stores events. Returns the number of new ones, after they have been written to disk."""
-        return await asyncio.to_thread(self.store.add_events, events)
+    async def add_events(self, events: list[Event]) -> list[Event]:
+        """Stores events. Returns those that were there already, after all others have been written to disk.
+
+        Raises `StoreError` if they were not written in time; they may be written later.
+        """
+        return await self._in_time(self.store.submit(events))
+
+    async def _log(self, impressions: list[Event]) -> bool:
+        """Stores what was shown, and returns whether that was done in time."""
+        writing = self.store.submit(impressions)
+        writing.add_done_callback(lambda done: self._lost(len(impressions)) if done.exception() else None)
+        try:
+            await self._in_time(writing)
+        except StoreError as error:
+            log.warning("a page is answered whose %d impressions are not stored yet: %s", len(impressions), error)
+            return False
+        return True
+
+    async def _in_time(self, writing: "Future[list[Event]]") -> list[Event]:
+        """The result of a write. Raises `StoreError` if the store has been at its oldest write for longer than `WRITE_WAIT_S`."""
+        written = asyncio.wrap_future(writing)
+        written.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come too late for anybody to ask
+        await asyncio.wait([written], timeout=max(0.0, WRITE_WAIT_S - self.store.write_delay()))
+        if not written.done():
+            raise StoreError(f"the events have waited for {self.store.write_delay():.1f} s to be written")
+        return written.result()
 
     def _exclusions(self, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
         blocked = [number for author in blocked_authors if (number := self.bundle.authors.get(author))]
@@ -180,8 +225,9 @@ class Recommender:
 
     def _impressions(self, user_id: str, page: Page) -> list[Event]:
         shown = enumerate(self.bundle.item_ids[item] for item in page.items)
+        ours = uuid.uuid4().hex  # not the request's id, which callers know and may make ids of their own events from
         return [
-            Event(f"{page.request_id}-{position}", user_id, video_id, "impression", page.at, page.request_id, arm=page.arm)
+            Event(f"{ours}-{position}", user_id, video_id, "impression", page.at, page.request_id, arm=page.arm)
             for position, video_id in shown
         ]
 

@@ -1,32 +1,45 @@
-"""The stage `evaluate`: measures clicks and pages on the test split, beside popularity and the best that is possible."""
+"""The stage `evaluate`: measures clicks and pages on the test split, beside popularity and the best that is possible.
+
+It reads the encoded log some shards at a time. Of the test split it holds a few numbers for each impression, and of its users no
+more than `evaluation.max_users`.
+"""
 
 import asyncio
-import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
-from rayrec.config import settings_of
+from rayrec.config import Config, settings_of
+from rayrec.data.encoders import FittedEncoders
 from rayrec.data.history import HistoryGather
-from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, RankingData, ranking_data
+from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, RankingData, fitted_encoders
+from rayrec.data.pieces import LogPieces
+from rayrec.data.shards import GROUP_ROWS, EncodedLog
 from rayrec.evaluation.breakdown import by_history, history_lengths, without_modality
 from rayrec.evaluation.pages import (
     Counters,
     TestUser,
     find_test_users,
+    in_order,
     page_metrics,
     popularity,
     ranked_pages,
     recommended_pages,
 )
-from rayrec.evaluation.report import Report, breakdown_picture, overview_picture
+from rayrec.evaluation.report import Report, breakdown_picture, click_warnings, overview_picture, page_warnings
 from rayrec.ranking.fitting import predict
-from rayrec.ranking.scorer import Scorer
+from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.recall import sources
 from rayrec.recall.items import ItemData
-from rayrec.tables import TRUTH
+from rayrec.stages.encode import STAGE as ENCODE
+from rayrec.stages.encode import encoded_log
+from rayrec.tables import TEXT, TRUTH
 from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
+from rayrec.workspace.files import to_json
+from rayrec.workspace.parts import write_part
 from rayrec.workspace.stage import Stage, StageRun
 
 WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics", "popularity", "best possible"
@@ -35,87 +48,175 @@ WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics",
 def evaluate(run: StageRun) -> None:
     """The work of the stage: writes `predictions`, report.json and two pictures."""
     config, k = run.config, run.config.evaluation.k
-    sources.check(config.recall)
-    rankers = _trained_rankers(run)
-    data = rankers[0].data
-    counters = Counters.of(data)
-    test_users = find_test_users(data, _published_at(data.items.ids, run.read("catalog")))
+    log = encoded_log(run)
+    rankers = _trained_rankers(run, log)
+    published_at = _published_at(rankers[0].scorer.item_ids, run.read("catalog", ["video_id", "published_at"]))
+    test = _predicted(log, rankers, published_at, config)
 
-    probabilities = {ranker.name: _probabilities(ranker.scorer, ranker.data) for ranker in rankers}
-    probabilities[POPULARITY] = popularity(counters)[data.test.item]
+    probabilities = test.probabilities | {POPULARITY: popularity(test.counters)[test.item]}
     pages, candidate_recalls = {}, []
     for ranker in rankers:
         found = recommended_pages(
-            test_users, ranker.scorer, ranker.items, counters, config.recall, config.selection, k, config.seed
+            test.users, ranker.scorer, ranker.items, test.counters, published_at, config.recall, config.selection, k, config.seed
         )
         pages[ranker.name], candidate_recall = asyncio.run(found)
         candidate_recalls.append(candidate_recall)
-    pages[POPULARITY] = ranked_pages(test_users, lambda user: popularity(counters), k)
-    preferences = _preferences(run, data)
+    pages[POPULARITY] = ranked_pages(test.users, lambda user: popularity(test.counters), k)
+    preferences = _preferences(run, rankers[0].scorer)
     if preferences is not None:
-        probabilities[BEST] = _true_probabilities(run.read("truth_clicks"), data.test_log)
-        pages[BEST] = ranked_pages(test_users, lambda user: np.nan_to_num(preferences[user.user]), k)
+        probabilities[BEST] = _true_probabilities(run, len(test.item))
+        pages[BEST] = ranked_pages(test.users, lambda user: np.nan_to_num(preferences[user.user]), k)
 
-    users, clicked, lengths = data.test.user, data.test.clicked, history_lengths(data, data.test)
+    metrics = {
+        name: page_metrics(test.users, page, k) | _expected_ctr(test.users, page, preferences) for name, page in pages.items()
+    }
+    clicks = {name: click_metrics(test.user, test.clicked, probability) for name, probability in probabilities.items()}
     report = Report(
         k=k,
-        impressions=len(data.test),
-        test_users=len(test_users),
+        impressions=len(test.item),
+        test_users=len(test.users),
         candidate_recall=candidate_recalls[0],
-        clicks={name: click_metrics(users, clicked, probability) for name, probability in probabilities.items()},
-        pages={
-            name: page_metrics(test_users, page, k) | _expected_ctr(test_users, page, preferences) for name, page in pages.items()
+        clicks=clicks,
+        pages=metrics,
+        by_history={each.name: by_history(test.length, test.clicked, probabilities[each.name]) for each in rankers},
+        without_modality={
+            name: {modality: basic_metrics(test.clicked, found) for modality, found in without.items()}
+            for name, without in test.without.items()
         },
-        by_history={each.name: by_history(lengths, clicked, probabilities[each.name]) for each in rankers},
-        without_modality={each.name: _without_modalities(each) for each in rankers},
-        reliability={each.name: _as_lists(reliability(clicked, probabilities[each.name])) for each in rankers},
+        reliability={each.name: _as_lists(reliability(test.clicked, probabilities[each.name])) for each in rankers},
+        warnings=[*click_warnings(clicks, rankers[0].name, POPULARITY), *page_warnings(metrics, rankers[0].name, POPULARITY, k)],
     )
-    run.write(
-        "predictions", pa.concat_tables([_prediction_rows(data.test_log, name, values) for name, values in probabilities.items()])
-    )
-    run.write_file("report.json", json.dumps(asdict(report), indent=1).encode())
+    _write_predictions(run, probabilities)
+    run.write_file("report.json", to_json(asdict(report), indent=1))
     run.write_file("report.png", overview_picture(report))
     run.write_file("breakdown.png", breakdown_picture(report))
-    run.count(rows_in=len(data.test), rows_out=len(data.test))
+    run.count(rows_in=len(test.item), rows_out=len(test.item))
 
 
 @dataclass(frozen=True)
 class TrainedRanker:
-    """A trained ranker, the data as it was trained on them, and the items with the topics that its recall may use."""
+    """A trained ranker, and the items with the topics that its recall may use."""
 
     name: str
     scorer: Scorer
-    data: RankingData
     items: ItemData
 
+    @cached_property
+    def without(self) -> dict[str, Scorer]:
+        """The ranker without each of its modalities."""
+        return {name: without_modality(self.scorer, name) for name in sorted(self.scorer.items.vectors)}
 
-def _trained_rankers(run: StageRun) -> list[TrainedRanker]:
-    """The ranker that is served comes first, then the one without topics if `train` made it."""
+
+def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
+    """The ranker that is served comes first, then the one without topics if `train` made it.
+
+    Recall has the topics that it has in the bundle, whether the ranker uses them or not; only the comparison is without any. Raises
+    `RankerError` if the tables are no longer those of the training: the items of the ranker would be other videos.
+    """
     folder, found = run.input_folder("train"), []
     for name in (RANKER, RANKER_WITHOUT_TOPICS):
         if not run.fs.get_file_info(f"{folder}/{name}/ranker.json").is_file:
             continue
         scorer = Scorer.load(run.fs, f"{folder}/{name}")
-        data = ranking_data(run, scorer.settings, run.config.split)
-        topics = run.read_if_there("topics") if scorer.settings.topics else None
+        if not scorer.fits(fitted_encoders(run, log, scorer.settings)):
+            raise RankerError(
+                f"{folder}/{name} was trained on another catalog or log than the present one; run `rayrec train CONFIG` and "
+                "then this again"
+            )
+        topics = run.read_if_there("topics") if name == RANKER else None
         has_topics = topics is not None and topics.num_rows > 0
         items = ItemData.of_tables(scorer.item_ids, run.read("catalog"), topics, lambda: run.read_if_there("embeddings"))
-        found.append(TrainedRanker(WITH_TOPICS if has_topics else WITHOUT_TOPICS, scorer, data, items))
+        found.append(TrainedRanker(WITH_TOPICS if has_topics else WITHOUT_TOPICS, scorer, items))
     return found
+
+
+# --- the test split -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TestSplit:
+    """The impressions of the test split in time order, with their predictions, and what was known before it."""
+
+    __test__ = False  # pytest must not take the class for a test
+
+    user: np.ndarray  # int32, as are `item` and `length`
+    item: np.ndarray
+    clicked: np.ndarray  # bool
+    length: np.ndarray  # the clicks of the user before the impression
+    probabilities: dict[str, np.ndarray]  # ranker -> float32
+    without: dict[str, dict[str, np.ndarray]]  # ranker -> modality -> the predictions where all items lack it
+    counters: Counters
+    users: list[TestUser]  # in the order of their first impressions
+
+    @classmethod
+    def of_size(cls, rows: int, rankers: list[TrainedRanker]) -> "TestSplit":
+        def empty(kind: type) -> np.ndarray:
+            return np.empty(rows, dtype=kind)
+
+        items = len(rankers[0].scorer.item_ids)
+        return cls(
+            empty(np.int32),
+            empty(np.int32),
+            empty(np.bool_),
+            empty(np.int32),
+            {ranker.name: empty(np.float32) for ranker in rankers},
+            {ranker.name: {name: empty(np.float32) for name in ranker.without} for ranker in rankers},
+            Counters(np.zeros(items, np.int64), np.zeros(items, np.int64)),
+            [],
+        )
+
+
+def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.ndarray, config: Config) -> TestSplit:
+    """Goes through the log once, some shards at a time. If there are too many test users, it keeps a random sample of them."""
+    scorer, most = rankers[0].scorer, config.evaluation.max_users
+    test = TestSplit.of_size(log.test_rows, rankers)
+    encoders = FittedEncoders(scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items)
+    draw, limit = np.random.default_rng(config.seed).random(len(scorer.users.ids)), 1.0
+    for share in log.in_groups(GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids)):
+        data = RankingData.of(encoders, share, in_memory=True)
+        row = data.test_row
+        test.user[row], test.item[row], test.clicked[row] = data.test.user, data.test.item, data.test.clicked
+        test.length[row] = history_lengths(data.clicks, data.test)
+        test.counters += Counters.of(data)
+        test.users += find_test_users(data, published_at, log.facts.test_at, draw < limit)
+        if len(test.users) > most:
+            test.users = sorted(test.users, key=lambda user: draw[user.user])[:most]
+            limit = draw[test.users[-1].user]
+        for ranker in rankers:
+            test.probabilities[ranker.name][row] = _probabilities(ranker.scorer, data)
+            for name, without in ranker.without.items():
+                test.without[ranker.name][name][row] = _probabilities(without, data)
+    test.users = in_order(test.users)
+    return test
 
 
 def _probabilities(scorer: Scorer, data: RankingData) -> np.ndarray:
     """The click probability of each impression of the test split: float32 [impressions]."""
-    gather = HistoryGather(data.clicks, scorer.settings.history_length, scorer.device)
+    gather = HistoryGather(data.clicks, scorer.model.window, scorer.device)
     return predict(scorer.model, data.test, gather, scorer.device)
 
 
-def _without_modalities(ranker: TrainedRanker) -> dict[str, dict[str, float]]:
-    scorer, clicked = ranker.scorer, ranker.data.test.clicked
-    return {
-        name: basic_metrics(clicked, _probabilities(without_modality(scorer, name), ranker.data))
-        for name in sorted(scorer.items.vectors)
-    }
+def _test_log(run: StageRun, columns: list[str]) -> Iterator[pa.Table]:
+    """The rows of the log's test split, piece by piece."""
+    log = LogPieces.of(run.fs, run.parts("interactions"))
+    first = log.split(run.config.split).test.start
+    for piece in log.pieces:
+        if piece.first + piece.rows > first:
+            yield piece.read(run.fs, columns).slice(max(first - piece.first, 0))
+
+
+def _write_predictions(run: StageRun, probabilities: dict[str, np.ndarray]) -> None:
+    done = 0
+    for number, log in enumerate(_test_log(run, ["user_id", "video_id", "shown_at", "clicked", "request_id"])):
+        tables = [
+            log.append_column("model", pa.array([model] * log.num_rows, TEXT)).append_column(
+                "probability", pa.array(values[done : done + log.num_rows], pa.float32())
+            )
+            for model, values in probabilities.items()
+        ]
+        write_part(run.fs, f"{run.folder}/predictions", "predictions", number, pa.concat_tables(tables))
+        done += log.num_rows
+    run.record_parts("predictions", done * len(probabilities))
 
 
 def _as_lists(found: Reliability) -> dict[str, list[float]]:
@@ -123,25 +224,26 @@ def _as_lists(found: Reliability) -> dict[str, list[float]]:
 
 
 def _published_at(item_ids: list[str], catalog: pa.Table) -> np.ndarray:
-    rows = pa.compute.index_in(pa.array(item_ids, pa.string()), value_set=catalog["video_id"].combine_chunks())
+    rows = pa.compute.index_in(pa.array(item_ids, TEXT), value_set=catalog["video_id"].combine_chunks())
     return catalog["published_at"].combine_chunks().take(rows).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _true_probabilities(truth: pa.Table, log: pa.Table) -> np.ndarray:
-    """The true click probability of each impression of the log: float32 [impressions]."""
+def _true_probabilities(run: StageRun, rows: int) -> np.ndarray:
+    """The true click probability of each impression of the test split: float32 [impressions]."""
     keys = ["request_id", "video_id"]
-    numbered = log.select(keys).append_column("row", pa.array(np.arange(log.num_rows)))
-    joined = numbered.join(truth, keys=keys).sort_by("row")
+    log = pa.concat_tables(_test_log(run, keys))
+    numbered = log.append_column("row", pa.array(np.arange(rows)))
+    joined = numbered.join(run.read("truth_clicks"), keys=keys).sort_by("row")
     return joined["click_probability"].to_numpy()
 
 
-def _preferences(run: StageRun, data: RankingData) -> np.ndarray | None:
+def _preferences(run: StageRun, scorer: Scorer) -> np.ndarray | None:
     """The true click probability of each user and item: float32 [U, I], NaN where it is not known; None without a known truth."""
     truth = run.read_if_there("truth_preferences")
     if truth is None:
         return None
-    matrix = np.full((len(data.users.ids), len(data.items.ids)), np.nan, dtype=np.float32)
-    matrix[data.users.rows_of(truth["user_id"]), data.items.rows_of(truth["video_id"])] = truth["click_probability"].to_numpy()
+    matrix = np.full((len(scorer.users.ids), len(scorer.item_ids)), np.nan, dtype=np.float32)
+    matrix[scorer.users.rows_of(truth["user_id"]), scorer.items.rows_of(truth["video_id"])] = truth["click_probability"].to_numpy()
     return matrix
 
 
@@ -152,20 +254,20 @@ def _expected_ctr(test_users: list[TestUser], pages: list[np.ndarray], preferenc
     return {"expected_ctr": float(np.nanmean(means))}
 
 
-def _prediction_rows(log: pa.Table, model: str, probability: np.ndarray) -> pa.Table:
-    kept = log.select(["user_id", "video_id", "shown_at", "clicked", "request_id"])
-    return kept.append_column("model", pa.array([model] * log.num_rows)).append_column(
-        "probability", pa.array(probability, pa.float32())
-    )
-
-
 # This is the only stage that may read the truth of the synthetic world.
+def check(config: Config) -> None:
+    """Raises `ConfigError` for a recall source or an option that does not exist."""
+    sources.check(config.recall)
+
+
 STAGE = Stage(
     "evaluate",
     evaluate,
-    reads=READS,
+    reads=(*READS, "interactions"),
     may_read=(*MAY_READ, "embeddings", *TRUTH),
-    after=("train",),
+    after=("train", "encode"),
+    first=(ENCODE,),
     writes=("predictions",),
     settings=lambda config: settings_of(config.evaluation, config.recall, config.selection),
+    check=check,
 )

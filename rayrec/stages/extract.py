@@ -1,31 +1,48 @@
 """The stage `extract`: turns media files into feature vectors.
 
-Decoders and networks are two pools of Ray actors, which work at the same time. Finished rows come back to this process and are
-written as part files of about 32 videos; it never holds more than that. Videos whose row in the previous version is still valid are
-copied first; the others follow in the order of the catalog. A run that was killed goes on after its last part: no video is done
-twice, and none is lost. Videos that failed are in no part, so the next run tries them again.
+Decoders and networks are two pools of Ray actors, which work at the same time. Finished rows stay with the workers, which write
+them as part files, each of the videos of `PART_S` seconds or of `PART_VIDEOS` videos, in the order in which they are done. A part
+file of the previous version whose rows are all still valid belongs to the new version too, without a copy. The valid rows of
+others are copied. A run that was killed goes on after its last part: no video is done twice, and none is lost. Videos that failed
+are in no part, so the next run tries them again.
 """
 
 import hashlib
+import itertools
 import logging
+import threading
+import time
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from rayrec import __version__, tables
-from rayrec.config import Config, Section, settings_of
+from rayrec.config import Config, Section, need_package, settings_of
 from rayrec.features.media.files import file_versions
-from rayrec.features.rows import EXTRACTED, FAILED, GIVEN
-from rayrec.workspace.parts import PartWriter, part_paths
+from rayrec.features.part_files import STATES, Copied, Part, copy_rows, read_states, whole_parts
+from rayrec.features.rows import FAILED, GIVEN
+from rayrec.serving.cluster.room import check_room
+from rayrec.workspace.parts import part_paths
 from rayrec.workspace.stage import Stage, StageRun
-from rayrec.workspace.versions import Workspace
+from rayrec.workspace.versions import Workspace, WorkspaceError
 
-PART_VIDEOS = 32
+if TYPE_CHECKING:
+    from rich.progress import Progress, Task, TaskID
+
+    from rayrec.stages.on_ray.writing import Block
+
+PART_VIDEOS = 1024  # in a part file, at most
+PART_S = 20.0  # after which a part file is written with what there is, so that a kill costs no more than that
+MAX_SMALL = 8  # so many part files with less than half of `PART_VIDEOS` are shared; more of them are copied into larger ones
+LOCAL_VIDEOS = 20_000  # the most whose rows this process copies alone
+LOG_S = 10.0  # between two lines about the progress
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +50,17 @@ log = logging.getLogger(__name__)
 def extract(run: StageRun) -> None:
     """Compute the features of every catalog row that has a `uri`; files that can't be read go to `rejects`.
 
-    Raises `ConfigError` before any work for weights or settings that can't be used.
+    Raises `ConfigError` before any work for weights or settings that can't be used, `WorkspaceError` if a worker wrote a part file
+    that this process does not find.
     """
     media = _media(run)
-    parts = PartWriter(run.fs, f"{run.folder}/features")
-    _copy_valid_rows(run, media, parts)
+    parts = NewParts(run)
+    _take_over(run, media, parts)
     pending = media.filter(pc.invert(pc.is_in(media["video_id"], value_set=parts.done)))
-    failed = []
-    for rows in _extracted(pending, run.config, media.num_rows):
-        lost = pc.equal(rows["status"], FAILED)
-        failed.append(rows.filter(lost).select(["video_id", "error"]))
-        parts.add(rows.filter(pc.invert(lost)))
-    done = run.written_in_parts("features")
-    states = _columns(run.fs, f"{run.folder}/features", ["video_id", "status", "error"])
-    damaged = states.filter(pc.equal(states["status"], "partial")).select(["video_id", "error"])
-    run.count(media.num_rows, done, _rejects(media, pa.concat_tables([damaged, *failed])))
+    _extract(run, pending, media.num_rows, parts)
+    states = parts.finish()
+    lost = states.filter(pc.not_equal(states["status"], "ok"))
+    run.count(media.num_rows, run.written["features"], _rejects(media, lost))
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -78,62 +91,200 @@ def _media(run: StageRun) -> pa.Table:
     if run.config.features.text is not None:
         titles = [hashlib.sha256((title or "").encode()).hexdigest()[:12] for title in media["title"].to_pylist()]
         versions = [version and f"{version}:{title}" for version, title in zip(versions, titles, strict=True)]
-    return media.append_column("file_version", pa.array(versions, pa.string()))
+    return media.append_column("file_version", pa.array(versions, tables.TEXT))
 
 
-def _copy_valid_rows(run: StageRun, media: pa.Table, parts: PartWriter) -> None:
-    """Copy the rows of the previous version whose video is still in the catalog, with the same file, and is not done yet."""
+class NewParts:
+    """The part files of the version in the making: those that are there, names for others, and the states of all their videos.
+
+    No name is used a second time: not by a later version, which may share a file, and not by a worker of a killed run that is
+    still writing while the next run goes on.
+    """
+
+    def __init__(self, run: StageRun) -> None:
+        """Begins with the parts that a killed run has left."""
+        self.run, self.folder = run, f"{run.folder}/features"
+        token = uuid.uuid4().hex[:8]
+        self.names = (f"{self.folder}/part-{number:06d}-{token}.parquet" for number in itertools.count())
+        self.states, self.paths = [STATES.empty_table()], set[str]()
+        for part in whole_parts(run.fs, self.folder):
+            self.add(part)
+
+    @property
+    def done(self) -> pa.Array:
+        """The `video_id`s of all parts, and of those that failed in this run."""
+        return pa.concat_tables(self.states)["video_id"].combine_chunks()
+
+    def share(self, path: str, states: pa.Table) -> None:
+        """Add a part file of the previous version, without a copy."""
+        self.run.share(path)
+        self.states.append(states)
+
+    def add(self, part: Part) -> None:
+        self.states.append(part.states)
+        if pc.any(pc.not_equal(part.states["status"], FAILED)).as_py():
+            self.paths.add(part.path)
+        if part.facts:
+            self.run.facts[f"features/{part.path.rpartition('/')[2]}"] = part.facts
+
+    def finish(self) -> pa.Table:
+        """Record the table. Returns the states of all videos. A part of which this run does not know is deleted."""
+        there = set(part_paths(self.run.fs, self.folder))
+        for path in there - self.paths:
+            log.warning("extract: %s was written by a run that is dead, and is deleted", path)
+            self.run.fs.delete_file(path)
+        if missing := sorted(self.paths - there):
+            raise WorkspaceError(
+                f"extract: a worker has written {missing[0]}, which is not there; `workspace` must be a folder that all machines "
+                "of the cluster share, or a bucket"
+            )
+        states = pa.concat_tables(self.states).combine_chunks()
+        tables.refuse("features", states, tables.repeats("features", states))
+        self.run.record_parts("features", pc.sum(pc.not_equal(states["status"], FAILED)).as_py() or 0)
+        return states
+
+
+# --- what is taken over ---------------------------------------------------------------------------------------------------------
+
+
+def _take_over(run: StageRun, media: pa.Table, parts: NewParts) -> None:
+    """Take over from the previous version what is still valid.
+
+    Parts whose rows are all valid are shared; the valid rows of others are copied into new ones. A row is valid if its video is
+    still in the catalog with the same file, and is not done yet.
+    """
     before = run.previous
     if before is None or before.settings != run.settings or before.rayrec != __version__:
         return
-    folder = f"{run.previous_folder}/features"
-    known = _columns(run.fs, folder, ["video_id", "file_version"])
-    now = media["file_version"].take(pc.index_in(known["video_id"], value_set=media["video_id"]))
-    same = pc.fill_null(pc.equal(known["file_version"], now), False)
-    same = pc.and_(same, pc.invert(pc.is_in(known["video_id"], value_set=parts.done))).combine_chunks()
-    log.info("extract: %d of %d videos are unchanged since the last run and kept", same.true_count, media.num_rows)
-    start = 0
-    waiting = EXTRACTED.empty_table()
-    for path in part_paths(run.fs, folder):
-        part = pq.read_table(path, filesystem=run.fs)
-        waiting = pa.concat_tables([waiting, part.filter(same.slice(start, part.num_rows)).cast(EXTRACTED)])
-        start += part.num_rows
-        while waiting.num_rows >= PART_VIDEOS:
-            parts.add(waiting.slice(0, PART_VIDEOS))
-            waiting = waiting.slice(PART_VIDEOS)
-    parts.add(waiting)
+    known = {path: rows for path, place in run.previous_parts("features").items() if (rows := _known(run.fs, place)) is not None}
+    valid = _valid(known, media, parts.done)
+    log.info(
+        "extract: %d of %d videos are unchanged since the last run and kept",
+        sum(v.true_count for v in valid.values()),
+        media.num_rows,
+    )
+    whole = [path for path in known if valid[path].true_count == len(valid[path])]
+    small = [path for path in whole if known[path].num_rows < PART_VIDEOS // 2]
+    for path in whole if len(small) <= MAX_SMALL else set(whole) - set(small):
+        parts.share(path, known[path])
+    _copy(run, {path: mask for path, mask in valid.items() if path not in run.shared and mask.true_count}, parts)
 
 
-def _columns(fs: pafs.FileSystem, folder: str, names: list[str]) -> pa.Table:
-    """These (text) columns of all part files of `features`."""
-    none = EXTRACTED.empty_table().select(names)
-    return pa.concat_tables([none, *(pq.read_table(path, filesystem=fs, columns=names) for path in part_paths(fs, folder))])
+def _known(fs: pafs.FileSystem, path: str) -> pa.Table | None:
+    """The states of the videos in a part of the previous version; None if it can't be read."""
+    try:
+        return read_states(fs, path)
+    except (OSError, pa.ArrowInvalid) as error:
+        log.warning("extract: %s can't be read (%s); its videos are done again", path, error)
+        return None
 
 
-def _extracted(pending: pa.Table, config: Config, total: int) -> Iterator[pa.Table]:
-    """The extracted rows of the pending videos, about `PART_VIDEOS` at a time, in order; shows a progress line on a terminal."""
+def _valid(known: dict[str, pa.Table], media: pa.Table, done: pa.Array) -> dict[str, pa.BooleanArray]:
+    """Which rows of the parts of the previous version are valid."""
+    rows = pa.concat_tables([STATES.empty_table(), *known.values()])
+    now = media["file_version"].take(pc.index_in(rows["video_id"], value_set=media["video_id"]))
+    same = pc.fill_null(pc.equal(rows["file_version"], now), False)
+    valid = pc.and_(same, pc.invert(pc.is_in(rows["video_id"], value_set=done))).combine_chunks()
+    ends = itertools.accumulate(part.num_rows for part in known.values())
+    return {path: valid.slice(end - part.num_rows, part.num_rows) for (path, part), end in zip(known.items(), ends, strict=True)}
+
+
+def _copy(run: StageRun, valid: dict[str, pa.BooleanArray], parts: NewParts) -> None:
+    """Copy the valid rows of parts of the previous version into parts of this one: here if they are few, else on the workers."""
+    assert run.previous is not None
+    places, groups, room = run.previous_parts("features"), list[list[Copied]](), 0
+    for path, mask in valid.items():
+        if mask.true_count > room:
+            groups.append([])
+            room = PART_VIDEOS
+        groups[-1].append(Copied(places[path], run.previous.files[path], mask))
+        room -= mask.true_count
+    work = [partial(copy_rows, run.workspace.uri, next(parts.names), group) for group in groups]
+    if sum(mask.true_count for mask in valid.values()) > LOCAL_VIDEOS:
+        from rayrec.stages.on_ray.working import on_workers
+
+        copies = (part for _, part in on_workers(run.config)(work))
+    else:
+        copies = (each() for each in work)
+    for part in copies:
+        for path in part.damaged:
+            log.warning("extract: %s is damaged (it is not as it was written); its videos are done again", path)
+        parts.add(part)
+
+
+# --- what is new ----------------------------------------------------------------------------------------------------------------
+
+
+def _extract(run: StageRun, pending: pa.Table, total: int, parts: NewParts) -> None:
+    """Extract the pending videos; shows a progress line on a terminal."""
     if not pending.num_rows:
-        return  # nothing to do, so that neither Ray nor a network has to start
+        return  # so that neither Ray nor a network has to start
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from rayrec.stages.on_ray.extraction import extract_rows
+    from rayrec.stages.on_ray.writing import write_blocks
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("videos"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress("extract", *columns, console=console, disable=not console.is_terminal) as progress:
         videos = progress.add_task("extract", total=total, completed=total - pending.num_rows)
-        for rows in extract_rows(pending.select(["uri", *GIVEN]), config, PART_VIDEOS):
-            yield rows
-            progress.advance(videos, rows.num_rows)
-            log.info("extract: %d of %d videos", progress.tasks[0].completed, total)
+        with _logged(progress.tasks[0], LOG_S):
+            blocks = extract_rows(pending.select(["uri", *GIVEN]), run.config)
+            for part in write_blocks(_counted(blocks, progress, videos), run.workspace.uri, parts.names, PART_VIDEOS, PART_S):
+                parts.add(part)
+
+
+def _counted(blocks: "Iterator[Block]", progress: "Progress", videos: "TaskID") -> "Iterator[Block]":
+    for block, rows in blocks:
+        progress.advance(videos, rows)
+        yield block, rows
+
+
+@contextmanager
+def _logged(task: "Task", seconds: float) -> Iterator[None]:
+    """Log how far the task is every few seconds while the block runs, also while nothing is finished, and at its end."""
+    begun, ended = time.monotonic(), threading.Event()
+
+    def report() -> None:
+        log.info("extract: %d of %d videos, %.0f s", task.completed, task.total or 0, time.monotonic() - begun)
+
+    def follow() -> None:
+        while not ended.wait(seconds):
+            report()
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+    report()
 
 
 def _rejects(media: pa.Table, bad: pa.Table) -> pa.Table:
-    """The `rejects` rows of videos (video_id, error), each with its file and its row in the catalog."""
+    """The `rejects` rows of videos (video_id, error), each with its file and its row in the catalog, in the catalog's order."""
     at = pc.index_in(bad["video_id"], value_set=media["video_id"])
     columns = {"stage": pa.array(["extract"] * len(at)), "source": media["uri"].take(at), "reason": bad["error"]}
-    return tables.conform("rejects", pa.table(columns | {"row": media["row"].take(at), "id": bad["video_id"]}))
+    return tables.conform("rejects", pa.table(columns | {"row": media["row"].take(at), "id": bad["video_id"]}).sort_by("row"))
 
 
-STAGE = Stage("extract", extract, reads=("catalog",), writes=("features",), settings=settings, sources=sources)
+def check(config: Config) -> None:
+    """Raises `ConfigError` for a missing package, and for GPUs that this machine lacks."""
+    features = config.features
+    if features.text is not None:
+        need_package("transformers", "text", "features.text")
+    check_room("features.models", 1 if features.models == "auto" else features.models, gpus=features.gpus_per_model)
+
+
+STAGE = Stage(
+    "extract",
+    extract,
+    reads=("catalog",),
+    writes=("features",),
+    settings=settings,
+    sources=sources,
+    shares=True,
+    check=check,
+)

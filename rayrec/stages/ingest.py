@@ -3,19 +3,27 @@
 The same rules hold for every kind: an id may occur once (the first row wins), the video of an impression must be in the catalog,
 numbers must be finite, and times must be after 1970. A row that breaks a rule goes to `rejects` with its file, row and reason. Rows
 that are out of time order are sorted. A row that occurs twice in the log stays twice, because a video may be shown again.
+
+No process holds a whole table. The steps of `datasets/steps.py` are done one after the other in this process for a small data set,
+and by Ray's workers for a large one. A stage that is killed goes on from the steps that are complete.
 """
 
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
+from rayrec import tables
 from rayrec.config import Config, settings_of
 from rayrec.datasets.dataset import RawDataset, dataset_of
-from rayrec.datasets.screening import in_time_order, reject_unknown_videos, resolve_uris
+from rayrec.datasets.making import Executor, Place, make_tables
+from rayrec.datasets.runs import Run, read_run
+from rayrec.datasets.source import Limits
+from rayrec.datasets.steps import write_rejects
+from rayrec.stages.execution import executor_for
 from rayrec.tables import TRUTH, TableError
 from rayrec.workspace.files import file_facts, open_filesystem
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.listing import list_folder
+from rayrec.workspace.stage import MAX_SHOWN, Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
 
@@ -25,21 +33,30 @@ def ingest(run: StageRun) -> None:
     Raises `TableError` when a file can't be read at all or no video is left, `WorkspaceError` when too many rows are bad.
     """
     raw = dataset_of(run.config.dataset).read(run.config.dataset, run)
-    _screen(raw)
-    run.write("catalog", raw.catalog.table)
-    run.write("interactions", in_time_order(raw.interactions.table))
-    if raw.users:
-        run.write("users", raw.users.table)
-    for name, table in raw.truth.items():
-        run.write(name, table)
-    parts = [part for part in (raw.catalog, raw.interactions, raw.users) if part]
-    run.count(
-        rows_in=raw.catalog.read + raw.interactions.read,
-        rows_out=raw.catalog.table.num_rows + raw.interactions.table.num_rows,
-        rejects=pa.concat_tables([part.rejects for part in parts]),
-    )
-    if raw.catalog.table.num_rows == 0:
-        raise TableError(f"{raw.catalog.source}: no video is left in the catalog ({raw.catalog.read} rows were read)")
+    ingest_tables(run, raw, executor_for(_rows(raw), run.config), Limits())
+
+
+def ingest_tables(run: StageRun, raw: RawDataset, execute: Executor, limits: Limits) -> None:
+    """The same for tables that are still to be read, in blocks within the limits."""
+    made = make_tables(raw, Place(run.fs, run.folder, limits, execute))
+    for table in made:
+        run.record_parts(table.name, table.rows)
+    for name, truth in raw.truth.items():
+        run.write(name, truth)
+    rejects = [rejected for table in made for rejected in table.rejects]
+    run.record_parts("rejects", write_rejects(run.fs, run.folder, rejects, limits))
+    catalog, impressions = made[:2]
+    run.count(rows_in=catalog.read + impressions.read, rows_out=catalog.rows + impressions.rows)
+    run.check_rejects(_first(run, rejects))
+    if catalog.rows == 0:
+        raise TableError(f"{raw.catalog.name}: no video is left in the catalog ({catalog.read} rows were read)")
+    run.fs.delete_dir(f"{run.folder}/runs")
+
+
+def _first(run: StageRun, rejects: list[Run]) -> pa.Table:
+    """The first rejects."""
+    few = [read_run(run.fs, each.path, batches=range(1)).slice(0, MAX_SHOWN) for each in rejects[:MAX_SHOWN]]
+    return pa.concat_tables([tables.empty("rejects"), *few])
 
 
 def sources(workspace: Workspace, config: Config) -> list[Any]:
@@ -48,21 +65,17 @@ def sources(workspace: Workspace, config: Config) -> list[Any]:
 
 
 def _facts(path: str) -> list[tuple[str, int, int]]:
-    filesystem, inside = open_filesystem(path)
-    if filesystem.get_file_info(inside).type != pafs.FileType.Directory:
-        return file_facts(filesystem, [inside])
-    found = filesystem.get_file_info(pafs.FileSelector(inside, recursive=True))
-    return file_facts(filesystem, sorted(item.path for item in found if item.is_file))
+    """Raises `TableError` for a path or URI that can't be opened at all."""
+    try:
+        filesystem, inside = open_filesystem(path)
+        listing = list_folder(path)
+        return file_facts(filesystem, [inside] if listing is None else [f"{inside.rstrip('/')}/{name}" for name in listing.names])
+    except (OSError, ValueError, ImportError) as error:
+        raise TableError(f"{path} can't be opened: {error}") from error
 
 
-def _screen(raw: RawDataset) -> None:
-    if raw.media_root and "uri" in raw.catalog.table.column_names:
-        resolve_uris(raw.catalog, raw.media_root, raw.confined)
-    raw.catalog.screen("catalog")
-    raw.interactions.screen("interactions")
-    reject_unknown_videos(raw.interactions, raw.catalog)
-    if raw.users:
-        raw.users.screen("users")
+def _rows(raw: RawDataset) -> int:
+    return sum(source.rows for source in (raw.catalog, raw.interactions, raw.users) if source)
 
 
 STAGE = Stage(

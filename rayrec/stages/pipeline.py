@@ -1,7 +1,7 @@
 """The order of the stages that lead from raw videos to a bundle.
 
-    ingest -> extract -> [private_public] -> reduce -> topics -> train -> evaluate
-                                                                       -> publish -> (serve)
+    ingest -> extract -> [private_public] -> reduce -> topics -> encode -> train -> evaluate
+                                                                                 -> publish -> (serve)
 
 Each stage is in the module of its name, which ends with its `STAGE`. A module is imported when its stage is asked for, so that a
 command loads only the libraries that its own work needs.
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rayrec.workspace.stage import Stage
     from rayrec.workspace.versions import Manifest
 
-ROAD = ("ingest", "extract", "private_public", "reduce", "topics", "train", "evaluate", "publish")
-# Run only when asked for; they read the tables that the stages of the road have written.
+ROAD = ("ingest", "extract", "private_public", "reduce", "topics", "encode", "train", "evaluate", "publish")
+# Run only when asked for; they read the tables that the stages of the pipeline have written.
 ON_DEMAND = ("tune", "compare", "topic_report")
 
 log = logging.getLogger(__name__)
@@ -40,19 +40,35 @@ def stages_for(config: "Config") -> "list[Stage]":
     return [load_stage(name) for name in names_for(config)]
 
 
+def check(stages: "Iterable[Stage]", config: "Config") -> None:
+    """Raises what is wrong with the config for one of the stages, before any of them works and before Ray starts."""
+    for stage in wanted(stages, config):
+        stage.check(config)
+
+
+def wanted(stages: "Iterable[Stage]", config: "Config") -> "list[Stage]":
+    """The stages without those that this config leaves out."""
+    return [stage for stage in stages if stage.name not in ROAD or stage.name in names_for(config)]
+
+
 def run_stages(
     stages: "Iterable[Stage]",
     config: "Config",
     force: bool = False,
     on_done: "Callable[[Manifest, bool], None]" = lambda manifest, done: None,
 ) -> None:
-    """Run stages in the given order. `on_done` is called with the manifest of each and whether anything was done."""
+    """Run stages in the given order. `on_done` is called with the manifest of each and whether anything was done.
+
+    Raises at once what is wrong with the config for any of them.
+    """
     from rayrec.workspace.stage import run_stage
     from rayrec.workspace.versions import Workspace
 
+    stages = list(stages)
+    check(stages, config)
     workspace = Workspace(config.workspace)
     for stage in stages:
-        if stage.name in ROAD and stage.name not in names_for(config):
+        if stage not in wanted(stages, config):
             log.info("%s: skipped, because the config has no such section", stage.name)
             continue
         log.info("%s ...", stage.name)

@@ -10,7 +10,6 @@ with no others, so training anew would redo the topics and every ranker for each
 """
 
 import io
-import json
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,9 @@ from rayrec.features.media.files import file_versions
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.features.private_public.videos import HELD_OUT, REST, ROLES, TRAIN, catalog_videos, classes_of, with_roles
 from rayrec.serving.cluster.connection import connect
+from rayrec.serving.cluster.room import check_training
 from rayrec.stages.extract import sources
-from rayrec.workspace.files import read_whole, write_whole
+from rayrec.workspace.files import read_whole, to_json, write_whole
 from rayrec.workspace.parts import PartWriter, read_parts
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from rayrec.features.private_public import fitting
     from rayrec.features.private_public.network import PrivatePublicNetwork
-    from rayrec.stages.on_ray.training import Task
+    from rayrec.stages.on_ray.training import Processes, Task
     from rayrec.training.exchange import Worker
 
 PART_VIDEOS = 32
-PLACEMENT = {"decoders", "workers", "gpus_per_worker"}  # settings of where the work is done, which do not redo it
+PLACEMENT = {"decoders", "workers", "gpus_per_worker", "restarts"}  # settings of where the work is done, which do not redo it
 VIDEOS, REPORT, CURVES = "videos.parquet", "report.json", "learning_curves.png"
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,7 @@ log = logging.getLogger(__name__)
 def learn_private_public(run: StageRun) -> None:
     """The work of the stage. Raises `ConfigError` before any work for weights that can't be loaded, or for too few classes."""
     settings = run.config.private_public
-    if settings is None:
-        raise ConfigError("private_public: the config has no such section; add `private_public: {}` to train the network")
+    assert settings is not None  # `check` has seen it
     videos = catalog_videos(run.read("catalog"))
     videos, vectors = _kept(run, videos) or _anew(run, videos, settings)
     parts = {role: PartWriter(run.fs, f"{run.folder}/inputs/{role}") for role in ROLES}
@@ -60,8 +59,11 @@ def learn_private_public(run: StageRun) -> None:
     failed = [INPUTS.empty_table()]
     decoded = videos.num_rows - pending.num_rows
     if pending.num_rows:
+        from rayrec.stages.on_ray.training import await_workers
+
         connect(run.config)
-    for rows in _decoded(pending, settings):
+        await_workers(run.config, _processes(settings))
+    for rows in _decoded(pending, settings, run.config.features.decode_timeout_s):
         lost = pc.is_valid(rows["error"])
         failed.append(rows.filter(lost))
         for role, part in parts.items():
@@ -135,7 +137,7 @@ def _kept(run: StageRun, videos: pa.Table) -> tuple[pa.Table, pa.Table] | None:
 # --- decoding -------------------------------------------------------------------------------------------------------------------
 
 
-def _decoded(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
+def _decoded(pending: pa.Table, settings: PrivatePublic, timeout_s: float) -> Iterator[pa.Table]:
     """Rows of INPUTS, `PART_VIDEOS` at a time, in the order of the pending videos."""
     if not pending.num_rows:
         return  # so that Ray need not start
@@ -146,7 +148,7 @@ def _decoded(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
     wanted = pending.select(["video_id", "uri", "role", "label"])
     block = max(1, min(PART_VIDEOS, -(-pending.num_rows // (2 * settings.decoders))))
     with ray.data.DataContext.current(quiet_context()):
-        inputs = decoded(wanted, read_inputs, settings, block, (1, settings.decoders))
+        inputs = decoded(wanted, read_inputs, settings, block, (1, settings.decoders), timeout_s)
         for rows in inputs.iter_batches(batch_size=PART_VIDEOS, batch_format="pyarrow"):
             yield rows.cast(INPUTS)
 
@@ -156,11 +158,16 @@ def _decoded(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
 
 def _train_on_ray(run: StageRun, settings: PrivatePublic, classes: list[str]) -> None:
     """Train the network, unless it is there already, and compute the vectors of all decoded videos."""
-    from rayrec.stages.on_ray.training import Processes, train_and_log
+    from rayrec.stages.on_ray.training import train_and_log
 
     task = {"settings": dump(settings), "classes": classes, "seed": run.config.seed}
-    processes = Processes("private_public", settings.workers, settings.gpus_per_worker)
-    train_and_log(run, _work, task, run.folder, "private_public", settings.epochs, processes)
+    train_and_log(run, _work, task, run.folder, "private_public", settings.epochs, _processes(settings))
+
+
+def _processes(settings: PrivatePublic) -> "Processes":
+    from rayrec.stages.on_ray.training import Processes
+
+    return Processes("private_public", settings.workers, settings.gpus_per_worker, restarts=settings.restarts)
 
 
 def _work(task: "Task", worker: "Worker", device: "torch.device") -> None:
@@ -191,26 +198,17 @@ def _trained(
     from rayrec.features.private_public import fitting
     from rayrec.features.private_public.learning_curves import learning_curves
     from rayrec.features.private_public.network import PrivatePublicNetwork
-    from rayrec.stages.on_ray.training import progress_callback
+    from rayrec.stages.on_ray.training import reported
     from rayrec.workspace.checkpoint import Checkpoint
 
     classes, folder = task["classes"], task["folder"]
     network = PrivatePublicNetwork(settings, len(classes), task["seed"]).to(device)
     checkpoint = Checkpoint(fs, f"{folder}/{fitting.CHECKPOINT}")
-    epochs = fitting.fit(
-        network,
-        parts[TRAIN],
-        parts[HELD_OUT],
-        settings,
-        task["seed"],
-        device,
-        progress_callback(task, worker),
-        worker,
-        checkpoint,
-    )
+    with reported(task, worker) as callback:
+        epochs = fitting.fit(network, parts[TRAIN], parts[HELD_OUT], settings, task["seed"], device, callback, worker, checkpoint)
     if worker.rank == 0:
         facts = fitting.report(epochs, len(classes), {role: sum(part.rows) for role, part in parts.items()})
-        write_whole(fs, f"{folder}/{REPORT}", json.dumps(facts, indent=1).encode())
+        write_whole(fs, f"{folder}/{REPORT}", to_json(facts, indent=1))
         write_whole(fs, f"{folder}/{CURVES}", learning_curves(epochs))
         fitting.save_network(network, settings, classes, fs, folder)
         checkpoint.delete()
@@ -238,11 +236,18 @@ def _finish(run: StageRun, videos: pa.Table, vectors: pa.Table, failed: pa.Table
 def _rejects(videos: pa.Table, failed: pa.Table) -> pa.Table:
     at = pc.index_in(failed["video_id"], value_set=videos["video_id"])
     columns = {
-        "stage": pa.array(["private_public"] * len(at), pa.string()),
+        "stage": pa.array(["private_public"] * len(at), tables.TEXT),
         "source": videos["uri"].take(at),
         "reason": failed["error"],
     }
     return tables.conform("rejects", pa.table(columns | {"row": videos["row"].take(at), "id": failed["video_id"]}))
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` if the config lacks the section, and for more workers or GPUs than there are."""
+    if config.private_public is None:
+        raise ConfigError("private_public: the config has no such section; add `private_public: {}` to train the network")
+    check_training("private_public", config.private_public.workers, config.private_public.gpus_per_worker)
 
 
 STAGE = Stage(
@@ -252,4 +257,5 @@ STAGE = Stage(
     writes=("private_public",),
     settings=settings,
     sources=sources,
+    check=check,
 )

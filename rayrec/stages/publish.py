@@ -5,7 +5,6 @@ trained encoders, so that a video that arrived after the training is an item lik
 covers) stay empty.
 """
 
-import json
 import time
 
 import numpy as np
@@ -13,58 +12,67 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import settings_of
+from rayrec.data.context import NO_CONTEXT
 from rayrec.data.loading import MAY_READ, RANKER, READS, joined_items
+from rayrec.data.pieces import LogPieces
+from rayrec.data.shards import GROUP_ROWS
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import item_vectors
-from rayrec.serving import bundle
+from rayrec.serving import bundle, covers, log_summary
+from rayrec.serving.bundle import BundleError
 from rayrec.serving.recommender import MAX_SEEN
+from rayrec.stages.encode import STAGE as ENCODE
+from rayrec.stages.encode import encoded_log
+from rayrec.tables import TABLES, TEXT
+from rayrec.workspace.files import from_json
 from rayrec.workspace.stage import Stage, StageRun
 
 
 def publish(run: StageRun) -> None:
-    """The work of the stage. It reads the catalog, the interactions and the files of `train`.
+    """The work of the stage. It reads the catalog, the encoded log, the interactions and the files of `train`.
 
     If they exist, it also reads topics, topic_centres, embeddings, features, the other tables that the ranker uses, and the report
     of `evaluate`.
     """
     trained = Scorer.load(run.fs, f"{run.input_folder('train')}/{RANKER}")
     scorer = trained.with_items(joined_items(run, trained.settings))
-    log = run.read("interactions")
-    item = scorer.items.rows_of(log["video_id"].combine_chunks())
-    items = item_table(run, scorer.item_ids[1:], item, log["clicked"].to_numpy())
-    max_clicks = max(run.config.recall.clicks, run.config.ranker.history_length)
-    tables = {"items": items, "topics": topic_table(run), "users": user_table(log, item, max_clicks)}
+    ids = scorer.item_ids[1:]
+    if not ids:
+        raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
+    encoded, log = encoded_log(run), LogPieces.of(run.fs, run.parts("interactions"))
+    user_ids = encoded.users.ids
+    shares = list(encoded.in_groups(GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
+    # The items of the encoded log are those of the catalog, too.
+    exposures, clicks = np.sum([log_summary.exposures_and_clicks(share, len(ids) + 1) for share in shares], axis=0)
+    items = item_table(run, ids) | {"exposures": exposures[1:], "clicks": clicks[1:]}
     # A log with times in the future must not hide the events of today.
-    log_until = min(pc.max(log["shown_at"]).as_py() or 0, int(time.time() * 1000))
+    log_until = min(log.pieces[-1].end, int(time.time() * 1000))
+    max_clicks = max(run.config.recall.clicks, scorer.model.window.reach)
+    info = bundle.BundleInfo(log_until, max_clicks, metrics_of(run), log_upto=log_summary.exported_upto(log))
+    users = (log_summary.user_table(share, user_ids, max_clicks, MAX_SEEN) for share in shares)
     folder = f"{run.folder}/{bundle.FOLDER}"
     run.fs.create_dir(folder, recursive=True)
     run.fs.delete_dir_contents(folder)  # which a killed run may have left
-    bundle.write(run.fs, folder, bundle.BundleInfo(log_until, max_clicks, metrics_of(run)), tables, scorer)
-    run.count(rows_in=log.num_rows, rows_out=items.num_rows)
+    bundle.write(run.fs, folder, info, pa.table(items), topic_table(run), users, scorer)
+    run.count(rows_in=log.rows, rows_out=len(ids))
 
 
-def item_table(run: StageRun, ids: list[str], item: np.ndarray, clicked: np.ndarray) -> pa.Table:
-    """`bundle.ITEMS` for videos in this order. `item` (an index) and `clicked` are the log's rows."""
-    catalog = _aligned(run.read("catalog"), ids)
-    columns = {name: catalog[name] for name in bundle.ITEMS.names if name in catalog.column_names}
-    for table, names in (("topics", ("topics", "similarity")), ("features", ("cover_jpeg",))):
-        found = run.read_if_there(table)
-        aligned = _aligned(found, ids) if found is not None else None
-        columns |= {
-            name: aligned[name] if aligned is not None else pa.nulls(len(ids), bundle.ITEMS.field(name).type) for name in names
-        }
-    columns["vector"] = _as_lists(item_vectors(run.read_if_there("embeddings"), ids), len(ids))
-    columns["exposures"] = np.bincount(item, minlength=len(ids) + 1)[1:]
-    columns["clicks"] = np.bincount(item[clicked], minlength=len(ids) + 1)[1:]
-    return pa.table(columns)
+def item_table(run: StageRun, ids: list[str]) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """The columns of `bundle.ITEMS` that do not come from the log, for videos in this order."""
+    catalog = [name for name in bundle.FACTS if name in TABLES["catalog"].schema.names]
+    columns = _aligned(run.read("catalog", catalog), ids, catalog)
+    columns |= _aligned(run.read_if_there("topics", ["video_id", "topics", "similarity"]), ids, ["topics", "similarity"])
+    columns |= _aligned(covers.publish(run), ids, list(covers.PLACE))
+    embeddings = run.read_if_there("embeddings", ["video_id", "vector"])
+    return columns | {"vector": _as_lists(item_vectors(embeddings, ids), len(ids))}
 
 
-def metrics_of(run: StageRun) -> dict[str, float]:
+def metrics_of(run: StageRun) -> dict[str, float | None]:
     """The metrics of exactly this ranker from `evaluate`; empty when `evaluate` has not run since the training."""
     evaluated = run.workspace.manifest("evaluate")
     if evaluated is None or evaluated.inputs["train"] != run.input_folder("train").rsplit("/", 1)[1]:
         return {}
-    report = json.loads(run.workspace.read_file(f"{run.workspace.folder('evaluate')}/report.json"))
+    report = from_json(run.workspace.read_file(f"{run.workspace.check('evaluate')}/report.json"))
     served = next(iter(report["clicks"]))  # `evaluate` puts the ranker that is served first
     return {**report["clicks"][served], **report["pages"][served], "candidate_recall": report["candidate_recall"]}
 
@@ -77,52 +85,12 @@ def topic_table(run: StageRun) -> pa.Table:
     return pa.table({"topic": centres["topic"], "words": centres["tags"], "videos": centres["videos"]})
 
 
-def user_table(log: pa.Table, item: np.ndarray, max_clicks: int) -> pa.Table:
-    """`bundle.USERS`: the last clicks of each user and the last distinct videos that they were shown.
-
-    `item` is the item index of each row of the log, 0 for a video that is not in the catalog.
-    """
-    users = log["user_id"].combine_chunks().dictionary_encode()
-    user, at = users.indices.to_numpy(), log["shown_at"].to_numpy()
-    clicked = log["clicked"].to_numpy() & (item > 0)
-    clicks = _Latest(user[clicked], at[clicked], max_clicks)
-    clicked_items, clicked_at = item[clicked][clicks.rows], at[clicked][clicks.rows]
-    # The last time that each video was shown to each user.
-    order = np.lexsort((at, item, user))
-    last = order[np.append((np.diff(user[order]) != 0) | (np.diff(item[order]) != 0), True)] if len(order) else order
-    last = last[item[last] > 0]
-    seen = _Latest(user[last], at[last], MAX_SEEN)
-    count = len(users.dictionary)
-    table = pa.table(
-        {
-            "user_id": users.dictionary,
-            "clicked": clicks.lists(clicked_items.astype(np.int32), count),
-            "clicked_at": clicks.lists(clicked_at, count),
-            "seen": seen.lists(item[last][seen.rows].astype(np.int32), count),
-        }
-    )
-    return table.sort_by("user_id")
-
-
-class _Latest:
-    """The rows of the `count` latest times of each user, sorted by user and then by time."""
-
-    def __init__(self, user: np.ndarray, at: np.ndarray, count: int) -> None:
-        order = np.lexsort((at, user))
-        user = user[order]
-        from_end = np.searchsorted(user, user, side="right") - np.arange(len(user))
-        self.rows = order[from_end <= count]
-        self.user = user[from_end <= count]
-
-    def lists(self, values: np.ndarray, users: int) -> pa.ListArray:
-        """The values of these rows as one list for each of so many users."""
-        return pa.ListArray.from_arrays(np.searchsorted(self.user, np.arange(users + 1)).astype(np.int32), pa.array(values))
-
-
-def _aligned(table: pa.Table, ids: list[str]) -> pa.Table:
-    """The rows of the videos in the order of `ids`, with nulls for videos that are not in the table."""
-    rows = pc.index_in(pa.array(ids, pa.string()), value_set=table["video_id"].combine_chunks())
-    return table.take(rows).set_column(table.column_names.index("video_id"), "video_id", pa.array(ids, pa.string()))
+def _aligned(table: pa.Table | None, ids: list[str], columns: list[str]) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Columns of `bundle.ITEMS` in the order of `ids`: null for videos that are not in the table, and all null without one."""
+    if table is None:
+        return {name: pa.nulls(len(ids), bundle.ITEMS.field(name).type) for name in columns}
+    rows = pc.index_in(pa.array(ids, TEXT), value_set=table["video_id"].combine_chunks())
+    return {name: table[name].combine_chunks().take(rows) for name in columns}
 
 
 def _as_lists(vectors: np.ndarray | None, count: int) -> pa.Array:
@@ -135,8 +103,9 @@ def _as_lists(vectors: np.ndarray | None, count: int) -> pa.Array:
 STAGE = Stage(
     "publish",
     publish,
-    reads=READS,
+    reads=(*READS, "interactions"),
     may_read=(*MAY_READ, "features", "topic_centres", "embeddings", "predictions"),
-    after=("train",),
+    after=("train", "encode"),
+    first=(ENCODE,),
     settings=lambda config: settings_of(config.recall),
 )

@@ -1,14 +1,14 @@
 """The stage `reduce`: normalises the extracted vectors and reduces them by PCA; the result is the table `vectors`.
 
 It makes two passes over the part files of `features`. The first takes the moments of the videos that training saw, which are then
-merged and fitted; the second maps all videos and writes parts. Both work on shares of the files: in this process, or on Ray Data
-with one task for each share when there are more than `LOCAL_VIDEOS` videos. A later run with the same settings keeps the fit of
-every modality whose raw vectors still come from the same networks, so that a model that was trained on reduced vectors can read
-those of new videos.
+merged and fitted; the second maps all videos and writes parts. At most `LOCAL_VIDEOS` videos are reduced in this process, in the
+order of their ids, so that two runs give the same vectors, whichever videos were extracted first. More are reduced on Ray Data, in
+shares of the files: there the sums of the first pass, and so the vectors, may differ by rounding. A later run with the same
+settings keeps the fit of every modality whose raw vectors still come from the same networks, so that a model that was trained on
+reduced vectors can read those of new videos.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from rayrec import tables
 from rayrec.config import EXTRACTED_MODALITIES, MODALITIES, Config, settings_of
-from rayrec.data.split import split_times
+from rayrec.data.pieces import LogPieces
 from rayrec.features.reduction import Moments, Reduction, matrix, merged, moments_of, pack, reduced, unpack
-from rayrec.workspace.parts import part_paths
+from rayrec.workspace.files import from_json, to_json
 from rayrec.workspace.stage import Stage, StageRun
 
 ARRAYS, FACTS = "reduction.safetensors", "reduction.json"
@@ -40,18 +40,18 @@ def reduce(run: StageRun) -> None:
     folder = f"{run.folder}/vectors"
     run.fs.create_dir(folder, recursive=True)
     run.fs.delete_dir_contents(folder)  # what a killed run left
-    paths = part_paths(run.fs, f"{run.input_folder('extract')}/features")
+    paths = run.parts("features")
     private_public = run.read_if_there("private_public") if paths and run.config.private_public else None
-    features = FeatureFiles(run.fs, private_public)
+    features = FeatureFiles(run.fs, private_public, in_order=run.workspace.rows("features") <= LOCAL_VIDEOS)
     origins = _origins(run)
     reductions = _kept(run, origins, features.sizes(paths[:1]))
     if reductions:
         log.info("reduce: the fit of %s is kept (`--force` makes a new one)", ", ".join(reductions))
     reductions |= _fitted(run, paths, features, [name for name in MODALITIES if name not in reductions])
-    _over_shares(run, paths, _write_vectors, (features, reductions, folder))
+    _over_files(run, paths, _write_vectors, (features, reductions, folder))
     facts = {name: _facts(fit) | {"origin": origins[name]} for name, fit in reductions.items()}
     run.write_file(ARRAYS, pack(reductions))
-    run.write_file(FACTS, json.dumps({"settings": run.settings, "modalities": facts}, indent=1).encode())
+    run.write_file(FACTS, to_json({"settings": run.settings, "modalities": facts}, indent=1))
     rows = run.written_in_parts("vectors")
     run.count(rows_in=rows, rows_out=rows)
 
@@ -65,7 +65,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def _fitted(run: StageRun, paths: list[str], features: "FeatureFiles", names: list[str]) -> dict[str, Reduction]:
     """The reductions of these modalities, for those that some video of the training split has."""
-    packed = _over_shares(run, paths, _moments, (features, names, _trained(run)))
+    packed = _over_files(run, paths, _moments, (features, names, _trained(run)))
     moments: dict[str, Moments] = fold(merged, (unpack(Moments, value) for value in packed), {})
     sizes = {str(name): size for name, size in run.config.reduction.sizes.items()}
     normalise = run.config.reduction.normalise
@@ -81,12 +81,16 @@ def _fitted(run: StageRun, paths: list[str], features: "FeatureFiles", names: li
 
 def _trained(run: StageRun) -> pa.Array | None:
     """The ids of the videos that the log's training split shows; None, which stands for all videos, where there is no such log."""
-    interactions = run.read_if_there("interactions")
-    if interactions is None or not interactions.num_rows:
+    log = LogPieces.of(run.fs, run.parts("interactions")) if run.workspace.has("interactions") else None
+    if log is None or not log.rows:
         return None
-    validation_at, _ = split_times(interactions["shown_at"].to_numpy(), run.config.split)
-    shown = interactions["video_id"].filter(pc.less(interactions["shown_at"], validation_at))
-    return pc.unique(shown) if len(shown) else None
+    validation_at, shown = log.validation_at(run.config.split), pa.array([], tables.TEXT)
+    for piece in log.pieces:
+        if piece.begin < validation_at:
+            rows = piece.read(run.fs, ["video_id", "shown_at"])
+            found = rows["video_id"].filter(pc.less(rows["shown_at"], validation_at))
+            shown = pc.unique(pa.chunked_array([shown, *found.chunks], tables.TEXT))
+    return shown if len(shown) else None
 
 
 def _origins(run: StageRun) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def _kept(run: StageRun, origins: dict[str, Any], raw_sizes: dict[str, int]) -> 
     if run.previous is None or run.previous.settings != run.settings:
         return {}
     with run.fs.open_input_file(f"{run.previous_folder}/{FACTS}") as file:
-        facts = json.loads(file.read())["modalities"]
+        facts = from_json(file.read())["modalities"]
     with run.fs.open_input_file(f"{run.previous_folder}/{ARRAYS}") as file:
         reductions = unpack(Reduction, file.read())
     return {
@@ -137,9 +141,14 @@ class FeatureFiles:
 
     fs: pafs.FileSystem
     private_public: pa.Table | None  # is not in these files: joined by id
+    in_order: bool = False  # of the ids; all files are in memory then
 
     def chunks(self, paths: list[str], names: list[str]) -> Iterator[pa.Table]:
         """Tables of at most about `CHUNK_VIDEOS` rows with the named modalities; the other modalities are null."""
+        if self.in_order and paths:
+            rows = pa.concat_tables([self._part(path, names) for path in paths]).sort_by("video_id")
+            yield from (rows.slice(start, CHUNK_VIDEOS) for start in range(0, rows.num_rows, CHUNK_VIDEOS))
+            return
         waiting: list[pa.Table] = []
         for path in paths:
             waiting.append(self._part(path, names))
@@ -167,15 +176,15 @@ class FeatureFiles:
         return tables.conform("vectors", part)
 
 
-def _over_shares(run: StageRun, paths: list[str], work: Callable[[int, list[str], Any], bytes], shared: Any) -> list[bytes]:
-    """`work(number, paths, shared)` for each share of the part files: here for a small table, with Ray Data for a large one."""
+def _over_files(run: StageRun, paths: list[str], work: Callable[[int, list[str], Any], bytes], shared: Any) -> list[bytes]:
+    """`work(number, paths, shared)` for all part files of a small table here, for each share of a large one with Ray Data."""
     if run.workspace.rows("features") > LOCAL_VIDEOS:
         from rayrec.serving.cluster.connection import connect
         from rayrec.stages.on_ray.data import map_files
 
         connect(run.config)
         return map_files(work, paths, SHARE_FILES, shared)
-    return [work(number, paths[at : at + SHARE_FILES], shared) for number, at in enumerate(range(0, len(paths), SHARE_FILES))]
+    return [work(0, paths, shared)]
 
 
 def _moments(number: int, paths: list[str], shared: tuple[FeatureFiles, list[str], pa.Array | None]) -> bytes:
@@ -202,7 +211,6 @@ STAGE = Stage(
     reduce,
     reads=("features",),
     may_read=("interactions", "private_public"),
-    after=("extract",),
     writes=("vectors",),
     settings=settings,
 )

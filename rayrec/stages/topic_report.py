@@ -3,13 +3,13 @@
 It writes a folder with `index.html`, a contact sheet of covers for each topic, and the scores of the representations as JSON.
 """
 
-import json
 from dataclasses import asdict
 
 import numpy as np
 
 from rayrec.errors import RayrecError
 from rayrec.stages.topics import settings
+from rayrec.workspace.files import to_json
 from rayrec.workspace.stage import Stage, StageRun
 
 REPORT, SCORES = "index.html", "representations.json"
@@ -24,14 +24,12 @@ def report(run: StageRun) -> None:
     catalog, topics, centres, embeddings = (run.read(name) for name in ("catalog", "topics", "topic_centres", "embeddings"))
     if not topics.num_rows:
         raise RayrecError("topics: there are none, so there is nothing to report; give the catalog titles, tags or covers")
-    features, vectors = run.read_if_there("features"), run.read_if_there("vectors")
+    features, vectors = run.read_if_there("features", ["video_id", "cover_jpeg"]), run.read_if_there("vectors")
     described = describe(catalog, topics, np.stack(centres["centre"].to_numpy()))
     classes = known_classes(catalog, run.read_if_there("truth_topics"))
     pixels = features if run.config.topics.cover_network is not None else None
     scores = compare(catalog, vectors, pixels, classes, run.config.topics, run.config.seed) if classes else {}
-    run.write_file(
-        SCORES, json.dumps({name: {kind: asdict(one) for kind, one in kinds.items()} for name, kinds in scores.items()}).encode()
-    )
+    run.write_file(SCORES, to_json({name: {kind: asdict(one) for kind, one in kinds.items()} for name, kinds in scores.items()}))
     sheets = {}
     if features is not None:
         for one in described:

@@ -18,18 +18,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec import tables
-from rayrec.config import Config, dump
-from rayrec.workspace.files import file_facts, open_filesystem
+from rayrec.config import Config, dump, need_package
+from rayrec.features.media.files import file_versions
+from rayrec.serving.cluster.room import check_training
 from rayrec.workspace.stage import Stage, StageRun
-from rayrec.workspace.versions import Workspace
+from rayrec.workspace.versions import Workspace, WorkspaceError
 
 if TYPE_CHECKING:
     import torch
 
-    from rayrec.stages.on_ray.training import Task
+    from rayrec.stages.on_ray.training import Processes, Task
+    from rayrec.topics.blocks import Block
+    from rayrec.topics.clustering import BlockMap
     from rayrec.topics.model import TopicModel
     from rayrec.topics.representation import Representation
     from rayrec.training.exchange import Worker
+
+Pictures = tuple[pa.Table | None, pa.Table | None]  # vectors and features, of which the encoders read one at most
 
 TYPICAL_TAGS = 5  # kept for each topic
 CHECKPOINT = "checkpoint.pt"
@@ -39,19 +44,22 @@ log = logging.getLogger(__name__)
 
 def learn_topics(run: StageRun) -> None:
     """The work of the stage: trains a model; writes it, `topics`, `topic_centres`, `tag_vectors` and `embeddings`."""
+    from rayrec.stages.on_ray.training import await_workers
     from rayrec.topics import tag_graph
+    from rayrec.topics.blocks import COLUMNS
     from rayrec.topics.model import TopicModel
 
-    catalog, settings = run.read("catalog"), run.config.topics
+    catalog, settings = run.read("catalog", COLUMNS), run.config.topics
+    await_workers(run.config, _processes(run.config))
     videos_tags, names = tag_graph.incidence(catalog["tags"], settings.max_tags, settings.min_tag_videos)
     vectors = tag_graph.tag_vectors(videos_tags, names, settings, run.config.seed) if names else np.empty((0, settings.tag_size))
     model = TopicModel(_train(run), names, vectors.astype(np.float32))
-    joint, described = model.fit_join(*_read(run))
-    if not described.any():
+    model, map_blocks = _embedded(run, model, catalog, fit=True)
+    if not any(map_blocks(len)):
         log.warning("topics: no video has a cover, a title or tags, so there are no topics")
     else:
-        model.centres = _numbered(run.workspace, catalog, _cluster(joint[described], run.config), joint)
-    _write(run, model, catalog, joint, described)
+        model.centres = _numbered(run.workspace, catalog, _cluster(map_blocks, run.config), map_blocks)
+    _write(run, model, catalog, map_blocks)
 
 
 def assign_topics(run: StageRun) -> None:
@@ -59,34 +67,41 @@ def assign_topics(run: StageRun) -> None:
 
     Raises `WorkspaceError` when there is no model yet.
     """
+    from rayrec.topics.blocks import COLUMNS
     from rayrec.topics.model import TopicModel
 
-    model = TopicModel.load(run.fs, run.workspace.folder("topics"), run.workspace.read)
-    joint, described = model.join(*_read(run))
-    _write(run, model, run.read("catalog"), joint, described)
-
-
-def _read(run: StageRun) -> tuple[pa.Table, pa.Table | None, pa.Table | None]:
-    return run.read("catalog"), run.read_if_there("vectors"), _features(run.workspace, run.config)
+    model = TopicModel.load(run.fs, run.workspace.check("topics"), run.workspace.read)
+    catalog = run.read("catalog", COLUMNS)
+    model, map_blocks = _embedded(run, model, catalog, fit=False)
+    _write(run, model, catalog, map_blocks)
 
 
 def settings(config: Config) -> dict[str, Any]:
     """What topics depend on. The number of processes that train them changes nothing but rounding."""
-    return {"Topics": config.topics.model_dump(mode="json", exclude={"workers", "gpus_per_worker", "clustering"})}
+    return {"Topics": config.topics.model_dump(mode="json", exclude={"workers", "gpus_per_worker", "clustering", "restarts"})}
 
 
-def sources(workspace: Workspace, config: Config) -> list[tuple[str, int, int]]:
-    """Facts about the file of the cover network's weights. Another file redoes the stage."""
+def sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:
+    """The version of the file of the cover network's weights. Another file redoes the stage."""
     network = config.topics.cover_network
     if network is None or network.weights in ("DEFAULT", "none"):
         return []
-    filesystem, path = open_filesystem(network.weights)
-    return file_facts(filesystem, [path])
+    return list(file_versions([network.weights]).items())
 
 
-def _features(workspace: Workspace, config: Config) -> pa.Table | None:
-    """The features, if covers are read as pixels."""
-    return workspace.read_if_there("features") if config.topics.cover_network is not None else None
+def _pictures(workspace: Workspace, config: Config) -> Pictures:
+    """What the encoders of pictures may read: the covers (video_id, cover_jpeg) if they are read as pixels, else the vectors."""
+    if config.topics.cover_network is not None:
+        covers = workspace.read_if_there("features", ["video_id", "cover_jpeg"])
+        if covers is not None and covers["cover_jpeg"].null_count < covers.num_rows:
+            return None, covers
+    return workspace.read_if_there("vectors", ["video_id", *config.topics.modalities]), None
+
+
+def _processes(config: Config) -> "Processes":
+    from rayrec.stages.on_ray.training import Processes
+
+    return Processes("topics", config.topics.workers, config.topics.gpus_per_worker, restarts=config.topics.restarts)
 
 
 # --- z --------------------------------------------------------------------------------------------------------------------------
@@ -94,14 +109,13 @@ def _features(workspace: Workspace, config: Config) -> pa.Table | None:
 
 def _train(run: StageRun) -> "Representation | None":
     """The trained representation; None when the catalog has neither covers nor titles."""
-    from rayrec.stages.on_ray.training import Processes, train_and_log
+    from rayrec.stages.on_ray.training import train_and_log
     from rayrec.topics.model import ENCODERS
     from rayrec.topics.representation import Representation
     from rayrec.workspace.checkpoint import Checkpoint
 
-    settings = run.config.topics
-    processes = Processes("topics", settings.workers, settings.gpus_per_worker)
-    train_and_log(run, _work, {"config": dump(run.config)}, run.folder, "topics", settings.epochs, processes)
+    config = run.config
+    train_and_log(run, _work, {"config": dump(config)}, run.folder, "topics", config.topics.epochs, _processes(config))
     Checkpoint(run.fs, f"{run.folder}/{CHECKPOINT}").delete()
     try:
         return Representation.load(run.fs, f"{run.folder}/{ENCODERS}")
@@ -111,7 +125,8 @@ def _train(run: StageRun) -> "Representation | None":
 
 def _work(task: "Task", worker: "Worker", device: "torch.device") -> None:
     """What each worker does. The first one saves the encoders."""
-    from rayrec.stages.on_ray.training import progress_callback
+    from rayrec.stages.on_ray.training import reported
+    from rayrec.topics.blocks import COLUMNS
     from rayrec.topics.fitting import train_representation
     from rayrec.topics.model import ENCODERS
     from rayrec.topics.representation import NothingToReadError
@@ -119,17 +134,17 @@ def _work(task: "Task", worker: "Worker", device: "torch.device") -> None:
 
     config, workspace, folder = Config.model_validate(task["config"]), Workspace(task["workspace"]), task["folder"]
     try:
-        trained = train_representation(
-            workspace.read("catalog"),
-            workspace.read_if_there("vectors"),
-            _features(workspace, config),
-            config.topics,
-            config.seed,
-            device,
-            progress_callback(task, worker),
-            worker,
-            Checkpoint(workspace.fs, f"{folder}/{CHECKPOINT}"),
-        )
+        with reported(task, worker) as callback:
+            trained = train_representation(
+                workspace.read("catalog", COLUMNS),
+                *_pictures(workspace, config),
+                config.topics,
+                config.seed,
+                device,
+                callback,
+                worker,
+                Checkpoint(workspace.fs, f"{folder}/{CHECKPOINT}"),
+            )
     except NothingToReadError:
         return
     if worker.rank == 0:
@@ -139,73 +154,108 @@ def _work(task: "Task", worker: "Worker", device: "torch.device") -> None:
 # --- topics ---------------------------------------------------------------------------------------------------------------------
 
 
-def _cluster(joint: np.ndarray, config: Config) -> np.ndarray:
-    """The centres, L2-normalised [topics, size]; `clustering: ray` computes them on the cluster."""
+def _embedded(run: StageRun, model: "TopicModel", catalog: pa.Table, fit: bool) -> "tuple[TopicModel, BlockMap]":
+    """The model, fitted to the videos of the catalog if asked for, and a `map_blocks` over their blocks.
+
+    With `clustering: ray` the workers make and keep them. Else there is one block, which is made where training runs: on a reserved
+    GPU if `topics.gpus_per_worker` says so, and in this process otherwise.
+    """
+    if run.config.topics.clustering == "ray":
+        from rayrec.stages.on_ray.topic_blocks import embedded
+
+        return model, embedded(run, model, catalog, fit)
+    from rayrec.stages.on_ray.training import with_gpus
+
+    pictures = _pictures(run.workspace, run.config)
+    model, block = with_gpus(run.config, run.config.topics.gpus_per_worker, _one_block)(model, catalog, pictures, fit)
+    return model, lambda work, *arguments: [work(block, *arguments)]
+
+
+def _one_block(model: "TopicModel", catalog: pa.Table, pictures: Pictures, fit: bool) -> "tuple[TopicModel, Block]":
+    from rayrec.serving.cluster.connection import reserved_device
+    from rayrec.topics.blocks import block_of, encode
+
+    encoded = encode(model, catalog, *pictures, reserved_device())
+    if fit:
+        model.fit_means([encoded.sums()])
+    return model, block_of(encoded, 0, model)
+
+
+def _cluster(map_blocks: "BlockMap", config: Config) -> np.ndarray:
+    """The centres, L2-normalised [topics, size]: those of a single block are computed in threads."""
+    from rayrec.topics.blocks import on_vectors, vectors_of
+    from rayrec.topics.clustering import MAX_ITERATIONS, cluster, k_means
+
     settings = config.topics
     if settings.clustering == "local":
-        from rayrec.topics.clustering import cluster
-
-        return cluster(joint, settings.clusters, config.seed)
-    from rayrec.serving.cluster.connection import connect
-    from rayrec.stages.on_ray.clustering import cluster_matrix
-
-    connect(config)
-    return cluster_matrix(joint, settings.clusters, config.seed)
+        (vectors,) = map_blocks(vectors_of)
+        return cluster(vectors, settings.clusters, config.seed)
+    return k_means(on_vectors(map_blocks), settings.clusters, config.seed, MAX_ITERATIONS)
 
 
-def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, joint: np.ndarray) -> np.ndarray:
+def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, map_blocks: "BlockMap") -> np.ndarray:
     """The centres in the order of their ids. Topics of the current version that are found again keep their ids."""
+    from rayrec.topics.blocks import carried
     from rayrec.topics.matching import carried_centres, match
-    from rayrec.topics.words import membership
 
-    old = workspace.read("topics") if workspace.has("topics") else tables.empty("topics")
-    rows = pc.index_in(old["video_id"], value_set=catalog["video_id"].combine_chunks())
-    old = old.filter(rows.is_valid())
+    if not workspace.has("topics"):
+        return centres
+    try:
+        old, count = workspace.read("topics", ["video_id", "topics"]), workspace.read("topic_centres", ["topic"]).num_rows
+    except WorkspaceError as error:  # what is made again for this very reason must not fail for it
+        log.warning("topics: the version before can't be read, so all topics get new ids: %s", error)
+        return centres
+    old = old.filter(pc.is_in(old["video_id"], value_set=catalog["video_id"].combine_chunks()))
     if not old.num_rows:
         return centres
-    count = workspace.read("topic_centres").num_rows
-    carried = carried_centres(membership(old["topics"].to_numpy(), count), joint[rows.drop_null().to_numpy()])
-    order, kept = match(centres, carried)
+    order, kept = match(centres, carried_centres(map_blocks(carried, old, count)))
     log.info("topics: %d of %d topics keep their ids from the version before", kept, count)
     return centres[order]
 
 
-def _write(run: StageRun, model: "TopicModel", catalog: pa.Table, joint: np.ndarray, described: np.ndarray) -> None:
+def _write(run: StageRun, model: "TopicModel", catalog: pa.Table, map_blocks: "BlockMap") -> None:
     """Write every table of the stage. A video of which nothing is known belongs to no topic."""
-    from rayrec.topics.clustering import assign
-    from rayrec.topics.words import membership, typical
+    from rayrec.topics.blocks import write_topics
+    from rayrec.topics.words import typical
 
-    settings = run.config.topics
-    joint, ids = joint[described], catalog["video_id"].filter(pa.array(described))
-    if len(joint):
-        topics, similarities = assign(joint, model.centres, settings.threshold, settings.max_topics)
-    else:
-        topics, similarities = [], []
-    alone = sum(found[0] < settings.threshold for found in similarities)
-    log.info("topics: %d of %d videos are near no centre and get the nearest topic", alone, len(topics))
-    run.write("embeddings", pa.table({"video_id": ids, "vector": pa.array(list(joint), tables.VECTOR)}))
-    run.write(
-        "topics",
-        pa.table({"video_id": ids, "topics": pa.array(topics, tables.IDS), "similarity": pa.array(similarities, tables.VECTOR)}),
-    )
-    members = membership(topics, len(model.centres))
-    videos_tags = model.tags_of(catalog)
+    settings, in_parts = run.config.topics, ("embeddings", "topics")
+    for name in in_parts:
+        run.fs.create_dir(f"{run.folder}/{name}", recursive=True)
+        run.fs.delete_dir_contents(f"{run.folder}/{name}")  # what a killed run left
+    blocks = list(map_blocks(write_topics, model.centres, settings, run.workspace.uri, run.folder))
+    videos, alone = (sum(counts) for counts in ([block.videos for block in blocks], [block.alone for block in blocks]))
+    if alone:
+        sentence = "topics: %d of %d videos are not close enough to any topic (`topics.threshold`); each gets the nearest one"
+        log.info(sentence, alone, videos)
+    for name in in_parts:
+        run.record_parts(name, videos)
     run.write(
         "topic_centres",
         pa.table(
             {
                 "topic": np.arange(len(model.centres)),
                 "centre": pa.array(list(model.centres), tables.VECTOR),
-                "videos": np.diff(members.indptr),
-                "tags": pa.array(typical(members, videos_tags[described], model.tags, TYPICAL_TAGS), pa.list_(pa.string())),
+                "videos": sum((block.videos_of for block in blocks), np.zeros(len(model.centres), dtype=np.int64)),
+                "tags": pa.array(
+                    typical(sum(block.tags_of for block in blocks), model.tags, TYPICAL_TAGS) if blocks else [],
+                    pa.list_(tables.TEXT),
+                ),
             }
         ),
     )
-    counts = np.asarray(videos_tags.sum(axis=0)).ravel().astype(np.int64)
+    counts = np.asarray(model.tags_of(catalog).sum(axis=0)).ravel().astype(np.int64)
     vectors = pa.array(list(model.tag_vectors), tables.VECTOR)
-    run.write("tag_vectors", pa.table({"tag": pa.array(model.tags, pa.string()), "vector": vectors, "videos": counts}))
+    run.write("tag_vectors", pa.table({"tag": pa.array(model.tags, tables.TEXT), "vector": vectors, "videos": counts}))
     model.save(run.fs, run.folder)
-    run.count(rows_in=catalog.num_rows, rows_out=run.written["topics"])
+    run.count(rows_in=catalog.num_rows, rows_out=videos)
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for a missing package, and for more workers or GPUs than there are."""
+    topics = config.topics
+    if topics.title_encoder not in ("bag", "transformer"):
+        need_package("transformers", "text", f"topics.title_encoder={topics.title_encoder}")
+    check_training("topics", topics.workers, topics.gpus_per_worker)
 
 
 STAGE = Stage(
@@ -216,6 +266,7 @@ STAGE = Stage(
     writes=("topics", "topic_centres", "tag_vectors", "embeddings"),
     settings=settings,
     sources=sources,
+    check=check,
 )
 # `rayrec topics assign`: writes the same tables without training.
-ASSIGN = replace(STAGE, work=assign_topics)
+ASSIGN = replace(STAGE, work=assign_topics, check=lambda config: None)

@@ -1,25 +1,26 @@
 """The stage `train`: a trained ranker for each arm.
 
 With `training.workers: 0` the training runs in the calling process, so that no other has to start; with more it runs in that many
-processes on the cluster. Either way each worker reads the workspace itself and goes on from the checkpoint that it finds in the
-unfinished version of the stage, whether a worker had died or the whole run.
+processes on the cluster. Either way each worker reads its own shards of the encoded log and goes on from the checkpoint that it
+finds in the unfinished version of the stage, whether a worker had died or the whole run.
 """
 
 import io
 from contextlib import nullcontext
 from typing import Any
 
-import pyarrow.fs as pafs
 import torch
 from matplotlib.figure import Figure
 
-from rayrec.config import Config, Ranker, dump, settings_of
-from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS
+from rayrec.config import Config, ConfigError, Ranker, dump, settings_of
+from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, ranking_data
+from rayrec.data.shards import EncodedLog
 from rayrec.ranking import models
 from rayrec.ranking.fitting import AUC, train_ranker
 from rayrec.ranking.scorer import SCORER
-from rayrec.stages.on_ray.streaming import training_data, write_blocks
-from rayrec.stages.on_ray.training import Processes, Task, progress_callback, train_and_log
+from rayrec.serving.cluster.room import check_training
+from rayrec.stages import encode
+from rayrec.stages.on_ray.training import Processes, Task, await_workers, reported, train_and_log
 from rayrec.training import trackers
 from rayrec.training.callbacks import NO_CALLBACK, Epoch, together
 from rayrec.training.exchange import Worker
@@ -28,8 +29,6 @@ from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
-EXAMPLES = "examples"  # the folder of streamed ones
-
 
 def train(run: StageRun) -> None:
     """The work of the stage: writes a trained `Scorer` for each arm, its epochs as JSON, and a picture of the learning curves."""
@@ -37,15 +36,25 @@ def train(run: StageRun) -> None:
     arms = {RANKER: config.ranker}
     if config.training.without_topics and config.ranker.topics and run.workspace.has("topics"):
         arms[RANKER_WITHOUT_TOPICS] = config.ranker.model_copy(update={"topics": False})
-    models.check(config.ranker)
     mlflow = trackers.check(config, run.workspace)
-    write_blocks(run.workspace, config, f"{run.folder}/{EXAMPLES}")
-    curves = {arm: _train_arm(run, arm, ranker, mlflow) for arm, ranker in arms.items()}
+    await_workers(config, _processes(config))
+    folder = run.input_folder("encode")
+    curves = {arm: _train_arm(run, arm, ranker, folder, mlflow) for arm, ranker in arms.items()}
     run.write_file("learning_curves.png", learning_curves(curves))
-    if run.fs.get_file_info(f"{run.folder}/{EXAMPLES}").type == pafs.FileType.Directory:
-        run.fs.delete_dir(f"{run.folder}/{EXAMPLES}")
-    rows = run.workspace.rows("interactions")
+    rows = EncodedLog.open(run.fs, folder).train_rows
     run.count(rows_in=rows, rows_out=rows)
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for an unknown model or option, and for more workers than shards or than there is room for."""
+    models.check(config.ranker)
+    workers = config.training.max_workers or config.training.workers
+    if workers > config.encoding.shards:
+        raise ConfigError(
+            f"training.workers: {workers} workers can't share the {config.encoding.shards} shards of the log; set "
+            f"encoding.shards to {workers} or more"
+        )
+    check_training("training", config.training.workers, config.training.gpus_per_worker)
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -72,33 +81,40 @@ def learning_curves(curves: dict[str, list[Epoch]]) -> bytes:
     return picture.getvalue()
 
 
-def _train_arm(run: StageRun, arm: str, ranker: Ranker, mlflow: str | None) -> list[Epoch]:
+def _train_arm(run: StageRun, arm: str, ranker: Ranker, log_folder: str, mlflow: str | None) -> list[Epoch]:
     """The epochs of the arm, whose scorer is in the folder of the stage afterwards."""
     training, folder = run.config.training, f"{run.folder}/{arm}"
     if run.fs.get_file_info(f"{folder}/{SCORER}").is_file:  # an earlier run trained it and was killed later
         return ProgressFile(run.fs, f"{folder}/{PROGRESS}").read().epochs
     task = {
         "config": dump(run.config.model_copy(update={"ranker": ranker})),
-        "examples": f"{run.folder}/{EXAMPLES}",
+        "log": log_folder,
         "mlflow": mlflow,
     }
-    processes = Processes(
+    return train_and_log(run, _work, task, folder, arm, training.epochs, _processes(run.config))
+
+
+def _processes(config: Config) -> Processes:
+    training = config.training
+    return Processes(
         "training", training.workers, training.gpus_per_worker, max_workers=training.max_workers, restarts=training.restarts
     )
-    return train_and_log(run, _work, task, folder, arm, training.epochs, processes)
 
 
 def _work(task: Task, worker: Worker, device: torch.device) -> None:
     """What each worker does. The first one saves the scorer of the best epoch."""
     config, workspace, folder = Config.model_validate(task["config"]), Workspace(task["workspace"]), task["folder"]
     checkpoint = Checkpoint(workspace.fs, f"{folder}/checkpoint.pt")
-    data = training_data(workspace, config, task["examples"])
-    with trackers.tracked(config, folder, task["mlflow"]) if worker.rank == 0 else nullcontext(NO_CALLBACK) as tracker:
-        callback = together([progress_callback(task, worker), tracker])
+    data = ranking_data(workspace, EncodedLog.open(workspace.fs, task["log"]), config.ranker, worker)
+    tracked = trackers.tracked(config, folder, task["mlflow"]) if worker.rank == 0 else nullcontext(NO_CALLBACK)
+    with reported(task, worker) as progress, tracked as tracker:
+        callback = together([progress, tracker])
         scorer, _ = train_ranker(data, config.ranker, config.training, config.seed, device, callback, worker, checkpoint)
     if worker.rank == 0:
         scorer.save(workspace.fs, folder)
         checkpoint.delete()
 
 
-STAGE = Stage("train", train, reads=READS, may_read=MAY_READ, settings=settings)
+STAGE = Stage(
+    "train", train, reads=READS, may_read=MAY_READ, after=("encode",), settings=settings, check=check, first=(encode.STAGE,)
+)

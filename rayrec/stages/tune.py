@@ -13,13 +13,14 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-import ray
-from ray import tune
+from ray import cloudpickle, tune
 
-from rayrec.config import Config, ConfigError, Domain, Span, dump
+from rayrec.config import Config, ConfigError, Domain, Span, dump, need_package
 from rayrec.data.loading import MAY_READ, READS, ranking_data
+from rayrec.data.shards import EncodedLog
 from rayrec.errors import RayrecError
 from rayrec.evaluation.search_report import MODEL, pictures
 from rayrec.evaluation.trials import (
@@ -36,8 +37,11 @@ from rayrec.evaluation.trials import (
 )
 from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.scorer import Scorer
-from rayrec.ranking.variants import device_for, variant
-from rayrec.serving.cluster.connection import connect
+from rayrec.ranking.variants import variant
+from rayrec.serving.cluster.connection import connect, reserved_device
+from rayrec.serving.cluster.room import await_room, check_room
+from rayrec.stages import encode
+from rayrec.stages.on_ray.working import share_of_cpus
 from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import Stage, StageRun
@@ -55,10 +59,9 @@ log = logging.getLogger(__name__)
 def tune_ranker(run: StageRun) -> None:
     """The work of the stage: writes the trials as CSV and JSON, the config of the best one, and pictures.
 
-    Raises `ConfigError` for a space that can't be searched, before any training starts, and `RayrecError` when every trial fails.
+    Raises `RayrecError` when every trial fails.
     """
     config = run.config
-    check_space(config)
     found = _search(run)
     trials = ranked([_trial_of(number, result) for number, result in enumerate(found, 1)], config.tuning.metric)
     best = trials[0]
@@ -71,6 +74,13 @@ def tune_ranker(run: StageRun) -> None:
         run.write_file(name, picture)
     run.fs.delete_dir(f"{run.folder}/{SEARCH}")
     run.count(rows_in=len(trials), rows_out=sum(trial.status != "failed" for trial in trials))
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for a space that can't be searched, a missing package, and for GPUs that are not there."""
+    check_space(config)
+    check_room("tuning.concurrent", 1, gpus=config.training.gpus_per_worker)
+    need_package("optuna", "tune", "`rayrec tune`")
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -135,15 +145,23 @@ def _search(run: StageRun) -> tune.ResultGrid:
     """Run all trials to their ends. Raises `KeyboardInterrupt` when Ray Tune was interrupted, which Ray Tune itself does not."""
     config = run.config
     connect(config)
-    storage = f"{run.workspace.uri}/{run.stage.name}/{run.version}"
+    if config.training.gpus_per_worker:
+        await_room("tuning.concurrent", 1, gpus=config.training.gpus_per_worker)
     trainable = tune.with_resources(_trainable(run), _resources(config))
-    if tune.Tuner.can_restore(f"{storage}/{SEARCH}"):
+    folder = f"{run.folder}/{SEARCH}"
+    if tune.Tuner.can_restore(folder, storage_filesystem=run.fs):
         log.info("tune: an earlier run was killed; continuing its trials")
         # Trials whose process died with the search count as failed; they continue too.
-        tuner = tune.Tuner.restore(f"{storage}/{SEARCH}", trainable, resume_errored=True)
+        tuner = tune.Tuner.restore(folder, trainable, resume_errored=True, storage_filesystem=run.fs)
     else:
         space = {key: _tune_domain(config, key, domain) for key, domain in config.tuning.space.items()}
-        run_config = tune.RunConfig(name=SEARCH, storage_path=storage, verbose=0, callbacks=[TrialLogger(config.tuning.trials)])
+        run_config = tune.RunConfig(
+            name=SEARCH,
+            storage_path=run.folder,
+            storage_filesystem=run.fs,
+            verbose=0,
+            callbacks=[TrialLogger(config.tuning.trials)],
+        )
         tuner = tune.Tuner(trainable, param_space=space, tune_config=_tune_config(config), run_config=run_config)
     found = tuner.fit()
     if found.num_terminated + found.num_errors < config.tuning.trials:
@@ -152,11 +170,9 @@ def _search(run: StageRun) -> tune.ResultGrid:
 
 
 def _tune_config(config: Config) -> tune.TuneConfig:
-    try:
-        import optuna
-        from ray.tune.search.optuna import OptunaSearch  # this import takes a second, so other commands don't make it
-    except ImportError as error:
-        raise ConfigError("`rayrec tune` needs Optuna: pip install 'rayrec[tune]'") from error
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch  # this import takes a second, so other commands don't make it
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tuning, epochs = config.tuning, config.training.epochs
     return tune.TuneConfig(
@@ -176,28 +192,27 @@ def _tune_config(config: Config) -> tune.TuneConfig:
 
 def _resources(config: Config) -> dict[str, float]:
     """The resources of one trial: its share of the CPUs, on one machine."""
-    cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    share = max(1, int(min(max(cpus), sum(cpus) // config.tuning.concurrent)))
-    return {"CPU": share, "GPU": config.training.gpus_per_worker}
+    return {"CPU": share_of_cpus(config.tuning.concurrent), "GPU": config.training.gpus_per_worker}
 
 
 def _trainable(run: StageRun) -> Callable[[dict[str, Any]], None]:
     """The function that the process of a trial runs. Only plain values travel to it."""
     config, uri, checkpoints = dump(run.config), run.workspace.uri, f"{run.folder}/{SEARCH}/checkpoints"
+    log_folder = run.input_folder("encode")
 
     def trial(proposed: dict[str, Any]) -> None:
         workspace = Workspace(uri)
         checkpoint = Checkpoint(workspace.fs, f"{checkpoints}/{tune.get_context().get_trial_id()}.pt")
         try:
-            _train(variant(Config.model_validate(config), _values(proposed), "trial"), workspace, checkpoint)
+            _train(variant(Config.model_validate(config), _values(proposed), "trial"), workspace, log_folder, checkpoint)
         finally:  # `report` raises an exception in a trial that ASHA stops; such a trial never continues
             checkpoint.delete()
 
     return trial
 
 
-def _train(config: Config, workspace: Workspace, checkpoint: Checkpoint) -> None:
-    data = ranking_data(workspace, config.ranker, config.split)
+def _train(config: Config, workspace: Workspace, log_folder: str, checkpoint: Checkpoint) -> None:
+    data = ranking_data(workspace, EncodedLog.open(workspace.fs, log_folder), config.ranker)
     parameters = sum(weights.numel() for weights in Scorer.untrained(config.ranker, data).model.parameters())
     reported = False
 
@@ -209,7 +224,7 @@ def _train(config: Config, workspace: Workspace, checkpoint: Checkpoint) -> None
         finished = waited or summary.epochs == config.training.epochs
         tune.report(asdict(summary) | {"parameters": parameters, "finished": finished})
 
-    device = device_for(config.training)
+    device = reserved_device()
     _, epochs = train_ranker(
         data, config.ranker, config.training, config.seed, device, TrainingCallback(report), checkpoint=checkpoint
     )
@@ -237,6 +252,12 @@ def _reason(error: Exception | None) -> str:
     return str(cause) if isinstance(cause, RayrecError) else repr(cause)
 
 
+def _error_of(trial: Any) -> Exception | None:
+    """The error of a trial that has failed. `Trial.get_pickled_error` may read a copy that Ray has not written completely yet."""
+    file = Path(trial.pickled_error_file or "")
+    return cast(Exception, cloudpickle.loads(file.read_bytes())) if file.is_file() else trial.get_error()
+
+
 class TrialLogger(tune.Callback):
     """Logs one line at the end of each trial."""
 
@@ -249,7 +270,7 @@ class TrialLogger(tune.Callback):
         self._log(trial, f"AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f} in epoch {found['best_epoch']}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_pickled_error() or trial.get_error()
+        error = _error_of(trial)
         self._log(trial, f"failed: {_reason(error)}")
         if not isinstance(error, RayrecError):  # a bug, whose traceback is needed
             log.warning("trial %s:", trial, exc_info=error)
@@ -258,4 +279,6 @@ class TrialLogger(tune.Callback):
         log.info("trial %d of %d: %s: %s", next(self.ended), self.trials, in_words(_values(trial.config)), outcome)
 
 
-STAGE = Stage("tune", tune_ranker, reads=READS, may_read=MAY_READ, settings=settings)
+STAGE = Stage(
+    "tune", tune_ranker, reads=READS, may_read=MAY_READ, after=("encode",), settings=settings, check=check, first=(encode.STAGE,)
+)

@@ -5,6 +5,9 @@ a catalog or of its vocabulary of tags.
 """
 
 import io
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +17,10 @@ import scipy.sparse as sp
 import torch
 from PIL import Image, ImageOps
 
-from rayrec.tables import TableError
+from rayrec.tables import BYTES, TableError
 from rayrec.topics.titles import TitleCodec, padded
 
+AHEAD = 4  # batches whose covers are decoded at a time
 CLASSES = ("primary_class", "secondary_class")
 
 
@@ -39,7 +43,7 @@ class Contents:
 
     count: int
     vectors: np.ndarray | None = None  # float32 [videos, V]
-    covers: pa.Array | None = None  # JPEGs
+    covers: pa.Array | None = None  # JPEGs, large_binary
     cover_size: int = 0  # side of the square that is cut from a cover, in pixels
     titles: pa.Array | None = None  # lists of token ids
     padding: int = 0  # the token id that pads the shorter titles of a batch
@@ -55,6 +59,20 @@ class Contents:
             lists = self.titles.take(pa.array(rows)).to_numpy(zero_copy_only=False)
             titles = torch.from_numpy(padded(list(lists), self.padding))
         return Batch(vectors, covers, titles)
+
+    def batches(self, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """The inputs for each of these sets of rows. Covers are decoded ahead in threads, while the caller works with a batch."""
+        if self.covers is None:
+            yield from map(self.batch, rows)
+            return
+        with ThreadPoolExecutor(AHEAD) as pool:
+            made: deque[Future[Batch]] = deque()
+            for some in rows:
+                made.append(pool.submit(self.batch, some))
+                if len(made) > AHEAD:
+                    yield made.popleft().result()
+            while made:
+                yield made.popleft().result()
 
     def mask(self) -> np.ndarray:
         """bool [videos]: whether a video has anything that the encoders can read."""
@@ -130,7 +148,7 @@ def read_vectors(catalog: pa.Table, vectors: pa.Table | None, scales: dict[str, 
             if values.shape[1] != scale.size:
                 raise TableError(
                     f"table vectors, column {name!r}: the vectors hold {values.shape[1]} numbers, but the topic model was trained "
-                    f"on {scale.size}; run `rayrec topics` to train a new one"
+                    f"on {scale.size}; run `rayrec topics CONFIG` to train a new one"
                 )
             part[mask] = values / scale.by
         parts.append(part)
@@ -150,9 +168,9 @@ def _aligned(catalog: pa.Table, vectors: pa.Table | None, name: str) -> tuple[np
 def read_covers(catalog: pa.Table, features: pa.Table | None) -> pa.Array:
     """The JPEG of each video of the catalog, null where there is none."""
     if features is None:
-        return pa.nulls(catalog.num_rows, pa.binary())
+        return pa.nulls(catalog.num_rows, BYTES)
     at = pc.index_in(catalog["video_id"].combine_chunks(), value_set=features["video_id"].combine_chunks())
-    return features["cover_jpeg"].combine_chunks().take(at)
+    return features["cover_jpeg"].cast(BYTES).combine_chunks().take(at)
 
 
 def read_titles(catalog: pa.Table, codec: TitleCodec) -> pa.Array:

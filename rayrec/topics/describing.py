@@ -29,8 +29,10 @@ def describe(catalog: pa.Table, topics: pa.Table, centres: np.ndarray) -> list[D
     known = catalog.take(rows.combine_chunks())
     members = membership(topics["topics"].to_numpy(), len(centres))
     to_centre = membership(topics["topics"].to_numpy(), len(centres), topics["similarity"].to_numpy())
-    words = typical(members, *title_words(known["title"].to_pylist()), WORDS)
-    tags = typical(members, *incidence(known["tags"], MAX_TAGS), WORDS)
+    words, tags = (
+        typical((members @ counts).tocsr(), names, WORDS)
+        for counts, names in (title_words(known["title"].to_pylist()), incidence(known["tags"], MAX_TAGS))
+    )
     similarity = centres @ centres.T
     np.fill_diagonal(similarity, -1)
     described = []

@@ -111,19 +111,22 @@ class TrainableMMoE(Trainable[Share]):
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Share | None, int]]:
         order = np.random.default_rng((self.seed, epoch - 1)).permutation(self.rows)
-        for start in range(skip * self.batch_size, len(order), self.batch_size):
-            whole = order[start : start + self.batch_size]
-            mine = whole[self.worker.rank :: self.worker.world_size]
-            yield (self._share(mine, labelled_videos(self.labels, whole)) if len(mine) else None), len(whole)
+        starts = range(skip * self.batch_size, len(order), self.batch_size)
+        batches = [order[start : start + self.batch_size] for start in starts]
+        shares = [whole[self.worker.rank :: self.worker.world_size] for whole in batches]
+        contents = self.contents.batches(mine for mine in shares if len(mine))
+        for whole, mine in zip(batches, shares, strict=True):
+            share = self._share(next(contents), mine, labelled_videos(self.labels, whole)) if len(mine) else None
+            yield share, len(whole)
 
     def losses(self, share: Share, examples: int) -> Sequence[Tensor]:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = self.model(share.contents)
         return (task_loss({name: scores.float() for name, scores in logits.items()}, share.labels, share.labelled),)
 
-    def _share(self, rows: np.ndarray, labelled: dict[str, int]) -> Share:
+    def _share(self, contents: Batch, rows: np.ndarray, labelled: dict[str, int]) -> Share:
         labels = {name: values.to(self.device, non_blocking=True) for name, values in self.labels.batch(rows).items()}
-        return Share(self.contents.batch(rows).to(self.device), labels, labelled)
+        return Share(contents.to(self.device), labels, labelled)
 
 
 def labelled_videos(labels: Labels, rows: np.ndarray) -> dict[str, int]:

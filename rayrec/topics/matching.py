@@ -5,20 +5,22 @@ mean of the new embeddings of its videos. The Hungarian method then pairs carrie
 similarities is as large as possible.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
-import scipy.sparse as sp
 from scipy.optimize import linear_sum_assignment
 from sklearn.preprocessing import normalize
 
 SAME_TOPIC = 0.5  # the cosine similarity from which a pair counts as the same topic
 
 
-def carried_centres(membership: sp.csr_matrix, embeddings: np.ndarray) -> np.ndarray:
+def carried_centres(sums: Iterable[np.ndarray]) -> np.ndarray:
     """The centres of the old topics in the new space, L2-normalised float32 [old topics, size].
 
-    `membership` is 0/1 [old topics, videos], `embeddings` are the new ones [videos, size]. A topic without any video left is zeros.
+    `sums` are those of the new embeddings of the videos of each old topic, from one or several blocks of videos. A topic without
+    any video left is zeros.
     """
-    return normalize(membership @ embeddings).astype(np.float32)
+    return normalize(sum(sums)).astype(np.float32)
 
 
 def match(centres: np.ndarray, carried: np.ndarray) -> tuple[np.ndarray, int]:

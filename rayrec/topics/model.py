@@ -1,7 +1,7 @@
 """The topic model: everything that a video's embedding and topics are computed from (encoders, tag vectors, means, centres)."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,12 @@ from sklearn.preprocessing import normalize
 
 from rayrec.topics.representation import Representation, encode
 from rayrec.topics.tag_graph import incidence_of, mean_tag_vectors
+from rayrec.training.trainer import CPU
 
 ENCODED_AT_ONCE = 1024
 ENCODERS, MEANS = "encoders", "means.json"
+
+Sums = tuple[np.ndarray, int]  # of a part: over the videos that have it, in double precision, and the number of these videos
 
 
 @dataclass
@@ -30,30 +33,44 @@ class TopicModel:
         """Which video has which of the model's tags, 0/1 [videos, tags]."""
         return incidence_of(catalog["tags"], self.tags)
 
-    def parts(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None) -> list[np.ndarray]:
+    def parts(
+        self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU
+    ) -> list[np.ndarray]:
         """z and e of each video, as far as the model has them. A row of zeros means that nothing is known of the video."""
         found = []
         if self.representation is not None:
             contents = self.representation.contents(catalog, vectors, features)
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             encoders = self.representation.encoders.to(device)
             z = encode(encoders, contents, np.arange(catalog.num_rows), device, ENCODED_AT_ONCE)
+            encoders.to(CPU)
             found.append(z * contents.mask()[:, None])
         if self.tags:
             found.append(mean_tag_vectors(self.tags_of(catalog), self.tag_vectors))
         return found
 
-    def fit_join(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None) -> tuple[np.ndarray, np.ndarray]:
+    def fit_join(
+        self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Fit the means of the parts to this catalog, and `join` it."""
-        parts = self.parts(catalog, vectors, features)
-        self.means = [part[part.any(axis=1)].mean(axis=0) if part.any() else part.sum(axis=0) for part in parts]
-        return self._joined(parts, catalog.num_rows)
+        parts = self.parts(catalog, vectors, features, device)
+        self.fit_means([sums_of(parts)])
+        return self.joined(parts, catalog.num_rows)
 
-    def join(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None) -> tuple[np.ndarray, np.ndarray]:
+    def fit_means(self, sums: Iterable[list[Sums]]) -> None:
+        """Set the mean of each part to that over all videos that have it; `sums` are those of one or several blocks of videos."""
+        self.means = [
+            (sum(total for total, _ in part) / max(1, sum(count for _, count in part))).astype(np.float32)
+            for part in zip(*sums, strict=True)
+        ]
+
+    def join(
+        self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU
+    ) -> tuple[np.ndarray, np.ndarray]:
         """`a` of each video, L2-normalised float32 [videos, size], and the mask of the videos of which something is known."""
-        return self._joined(self.parts(catalog, vectors, features), catalog.num_rows)
+        return self.joined(self.parts(catalog, vectors, features, device), catalog.num_rows)
 
-    def _joined(self, parts: list[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    def joined(self, parts: list[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `join` returns, from the `parts` of so many videos."""
         if not parts:
             return np.empty((count, 1), np.float32), np.zeros(count, dtype=bool)
         joint: np.ndarray = join([centred(part, mean) for part, mean in zip(parts, self.means, strict=True)])
@@ -80,6 +97,11 @@ class TopicModel:
             means,
             _rows(centres["centre"]),
         )
+
+
+def sums_of(parts: list[np.ndarray]) -> list[Sums]:
+    """What some videos add to the mean of each part."""
+    return [(part.sum(axis=0, dtype=np.float64), int(part.any(axis=1).sum())) for part in parts]
 
 
 def centred(part: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ class Representation:
             settings = Topics.model_validate(record["settings"])
         except ValidationError as error:
             raise RayrecError(
-                f"{folder} is the topic model of another version of rayrec; run `rayrec topics learn` to train it anew"
+                f"{folder} is the topic model of another version of rayrec; run `rayrec topics learn CONFIG` to train it anew"
             ) from error
         scales = {name: Scale(**scale) for name, scale in record["scales"].items()}
         codec: TitleCodec | None = None
@@ -125,10 +125,8 @@ class Representation:
 def encode(encoders: Encoders, contents: Contents, rows: np.ndarray, device: torch.device, batch_size: int) -> np.ndarray:
     """z of the videos at these rows, float32 [rows, Z]."""
     encoders.eval()
-    parts = [
-        encoders(contents.batch(rows[start : start + batch_size]).to(device)).cpu().numpy()
-        for start in range(0, len(rows), batch_size)
-    ]
+    batches = contents.batches(rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    parts = [encoders(batch.to(device)).cpu().numpy() for batch in batches]
     return np.concatenate(parts) if parts else np.empty((0, encoders.size), dtype=np.float32)
 
 

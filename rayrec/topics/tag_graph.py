@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from gensim.models import Word2Vec
 
 from rayrec.config import Topics
+from rayrec.tables import TEXT
 
 MAX_TAGS_OF_A_VIDEO = 200  # a video with more tags does not say which of them belong together, but has too many pairs
 
@@ -34,7 +35,7 @@ def incidence(tags: pa.ChunkedArray, max_tags: int, min_videos: int = 1) -> tupl
 def incidence_of(tags: pa.ChunkedArray, names: list[str]) -> sp.csr_matrix:
     """Which video has which of these tags, as a 0/1 matrix [videos, tags]. Other tags are ignored."""
     lists = tags.combine_chunks()
-    indices = pc.index_in(pc.list_flatten(lists), value_set=pa.array(names, pa.string()))
+    indices = pc.index_in(pc.list_flatten(lists), value_set=pa.array(names, TEXT))
     known = indices.is_valid().to_numpy(zero_copy_only=False)
     rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)[known]
     columns = indices.drop_null().to_numpy(zero_copy_only=False)

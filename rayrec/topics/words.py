@@ -30,15 +30,14 @@ def title_words(titles: list[str | None]) -> tuple[sp.csr_matrix, list[str]]:
     return counts.astype(np.float32), counter.get_feature_names_out().tolist()
 
 
-def typical(members: sp.csr_matrix, counts: sp.csr_matrix, names: list[str], max_words: int) -> list[list[str]]:
-    """At most `max_words` typical words of each topic, the best first. `counts` [videos, words]: how often a video has a word."""
+def typical(found: sp.csr_matrix, names: list[str], max_words: int) -> list[list[str]]:
+    """At most `max_words` typical words of each topic, the best first. `found` [topics, words]: how often a topic has a word."""
     if not names:
-        return [[] for _ in range(members.shape[0])]
-    found = (members @ counts).tocsr()
+        return [[] for _ in range(found.shape[0])]
     everywhere = np.asarray(found.sum(axis=0)).ravel()
-    idf = np.log1p(found.sum() / members.shape[0] / np.maximum(everywhere, 1))
+    idf = np.log1p(found.sum() / found.shape[0] / np.maximum(everywhere, 1))
     best = []
-    for topic in range(members.shape[0]):
+    for topic in range(found.shape[0]):
         words = slice(found.indptr[topic], found.indptr[topic + 1])
         weights = found.data[words] * idf[found.indices[words]]
         order = np.argsort(-weights, kind="stable")[:max_words]

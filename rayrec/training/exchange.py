@@ -43,14 +43,12 @@ def exchange_gradients(model: nn.Module, worker: Worker) -> None:
 
 
 def gather_rows(values: Tensor, worker: Worker) -> Tensor:
-    """All n rows in order, [n, ...], on each worker; `values` are this worker's: rows rank, rank + world_size, ..."""
+    """The rows of all workers, [rows of all, ...], on each worker, in the order of the workers; `values` are this worker's."""
     if worker.world_size == 1:
         return values
-    total = torch.tensor(len(values), device=values.device)
-    dist.all_reduce(total)
-    # Only the last workers may have a row less, so their padding ends up behind row n.
-    longest = -(-int(total) // worker.world_size)
-    return _gather(values, longest, worker).transpose(0, 1).flatten(0, 1)[: int(total)]
+    lengths = _gather(torch.tensor([len(values)], device=values.device), 1, worker).flatten().tolist()
+    everyone = _gather(values, max(lengths), worker)
+    return torch.cat([rows[:length] for rows, length in zip(everyone, lengths, strict=True)])
 
 
 def total(values: Tensor, worker: Worker) -> Tensor:

@@ -1,21 +1,23 @@
-"""The progress of a training, seen from another process: the first worker writes it to a file, the driver reads it and logs it."""
+"""The progress of a training, seen from another process: the first worker writes it to a file, the driver reads it and logs it.
 
-import json
+A thread writes, so that no step waits for a bucket. The last report is written when the training ends.
+"""
+
 import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 import pyarrow.fs as pafs
 
 from rayrec.training.callbacks import Epoch, Progress, TrainingCallback
-from rayrec.workspace.files import read_whole, write_whole
+from rayrec.workspace.files import from_json, read_whole, to_json, with_nan, write_whole
 
 PROGRESS = "progress.json"  # beside what is trained
 LOG_S = 10.0  # between two log lines within an epoch
-POLL_S = 0.5  # between two reads of the file
+LOCAL_S, REMOTE_S = 0.5, 10.0  # between two reads of the file, and between two writes: on a disk, and elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -34,33 +36,62 @@ class ProgressFile:
 
     fs: pafs.FileSystem
     path: str
-    written_at: float = 0.0
+
+    @property
+    def interval(self) -> float:
+        return LOCAL_S if isinstance(self.fs, pafs.LocalFileSystem) else REMOTE_S
 
     def read(self) -> ProgressReport:
         """An empty report where there is no file yet."""
         try:
-            facts = json.loads(read_whole(self.fs, self.path))
+            facts = from_json(read_whole(self.fs, self.path))
         except FileNotFoundError:
             return ProgressReport()
-        now = Progress(**facts["now"]) if facts["now"] else None
-        return ProgressReport([Epoch.from_json(epoch) for epoch in facts["epochs"]], now)
+        now = Progress(**with_nan(facts["now"])) if facts["now"] else None
+        return ProgressReport([Epoch.from_json(with_nan(epoch)) for epoch in facts["epochs"]], now)
 
     def write(self, report: ProgressReport) -> None:
         facts = {
             "epochs": [epoch.to_json() for epoch in report.epochs],
             "now": asdict(report.now) if report.now else None,
         }
-        write_whole(self.fs, self.path, json.dumps(facts).encode())
-        self.written_at = time.monotonic()
+        write_whole(self.fs, self.path, to_json(facts))
 
-    def callback(self) -> TrainingCallback:
-        """Keeps the file up to date; for the first worker."""
+    @contextmanager
+    def written(self) -> Iterator[TrainingCallback]:
+        """A callback, for the first worker, whose reports are written to the file while the block runs and at its end."""
+        latest: list[ProgressReport] = []
+        ended = threading.Event()
+        writer = threading.Thread(target=self._keep_up, args=(latest, ended), daemon=True)
+        writer.start()
 
-        def on_progress(progress: Progress, epochs: list[Epoch]) -> None:
-            if time.monotonic() - self.written_at > POLL_S:
-                self.write(ProgressReport(epochs, progress))
+        def report(epochs: list[Epoch], now: Progress | None = None) -> None:
+            latest[:] = [ProgressReport(list(epochs), now)]
 
-        return TrainingCallback(lambda epochs: self.write(ProgressReport(epochs)), on_progress)
+        try:
+            yield TrainingCallback(report, lambda now, epochs: report(epochs, now))
+        except BaseException:
+            with suppress(OSError):  # the error of the training matters more
+                self._finish(latest, ended, writer)
+            raise
+        self._finish(latest, ended, writer)
+
+    def _keep_up(self, latest: list[ProgressReport], ended: threading.Event) -> None:
+        """Write a report that is new, from time to time."""
+        written: list[ProgressReport] = []
+        while not ended.wait(self.interval):
+            if (now := latest[:]) != written:
+                try:
+                    self.write(now[0])
+                    written = now
+                except OSError as error:  # it is tried again
+                    log.warning("%s can't be written: %s", self.path, error)
+
+    def _finish(self, latest: list[ProgressReport], ended: threading.Event, writer: threading.Thread) -> None:
+        ended.set()
+        writer.join()
+        for report in latest:
+            self.write(report)
 
 
 @contextmanager
@@ -79,7 +110,7 @@ def logged(file: ProgressFile, name: str, epochs: int) -> Iterator[None]:
 def _follow(file: ProgressFile, name: str, epochs: int, done: threading.Event) -> None:
     logged, logged_at, is_last = len(file.read().epochs), time.monotonic(), False
     while not is_last:
-        is_last = done.wait(POLL_S)  # read once more after the end
+        is_last = done.wait(file.interval)  # read once more after the end
         report = file.read()
         for epoch in report.epochs[logged:]:
             log.info("%s: epoch %d of %d, %s", name, epoch.epoch, epochs, describe(epoch))

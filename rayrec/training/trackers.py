@@ -11,12 +11,11 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import pyarrow.fs as pafs
 
-from rayrec.config import Config, ConfigError, dump
+from rayrec.config import Config, ConfigError, dump, need_package
 from rayrec.training.callbacks import Epoch, TrainingCallback, together
 from rayrec.workspace.versions import Workspace
 
@@ -35,8 +34,7 @@ def check(config: Config, workspace: Workspace) -> str | None:
         )
     if "mlflow" not in wanted:
         return None
-    if find_spec("mlflow") is None:
-        raise ConfigError("training.log_to: mlflow is not installed; `pip install rayrec[mlflow]`")
+    need_package("mlflow", "mlflow", "training.log_to")
     if not address:
         raise ConfigError("training.log_to: set the environment variable MLFLOW_TRACKING_URI to the address of MLflow's server")
     return address

@@ -90,6 +90,7 @@ class _Run(Generic[Batch]):
     def train_epoch(self) -> None:
         """The rest of the epoch that is under way, its validation, and a checkpoint."""
         self._take_steps()
+        self._check_weights()
         average_statistics(self.model, self.trainer.worker)
         loss, *others = self.now.means()
         terms = dict(zip(self.trainable.terms[1:], others, strict=True))
@@ -112,7 +113,7 @@ class _Run(Generic[Batch]):
         sizes: list[int] = []
         for share, examples in trainable.batches(number, now.step):
             seed = ((trainer.seed * 10_007 + number) * 1_000_003 + now.step) * 1_009 + trainer.worker.rank
-            _seed_generator(seed, trainer.device)
+            _seed_generator(seed % 2**63, trainer.device)
             optimizer.zero_grad()
             if share is not None:
                 losses = trainable.losses(share, examples)
@@ -145,6 +146,14 @@ class _Run(Generic[Batch]):
                 )
             self.now.examples += size
             self.now.losses = [one + value * size for one, value in zip(self.now.losses, row, strict=True)]
+
+    def _check_weights(self) -> None:
+        """Raises `DivergedError`, on all workers alike, if the epoch's last step went too far, since no loss after it tells."""
+        if not all(bool(torch.isfinite(weights).all()) for weights in self.model.parameters()):
+            raise DivergedError(
+                f"training diverged: the weights are not finite after step {self.now.step}, the last one of epoch "
+                f"{len(self.epochs) + 1}; {self.trainable.advice}"
+            )
 
     def _report(self, number: int, steps: int) -> None:
         now = self.now

@@ -1,6 +1,7 @@
 """Which commands do without which libraries, so that they start at once."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,12 @@ def test_swap_and_rollback_find_out_without_ray_that_nothing_runs(config: Path) 
 def test_the_client_needs_httpx_alone() -> None:
     code = "import sys, rayrec.client; print([name for name in ('numpy', 'pydantic', 'pyarrow', 'ray') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stage_runs_though_streams_are_closed(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "catalog.csv").write_text("video_id\nv1\n")
+    (tmp_path / "c.yaml").write_text("workspace: space\ndataset: {kind: files, catalog: catalog.csv}\n")
+    command = f"{shlex.quote(sys.executable)} -m rayrec.cli ingest c.yaml {closed}"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True).returncode == 0
+    assert Workspace(tmp_path / "space").rows("catalog") == 1

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -10,9 +11,8 @@ from rayrec.config import Training
 from rayrec.data import blocks
 from rayrec.data.batches import Batch, batches, steps_of, training_batches
 from rayrec.data.examples import Examples
-from rayrec.data.history import ClickHistory, HistoryGather
+from rayrec.data.history import ClickHistory, HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
-from rayrec.training.exchange import Worker
 
 CPU = torch.device("cpu")
 
@@ -24,23 +24,20 @@ def rows_of(batch: Batch) -> Iterator[tuple[int, int, int, float]]:
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
-def test_batches_carry_the_logs_rows(data: RankingData) -> None:
-    gather = HistoryGather(data.clicks, 5, CPU)
+def test_batches_carry_the_logs_rows(data: RankingData, raw: dict[str, pa.Table]) -> None:
+    gather = HistoryGather(data.clicks, LatestClicks(5), CPU)
     seen = [
         (data.users.ids[user], data.items.ids[item], int(at), bool(label))
         for batch in batches(data.test, gather, 64, CPU)
         for user, item, at, label in rows_of(batch)
     ]
-    log = data.test_log
-    expected = list(zip(*(log[name].to_pylist() for name in ("user_id", "video_id", "shown_at", "clicked")), strict=True))
-    assert seen == expected
-    shares = [[row for batch in batches(data.test, gather, 7, CPU, Worker(rank, 3)) for row in rows_of(batch)] for rank in range(3)]
-    whole = [row for batch in batches(data.test, gather, 64, CPU) for row in rows_of(batch)]
-    assert shares == [whole[rank::3] for rank in range(3)]
+    log = raw["interactions"].take(pa.array(np.argsort(raw["interactions"]["shown_at"].to_numpy(), kind="stable")))
+    columns = (log[name].to_pylist()[-len(data.test) :] for name in ("user_id", "video_id", "shown_at", "clicked"))
+    assert seen == list(zip(*columns, strict=True))
 
 
 def test_an_epoch_is_the_whole_split_in_a_new_order(data: RankingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    gather = HistoryGather(data.clicks, 5, CPU)
+    gather = HistoryGather(data.clicks, LatestClicks(5), CPU)
     settings = Training(batch_size=50)
     whole = sorted(row for batch in batches(data.train, gather, 64, CPU) for row in rows_of(batch))
     for block_rows in (blocks.BLOCK_ROWS, 64):
@@ -57,24 +54,8 @@ def test_an_epoch_is_the_whole_split_in_a_new_order(data: RankingData, monkeypat
         assert resumed == rows[200:]
 
 
-def test_workers_share_each_batch_and_the_clicks_that_it_hides(data: RankingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
-    gather = HistoryGather(data.clicks, 5, CPU)
-    settings = Training(batch_size=len(data.train) - 1, cut_histories=0.5, hidden_clicks=0.3)
-    single, *shares = (
-        list(training_batches(data.train, gather, settings, CPU, 3, 1, worker)) for worker in (Worker(), Worker(0, 2), Worker(1, 2))
-    )
-    assert [size for _, size in single] == [len(data.train) - 1, 1]
-    assert len(shares[1][1][0].user) == 0
-    for (whole, size), *parts in zip(single, *shares, strict=True):
-        for rank, (part, part_of) in enumerate(parts):
-            assert part_of == size
-            for name, column in vars(whole).items():
-                assert torch.equal(column[rank::2], getattr(part, name)), name
-
-
 def test_no_batch_sees_the_future(data: RankingData) -> None:
-    gather = HistoryGather(data.clicks, 5, CPU)
+    gather = HistoryGather(data.clicks, LatestClicks(5), CPU)
     for part in (data.train, data.validation, data.test):
         for batch in batches(part, gather, 100, CPU):
             assert bool((batch.history_at < batch.at[:, None]).all())
@@ -91,7 +72,7 @@ def test_augmentation_shows_prefixes_and_hides_clicks() -> None:
         *(np.full(rows, value, kind) for value, kind in ((1, np.int32), (1, np.int32), (1, bool), (99, np.int64), (9, np.int64))),
         np.zeros((rows, 0), np.int16),
     )
-    gather = HistoryGather(clicks, 9, CPU)
+    gather = HistoryGather(clicks, LatestClicks(9), CPU)
     ((cut, _),) = training_batches(train, gather, Training(batch_size=rows, cut_histories=0.5), CPU, 0, 0)
     lengths = torch.bincount(cut.history[:, -1], minlength=10) / rows
     assert torch.allclose(lengths, torch.tensor([0.05] * 9 + [0.55]), atol=0.01)

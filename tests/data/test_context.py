@@ -1,6 +1,7 @@
 """The context of the log's requests and of served requests is encoded in the same way."""
 
 import datetime
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,28 @@ def test_the_log_and_requests_are_encoded_alike(encoder: ContextEncoder) -> None
     assert found.dtype == np.int16
     assert found.tolist() == wanted
     assert encoder.encode_requests([{"net": 5, "other": 1}, {}], AT).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("logged", "requested"),
+    [
+        (pa.array([True, False]), [True, False]),
+        (pa.array([True, False]), ["true", "False"]),
+        (pa.array(["True", "False"]), [True, False]),
+        (pa.array([1, 0]), [1.0, 0]),
+        (pa.array([1.0, 1e6]), [1, 1000000]),
+        (pa.array([0.1, 1e-5], pa.float32()), [0.1, 0.00001]),
+        (pa.array([Decimal("1.50"), Decimal("2.00")]), [1.5, 2]),
+        (pa.array(["02134", "2134"]), ["02134", 2134]),
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+    ],
+)
+def test_a_value_of_a_request_is_that_of_the_log(logged: pa.Array, requested: list[object]) -> None:
+    encoder = ContextEncoder.fit(["x"], lambda name: logged.unique())
+    values = encoder.encode(pa.table({"x": logged}), AT).tolist()
+    assert sorted(values) == [[1], [2]]
+    assert encoder.encode_requests([{"x": value} for value in requested], AT).tolist() == values
+    assert encoder.encode_requests([{"x": None}, {"x": "unseen"}], AT).tolist() == [[0], [0]]
 
 
 def test_large_vocabularies_get_wider_integers() -> None:

@@ -31,9 +31,32 @@ def test_vocabularies_and_scales_come_from_the_rows_that_training_saw(table: pa.
     assert encoded.multivalued["words"].tolist() == [[0, 0], [2, 1], [1, 0], [0, 0], [1, 0]]
     assert encoded.numeric["age"].tolist() == pytest.approx([0, -1, 1, 0, 98], abs=1e-3)
     assert encoded.vectors["sound"].tolist() == [
-        pytest.approx(row, abs=1e-4) for row in ([0, 0], [-1, -1], [1, 1], [0, 0], [3, 0.5])
+        pytest.approx(np.divide(row, 2.5**0.5), abs=1e-4) for row in ([0, 0], [-1, -2], [1, 2], [0, 0], [3, 1])
     ]
     assert encoded.rows_of(pa.array(["c", "?", None, "a"])).tolist() == [3, 0, 0, 1]
+
+
+@pytest.mark.parametrize("lists", [pa.list_(pa.string()), pa.large_list(pa.large_string())])
+def test_lists_of_any_width_are_fields(lists: pa.DataType) -> None:
+    vectors = pa.large_list(pa.float64()) if pa.types.is_large_list(lists) else VECTORS
+    table = pa.table({"id": ["a", "b"], "words": pa.array([["w"], ["v", "w"]], lists), "x": pa.array([[1.0], [3.0]], vectors)})
+    refuse_not_finite(table, "id", table.column_names)
+    encoded = FieldEncoder.fit(table, "id", table.column_names, np.array([True, True])).encode(table)
+    assert encoded.multivalued["words"].tolist() == [[0, 0], [1, 0], [2, 1]]
+    assert encoded.vectors["x"].flatten().tolist() == pytest.approx([0, -1, 1], abs=1e-3)
+
+
+def test_one_vocabulary_for_all_spellings_of_a_value() -> None:
+    seen = pa.table({"id": ["a", "b"], "kind": ["True", "2.0"]})
+    encoder = FieldEncoder.fit(seen, "id", ["kind"], np.array([True, True]))
+    later = pa.table({"id": ["c", "d", "e"], "kind": ["2", None, "true"]})
+    assert encoder.encode(later).categorical["kind"].tolist() == [0, 1, 0, 2]
+
+
+def test_a_column_that_can_not_be_a_field_is_named() -> None:
+    table = pa.table({"id": ["a"], "meta": [{"x": 1}]})
+    with pytest.raises(DataError, match=r"column 'meta' holds struct<x: int64>, which can't be a field"):
+        FieldEncoder.fit(table, "id", ["meta"], np.array([True]))
 
 
 def test_indices_among_known_values() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from rayrec import tables
 from rayrec.config import Config, Ranker, Split
-from rayrec.data.fields import DataError
-from rayrec.data.loading import join_items, prepare, ranking_data
+from rayrec.data.loading import RankingData, join_items, prepare
+from rayrec.stages.encode import whole_log
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 
@@ -31,17 +31,15 @@ def workspace(tmp_path: Path) -> Workspace:
     return workspace
 
 
+def data_for(workspace: Workspace, ranker: Ranker) -> RankingData:
+    return whole_log(workspace, Config(workspace=workspace.uri, ranker=ranker))
+
+
 def test_side_columns_become_fields(workspace: Workspace) -> None:
     settings = Ranker(item_fields=["channel"], context_fields=["device"])
-    data = ranking_data(workspace, settings, Split())
+    data = data_for(workspace, settings)
     assert list(data.items.categorical) == ["video_id", "channel"]
     assert data.context_encoder.sizes == {"device": 10}
-    assert set(data.test_log.column_names) == {"user_id", "video_id", "shown_at", "clicked", "device", "request_id"}
-
-
-def test_an_unknown_context_field_is_refused(workspace: Workspace) -> None:
-    with pytest.raises(DataError, match=r"ranker.context_fields: table interactions has no column 'devise'; did you mean 'device'"):
-        ranking_data(workspace, Ranker(context_fields=["devise"]), Split())
 
 
 def test_some_columns_of_a_table(workspace: Workspace) -> None:
@@ -60,3 +58,21 @@ def test_the_order_of_the_given_log_does_not_matter(raw: dict[str, pa.Table], se
     ids = [[[found.items.ids[i] for i in getattr(found, part).item] for part in ("train", "test")] for found in (given, ordered)]
     assert ids[0] == ids[1]
     assert given.test.end.tolist() == ordered.test.end.tolist()
+
+
+def test_a_column_of_the_catalog_gives_way_to_ours_of_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(run: StageRun) -> None:
+        write_log(run)
+        ids = [f"v{i}" for i in range(9)]
+        run.write("catalog", pa.table({"video_id": ids, "topics": list("abcabcabc"), "image": [f"{i}.jpg" for i in ids]}))
+        run.write("topics", pa.table({"video_id": ids, "topics": [[i % 2] for i in range(9)], "similarity": [[0.5]] * 9}))
+        run.write("vectors", pa.table({"video_id": ids, "image": [[float(i)] for i in range(9)]}))
+
+    workspace = Workspace(tmp_path)
+    for stage in ("ingest", "topics", "reduce"):
+        run_stage(workspace, Stage(stage, write, writes=("catalog", "interactions", "topics", "vectors")), Config())
+    data = data_for(workspace, Ranker(item_fields=["topics"], modalities=["image"]))
+    assert (list(data.items.multivalued), list(data.items.vectors)) == (["topics"], ["image"])
+    assert "the catalog's column 'topics' is not used, since the ranker reads rayrec's own" in caplog.text
+    data = data_for(workspace, Ranker(item_fields=["topics", "image"], topics=False))
+    assert list(data.items.categorical) == ["video_id", "topics", "image"]

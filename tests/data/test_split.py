@@ -7,30 +7,20 @@ import pytest
 from rayrec.config import Ranker, Split
 from rayrec.data.fields import DataError
 from rayrec.data.loading import RankingData, prepare
-from rayrec.data.split import split_log, split_times
+from rayrec.data.split import split_in_memory, split_rows
 
 
-def test_the_shares_are_those_of_the_settings_in_any_order() -> None:
-    shown = np.random.default_rng(0).permutation(1000)
-    assert split_times(shown, Split(validation=0.3, test=0.2)) == (500, 800)
+def test_the_shares_are_those_of_the_settings() -> None:
+    found = split_in_memory(np.arange(1000), Split(validation=0.3, test=0.2))
+    assert [found.train, found.validation, found.test] == [slice(0, 500), slice(500, 800), slice(800, 1000)]
+    assert (found.validation_at, found.test_at) == (500, 800)
+    assert split_rows(1, Split(validation=0.3, test=0.2)) == (0, 0)
 
 
 def test_moments_are_never_split() -> None:
     shown = np.repeat([1, 2, 3], [50, 10, 40])
-    validation, test = split_times(shown, Split(validation=0.3, test=0.2))
-    assert (validation, test) == (1, 3) or (validation, test) == (2, 3)
-
-
-def test_a_log_in_pieces_is_cut_as_a_whole() -> None:
-    shown = np.arange(100)
-    found = split_log([shown[:30], shown[30:]], Split(validation=0.3, test=0.2))
-    assert [found.train, found.validation, found.test] == [slice(0, 50), slice(50, 80), slice(80, 100)]
-    assert found.validation_at == 50
-
-
-def test_a_log_out_of_order_is_refused() -> None:
-    with pytest.raises(DataError, match="not in the order of shown_at"):
-        split_log([np.array([3, 1, 2])], Split())
+    found = split_in_memory(shown, Split(validation=0.3, test=0.2))
+    assert (found.train_end, found.validation_end) == (50, 60)
 
 
 def test_the_splits_follow_one_another_in_time_and_hold_the_whole_log(data: RankingData, raw: dict[str, pa.Table]) -> None:
@@ -39,7 +29,7 @@ def test_the_splits_follow_one_another_in_time_and_hold_the_whole_log(data: Rank
     assert data.train.at.max() < data.validation.at.min()
     assert data.validation.at.max() < data.test.at.min()
     assert len(data.test) / raw["interactions"].num_rows == pytest.approx(0.2, abs=0.02)
-    assert data.test_log["shown_at"].to_numpy().tolist() == data.test.at.tolist()
+    assert sorted(raw["interactions"]["shown_at"].to_pylist())[-len(data.test) :] == data.test.at.tolist()
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import FilesData, load
-from rayrec.datasets.files import EXPORTED, read_table
+from rayrec.datasets.files import EXPORTED, source_of
+from rayrec.datasets.source import Damaged, Limits
 from rayrec.stages.ingest import ingest
-from rayrec.tables import TableError
+from rayrec.tables import TEXT, TableError
 from rayrec.workspace.stage import Stage, run_stage
 from rayrec.workspace.versions import Workspace
 
@@ -17,6 +18,16 @@ Ingest = Callable[..., Workspace]
 Written = Callable[[str, str | bytes], str]
 CATALOG = "video_id,title,tags\nv1,One,a|b\nv2,Two,b\n"
 LOG = "user_id,video_id,shown_at,clicked\nu1,v1,1000,1\nu1,v2,2000,0\nu2,v1,3000,0\n"
+
+
+def read_table(name: str, settings: FilesData) -> pa.Table:
+    """All good rows of a table, before they are screened."""
+    (piece,) = source_of(name, settings).pieces
+    try:
+        blocks = list(piece.blocks(Limits()))
+    except Damaged:
+        blocks = list(piece.blocks(Limits(), careful=True))
+    return pa.concat_tables([block.table for block in blocks], promote_options="default")
 
 
 def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: Written, tmp_path: Path) -> None:
@@ -67,6 +78,7 @@ def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: 
         "video_id": "1",
         "shown_at": 1_700_000_000_000,
         "clicked": True,
+        "clicked_at": None,
         "watch_s": 2.5,
         "request_id": None,
         "device": "tv",
@@ -80,7 +92,7 @@ def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"catalog": "catalog.xlsx"}, r"catalog.xlsx: tables must be .parquet or .csv files, not .xlsx"),
+        ({"catalog": "catalog.xlsx"}, r"catalog.xlsx: tables must be .parquet, .csv or .jsonl files, .* not .xlsx"),
         ({"catalog": "nowhere.csv"}, r"nowhere.csv: there is no such file"),
         ({"catalog": "empty.csv"}, r"empty.csv: not a readable CSV file: Empty"),
         ({"catalog": "text.parquet"}, r"text.parquet: not a readable Parquet file"),
@@ -120,7 +132,7 @@ def test_a_column_of_the_user_never_shadows_a_mapped_one(written: Written) -> No
     users = written("users.csv", "user_id,uid,age\n1,ann,30\n")
     log = written("log.csv", LOG)
     dataset = FilesData(kind="files", catalog=log, interactions=log, users=users, users_columns={"user_id": "uid"})
-    assert read_table("users", dataset).table.to_pylist() == [{"user_id": "ann", "age": 30}]
+    assert read_table("users", dataset).to_pylist() == [{"user_id": "ann", "age": "30"}]  # a number once all files are read
 
 
 def test_a_table_of_embeddings_and_categories_is_no_obstacle(tmp_path: Path) -> None:
@@ -134,7 +146,7 @@ def test_a_table_of_embeddings_and_categories_is_no_obstacle(tmp_path: Path) -> 
     )
     pq.write_table(table, tmp_path / "catalog.parquet")
     dataset = FilesData(kind="files", catalog=str(tmp_path / "catalog.parquet"), interactions="none.csv")
-    rows = read_table("catalog", dataset).table.to_pylist()
+    rows = read_table("catalog", dataset).to_pylist()
     assert rows[0] == {"video_id": "a", "title": "x", "tags": ["p"], "vector": [1.0]}  # side columns are kept
 
 
@@ -177,7 +189,7 @@ def exported(tmp_path: Path) -> Path:
 
 def test_a_log_in_a_folder(exported: Path, written: Written) -> None:
     log = read_table("interactions", FilesData(kind="files", catalog=written("catalog.csv", CATALOG), interactions=str(exported)))
-    assert log.table.select(["shown_at", "clicked", "arm"]).to_pylist() == [
+    assert log.select(["shown_at", "clicked", "arm"]).to_pylist() == [
         {"shown_at": 86_400_000, "clicked": True, "arm": None},
         {"shown_at": 2 * 86_400_000, "clicked": True, "arm": "canary"},
     ]
@@ -187,8 +199,8 @@ def test_a_log_in_several_places(exported: Path, written: Written) -> None:
     places = [written("old.csv", LOG), str(exported)]
     dataset = FilesData(kind="files", catalog=written("catalog.csv", CATALOG)).model_copy(update={"interactions": places})
     log = read_table("interactions", dataset)
-    assert log.table["shown_at"].to_pylist() == [1000, 2000, 3000, 86_400_000, 2 * 86_400_000]
-    assert log.table["arm"].to_pylist() == [None, None, None, None, "canary"]
+    assert log["shown_at"].to_pylist() == [1000, 2000, 3000, 86_400_000, 2 * 86_400_000]
+    assert log["arm"].to_pylist() == [None, None, None, None, "canary"]
 
 
 def test_an_exported_log_beside_an_old_one_in_other_names_and_units(exported: Path, written: Written, ingested: Ingest) -> None:
@@ -208,13 +220,91 @@ def test_an_exported_log_beside_an_old_one_in_other_names_and_units(exported: Pa
     ]
     rejects = [(Path(row["source"]).name, row["row"], row["reason"]) for row in workspace.rejects("ingest").to_pylist()]
     assert sorted(rejects) == [
-        ("old.csv", 1, "video_id: 'v9' is not in the catalog"),
-        ("old.csv", 2, "shown_at: 'soon' is not a time: neither a number (of s) nor ISO 8601, such as 2024-01-31T12:00:00Z"),
+        ("old.csv", 3, "video_id: 'v9' is not in the catalog"),
+        ("old.csv", 4, "shown_at: 'soon' is not a time: neither a number (of s) nor ISO 8601, such as 2024-01-31T12:00:00Z"),
     ]
 
 
 def test_a_folder_without_tables_is_an_error(tmp_path: Path, written: Written) -> None:
     (tmp_path / "log").mkdir()
     written("log/_export.parquet", "")
-    with pytest.raises(TableError, match=r"log: the folder contains no table \(.parquet, .csv\)"):
+    with pytest.raises(TableError, match=r"log: the folder contains no table \(.parquet, .csv, "):
         read_table("interactions", FilesData(kind="files", catalog="catalog.csv", interactions=str(tmp_path / "log")))
+
+
+def logs(folder: Path, **columns: object) -> FilesData:
+    """A catalog and a folder of logs, `a`, `b`, ..., that differ in the side column `x`: Parquet for an array, CSV for texts."""
+    (folder / "logs").mkdir(exist_ok=True)
+    (folder / "catalog.csv").write_text(CATALOG)
+    for name, values in columns.items():
+        if isinstance(values, pa.Array):
+            rows = {"user_id": ["u"], "video_id": ["v1"], "shown_at": [NOW], "clicked": [False]}
+            table = pa.table({key: cells * len(values) for key, cells in rows.items()} | {"x": values})
+            pq.write_table(table, folder / "logs" / f"{name}.parquet")
+        else:
+            lines = ["user_id,video_id,shown_at,clicked,x", *(f"u,v1,{NOW},0,{text}" for text in values)]
+            (folder / "logs" / f"{name}.csv").write_text("\n".join(lines))
+    return FilesData(kind="files", catalog=str(folder / "catalog.csv"), interactions=str(folder / "logs"))
+
+
+NOW = 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "values"),
+    [
+        ({"a": ["02134", "94105"], "b": ["02134", "K1A"]}, TEXT, ["02134", "94105", "02134", "K1A"]),
+        ({"a": ["02134"], "b": pa.array(["02134"])}, TEXT, ["02134", "02134"]),
+        ({"a": pa.array([True, False]), "b": ["True", "False", "true"]}, TEXT, ["true", "false", "true", "false", "true"]),
+        ({"a": pa.array([1.0, 2.5]), "b": ["1.0", "2.5", "x"]}, TEXT, ["1", "2.5", "1", "2.5", "x"]),
+        ({"a": pa.array([1, 2]), "b": ["1.0", "2"]}, pa.int64(), [1, 2, 1, 2]),
+        ({"a": pa.array([1, 2]), "b": ["1.50", "2"]}, pa.float64(), [1.0, 2.0, 1.5, 2.0]),
+        ({"a": ["1234567890123456789", "1.5"]}, TEXT, ["1234567890123456789", "1.5"]),
+        ({"a": pa.array([1], pa.int8()), "b": pa.array([2], pa.int64())}, pa.int64(), [1, 2]),
+        ({"a": pa.nulls(1), "b": pa.array([["p"]])}, pa.large_list(TEXT), [None, ["p"]]),
+        ({"a": pa.array([["p"]], pa.large_list(pa.string())), "b": pa.array([["q"]])}, pa.large_list(TEXT), [["p"], ["q"]]),
+        ({"a": pa.nulls(1), "b": pa.nulls(1)}, TEXT, [None, None]),
+    ],
+)
+def test_a_side_column_is_the_same_however_files_write_it(
+    tmp_path: Path, ingested: Ingest, columns: dict, kind: pa.DataType, values: list
+) -> None:
+    column = ingested(logs(tmp_path, **columns)).read("interactions")["x"]
+    assert column.to_pylist() == values
+    assert column.type.equals(kind) or (pa.types.is_large_list(kind) and column.type.value_type == kind.value_type)
+
+
+def test_a_side_column_of_types_that_do_not_fit_is_left_out_by_name(
+    tmp_path: Path, ingested: Ingest, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {"a": pa.array([["p"]]), "b": pa.array(["p"]), "c": pa.array([{"k": 1}])}
+    assert "x" not in ingested(logs(tmp_path, **columns)).read("interactions").column_names
+    assert "column 'x' is left out, because no ranker can use a struct<k: int64>" in caplog.text
+    assert "column 'x' is left out, because it holds large_list<" in caplog.text
+
+
+@pytest.mark.parametrize(("at", "unit", "warns"), [(1_700_000_000, "ms", True), (1_700_000_000, "s", False), (NOW, "ms", False)])
+def test_times_in_another_unit_are_told(
+    ingested: Ingest, written: Written, caplog: pytest.LogCaptureFixture, at: int, unit: str, warns: bool
+) -> None:
+    log = written("l.csv", f"user_id,video_id,shown_at,clicked\nu,v1,{at},1\n")
+    settings = {"kind": "files", "time_unit": unit, "catalog": written("c.csv", CATALOG), "interactions": log}
+    ingested(FilesData.model_validate(settings))
+    sentence = "l.csv: 1 of 1 impressions are from before 1990 or after tomorrow, the first from 1970-01-20 16:13:20"
+    assert (sentence in caplog.text) == warns
+
+
+def test_a_list_of_no_logs_is_no_log(written: Written) -> None:
+    dataset = FilesData(kind="files", catalog=written("catalog.csv", CATALOG), interactions=[])
+    assert read_table("interactions", dataset).num_rows == 0
+
+
+def test_a_column_that_is_ours_but_for_its_spelling_is_named(
+    ingested: Ingest, written: Written, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written("catalog.csv", "video_id, title,Tags,Colour\nv1,One,a,b\n")
+    table = ingested(FilesData(kind="files", catalog=path, catalog_columns={"tags": "Tags"})).read("catalog")
+    assert table["tags"].to_pylist() == [["a"]]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: the column ' title' is not read as 'title'; rename it, or set `dataset.catalog_columns: {{title: ...}}`"
+    ]

@@ -35,9 +35,9 @@ def test_the_format(ingested: Callable[..., Workspace], written: Callable[..., s
     assert {row[column] for row in videos.values() for column in ("uri", "secondary_class", "published_at")} == {None}
     rejects = workspace.rejects("ingest").to_pylist()
     assert sorted((row["row"], row["reason"].partition(":")[0]) for row in rejects) == [
-        (4, "video_id"),
-        (5, "date"),
-        (6, "has 3 cells, the table 11 columns"),
+        (6, "video_id"),
+        (7, "date"),
+        (8, "has 3 cells, the table 11 columns"),
     ]
     assert workspace.read("interactions").num_rows == 0
 

@@ -43,7 +43,7 @@ def test_parts_by_the_clicks_known_before_against_a_loop() -> None:
     moments = zip(test.user, test.at, strict=True)
     owners = np.repeat(np.arange(len(found.users.ids)), np.diff(found.clicks.offsets))
     known = np.array([sum((owners == user) & (found.clicks.times < at)) for user, at in moments])
-    np.testing.assert_array_equal(history_lengths(found, test), known)
+    np.testing.assert_array_equal(history_lengths(found.clicks, test), known)
 
     parts = by_history(known, test.clicked, probability)
     limits = {"<=10": (0, 10), "11-15": (11, 15), "16-20": (16, 20), "21-25": (21, 25)}

@@ -18,7 +18,7 @@ def data() -> RankingData:
         ("u1", "e", 9, False), ("u2", "c", 10, True), ("u3", "e", 11, True), ("u3", "b", 12, True),
     ]  # fmt: skip
     users, videos, at, clicked = zip(*rows, strict=True)
-    devices = [{7: "phone", 8: "tv"}.get(moment) for moment in at]
+    devices = [{1: "phone", 7: "phone", 8: "tv"}.get(moment) for moment in at]
     log = pa.table({"user_id": users, "video_id": videos, "shown_at": at, "clicked": clicked, "device": devices})
     settings, split = Ranker(context_fields=["hour", "device"]), Split(validation=0.2, test=0.5)
     return prepare(log, pa.table({"video_id": list("abcde")}), None, settings, split)
@@ -27,7 +27,7 @@ def data() -> RankingData:
 def test_users_who_are_evaluated_have_something_new_to_find(data: RankingData) -> None:
     published = np.zeros(6, dtype=np.int64)
     published[5] = 10  # e came after u1's first test impression
-    test_users = find_test_users(data, published)
+    test_users = find_test_users(data, published, 7)
     names = {data.users.ids[user.user]: user for user in test_users}
     assert set(names) == {"u1", "u3"}
     one, three = names["u1"], names["u3"]
@@ -51,7 +51,7 @@ def test_counters_and_popularity_know_only_what_was_before(data: RankingData) ->
 
 
 def test_pages_never_hold_what_is_excluded_and_are_measured(data: RankingData) -> None:
-    test_users = find_test_users(data, np.zeros(6, dtype=np.int64))
+    test_users = find_test_users(data, np.zeros(6, dtype=np.int64), 7)
     pages = ranked_pages(test_users, lambda user: np.arange(6.0), k=2)
     assert [[data.items.ids[i] for i in page] for page in pages] == [["e", "d"], ["e", "d"]]
     metrics = page_metrics(test_users, pages, k=2)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from rayrec.config import Config, Selection, load
-from rayrec.data.loading import RANKER, ranking_data
+from rayrec.data.loading import RANKER
 from rayrec.evaluation.pages import Counters, TestUser, find_test_users, page_metrics, recommended_pages
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import ItemData
@@ -19,6 +20,8 @@ from rayrec.serving import recommender as serving
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.recommender import Page, Recommender, UserState
 from rayrec.serving.state.sqlite import SqliteStore
+from rayrec.serving.state.store import Event
+from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
@@ -29,10 +32,14 @@ RULES = {"max_per_topic": 3, "max_per_author": 2, "explore": 0.25}
 
 
 def catalog() -> pa.Table:
-    """A third of the videos has two topics; every tenth author is unknown; the last 30 videos are never shown in the log."""
+    """A third of the videos has two topics; every tenth author is unknown; the last 30 videos are never shown in the log.
+
+    Half of those are published while the last part of the log, the test period, goes on.
+    """
     ids = [f"v{n}" for n in range(VIDEOS)]
     authors = [None if n % 10 == 0 else f"a{n % 9}" for n in range(VIDEOS)]
-    return pa.table({"video_id": ids, "author_id": authors, "published_at": pa.array([LOG_STARTS] * VIDEOS, pa.int64())})
+    later = [LOG_STARTS + (n % 2) * (4200 + (n - 120) * 40) * 60_000 if n >= VIDEOS - 30 else LOG_STARTS for n in range(VIDEOS)]
+    return pa.table({"video_id": ids, "author_id": authors, "published_at": pa.array(later, pa.int64())})
 
 
 def topics_of(video: int) -> list[int]:
@@ -91,26 +98,37 @@ def served(
     now = begin
     monkeypatch.setattr(serving, "now_ms", lambda: now)
     store = SqliteStore(Path(config.workspace) / "events.db")
+    written: Future[list[Event]] = Future()
+    written.set_result([])
+    monkeypatch.setattr(store, "submit", lambda events: written)  # offline, all pages are made from the same counters
     recommender = Recommender(bundle, store, rank, config.recall, config.selection, config.seed)
     pages = []
     for user_id, user in users:
         now = user.at
+        recommender.refresh(now)
         pages.append(asyncio.run(recommender.recommend(user_id, k, [], context=user.context)))
     store.close()
     return pages
 
 
-def test_offline_and_served_pages_are_equal_with_every_rule_of_selection(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("topics", [True, False])
+def test_offline_and_served_pages_are_equal_with_every_rule_of_selection(
+    config: Config, topics: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the ranker does not use the topics that recall has."""
+    config = config.model_copy(update={"ranker": config.ranker.model_copy(update={"topics": topics})})
     workspace, k = trained(config), config.evaluation.k
-    data = ranking_data(workspace, config.ranker, config.split)
-    test_users = find_test_users(data, np.zeros(VIDEOS + 1, dtype=np.int64))
+    data = whole_log(workspace, config)
+    published_at = np.append(0, catalog()["published_at"].to_numpy())
+    test_users = find_test_users(data, published_at, int(data.test.at[0]))
+    assert ((published_at > test_users[0].at) & (published_at < test_users[-1].at)).sum() > 5
     assert len(test_users) >= 200
     scorer = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
     items = ItemData.of_tables(scorer.item_ids, workspace.read("catalog"), workspace.read("topics"), lambda: None)
 
     def evaluated(selection: Selection) -> list[list[int]]:
         counters = Counters.of(data)
-        found = recommended_pages(test_users, scorer, items, counters, config.recall, selection, k, config.seed)
+        found = recommended_pages(test_users, scorer, items, counters, published_at, config.recall, selection, k, config.seed)
         return [page.tolist() for page in asyncio.run(found)[0]]
 
     offline = evaluated(config.selection)

@@ -28,7 +28,7 @@ def test_the_new_model_trains_for_an_epoch(raw: dict[str, pa.Table], monkeypatch
     scorer = Scorer.untrained(settings, data)
     model = scorer.model
     assert type(model).__name__ == "TwoTower"
-    optimizer, gather = model.optimizer(config.training), HistoryGather(data.clicks, settings.history_length, CPU)
+    optimizer, gather = model.optimizer(config.training), HistoryGather(data.clicks, model.window, CPU)
     losses = []
     for epoch in range(2):
         for batch, _ in training_batches(data.train, gather, config.training, CPU, 0, epoch):

@@ -10,6 +10,7 @@ import torch
 
 from rayrec.config import AudioFeatures, ConfigError, Features, ImageFeatures, MotionFeatures
 from rayrec.features.rows import DECODED, EXTRACTED, FAILED, decode_rows, load_networks, network_rows, resolved
+from rayrec.tables import TEXT
 from tests.features.clips import tone, write_clip
 
 
@@ -24,9 +25,10 @@ def test_from_files_to_vectors(tmp_path: Path, small: Features) -> None:
         {
             "video_id": list(paths),
             "uri": [str(path) for path in paths.values()],
-            "title": pa.array(["a", None, "c", "d"]),
+            "title": ["a", None, "c", "d"],
             "file_version": ["1", "2", "3", "4"],
-        }
+        },
+        schema=pa.schema(dict.fromkeys(("video_id", "uri", "title", "file_version"), TEXT)),
     )
     networks = load_networks(small, seed=7).to(torch.device("cpu"))
     decoded = decode_rows(rows, small)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayrec.config import ConfigError, Features, TextFeatures
+from rayrec.config import ConfigError, Features, TextFeatures, base
 from rayrec.features import text
 from rayrec.features.rows import Networks, load_networks
 from rayrec.features.text import text_features, text_network, transformer_of
@@ -89,6 +89,6 @@ def test_weights_that_are_not_whole_are_refused(tmp_path: Path, tiny_bert: Path)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"features\.text\.model needs transformers.*pip install 'rayrec\[text\]'"):
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"features\.text\.model needs the package transformers.*pip install 'rayrec\[text\]'"):
         text_network(TextFeatures(model="any"))

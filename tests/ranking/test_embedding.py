@@ -6,7 +6,7 @@ import torch
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch, batches
 from rayrec.data.fields import FieldTable
-from rayrec.data.history import HistoryGather
+from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
 from rayrec.ranking.embedding import FieldEmbedding, Inputs, masked_softmax
 
@@ -64,6 +64,13 @@ def test_ids_are_hidden_only_while_training(table: FieldTable) -> None:
     assert hiding.lookups[0].values[1, 0] == 1  # the table itself is as it was
 
 
+def test_values_that_training_never_saw_add_nothing(table: FieldTable) -> None:
+    untrained = FieldEmbedding(table, 4, 2, "kind", 0.0, [])
+    unknown, known = untrained.lookups[0](torch.tensor([0, 1]))
+    assert not unknown.any()
+    assert known[:, :-1].all()
+
+
 def test_gradients_name_the_rows_that_were_looked_up(table: FieldTable) -> None:
     embedding = embedding_of(table)
     vectors, weights = embedding(torch.tensor([2, 2]))
@@ -77,7 +84,7 @@ def test_gradients_name_the_rows_that_were_looked_up(table: FieldTable) -> None:
 
 @pytest.fixture
 def batch(data: RankingData, settings: Ranker) -> Batch:
-    gather = HistoryGather(data.clicks, settings.history_length, torch.device("cpu"))
+    gather = HistoryGather(data.clicks, LatestClicks(settings.history_length), torch.device("cpu"))
     return next(iter(batches(data.test, gather, 20, torch.device("cpu"))))
 
 

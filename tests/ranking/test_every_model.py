@@ -70,6 +70,39 @@ def test_every_parameter_learns(raw: dict[str, pa.Table], settings: Ranker, name
     assert still == []
 
 
+def test_without_a_history_connection_the_history_makes_no_difference(
+    raw: dict[str, pa.Table], settings: Ranker, name: str
+) -> None:
+    settings = settings.model_copy(update={"history_connection": "none", "fusion": "user_attention"})
+    data = prepared(raw, settings)
+    model = untrained(name, data, settings, spread=0.2).model.eval()
+    batch = requests(data, settings, 30)
+    other = replace(batch, history=batch.history.flip(0), history_at=batch.history_at.flip(0))
+    empty = replace(batch, history=torch.zeros_like(batch.history), history_at=torch.zeros_like(batch.history_at))
+    for changed in (other, empty):
+        torch.testing.assert_close(model(changed), model(batch), rtol=1e-5, atol=1e-6)
+
+
+def test_hidden_ids_make_no_difference(raw: dict[str, pa.Table], settings: Ranker, name: str) -> None:
+    """With all ids hidden, users and videos may be numbered in any way, in the history too."""
+    settings = settings.model_copy(update=FULL | {"id_dropout": 1.0, "dropout": 0.0})
+    data = prepared(raw, settings)
+    encoders = data.encoders
+    for table in ("users", "items"):
+        fields = getattr(encoders, table)
+        renamed = {
+            key: torch.cat([ids[:1], ids[1:].flip(0)]) if key in ("user_id", "video_id") else ids
+            for key, ids in fields.categorical.items()
+        }
+        assert any(not torch.equal(renamed[key], ids) for key, ids in fields.categorical.items())
+        encoders = replace(encoders, **{table: replace(fields, categorical=renamed)})
+    batch, scores = requests(data, settings, 30), []
+    for known_as in (data, replace(data, encoders=encoders)):
+        model = untrained(name, known_as, settings, spread=0.2).model.train()
+        scores.append(model(batch))
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-6)
+
+
 def test_an_unseen_video_is_scored_from_its_content(data: RankingData, settings: Ranker, name: str) -> None:
     unseen = replace(
         data.items, categorical={**data.items.categorical, "video_id": torch.zeros(len(data.items.ids), dtype=torch.int64)}
@@ -90,7 +123,7 @@ def test_a_saved_model_scores_as_before(data: RankingData, settings: Ranker, nam
 def test_training_lowers_the_loss(data: RankingData, settings: Ranker, name: str) -> None:
     model = untrained(name, data, settings).model
     training = Training(batch_size=100, learning_rate=0.01, weight_decay=0)
-    optimizer, gather = model.optimizer(training), HistoryGather(data.clicks, settings.history_length, CPU)
+    optimizer, gather = model.optimizer(training), HistoryGather(data.clicks, model.window, CPU)
     epochs = []
     for epoch in range(4):
         losses = []

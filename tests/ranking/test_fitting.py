@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rayrec.config import Ranker, Split, Training
-from rayrec.data.history import HistoryGather
+from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData, join_items, prepare
 from rayrec.ranking.fitting import AUC, predict, train_ranker
 from rayrec.ranking.scorer import Scorer
@@ -49,7 +49,7 @@ def test_it_learns_whom_to_show_what(data: RankingData) -> None:
         data, RANKER, SETTINGS, 1, callback=TrainingCallback(on_epoch=lambda done: seen.append(list(done)))
     )
     assert seen == [epochs[: n + 1] for n in range(len(epochs))]
-    found = auc(data.test.clicked, predict(scorer.model, data.test, HistoryGather(data.clicks, 10, CPU), CPU))
+    found = auc(data.test.clicked, predict(scorer.model, data.test, HistoryGather(data.clicks, LatestClicks(10), CPU), CPU))
     matches = [
         int(data.items.ids[i][1:]) % 4 == int(data.users.ids[u][1:]) % 4
         for u, i in zip(data.test.user, data.test.item, strict=True)
@@ -63,7 +63,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_examples(data: RankingData) -
     """A learning rate of nearly nothing leaves the model as it is, so that the epoch's loss is that model's log loss."""
     ranker = RANKER.model_copy(update={"dropout": 0.0})
     scorer, epochs = train_ranker(data, ranker, with_values(epochs=1, learning_rate=1e-12, weight_decay=0.0), 1)
-    probability = predict(scorer.model, data.train, HistoryGather(data.clicks, 10, CPU), CPU)
+    probability = predict(scorer.model, data.train, HistoryGather(data.clicks, LatestClicks(10), CPU), CPU)
     assert epochs[0].loss == pytest.approx(log_loss(data.train.clicked, probability), rel=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_the_best_epoch_is_restored_and_waiting_ends(data: RankingData) -> None:
     scorer, epochs = train_ranker(data, RANKER, with_values(epochs=40, learning_rate=0.05, patience=2), 1)
     best = max(epochs, key=lambda epoch: epoch.metrics[AUC])
     assert len(epochs) == best.epoch + 2 < 40
-    again = predict(scorer.model, data.validation, HistoryGather(data.clicks, 10, CPU), CPU)
+    again = predict(scorer.model, data.validation, HistoryGather(data.clicks, LatestClicks(10), CPU), CPU)
     assert auc(data.validation.clicked, again) == pytest.approx(best.metrics[AUC])
 
 

@@ -1,11 +1,23 @@
 """The layers equal their definitions, written as loops."""
 
+import math
+import statistics
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
-from rayrec.ranking.layers import PairAttention, RequestMLP, pairwise_dot_products, value_counts
+from rayrec.ranking.layers import Dice, Linear, PairAttention, RequestMLP, pairwise_dot_products, value_counts
+
+
+def test_biases_start_at_zero_and_weights_as_those_of_torch() -> None:
+    torch.manual_seed(0)
+    ours = Linear(3, 2)
+    torch.manual_seed(0)
+    torchs = torch.nn.Linear(3, 2)
+    assert not ours.bias.any()
+    assert torch.equal(ours.weight, torchs.weight)
 
 
 def test_request_mlp_is_an_mlp_over_the_concatenation() -> None:
@@ -20,6 +32,28 @@ def test_request_mlp_is_an_mlp_over_the_concatenation() -> None:
                 + mlp.request.bias
             )
             torch.testing.assert_close(out[b, n], mlp.rest(first)[0])
+
+
+def test_dice_is_a_leaky_step_where_the_mean_of_each_unit_is() -> None:
+    torch.manual_seed(0)
+    layer, x = Dice(3).train(), 3 * torch.randn(2, 4, 3) + 1
+    torch.nn.init.normal_(layer.slope)
+
+    def expected(mean: list[float], variance: list[float]) -> torch.Tensor:
+        out = torch.empty_like(x)
+        for place in np.ndindex(*x.shape):
+            s, unit = x[place].item(), place[-1]
+            p = 1 / (1 + math.exp(-(s - mean[unit]) / math.sqrt(variance[unit] + 1e-8)))
+            out[place] = p * s + (1 - p) * layer.slope[unit].item() * s
+        return out
+
+    units = [column.tolist() for column in x.flatten(0, 1).T]
+    means = [statistics.fmean(unit) for unit in units]
+    torch.testing.assert_close(layer(x), expected(means, [statistics.pvariance(unit) for unit in units]))
+    moving = [0.1 * mean for mean in means], [0.9 + 0.1 * statistics.variance(unit) for unit in units]
+    torch.testing.assert_close(layer.eval()(x), expected(*moving))
+    alone = x[:1, :1]
+    torch.testing.assert_close(layer.train()(alone), layer.eval()(alone))
 
 
 def test_dot_products_are_those_of_all_pairs() -> None:

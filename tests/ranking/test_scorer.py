@@ -44,7 +44,7 @@ def test_save_and_load(scorer: Scorer, data: RankingData, tmp_path: Path) -> Non
 
 
 def test_serving_scores_what_training_predicted(scorer: Scorer, data: RankingData, settings: Ranker) -> None:
-    gather = HistoryGather(data.clicks, settings.history_length, CPU)
+    gather = HistoryGather(data.clicks, scorer.model.window, CPU)
     scorer.model.eval()
     with torch.inference_mode():
         offline = torch.cat([torch.sigmoid(scorer.model(batch)) for batch in batches(data.test, gather, 50, CPU)])[:, 0].numpy()
@@ -57,7 +57,7 @@ def test_serving_scores_what_training_predicted(scorer: Scorer, data: RankingDat
             [data.clicks.times[known]],
             data.test.at[row : row + 1],
             data.test.item[row : row + 1][None],
-            [{"device": data.test_log["device"][row].as_py()}],
+            [data.context_encoder.decode(data.test.context[row])],
         )
         assert served[0, 0] == pytest.approx(offline[row], abs=1e-6)
 
@@ -103,9 +103,9 @@ def with_words_for_scales(content: dict[str, Any]) -> str:
     [
         (
             without_settings,
-            r"ranker.json: this version can't read the ranker \(settings: Field required\); run `rayrec train` again",
+            r"ranker.json: this version can't read the ranker \(settings: is missing\); run `rayrec train CONFIG` again",
         ),
-        (with_words_for_scales, r"\(users.scales.age.0: Input should be a valid number"),
+        (with_words_for_scales, r"\(users.scales.age.0: must be a number"),
         (lambda content: "{", "the file: Invalid JSON"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_ranker_that_can_not_be_read_is_refused(
 
 
 def test_a_missing_ranker_and_weights_of_another_model_are_refused(scorer: Scorer, tmp_path: Path) -> None:
-    with pytest.raises(RankerError, match="there is no ranker here; run `rayrec train`"):
+    with pytest.raises(RankerError, match="there is no ranker here; run `rayrec train CONFIG`"):
         Scorer.load(pafs.LocalFileSystem(), str(tmp_path / "nothing"))
     scorer.save(pafs.LocalFileSystem(), str(tmp_path))
     file = tmp_path / "ranker.json"

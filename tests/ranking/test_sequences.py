@@ -3,12 +3,15 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
 from rayrec.config import Ranker
+from rayrec.data.batches import batches
+from rayrec.data.history import MINUTE_MS, HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
-from rayrec.ranking.sequences import AUGRU, MINUTE_MS, PReLU, compacted, run_rnn, split_sessions
+from rayrec.ranking.sequences import AUGRU, PReLU, compacted, run_rnn, split_sessions
 from tests.ranking.impressions import dot, requests, untrained
 
 
@@ -83,6 +86,21 @@ def test_sessions_equal_a_loop_over_clicks(data: RankingData, settings: Ranker) 
             expected += kept + [None] * (3 - len(kept))
         got = [index if kept else None for index, kept in zip(y.index_BH[b].tolist(), y.mask_BH[b].tolist(), strict=True)]
         assert got == expected
+
+
+@pytest.mark.parametrize("name", ["sdin", "sdin_fm", "hrnn"])
+def test_models_of_sessions_read_the_same_from_their_window_as_from_the_whole_history(
+    data: RankingData, settings: Ranker, name: str
+) -> None:
+    model = untrained(name, data, settings, spread=0.3, sessions=2, session_length=3, gap_minutes=600).model.eval()
+    cpu = torch.device("cpu")
+    longest = int((data.test.end - data.clicks.offsets[data.test.user]).max())
+    scores = []
+    for window in (model.window, LatestClicks(longest)):
+        batch = next(iter(batches(data.test, HistoryGather(data.clicks, window, cpu), len(data.test), cpu)))
+        scores.append(model(batch))
+    assert model.window.width < longest
+    torch.testing.assert_close(scores[0], scores[1])
 
 
 def test_augru_equals_a_loop_and_stays_at_weight_0() -> None:

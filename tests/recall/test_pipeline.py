@@ -63,6 +63,15 @@ def test_backfill_gives_all_there_is_and_no_more(queues: TopicQueues) -> None:
     assert len(filtered(everything, all_items)) == 0
 
 
+def test_fresh_items_fill_what_the_popular_ones_leave(queues: TopicQueues) -> None:
+    """There are 15 popular and 5 fresh items. A tenth of 20 is 2 fresh ones; the popular ones can not fill the other 18 places."""
+    pipeline = RecallPipeline(Recall(fresh_share=0.1), Selection(), ITEMS)
+    for draw_seed in range(5):
+        found = pipeline.candidates(query(draw_seed=draw_seed), queues, 20, Trace())
+        assert sorted(found.items.tolist()) == list(range(1, 21))
+        assert pipeline.labels[found.sources].tolist() == ["popular"] * 15 + ["new"] * 5
+
+
 def test_a_page_is_made_of_the_best_scored_candidates(queues: TopicQueues) -> None:
     pipeline, trace = RecallPipeline(Recall(candidates=6), Selection(), ITEMS), Trace()
 

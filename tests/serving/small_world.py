@@ -8,9 +8,11 @@ import pyarrow as pa
 
 from rayrec import tables
 from rayrec.config import Config, load
-from rayrec.data.loading import MAY_READ, RANKER, READS, ranking_data
+from rayrec.data.loading import MAY_READ, RANKER, READS
 from rayrec.ranking.fitting import train_ranker
 from rayrec.serving.recommender import UserState
+from rayrec.stages.encode import STAGE as ENCODE
+from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
@@ -19,6 +21,7 @@ from tests.features.clips import tone, write_clip
 WORDS = (["dog", "puppy"], ["sea", "beach"], ["guitar", "song"], ["cake", "sugar"])
 LOG_STARTS = 1_700_000_000_000  # UTC ms
 FRESH = range(36, 40)  # videos that the log never shows
+DEAD_STORE = "s3://key:hidden@bucket/a.mp4?endpoint_override=127.0.0.1:1&scheme=http"
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffd9")  # enough of one to tell it apart
 
 
@@ -47,17 +50,17 @@ def write_tables(writes: dict[str, pa.Table]) -> Stage:
 
 def _train(run: StageRun) -> None:
     """One epoch, in this process and without Ray."""
-    data = ranking_data(run, run.config.ranker, run.config.split)
+    data = whole_log(run.workspace, run.config)
     scorer, _ = train_ranker(data, run.config.ranker, run.config.training.model_copy(update={"epochs": 1}), run.config.seed)
     scorer.save(run.fs, f"{run.folder}/{RANKER}")
 
 
-TRAIN = Stage("train", _train, reads=READS, may_read=MAY_READ)
+TRAIN = Stage("train", _train, reads=READS, may_read=MAY_READ, after=("encode",), first=(ENCODE,))
 
 
 def catalog(media: Path, count: int = 40) -> pa.Table:
-    """Even videos have a file, 20 is on the web, 21 in a bucket, 22's file has gone, and 23's is no medium."""
-    odd = {20: "https://example.org/a.mp4", 21: "s3://bucket/a.mp4", 22: str(media / "gone.mp4"), 23: "/etc/passwd"}
+    """Even videos have a file, 20 is on the web, 21 in a store that does not answer, 22's file has gone, and 23's is no medium."""
+    odd = {20: "https://example.org/a.mp4", 21: DEAD_STORE, 22: str(media / "gone.mp4"), 23: "/etc/passwd"}
     return pa.table(
         {
             "video_id": [video(n) for n in range(count)],
@@ -79,7 +82,7 @@ def interactions() -> pa.Table:
         for hour in range(5)
         for place, n in enumerate(rng.choice(16, 4, replace=False).tolist())
     ]
-    columns = zip(*rows, strict=True)
+    columns = zip(*sorted(rows, key=lambda row: row[2]), strict=True)
     user, item, at, clicked = (list(column) for column in columns)
     return pa.table({"user_id": user, "video_id": [video(n) for n in item], "shown_at": at, "clicked": clicked})
 

@@ -12,27 +12,27 @@ import pytest
 
 
 class RedisServer:
-    """A redis-server on a free port of the loopback that writes everything to disk before it answers."""
+    """A redis-server on a free port of an address of this machine that writes everything to disk before it answers."""
 
-    def __init__(self, folder: Path, *settings: str) -> None:
+    def __init__(self, folder: Path, *settings: str, host: str = "127.0.0.1") -> None:
         if shutil.which("redis-server") is None:
             pytest.skip("redis-server is not installed (Debian: apt-get install redis-server): the Redis store is NOT tested")
         redis = pytest.importorskip("redis", reason="the extra `redis` is not installed: the Redis store is NOT tested")
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.settings = folder, settings or ("--appendonly", "yes", "--appendfsync", "always")
+        self.folder, self.host, self.settings = folder, host, settings or ("--appendonly", "yes", "--appendfsync", "always")
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((host, 0))
             self.port = free.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{host}:{self.port}/0"
         self.client = redis.Redis.from_url(self.url)
 
     def start(self) -> None:
-        place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
+        place = ["--bind", self.host, "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
         self.process = subprocess.Popen(["redis-server", *place, *self.settings], stdout=subprocess.DEVNULL)
         until = time.monotonic() + 10
         while time.monotonic() < until:
             try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                with socket.create_connection((self.host, self.port), 1) as connection:
                     connection.sendall(b"PING\r\n")
                     if connection.recv(16).startswith(b"+PONG"):
                         return
@@ -51,8 +51,8 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path, *settings: str) -> Iterator[RedisServer]:
-    server = RedisServer(folder, *settings)
+def redis_server(folder: Path, *settings: str, host: str = "127.0.0.1") -> Iterator[RedisServer]:
+    server = RedisServer(folder, *settings, host=host)
     server.start()
     try:
         yield server

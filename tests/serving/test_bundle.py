@@ -5,14 +5,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
 from rayrec.config import Config, with_values
-from rayrec.serving.bundle import Bundle, BundleError, load_scorer, locate
+from rayrec.serving.bundle import ITEMS_WITH_COVERS, Bundle, BundleError, load_scorer, locate, verify
+from rayrec.serving.covers import PLACE
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
@@ -58,13 +61,13 @@ def test_items_stand_in_the_rankers_order_with_what_the_tables_say(bundle: Bundl
     assert bundle.published_at()[item] == LOG_STARTS
 
 
-def test_counters_are_those_of_the_log(bundle: Bundle) -> None:
+def test_counters_are_those_of_the_log_by_user_and_day(bundle: Bundle) -> None:
     exposures, clicks = bundle.counters()
     shown = interactions().to_pylist()
     for n in (0, 5, 15, 39):
-        rows = [row for row in shown if row["video_id"] == video(n)]
-        assert exposures[bundle.item_of[video(n)]] == len(rows)
-        assert clicks[bundle.item_of[video(n)]] == sum(row["clicked"] for row in rows)
+        days = [(row["user_id"], row["shown_at"] // 86_400_000, row["clicked"]) for row in shown if row["video_id"] == video(n)]
+        assert exposures[bundle.item_of[video(n)]] == len({(user, day) for user, day, _ in days})
+        assert clicks[bundle.item_of[video(n)]] == len({(user, day) for user, day, clicked in days if clicked})
     assert exposures[0] == clicks[0] == 0
 
 
@@ -140,6 +143,26 @@ def test_histories_keep_the_latest_clicks(tmp_path: Path) -> None:
     assert [short.item_ids[item] for item in short.user("u3").clicked] == clicked[-3:]  # the longer of the two
 
 
+def test_a_click_is_dated_by_its_own_time(tmp_path: Path) -> None:
+    config, workspace = build_workspace(tmp_path), Workspace(tmp_path)
+    log = interactions()
+    mine = [row for row, user in enumerate(log["user_id"].to_pylist()) if user == "u3" and log["clicked"][row].as_py()]
+    late = pa.array([LOG_STARTS + 10**9 if row == mine[0] else None for row in range(log.num_rows)], pa.int64())
+    tables = {"catalog": catalog(tmp_path), "interactions": log.append_column("clicked_at", late)}
+    for stage in (write_tables(tables), load_stage("publish")):
+        run_stage(workspace, stage, config, force=True)
+    found, expected = load(workspace).user("u3"), [*mine[1:], mine[0]]
+    assert [f"v{item - 1}" for item in found.clicked] == log["video_id"].take(expected).to_pylist()
+    assert found.clicked_at.tolist() == [*log["shown_at"].take(mine[1:]).to_pylist(), LOG_STARTS + 10**9]
+
+
+def test_a_model_of_sessions_gets_more_clicks_than_it_reads(tmp_path: Path) -> None:
+    """Its sessions are cut from them, as in training."""
+    config = build_workspace(tmp_path, **{"recall.clicks": 2, "ranker.history_length": 3, "ranker.model": "sdin"})
+    clicked = sum(row["clicked"] for row in interactions().to_pylist() if row["user_id"] == "u3")
+    assert len(load(Workspace(config.workspace)).user("u3").clicked) == clicked > 3
+
+
 def test_the_ingress_half_needs_no_torch(copy: Path) -> None:
     code = f"""
 import sys, pyarrow.fs
@@ -156,8 +179,9 @@ sys.exit("torch" in sys.modules)
 )
 def test_a_bundle_without_one_of_its_files_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(BundleError, match=rf"{name}: the bundle lacks this file; run `rayrec publish`"):
-        Bundle.load(FS, str(copy), "v")
+    for read in readers(copy, name):
+        with pytest.raises(BundleError, match=rf"{name}: the bundle lacks this file; run `rayrec publish CONFIG`"):
+            read()
 
 
 @pytest.mark.parametrize("name", ["items.arrow", "users.arrow", "bundle.json", "ranker/weights.safetensors"])
@@ -165,8 +189,44 @@ def test_a_changed_file_is_refused(copy: Path, name: str) -> None:
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
-    with pytest.raises(BundleError, match=f"{name} is not the file that was published"):
-        Bundle.load(FS, str(copy), "v")
+    for read in readers(copy, name):
+        with pytest.raises(BundleError, match=f"{name} is not the file that was published"):
+            read()
+
+
+def readers(folder: Path, name: str) -> list[Callable[[], object]]:
+    """Whoever reads this file of a bundle."""
+    load_part = (lambda: load_scorer(FS, str(folder))) if name.startswith("ranker/") else lambda: Bundle.load(FS, str(folder), "v")
+    return [load_part, lambda: verify(FS, str(folder))]
+
+
+def test_the_ingress_does_not_read_the_ranker_nor_the_ranker_the_tables(copy: Path) -> None:
+    shutil.move(copy / "ranker", copy.parent / "ranker")
+    assert len(Bundle.load(FS, str(copy), "v").item_ids) == 41
+    shutil.move(copy.parent / "ranker", copy / "ranker")
+    for path in copy.glob("*.arrow"):
+        path.unlink()
+    assert len(load_scorer(FS, str(copy)).item_ids) == 41
+
+
+def test_a_bundle_of_format_4_has_its_covers_in_a_column(copy: Path) -> None:
+    """A service that was upgraded can go back to it."""
+    items = pa.ipc.open_file((copy / "items.arrow").read_bytes()).read_all()
+    covers = pa.array([JPEG if n % 2 == 0 else None for n in range(40)], pa.large_binary())
+    old = items.drop_columns(list(PLACE)).append_column("cover_jpeg", covers)
+    old = old.select(ITEMS_WITH_COVERS.names).cast(ITEMS_WITH_COVERS)
+    with pa.OSFile(str(copy / "items.arrow"), "wb") as file, pa.ipc.new_file(file, old.schema) as writer:
+        writer.write_table(old)
+    (copy / "bundle.json").write_text(json.dumps(json.loads((copy / "bundle.json").read_text()) | {"format": 4}))
+    checksums = json.loads((copy / "checksums.json").read_text())
+    for name in ("items.arrow", "bundle.json"):
+        checksums[name] = hashlib.sha256((copy / name).read_bytes()).hexdigest()
+    (copy / "checksums.json").write_text(json.dumps(checksums))
+    found = Bundle.load(FS, str(copy), "v")
+    assert (found.cover(found.item_of["v6"]), found.cover(found.item_of["v7"])) == (JPEG, None)
+    facts = found.facts_of(np.array([found.item_of["v6"], found.item_of["v7"]]))
+    assert [each["has_cover"] for each in facts] == [True, False]
+    assert "cover_jpeg" not in facts[0]
 
 
 def test_a_truncated_file_is_refused(copy: Path) -> None:
@@ -193,6 +253,6 @@ def test_a_bundle_of_another_version_is_refused_before_its_fields_are_read(copy:
     checksums = json.loads((copy / "checksums.json").read_text())
     checksums["bundle.json"] = hashlib.sha256((copy / "bundle.json").read_bytes()).hexdigest()
     (copy / "checksums.json").write_text(json.dumps(checksums))
-    for read in (lambda: Bundle.load(FS, str(copy), "v"), lambda: load_scorer(FS, str(copy))):
-        with pytest.raises(BundleError, match=r"has format 2, but this version of rayrec reads 3; run `rayrec publish` again"):
+    for read in (lambda: Bundle.load(FS, str(copy), "v"), lambda: load_scorer(FS, str(copy)), lambda: verify(FS, str(copy))):
+        with pytest.raises(BundleError, match=r"has format 2, but this version of rayrec reads 5; run `rayrec publish CONFIG`"):
             read()

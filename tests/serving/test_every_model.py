@@ -9,11 +9,12 @@ import torch
 from rayrec.config import Config
 from rayrec.data.batches import Batch
 from rayrec.data.history import HistoryGather
-from rayrec.data.loading import RANKER, ranking_data
+from rayrec.data.loading import RANKER
 from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
+from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
@@ -35,13 +36,13 @@ def test_served_scores_are_those_of_the_trained_model(small_world: Config, name:
     for stage in (TRAIN, load_stage("publish")):
         run_stage(workspace, stage, config)
     trained = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
-    data = ranking_data(workspace, ranker, config.split)
+    data = whole_log(workspace, config)
     rows = np.arange(0, len(data.test), 7)
     user, at, end = data.test.user[rows], data.test.at[rows], data.test.end[rows]
     items = np.random.default_rng(0).integers(1, len(data.items.ids), (len(rows), CANDIDATES)).astype(np.int32)
 
     users = torch.from_numpy(user).long()
-    history, times = HistoryGather(data.clicks, 8, CPU)(users, torch.from_numpy(end))
+    history, times = HistoryGather(data.clicks, trained.model.window, CPU)(users, torch.from_numpy(end))
     context = torch.from_numpy(data.test.context[rows]).long()
     with torch.inference_mode():
         batch = Batch(users, torch.from_numpy(at), history, times, context, torch.from_numpy(items).long())

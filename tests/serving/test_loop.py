@@ -15,6 +15,7 @@ from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
 from rayrec.serving.state.export import export_events
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import Event, Since, StateStore
+from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
@@ -77,6 +78,48 @@ def browse(recommender: Recommender, user: str, topic: int) -> list[int]:
     return clicked
 
 
+def test_a_page_that_was_fetched_early_knows_no_later_click(
+    config: Config, store: StateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feed fetches each page while the one before is watched: the examples must have the histories that serving had."""
+    clock, served = now_ms(), {}
+    monkeypatch.setattr("rayrec.serving.recommender.now_ms", lambda: clock)
+    recommender = serving(config, store)
+
+    def fetch() -> Page:
+        page = ask(recommender, "newcomer")
+        served[page.at] = [recommender.bundle.item_ids[item] for item in seen_by_the_ranker[-1]]
+        return page
+
+    seen_by_the_ranker: list[np.ndarray] = []
+    rank = recommender.rank
+
+    async def noted(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+        seen_by_the_ranker.append(user.clicked)
+        return await rank(user_id, user, at, candidates, context)
+
+    recommender.rank = noted
+    page = fetch()
+    for number in range(6):
+        clock += 1000
+        ahead = fetch()  # while `page` is on the screen
+        clock += 1000
+        video = recommender.bundle.item_ids[int(page.items[0])]
+        store.add_events([Event(f"c{number}", "newcomer", video, "click", clock, page.request_id)])
+        page = ahead
+    export_events(config, str(tmp_path / "log"))
+    workspace = Workspace(config.workspace)
+    run_stage(workspace, load_stage("ingest"), config)
+    data = whole_log(workspace, config)
+    user, found = data.users.index["newcomer"], {}
+    for part in (data.train, data.validation, data.test):
+        for row in np.flatnonzero(part.user == user):
+            known = slice(data.clicks.offsets[user], part.end[row])
+            found[int(part.at[row])] = [data.items.ids[item] for item in data.clicks.items[known]]
+    assert found == served
+    assert [len(videos) for videos in served.values()] == [0, 0, 1, 2, 3, 4, 5]
+
+
 def test_what_is_clicked_is_learned(config: Config, store: StateStore, tmp_path: Path) -> None:
     before, workspace = serving(config, store), Workspace(config.workspace)
     clicked = browse(before, "newcomer", topic=2)
@@ -103,3 +146,11 @@ def test_what_is_clicked_is_learned(config: Config, store: StateStore, tmp_path:
     candidates, at = np.arange(1, 41, dtype=np.int32), now_ms()
     scores = [asyncio.run(each.rank("newcomer", each.user("newcomer"), at, candidates, {})) for each in (before, after)]
     assert np.abs(scores[0] - scores[1]).max() > 1e-3
+    # Another export, which brings nothing but a click, hides it from no bundle whose log does not have it.
+    assert after.bundle.info.log_upto == done.upto
+    unclicked = next(item for item in after.user("newcomer").seen.tolist() if item not in clicked)
+    store.add_events([Event("later", "newcomer", after.bundle.item_ids[unclicked], "click", now_ms())])
+    assert export_events(config, str(tmp_path / "log")).upto == done.upto + 1
+    anew = serving(config, store)
+    assert anew.user("newcomer").clicked.tolist() == [*after.bundle.user("newcomer").clicked.tolist(), unclicked]
+    assert anew.clicks[unclicked] == after.clicks[unclicked] + 1

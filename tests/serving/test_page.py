@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
@@ -313,6 +313,36 @@ def test_the_dashboard_shows_queues_clicks_and_swaps_and_follows(show: Show, rec
     assert [text.split(",")[0] for text in feed.page.locator(".queue h3").all_text_contents()] == ["guitar"]
     expose(recommender, "bob", 7)
     feed.page.locator("#day").get_by_text("17", exact=True).wait_for()
+
+
+def test_a_metric_that_is_not_defined_leaves_the_dashboard_full(show: Show, recommender: Recommender) -> None:
+    info = replace(recommender.bundle.info, metrics={"auc": 0.7, "gauc": None, "candidate_recall": 1.0})
+    recommender.bundle = replace(recommender.bundle, info=info)
+    page = show("/dashboard").page
+    page.wait_for_selector("#metrics dd")
+    assert page.locator("#metrics dt").all_text_contents() == ["AUC", "GAUC", "candidate recall"]
+    assert page.locator("#metrics dd").all_text_contents() == ["0.7000", "-", "1"]
+    assert page.locator(".queue").count() == 4
+
+
+def test_a_chart_has_true_labels_and_no_bar_of_negative_size(show: Show) -> None:
+    page = show("/dashboard").page
+    script = page.locator("script[type=module]").first.evaluate("script => script.src.replace('dashboard', 'chart')")
+    draw = """async ([script, ctr, width, height]) => {
+        const { chart } = await import(script);
+        const drawn = chart([{ at: Date.now() - 3_600_000, impressions: 1000, clicks: 1000 * ctr }], Date.now(), width, height);
+        const bars = [...drawn.querySelectorAll("rect")];
+        const sizes = bars.flatMap((bar) => [bar.getAttribute("width"), bar.getAttribute("height")]);
+        return [[...drawn.querySelectorAll("text[text-anchor=end]")].map((each) => each.textContent), sizes.map(Number)];
+    }"""
+    for percent in (0.5, 2, 3, 7, 9, 10, 11, 15, 30, 45, 70, 100):
+        labels, _ = page.evaluate(draw, [script, percent / 100, 600, 300])
+        values = [float(label.removesuffix(" %")) for label in labels]
+        assert values == pytest.approx([values[-1] * line / 4 for line in range(5)]), labels
+        assert values[-1] >= percent
+    for width, height in ((0, 0), (30, 10), (60, 400), (2000, 40)):
+        _, sizes = page.evaluate(draw, [script, 0.1, width, height])
+        assert min(sizes) >= 0, (width, height)
 
 
 def test_the_api_page_lists_every_endpoint(show: Show) -> None:

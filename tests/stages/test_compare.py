@@ -8,11 +8,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from rayrec.config import Config, ConfigError, Ranker, Training, load
-from rayrec.data.history import HistoryGather
-from rayrec.data.loading import RankingData, ranking_data
+from rayrec.data.history import HistoryGather, LatestClicks
+from rayrec.data.loading import RankingData
 from rayrec.ranking.fitting import predict, train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.stages.compare import STAGE as COMPARE
+from rayrec.stages.encode import whole_log
 from rayrec.training.callbacks import Epoch
 from rayrec.training.trainer import CPU
 from rayrec.workspace.stage import run_stage
@@ -57,9 +58,9 @@ def test_a_run_is_measured_as_if_it_were_alone(config: Config) -> None:
     workspace = Workspace(config.workspace)
     for arm, item_fields in (("fm", ["tags"]), ("fm without tags", [])):
         ranker = config.ranker.model_copy(update={"model": "fm", "item_fields": item_fields})
-        data = ranking_data(workspace, ranker, config.split)
+        data = whole_log(workspace, config.model_copy(update={"ranker": ranker}))
         scorer, _ = train_ranker(data, ranker, config.training, seed=2)
-        probability = predict(scorer.model, data.test, HistoryGather(data.clicks, 5, CPU), CPU)
+        probability = predict(scorer.model, data.test, HistoryGather(data.clicks, LatestClicks(5), CPU), CPU)
         assert pairs[arm, 2]["measured"]["auc"] == pytest.approx(roc_auc_score(data.test.clicked, probability), abs=1e-6)
     folder = Path(workspace.folder("compare"))
     assert (folder / "comparison.png").read_bytes()[:4] == b"\x89PNG"
@@ -68,6 +69,19 @@ def test_a_run_is_measured_as_if_it_were_alone(config: Config) -> None:
     assert "- wild, seed 1: training diverged" in text
     assert "1,200 impressions to train, 150 to validate, 150 to test" in text
     assert pairs["wild", 1]["measured"] is None
+
+
+def test_arms_at_the_same_time_are_measured_as_one_after_the_other(config: Config, ray_cluster: str, tmp_path: Path) -> None:
+    two = with_arms(config, {name: ARMS[name] for name in ("deepfm", "wild")})
+    comparison = two.comparison.model_copy(update={"concurrent": 2, "seeds": [1]})
+    together = compared(two.model_copy(update={"comparison": comparison}))
+    (kept,) = (Path(Workspace(config.workspace).folder("compare")) / "runs").iterdir()
+    kept.unlink()
+    alone = comparison.model_copy(update={"concurrent": 1, "seeds": [1, 2]})
+    expected = compared(two.model_copy(update={"comparison": alone}))
+    for name in ("auc", "log_loss", "parameters"):
+        assert together["deepfm", 1]["measured"][name] == pytest.approx(expected["deepfm", 1]["measured"][name], abs=1e-6)
+    assert together["wild", 1]["reason"] == expected["wild", 1]["reason"]
 
 
 def test_a_killed_comparison_continues_and_a_new_arm_is_trained_alone(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +112,9 @@ def test_a_killed_comparison_continues_and_a_new_arm_is_trained_alone(config: Co
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"ranker.embeding_size": 8}, "unknown key 'ranker.embeding_size'; did you mean 'embedding_size'"),
+        ({"ranker.embeding_size": 8}, "unknown key 'ranker.embeding_size'; did you mean 'ranker.embedding_size'"),
         ({"ranker.model": "deepfn"}, "ranker.model: there is no model 'deepfn'; did you mean 'deepfm'"),
-        ({"ranker.embedding_size": 0}, "ranker.embedding_size: .*greater than or equal to 1"),
+        ({"ranker.embedding_size": 0}, "ranker.embedding_size: must be 1 or more"),
         ({"topics.clusters": 5}, "topics.clusters can't differ"),
     ],
 )

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import Config, ConfigError, Features, TextFeatures
-from rayrec.features.rows import decode_rows, load_networks, network_rows, resolved
+from rayrec.features.part_files import write_rows
+from rayrec.features.rows import EXTRACTED, decode_rows, load_networks, network_rows, resolved
 from rayrec.stages import extract
+from rayrec.workspace.files import checksum
 from rayrec.workspace.stage import StageRun, run_stage
-from rayrec.workspace.versions import Workspace
+from rayrec.workspace.versions import Workspace, WorkspaceError
 from tests.features.clips import cut, tone, write_clip
+from tests.features.doomed import doomed
 
 # Ray Data warns of defaults of its own when its settings are first made.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
@@ -72,7 +76,7 @@ def test_good_rows_are_processed_and_bad_ones_rejected(tmp_path: Path, catalog_o
     assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (11, 7, 5)
 
     features = {row["video_id"]: row for row in workspace.read("features").to_pylist()}
-    assert list(features) == ["good0", "good1", "good2", "silent", "blind", "single", "partial"]  # the catalog's order
+    assert features.keys() == {"good0", "good1", "good2", "silent", "blind", "single", "partial"}
     lengths = {
         name: {part: len(row[part]) if row[part] else None for part in ("image", "cover", "motion", "audio")}
         for name, row in features.items()
@@ -115,6 +119,28 @@ def test_good_rows_are_processed_and_bad_ones_rejected(tmp_path: Path, catalog_o
     assert not run_stage(workspace, STAGE, config)[1]  # nothing has changed: nothing is done
 
 
+def test_a_file_that_kills_its_decoder_costs_only_itself(
+    tmp_path: Path, catalog_of: CatalogOf, small: Features, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayrec.stages.on_ray.extraction.decode_rows", doomed)
+    quick = small.model_copy(update={"image": None, "motion": None, "decoders": 1})
+    good = {f"good{number}": str(write_clip(tmp_path / f"good{number}.mp4", frames=6 + number)) for number in range(5)}
+    bad = {name: str(tmp_path / f"{name}.mp4") for name in ("abort", "killed")}
+    workspace, config = catalog_of(good, features=quick)
+    run_stage(workspace, STAGE, config)
+    alone = workspace.read("features")
+
+    names = ["good0", "abort", "good1", "good2", "killed", "good3", "good4"]
+    catalog_of({name: (good | bad)[name] for name in names}, features=quick)
+    # Another seed does not change what is decoded, but the rows of the run before are not kept.
+    manifest, _ = run_stage(workspace, STAGE, config.model_copy(update={"seed": config.seed + 1}))
+    assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (7, 5, 2)
+    assert workspace.read("features").sort_by("video_id").equals(alone.sort_by("video_id"))
+    rejects = workspace.rejects("extract").to_pylist()
+    assert [(row["id"], row["source"]) for row in rejects] == list(bad.items())
+    assert ["SIGABRT" in rejects[0]["reason"], "SIGKILL" in rejects[1]["reason"]] == [True, True]
+
+
 def test_killed_and_run_again(tmp_path: Path, catalog_of: CatalogOf, ray_cluster: str) -> None:
     clip = write_clip(tmp_path / "clip.mp4", sound=tone(440, 2.0))
     uris = {f"video{number:03d}": str(clip) for number in range(48)} | {"bad": str(tmp_path / "missing.mp4")}
@@ -140,11 +166,11 @@ def test_killed_and_run_again(tmp_path: Path, catalog_of: CatalogOf, ray_cluster
     before = {path: path.stat().st_mtime_ns for path in parts}
     assert 1 <= len(parts) < 12, "the kill came too late to show anything"
     assert workspace.manifest("extract") is None  # nobody sees the unfinished version
-    (parts[0].parent / "part-000090.parquet").write_bytes(parts[0].read_bytes()[:1000])  # as if a part had been torn
-    (parts[0].parent / "part-000091.parquet.new").write_bytes(parts[0].read_bytes())
+    (parts[0].parent / "part-000090-0a1b2c3d.parquet").write_bytes(parts[0].read_bytes()[:1000])  # as if a part had been torn
+    (parts[0].parent / "part-000091-0a1b2c3d.parquet.new").write_bytes(parts[0].read_bytes())
 
     manifest, _ = run_stage(workspace, STAGE, config)
-    assert workspace.read("features")["video_id"].to_pylist() == [name for name in uris if name != "bad"]
+    assert sorted(workspace.read("features")["video_id"].to_pylist()) == [name for name in uris if name != "bad"]
     assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (49, 48, 1)
     assert {path: path.stat().st_mtime_ns for path in parts} == before
     assert not list(parts[0].parent.glob("*.new"))
@@ -154,19 +180,21 @@ def test_a_second_run_does_only_what_is_new_or_changed(
     tmp_path: Path, catalog_of: CatalogOf, small: Features, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pending: list[list[str]] = []
-    extracted = extract._extracted
+    extract_pending = extract._extract
 
-    def note(rows: pa.Table, *arguments: Any) -> Iterator[pa.Table]:
+    def note(run: StageRun, rows: pa.Table, *arguments: Any) -> None:
         pending.append(rows["video_id"].to_pylist())
-        return extracted(rows, *arguments)
+        extract_pending(run, rows, *arguments)
 
-    monkeypatch.setattr("rayrec.stages.extract._extracted", note)
+    monkeypatch.setattr("rayrec.stages.extract._extract", note)
     monkeypatch.setattr("rayrec.stages.extract.PART_VIDEOS", 2)
     clips = {f"v{number}": str(write_clip(tmp_path / f"v{number}.mp4", sound=tone(440, 1.0))) for number in range(5)}
-    quick = small.model_copy(update={"image": None, "motion": None, "decoders": 1})
+    # One decoder takes the videos in their order, two in a block.
+    quick = small.model_copy(update={"image": None, "motion": None, "decoders": 1, "batch_videos": 2})
     workspace, config = catalog_of(clips, features=quick)
     run_stage(workspace, STAGE, config)
     before = {row["video_id"]: row for row in workspace.read("features").to_pylist()}
+    second, last = workspace.parts("features")[1:]
 
     # v1 is another file now, v2 has gone, v5 is new, and all titles have changed.
     write_clip(tmp_path / "v1.mp4", frames=12)
@@ -177,16 +205,28 @@ def test_a_second_run_does_only_what_is_new_or_changed(
     assert pending.pop() == ["v1", "v5"]
     assert (manifest.rows_in, manifest.rows_out) == (5, 5)
     after = {row["video_id"]: row for row in workspace.read("features").to_pylist()}
-    assert list(after) == ["v0", "v3", "v4", "v1", "v5"]  # what was kept comes first
+    assert after.keys() == {"v0", "v1", "v3", "v4", "v5"}
+    assert last in workspace.parts("features")  # shared: its video is as it was
+    assert second not in workspace.parts("features")  # v2 was in it, so v3 was copied
     assert all(after[name] == before[name] for name in ("v0", "v3", "v4"))
     assert (before["v1"]["frames"], after["v1"]["frames"]) == (24, 12)
 
+    # The videos of a damaged part are done again.
+    copied = next(Path(path) for path in workspace.parts("features") if pq.read_table(path)["video_id"].to_pylist() == ["v0", "v3"])
+    copied.write_bytes(bytes(copied.stat().st_size))
+    catalog_of(clips, title="a third", features=quick)
+    run_stage(workspace, STAGE, config)
+    assert pending.pop() == ["v0", "v3"]
+    assert {row["video_id"]: row for row in workspace.read("features").to_pylist()} == after
+
     # Nothing is pending when only titles change; other settings, and force, keep nothing.
     monkeypatch.setattr("rayrec.stages.on_ray.extraction.load_networks", lambda *_: pytest.fail("a network was loaded"))
-    catalog_of(clips, title="a third", features=quick)
+    parts = workspace.parts("features")
+    catalog_of(clips, title="a fourth", features=quick)
     assert run_stage(workspace, STAGE, config)[1]
     assert pending.pop() == []
-    monkeypatch.setattr("rayrec.stages.extract._extracted", lambda rows, *_: pending.append(rows["video_id"].to_pylist()) or ())
+    assert workspace.parts("features") == parts
+    monkeypatch.setattr("rayrec.stages.extract._extract", lambda run, rows, *_: pending.append(rows["video_id"].to_pylist()))
     run_stage(workspace, STAGE, config.model_copy(update={"seed": 8}))
     assert pending.pop() == list(clips)
 
@@ -268,3 +308,54 @@ def test_real_clips(real_videos: list[Path], small: Features) -> None:
         vectors = np.stack(features[name])
         assert np.isfinite(vectors).all(), name
         assert len(np.unique(vectors, axis=0)) == 4, name
+
+
+def test_progress_is_logged_by_time(
+    catalog_of: CatalogOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without Ray: the rows come in blocks of two, and the second block takes longer than the time between two lines."""
+
+    def extract_rows(rows: pa.Table, config: Config) -> Iterator[tuple[pa.Table, int]]:
+        for start in range(0, rows.num_rows, 2):
+            if start:
+                deadline = time.monotonic() + 10
+                while len(caplog.messages) < start and time.monotonic() < deadline:
+                    time.sleep(0.005)
+            yield (block := rows.slice(start, 2)), block.num_rows
+
+    monkeypatch.setattr("rayrec.stages.on_ray.extraction.extract_rows", extract_rows)
+    monkeypatch.setattr("rayrec.stages.on_ray.writing.write_blocks", lambda blocks, *_: filter(lambda _: False, blocks))
+    monkeypatch.setattr(extract, "LOG_S", 0.02)
+    workspace, config = catalog_of({})
+    names = [f"v{number}" for number in range(5)]
+    run = StageRun(workspace, STAGE, config, "0", {}, None)
+    with caplog.at_level("INFO", "rayrec.stages.extract"):
+        extract._extract(run, pa.table({"uri": names} | dict.fromkeys(extract.GIVEN, names)), 6, extract.NewParts(run))
+    assert caplog.messages[0].startswith("extract: 3 of 6 videos, ")
+    assert len(caplog.messages) > 4
+    assert caplog.messages[-1].startswith("extract: 6 of 6 videos, ")
+    assert not caplog.messages[-2].startswith("extract: 6 of 6 videos, ")
+
+
+def test_what_a_dead_run_writes_late_is_not_read(catalog_of: CatalogOf) -> None:
+    """And a part that a worker has written on a disk of its own is missed at once."""
+    workspace, config = catalog_of({})
+    run = StageRun(workspace, STAGE, config, "0", {}, None)
+    parts = extract.NewParts(run)
+    mine, late = (write_rows(workspace.uri, next(extract.NewParts(run).names), extracted_rows(name)) for name in ("a", "b"))
+    parts.add(mine)
+    assert parts.finish()["video_id"].to_pylist() == ["a"]
+    assert not Path(late.path).exists()
+    assert run.written == {"features": 1}
+    assert run.facts == {f"features/{Path(mine.path).name}": (Path(mine.path).stat().st_size, checksum(workspace.fs, mine.path))}
+    Path(mine.path).unlink()
+    with pytest.raises(WorkspaceError, match="which is not there; `workspace` must be a folder that all machines"):
+        parts.finish()
+
+
+def extracted_rows(*names: str) -> pa.Table:
+    """Rows of EXTRACTED with nothing in them."""
+    rows = pa.table({field.name: pa.nulls(len(names), field.type) for field in EXTRACTED}, EXTRACTED)
+    for name, values in (("video_id", names), ("status", ["ok"] * len(names))):
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, pa.large_string()))
+    return rows

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import Config, FilesData, load
-from rayrec.datasets.screening import SourceTable, in_time_order, resolve_uris
+from rayrec.datasets.screening import SourceTable, resolve_uris
+from rayrec.datasets.time_order import in_time_order
 from rayrec.tables import TableError, from_columns
 from rayrec.workspace.stage import Stage, run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
@@ -28,10 +29,10 @@ def files(written: Written) -> Callable[..., FilesData]:
 
 
 def rejects(workspace: Workspace) -> list[tuple[str, int, str]]:
-    """(file name, row, reason) of every reject, all of the stage `ingest`."""
+    """(file name, row of data from 0, reason) of every reject, all of the stage `ingest`. The header of each file is row 1."""
     rows = workspace.rejects("ingest").to_pylist()
     assert {row["stage"] for row in rows} <= {"ingest"}
-    return [(Path(row["source"]).name, row["row"], row["reason"]) for row in rows]
+    return [(Path(row["source"]).name, row["row"] - 2, row["reason"]) for row in rows]
 
 
 def test_bad_rows_of_a_catalog(ingested: Ingest, files: Callable[..., FilesData]) -> None:
@@ -56,7 +57,7 @@ def test_bad_rows_of_a_catalog(ingested: Ingest, files: Callable[..., FilesData]
     found = {row: reason for name, row, reason in rejects(workspace) if name == "catalog.csv"}
     assert found.keys() == {1, 2, 3, 5, 6, 7}
     assert "'v1' repeats the key" in found[1]
-    assert "video_id: 'None' has no value" in found[2]
+    assert found[2] == "video_id is empty"
     assert "duration_s: 'nan' is not a finite number" in found[3]
     assert "published_at: '-1' is below 0" in found[5]
     assert "has 5 cells, the table 4 columns: 'v5,too,many" in found[6]
@@ -90,8 +91,8 @@ def test_bad_rows_of_a_log(ingested: Ingest, files: Callable[..., FilesData]) ->
     assert "watch_s: 'nan'" in found[4]
     assert "watch_s: '-1.0' is below 0" in found[5]
     assert "user_id: b'u\\xe9' is not UTF-8" in found[6] or "not UTF-8" in found[6]
-    assert "user_id" in found[7]
-    assert "shown_at" in found[8]
+    assert found[7] == "user_id is empty"
+    assert found[8] == "shown_at is empty"
     assert "has 2 cells" in found[9]
     manifest = workspace.manifest("ingest")
     assert manifest is not None
@@ -102,6 +103,15 @@ def test_an_impression_of_a_rejected_video_says_so(ingested: Ingest, files: Call
     workspace = ingested(files("video_id,duration_s\nv1,nan\nv2,1\n"))
     assert ("log.csv", 0, "video_id: 'v1' was rejected from the catalog") in rejects(workspace)
     assert workspace.read("interactions")["video_id"].to_pylist() == ["v2"]
+
+
+def test_a_bad_row_takes_no_key(ingested: Ingest, files: Callable[..., FilesData]) -> None:
+    workspace = ingested(files("video_id,duration_s\nv1,nan\nv1,1\nv1,2\nv2,3\n"))
+    assert workspace.read("catalog")["duration_s"].to_pylist() == [1, 3]
+    assert [(row, reason) for name, row, reason in rejects(workspace) if name == "catalog.csv"] == [
+        (0, "duration_s: 'nan' is not a finite number"),
+        (2, "video_id: 'v1' repeats the key (video_id) of an earlier row"),
+    ]
 
 
 def test_rows_shown_at_once_stay_with_their_request_and_in_its_order() -> None:
@@ -118,12 +128,26 @@ def test_rows_shown_at_once_stay_with_their_request_and_in_its_order() -> None:
 
 
 def test_too_many_bad_rows_fail_the_stage_and_say_where_to_look(ingested: Ingest, files: Callable[..., FilesData]) -> None:
-    with pytest.raises(WorkspaceError, match=r"1 of 5 rows are bad \(10% are allowed.*log.csv: video_id: 'v2' is not.*rejects"):
+    sentence = r"(?s)1 of 5 rows are bad \(10% are allowed.*log.csv, row 3: video_id: 'v2' is not in the catalog\n.*rejects"
+    with pytest.raises(WorkspaceError, match=sentence):
         ingested(files("video_id\nv1\n", LOG + "u3,v1,1,0\n"), max_rejects=0.1)
     with pytest.raises(WorkspaceError, match="5 of 5 rows are bad"):
         ingested(files("video_id,duration_s\nv1,nan\nv2,nan\n"))
-    with pytest.raises(TableError, match=r"catalog.csv: no video is left"):
-        ingested(files("video_id\n", "user_id,video_id,shown_at,clicked\n"))
+    with pytest.raises(TableError, match=r"catalog.csv: the catalog has no rows"):
+        ingested(files("video_id\n"))
+
+
+@pytest.mark.parametrize("place", ["~no-such-user/c.csv", "foo://x/c.csv", "x" * 300 + ".csv", "a\0b.csv"])
+def test_a_place_that_cannot_be_opened_is_named(ingested: Ingest, files: Callable[..., FilesData], place: str) -> None:
+    for key in ("catalog", "interactions"):
+        with pytest.raises(TableError, match=f"^{place} can't be opened"):
+            ingested(files().model_copy(update={key: place}))
+
+
+def test_a_media_root_that_cannot_be_opened_is_named(ingested: Ingest, files: Callable[..., FilesData]) -> None:
+    dataset = files("video_id,uri\nv1,a.mp4\n").model_copy(update={"media_root": "~no-such-user/x"})
+    with pytest.raises(TableError, match=r"dataset.media_root: '~no-such-user/x' can't be opened"):
+        ingested(dataset)
 
 
 def test_a_catalog_without_a_log_is_enough(ingested: Ingest, files: Callable[..., FilesData]) -> None:

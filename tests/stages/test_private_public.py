@@ -87,7 +87,7 @@ def test_the_whole_stage(tmp_path: Path, learned: Learned, ray_cluster: str, mon
     # It goes on: only what had failed is decoded again. From here on without Ray Data, whose processes take seconds to start.
     tried: list[str] = []
 
-    def decode(pending: pa.Table, settings: PrivatePublic) -> Iterator[pa.Table]:
+    def decode(pending: pa.Table, settings: PrivatePublic, timeout_s: float) -> Iterator[pa.Table]:
         tried.extend(pending["video_id"].to_pylist())
         yield read_inputs(pending, settings)
 
@@ -146,7 +146,7 @@ def test_what_trains_anew_and_what_is_refused(
             run.write_file("report.json", b"{}")
             run.write_file("learning_curves.png", b"")
 
-    def undecoded(pending: pa.Table, settings: PrivatePublic) -> Any:
+    def undecoded(pending: pa.Table, settings: PrivatePublic, timeout_s: float) -> Any:
         nulls = {name: pa.nulls(pending.num_rows, INPUTS.field(name).type) for name in ("error", "frames", "sound")}
         yield pa.table({name: pending[name] for name in ("video_id", "role", "label")} | nulls, schema=INPUTS)
 

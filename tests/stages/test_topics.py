@@ -18,9 +18,10 @@ from rayrec.config import Config
 from rayrec.stages import topics
 from rayrec.stages.topics import ASSIGN as ASSIGN_TOPICS
 from rayrec.stages.topics import STAGE as TOPICS
+from rayrec.workspace.parts import read_checked
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
-from tests.fixtures.topics import SMALL, little_world
+from tests.fixtures.topics import SMALL, LittleWorld, little_world
 
 ROOT = Path(__file__).parents[2]
 # Joins the cluster of the test run, trains with a checkpoint after every epoch, and is killed.
@@ -91,16 +92,50 @@ def test_new_videos_get_topics_without_training_and_a_retrained_model_keeps_the_
 def test_assigning_needs_a_model(config: Config) -> None:
     world = little_world(20)
     workspace = put(config, world.catalog, world.vectors)
-    with pytest.raises(WorkspaceError, match="has not run yet; run `rayrec topics` first"):
+    with pytest.raises(WorkspaceError, match="has not run yet; run `rayrec topics CONFIG` first"):
         run_stage(workspace, ASSIGN_TOPICS, config)
 
 
-def test_clustering_on_ray_and_training_a_pretrained_transformer_with_two_workers(config: Config, tiny_bert: Path) -> None:
+def test_blocks_on_ray_and_training_a_pretrained_transformer_with_two_workers(
+    config: Config, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayrec.stages.on_ray.topic_blocks.BLOCK_VIDEOS", 20)
     world = little_world()
-    workspace = put(config, world.catalog, world.vectors)
+    # One block has the videos of the file of vectors, of which one is not in the catalog; two have the 30 videos without a vector.
+    catalog, vectors = world.catalog.slice(1), world.vectors.slice(0, 130)
+    workspace = put(config, catalog, vectors)
     settings = config.topics.model_copy(update={"clustering": "ray", "workers": 2, "epochs": 8, "title_encoder": str(tiny_bert)})
     run_stage(workspace, TOPICS, config.model_copy(update={"topics": settings}))
-    assert normalized_mutual_info_score(list(first_topics(workspace).values()), world.kinds) > 0.8
+    assert len(workspace.parts("topics")) == len(workspace.parts("embeddings")) == 3
+    assert normalized_mutual_info_score(*kinds_and_topics(workspace, world)) > 0.7
+
+    # In one process the same model says the same of each video.
+    tables = {name: workspace.read(name).sort_by("video_id") for name in ("topics", "embeddings")}
+    counted = workspace.read("topic_centres")
+    here = settings.model_copy(update={"clustering": "local"})
+    run_stage(workspace, ASSIGN_TOPICS, config.model_copy(update={"topics": here}), force=True)
+    again = {name: workspace.read(name).sort_by("video_id") for name in tables}
+    assert again["topics"].select(["video_id", "topics"]).equals(tables["topics"].select(["video_id", "topics"]))
+    joint, before = (np.stack(each["embeddings"]["vector"].to_numpy()) for each in (again, tables))
+    np.testing.assert_allclose(joint, before, atol=1e-5)
+    assert workspace.read("topic_centres").select(["videos", "tags"]).equals(counted.select(["videos", "tags"]))
+
+
+def kinds_and_topics(workspace: Workspace, world: LittleWorld) -> tuple[list[int], list[int]]:
+    found, ids = first_topics(workspace), world.catalog["video_id"].to_pylist()
+    kinds = dict(zip(ids, world.kinds.tolist(), strict=True))
+    return [kinds[video] for video in found], list(found.values())
+
+
+def test_a_damaged_part_is_noticed_by_the_worker_that_reads_it(config: Config) -> None:
+    world = little_world(20)
+    workspace = put(config, world.catalog, world.vectors)
+    (path,) = workspace.parts("vectors")
+    Path(path).write_bytes(bytes(Path(path).stat().st_size))
+    run = StageRun(workspace, TOPICS, config, "0", {}, None)
+    ((_, digest),) = run.part_digests("vectors").items()
+    with pytest.raises(WorkspaceError, match=r"part-0.parquet is damaged .*make it again: `rayrec reduce CONFIG --force`"):
+        read_checked(workspace.fs, path, digest, "vectors", ["video_id"])
 
 
 def test_a_killed_training_goes_on_where_it_stopped(config: Config, ray_cluster: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,7 +178,9 @@ def test_a_catalog_that_says_nothing_has_no_topics(config: Config, caplog: pytes
 
 
 def test_how_many_work_changes_nothing_of_the_settings(config: Config) -> None:
-    more = config.model_copy(update={"topics": config.topics.model_copy(update={"workers": 4, "clustering": "ray"})})
+    update = {"workers": 4, "clustering": "ray", "restarts": 7}
+    more = config.model_copy(update={"topics": config.topics.model_copy(update=update)})
     assert json.dumps(topics.settings(config)) == json.dumps(topics.settings(more))
+    assert topics._processes(more).restarts == 7
     fewer = config.model_copy(update={"topics": config.topics.model_copy(update={"clusters": 3})})
     assert topics.settings(config) != topics.settings(fewer)

@@ -50,10 +50,10 @@ def kill_a_worker(workspace: Path, after_epoch: int) -> None:
 
 
 def test_two_workers_of_which_one_is_killed_end_as_one_alone(config: Config, ray_cluster: str) -> None:
-    alone = trained(config, epochs=30, patience=30)
-    killer = threading.Thread(target=kill_a_worker, args=(Path(config.workspace), 3), daemon=True)
+    alone = trained(config, epochs=10, patience=10)
+    killer = threading.Thread(target=kill_a_worker, args=(Path(config.workspace), 2), daemon=True)
     killer.start()
-    together = trained(config, epochs=30, patience=30, workers=2, restarts=1)
+    together = trained(config, epochs=10, patience=10, workers=2, restarts=1)
     killer.join(timeout=1)
     assert not killer.is_alive()
     assert together != alone
@@ -61,7 +61,7 @@ def test_two_workers_of_which_one_is_killed_end_as_one_alone(config: Config, ray
     for name, values in load_file(alone / "weights.safetensors").items():
         np.testing.assert_allclose(weights[name], values, atol=2e-3, err_msg=name)
     runs = [ProgressFile(pafs.LocalFileSystem(), str(folder / PROGRESS)).read().epochs for folder in (alone, together)]
-    assert len(runs[0]) == len(runs[1]) == 30
+    assert len(runs[0]) == len(runs[1]) == 10
     for one, other in zip(*runs, strict=True):
         assert one.metrics["validation_auc"] == pytest.approx(other.metrics["validation_auc"], abs=2e-3)
         assert one.loss == pytest.approx(other.loss, abs=1e-4)
@@ -73,6 +73,8 @@ def test_what_cannot_be_trained_is_refused_before_and_after_the_start(config: Co
         run_stages(
             [load_stage("train")], config.model_copy(update={"ranker": config.ranker.model_copy(update={"model": "wide_dep"})})
         )
+    with pytest.raises(ConfigError, match=r"17 workers can't share the 16 shards of the log; set encoding.shards to 17 or more"):
+        trained(config, workers=17)
     with pytest.raises(DivergedError, match=r"training diverged: the loss became nan in step \d+ of epoch 1"):
         trained(config, learning_rate=1e30)
     # The error of workers is no failure that Ray Train should mend by starting them again.

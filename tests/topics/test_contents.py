@@ -11,7 +11,7 @@ from PIL import Image
 
 from rayrec import tables
 from rayrec.tables import TableError
-from rayrec.topics.contents import Contents, Scale, fit_scales, read_covers, read_labels, read_titles, read_vectors, square
+from rayrec.topics.contents import AHEAD, Contents, Scale, fit_scales, read_covers, read_labels, read_titles, read_vectors, square
 from rayrec.topics.titles import HashedTitles
 
 
@@ -50,6 +50,20 @@ def test_a_batch_holds_the_chosen_rows() -> None:
     assert contents.mask().tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize("count", [0, 3, 2 * AHEAD + 1])
+def test_batches_that_are_made_ahead_come_in_their_order(count: int) -> None:
+    names = [f"v{number}" for number in range(count)]
+    catalog = tables.from_columns("catalog", {"video_id": names})
+    covers = [jpeg(20, 20, f"rgb({20 * number}, 0, 0)") for number in range(count)]
+    features = tables.from_columns("features", {"video_id": names, "status": ["ok"] * count, "cover_jpeg": covers})
+    contents = Contents(count, None, read_covers(catalog, features), 8)
+    rows = [np.array([number, 0]) for number in range(count)]
+    found = list(contents.batches(iter(rows)))
+    assert len(found) == count
+    for batch, some in zip(found, rows, strict=True):
+        assert torch.equal(batch.covers, contents.batch(some).covers)
+
+
 def test_a_cover_is_cut_from_its_middle() -> None:
     picture = Image.new("RGB", (60, 20), "black")
     picture.paste((255, 255, 255), (20, 0, 40, 20))
@@ -69,6 +83,15 @@ def test_labels_leave_out_what_teaches_nothing() -> None:
     assert batch["primary_class"].tolist() == [1, -1]
     assert torch.equal(batch["tags"], torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
     assert read_labels(catalog.slice(0, 1), sp.csr_matrix((1, 0), dtype=np.float32)).tasks == {}
+
+
+def test_covers_may_exceed_2_gib() -> None:
+    """Their offsets have 64 bits from the start, so no step joins narrow arrays."""
+    catalog = tables.from_columns("catalog", {"video_id": ["b", "a"]})
+    parts = [pa.table({"video_id": [name], "cover_jpeg": pa.array([name.encode()], pa.binary())}) for name in "ab"]
+    covers = read_covers(catalog, pa.concat_tables(parts))
+    assert covers.type == pa.large_binary()
+    assert covers.to_pylist() == [b"b", b"a"]
 
 
 def test_covers_of_a_catalog_without_features() -> None:

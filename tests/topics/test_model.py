@@ -109,5 +109,5 @@ def test_a_model_of_another_version_is_refused_with_a_sentence(tmp_path: Path) -
     model.representation.save(pafs.LocalFileSystem(), str(tmp_path))
     record = tmp_path / RECORD
     record.write_text(record.read_text().replace('"max_topics"', '"most_topics"'))  # the key of rayrec 0.1
-    with pytest.raises(RayrecError, match="topic model of another version of rayrec; run `rayrec topics learn`"):
+    with pytest.raises(RayrecError, match="topic model of another version of rayrec; run `rayrec topics learn CONFIG`"):
         Representation.load(pafs.LocalFileSystem(), str(tmp_path))

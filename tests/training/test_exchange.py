@@ -109,7 +109,10 @@ def work(rank: int, folder: Path) -> None:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=COUNT, timeout=timedelta(seconds=60))
     worker = Worker(rank, COUNT)
-    rows = [gather_rows(torch.arange(length * 2.0).view(-1, 2)[rank::COUNT], worker) for length in LENGTHS]
+    rows = [
+        gather_rows(torch.arange(length * 2.0).view(-1, 2)[length * rank // COUNT : length * (rank + 1) // COUNT], worker)
+        for length in LENGTHS
+    ]
     line = Line(worker=worker)
     losses = [torch.tensor(epoch.loss) for epoch in Trainer(epochs=5, seed=0, worker=worker).fit(line)]
     more = {"rows": rows, "losses": losses, "line": list(line.model.state_dict().values()), "statistics": averaged(worker)}

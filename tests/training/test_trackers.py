@@ -108,10 +108,10 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path, monkeypatch: p
     assert check(config("tensorboard"), local) is None
     with pytest.raises(ConfigError, match="need a local workspace, not memory://w"):
         check(config("tensorboard"), Workspace("memory://w"))
-    monkeypatch.setattr("rayrec.training.trackers.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install rayrec\[mlflow\]"):
+    monkeypatch.setattr("rayrec.config.base.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'rayrec\[mlflow\]'"):
         check(config("mlflow"), local)
-    monkeypatch.setattr("rayrec.training.trackers.find_spec", lambda name: name)
+    monkeypatch.setattr("rayrec.config.base.find_spec", lambda name: name)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
         check(config("mlflow"), local)
 

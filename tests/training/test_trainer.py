@@ -88,6 +88,23 @@ def test_divergence_names_the_step_and_the_advice() -> None:
         Trainer(epochs=99, seed=0).fit(Line(rate=1e9))
 
 
+def test_a_last_step_that_goes_too_far_is_divergence_too() -> None:
+    class Leaping(Line):
+        """The loss of its last batch is finite, but the step that follows is not, and no loss comes after it."""
+
+        def losses(self, share: Tensor, examples: int) -> Sequence[Tensor]:
+            self.optimizer.param_groups[0]["lr"] = 1e38 if examples == 1 else 0.1
+            return super().losses(share, examples)
+
+    with pytest.raises(DivergedError, match="the weights are not finite after step 3, the last one of epoch 1; lower the rate"):
+        Trainer(epochs=1, seed=0).fit(Leaping())
+
+
+@pytest.mark.parametrize("seed", [0, 20_261_129, 2**32 - 1])
+def test_any_seed_will_do(seed: int) -> None:
+    assert len(Trainer(epochs=1, seed=seed).fit(Line())) == 1
+
+
 @pytest.mark.parametrize(
     "state",
     [

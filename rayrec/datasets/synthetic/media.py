@@ -16,6 +16,8 @@ import av
 import numpy as np
 import pyarrow.fs as pafs
 
+from rayrec.workspace.files import write_whole
+
 SAMPLE_RATE = 22_050  # Hz
 HUES, PITCHES = 8, 24
 RHYTHMS = (1.5, 2.5, 4.0, 6.5)  # beats a second
@@ -51,10 +53,7 @@ def write_clips(clips: list[Clip], fs: pafs.FileSystem, folder: str) -> None:
 
 
 def _write(clip: Clip, fs: pafs.FileSystem, folder: str) -> None:
-    path = f"{folder}/{clip.name}.mp4"
-    with fs.open_output_stream(path + ".part") as stream:
-        stream.write(encode(clip))
-    fs.move(path + ".part", path)
+    write_whole(fs, f"{folder}/{clip.name}.mp4", encode(clip), temporary=".part")
 
 
 def encode(clip: Clip) -> bytes:

@@ -189,8 +189,8 @@ def _users(groups: np.ndarray, rng: np.random.Generator) -> pa.Table:
         "users",
         {
             "user_id": _ids("u", len(groups)),
-            "age_group": [AGE_GROUPS[group] for group in groups],
-            "region": [REGIONS[region] for region in rng.integers(len(REGIONS), size=len(groups))],
+            "age_group": pa.array([AGE_GROUPS[group] for group in groups], tables.TEXT),
+            "region": pa.array([REGIONS[region] for region in rng.integers(len(REGIONS), size=len(groups))], tables.TEXT),
         },
     )
 

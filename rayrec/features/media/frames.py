@@ -1,6 +1,7 @@
 """Which frames of a video are kept, and in which form: squares of sampled frames and clips, and a cover."""
 
 import io
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -9,14 +10,16 @@ from PIL import Image
 
 MIN_CONTRAST = 5.0  # a frame with a smaller standard deviation, in grey levels of 0 to 255, counts as nearly uniform
 THUMBNAIL_WIDTH = 256
+ROUNDING_ERROR = 1e-6  # of sums of floating-point numbers: a frame that begins this little after a moment counts as shown at it
 MAX_ASPECT = 8  # the long side of a picture is squeezed to this multiple of the short side, so that strips fit into memory
 
 
 class Squares:
     """Collects the frames at the given positions as squares: the short side is resized, then the centre is cropped."""
 
-    def __init__(self, positions: np.ndarray, size: int | None, resize: int | None) -> None:
+    def __init__(self, positions: np.ndarray, size: int | None, resize: int | None, pixel_aspect: float = 1.0) -> None:
         assert size is not None, "`rows.resolved` takes the sizes from the networks"
+        self.pixel_aspect = pixel_aspect
         self.positions, self.size, self.resize = positions, size, resize or size
         self.wanted = set(positions.ravel().tolist())
         self.taken: dict[int, np.ndarray] = {}
@@ -28,8 +31,8 @@ class Squares:
 
     def square(self, frame: VideoFrame) -> np.ndarray:
         """The square of a frame, upright, uint8 [size, size, 3]."""
-        short, size = min(frame.width, frame.height), self.size
-        width, height = (min(round(side * self.resize / short), MAX_ASPECT * self.resize) for side in (frame.width, frame.height))
+        sides, size = (frame.width * self.pixel_aspect, frame.height), self.size
+        width, height = (min(round(side * self.resize / min(sides)), MAX_ASPECT * self.resize) for side in sides)
         pixels = self.reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         left, top = (width - size) // 2, (height - size) // 2
         return upright(pixels[top : top + size, left : left + size], frame)
@@ -44,21 +47,31 @@ class Squares:
         return squares.reshape(*self.positions.shape, self.size, self.size, 3)
 
 
-def even_positions(total: int, count: int) -> np.ndarray:
-    """The middle frames of `count` equal parts of a video of `total` frames. In a shorter video, frames are repeated evenly."""
-    return ((np.arange(count) + 0.5) * total / count).astype(int)
+def even_positions(starts: np.ndarray, count: int) -> np.ndarray:
+    """The frames that are shown at the middles of `count` equal parts of a video, whose frames have these `starts`, int [count].
+
+    `starts` has one number more than there are frames: the last one is the end of the video. A frame that is shown for long, or one
+    of a short video, is repeated.
+    """
+    return np.searchsorted(starts[:-1], _middles(starts, count) + ROUNDING_ERROR, side="right") - 1
 
 
-def clip_positions(total: int, frames: int, clips: int) -> np.ndarray:
-    """Consecutive frames around the middles of `clips` equal parts of a video of `total` frames, int [clips, frames].
+def clip_positions(starts: np.ndarray, frames: int, clips: int) -> np.ndarray:
+    """Consecutive frames around the middles of `clips` equal parts of a video, int [clips, frames].
 
     Equal clips are taken once. A video that is shorter than a clip becomes one slow clip.
     """
+    total = len(starts) - 1
     if total <= frames:
-        return even_positions(total, frames)[None]
-    middles = (np.arange(clips) + 0.5) * total / clips
-    starts = np.unique(np.clip(np.floor(middles - frames / 2), 0, total - frames).astype(int))
-    return starts[:, None] + np.arange(frames)
+        return even_positions(starts, frames)[None]
+    middles = np.interp(_middles(starts, clips), starts, np.arange(total + 1))
+    first = np.unique(np.clip(np.floor(middles - frames / 2 + ROUNDING_ERROR), 0, total - frames).astype(int))
+    return first[:, None] + np.arange(frames)
+
+
+def _middles(starts: np.ndarray, count: int) -> np.ndarray:
+    """The times of the middles of equal parts."""
+    return starts[0] + (np.arange(count) + 0.5) / count * (starts[-1] - starts[0])
 
 
 class Cover:
@@ -68,8 +81,9 @@ class Cover:
     is taken.
     """
 
-    def __init__(self, total: int, fps: float) -> None:
-        self.early = set(range(0, max(1, min(total, round(2 * fps))), max(1, round(fps / 4))))
+    def __init__(self, starts: np.ndarray) -> None:
+        times = starts[0] + np.arange(0, min(2.0, starts[-1] - starts[0]), 0.25)
+        self.early = set((np.searchsorted(starts[:-1], times + ROUNDING_ERROR, side="right") - 1).tolist())
         self.best: VideoFrame | None = None
         self.contrast = -1.0
         self.reformatter = VideoReformatter()
@@ -86,21 +100,43 @@ class Cover:
             self.best, self.contrast = frame, contrast
 
 
-def thumbnail(frame: VideoFrame) -> bytes:
+def thumbnail(frame: VideoFrame, pixel_aspect: float = 1.0) -> bytes:
     """A JPEG of the whole frame, upright, at most `THUMBNAIL_WIDTH` pixels wide as displayed."""
-    scale = min(1, THUMBNAIL_WIDTH / displayed(frame)[0])
-    width, height = (max(1, round(side * scale)) for side in (frame.width, frame.height))
+    scale = min(1, THUMBNAIL_WIDTH / displayed(frame, pixel_aspect)[0])
+    width, height = max(1, round(frame.width * pixel_aspect * scale)), max(1, round(frame.height * scale))
     pixels = upright(frame.reformat(width, height, "rgb24", threads=1).to_ndarray(), frame)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def displayed(frame: VideoFrame) -> tuple[int, int]:
-    """Width and height as displayed."""
-    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+def displayed(frame: VideoFrame, pixel_aspect: float = 1.0) -> tuple[int, int]:
+    """Width and height as displayed, with square pixels. The pixels of some formats are wider than they are high."""
+    sides = max(1, round(frame.width * pixel_aspect)), frame.height
+    return sides[::-1] if _orientation(frame)[0] else sides
 
 
 def upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """The pixels, rotated as the file says, because phones store portrait videos on their side."""
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    """The pixels as the file says that they are shown: phones store portrait videos on their side, and selfies mirrored."""
+    transposed, mirrored, upside_down = _orientation(frame)
+    shown = pixels.swapaxes(0, 1) if transposed else pixels
+    return np.ascontiguousarray(shown[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
+
+
+def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether rows and columns are swapped, and whether what comes out is then mirrored and turned upside down.
+
+    The display matrix maps a point (x, y) of the frame to (a x + c y, b x + d y). A turn that is no multiple of a quarter becomes
+    the nearest one.
+    """
+    try:
+        side_data: Any = frame.side_data  # PyAV's types know one key of it
+        a, b, _, c, d = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32)[:5].tolist()
+    except KeyError:
+        return False, False, False
+    except ValueError:  # PyAV does not know the type of another piece of side data; of the matrix it tells the angle alone
+        turns = round(frame.rotation / 90) % 4
+        return turns % 2 == 1, turns in (2, 3), turns in (1, 2)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0

@@ -7,7 +7,6 @@ empty on some workers. The batch norms of `body: s3d` see one worker's videos; t
 """
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from rayrec.training.exchange import SINGLE, Worker, total
 from rayrec.training.trainable import Trainable
 from rayrec.training.trainer import CPU, Trainer
 from rayrec.workspace.checkpoint import Checkpoint
-from rayrec.workspace.files import read_whole, write_whole
+from rayrec.workspace.files import from_json, read_whole, to_json, write_whole
 
 GROUP_FILES = 8  # part files that are shuffled together
 NETWORK, WEIGHTS = "network.json", "network.safetensors"
@@ -260,14 +259,14 @@ def save_network(
 ) -> None:
     """Write `network.json`, then `network.safetensors`: where the second is, the network is complete."""
     facts = {"settings": dump(settings), "classes": classes}
-    write_whole(fs, f"{folder}/{NETWORK}", json.dumps(facts, indent=1, ensure_ascii=False).encode())
+    write_whole(fs, f"{folder}/{NETWORK}", to_json(facts, indent=1))
     state = {name: weight.contiguous() for name, weight in network.state_dict().items()}
     write_whole(fs, f"{folder}/{WEIGHTS}", safetensors.torch.save(state))
 
 
 def load_network(fs: pafs.FileSystem, folder: str) -> tuple[PrivatePublicNetwork, list[str]]:
     """The network that `save_network` wrote, in evaluation mode, and its classes."""
-    facts: dict[str, Any] = json.loads(read_whole(fs, f"{folder}/{NETWORK}"))
+    facts: dict[str, Any] = from_json(read_whole(fs, f"{folder}/{NETWORK}"))
     settings = PrivatePublic.model_validate(facts["settings"] | {"weights": "none"})  # they are in the file
     network = PrivatePublicNetwork(settings, len(facts["classes"]))
     network.load_state_dict(safetensors.torch.load(read_whole(fs, f"{folder}/{WEIGHTS}")))

@@ -12,14 +12,15 @@ import pyarrow as pa
 from rayrec.config import AudioFeatures, Features, ImageFeatures, PrivatePublic
 from rayrec.features import audio
 from rayrec.features.media import decode
+from rayrec.tables import TEXT
 
 # `frames` and `sound` are null for a video that has none. `error` is set, and both are null, where nothing could be read.
 INPUTS = pa.schema(
     [
-        ("video_id", pa.string()),
-        ("role", pa.string()),
+        ("video_id", TEXT),
+        ("role", TEXT),
         ("label", pa.int32()),
-        ("error", pa.string()),
+        ("error", TEXT),
         ("frames", pa.large_binary()),
         ("sound", pa.large_binary()),
     ]
@@ -30,9 +31,9 @@ WINDOW_S, STEP_S = 0.025, 0.010  # of the spectrogram
 log = logging.getLogger(__name__)
 
 
-def read_inputs(rows: pa.Table, settings: PrivatePublic) -> pa.Table:
-    """Decode rows of (video_id, uri, role, label) into rows of INPUTS."""
-    found = [_decoded_inputs(uri, settings) for uri in rows["uri"].to_pylist()]
+def read_inputs(rows: pa.Table, settings: PrivatePublic, failure: str | None = None) -> pa.Table:
+    """Decode rows of (video_id, uri, role, label) into rows of INPUTS. With a `failure`, nothing is decoded, and all rows fail."""
+    found = [_decoded_inputs(uri, settings) if failure is None else {"error": failure} for uri in rows["uri"].to_pylist()]
     columns = {name: pa.array([row.get(name) for row in found], INPUTS.field(name).type) for name in ("error", "frames", "sound")}
     return pa.table({name: rows[name] for name in ("video_id", "role", "label")} | columns, schema=INPUTS)
 
@@ -45,6 +46,8 @@ def _decoded_inputs(uri: str, settings: PrivatePublic) -> dict[str, str | bytes 
         sound = None if media.waveform is None else sound_slices(media.waveform, wanted.audio.sample_rate, settings)
     except decode.DecodeError as error:
         return {"error": str(error)}
+    except MemoryError:
+        return {"error": decode.TOO_LARGE}
     except Exception as error:  # whatever happens with one strange file, the others go on
         log.exception("%s can't be decoded", uri)
         return {"error": f"unexpected {type(error).__name__}: {error}"}

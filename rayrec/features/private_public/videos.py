@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.features.media.files import file_versions
+from rayrec.tables import TEXT
 
 TRAIN, HELD_OUT, REST = ROLES = ("train", "held_out", "rest")
 
@@ -16,7 +17,7 @@ def catalog_videos(catalog: pa.Table) -> pa.Table:
     videos = pa.table(columns).filter(pc.is_valid(catalog["uri"]))
     uris = videos["uri"].to_pylist()
     versions = file_versions(set(uris))
-    return videos.append_column("file_version", pa.array([versions.get(uri) for uri in uris], pa.string())).combine_chunks()
+    return videos.append_column("file_version", pa.array([versions.get(uri) for uri in uris], TEXT)).combine_chunks()
 
 
 def with_roles(videos: pa.Table, held_out: float, seed: int) -> pa.Table:
@@ -27,8 +28,8 @@ def with_roles(videos: pa.Table, held_out: float, seed: int) -> pa.Table:
     roles = np.full(videos.num_rows, REST, dtype=object)
     roles[known] = TRAIN
     roles[known[: max(1, round(held_out * len(known)))]] = HELD_OUT
-    labels = pc.index_in(videos["class"], value_set=pa.array(classes_of(videos), pa.string()))
-    videos = videos.append_column("role", pa.array(roles, pa.string())).append_column("label", labels)
+    labels = pc.index_in(videos["class"], value_set=pa.array(classes_of(videos), TEXT))
+    videos = videos.append_column("role", pa.array(roles, TEXT)).append_column("label", labels)
     return pa.concat_tables([videos.filter(pc.equal(videos["role"], role)) for role in ROLES])
 
 

@@ -22,7 +22,7 @@ from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
 from rayrec.ranking.gathering import gather
-from rayrec.ranking.layers import HistoryTop
+from rayrec.ranking.layers import HistoryTop, Linear
 from rayrec.ranking.model import RankingModel
 
 
@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
     def __init__(self, user_size: int, seen_size: int, hidden: int) -> None:
         super().__init__()
-        self.user = nn.Linear(user_size, hidden)
+        self.user = Linear(user_size, hidden)
         self.seen = nn.Linear(seen_size, hidden, bias=False)
         self.score = nn.Linear(hidden, 1, bias=False)
 

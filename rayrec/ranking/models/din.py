@@ -19,6 +19,7 @@ from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs, masked_softmax
+from rayrec.ranking.layers import Dice, relu
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import ActivationUnit, InterestMLP, apply_to_candidates, apply_to_clicks
 
@@ -26,7 +27,8 @@ from rayrec.ranking.sequences import ActivationUnit, InterestMLP, apply_to_candi
 class DIN(RankingModel):
     class Options(Section):
         attention: list[Count] = [64, 16]  # the hidden layers of a
-        activation: Literal["prelu", "sigmoid"] = "prelu"
+        # Of a. The paper's `dice` is also that of the MLP; with it, another number of workers makes another model.
+        activation: Literal["prelu", "dice", "sigmoid"] = "prelu"
         normalise: bool = False  # softmax over the clicks
         size: Count | None = 16  # X, to which a video is projected first; null keeps all its fields, as the paper does
 
@@ -37,11 +39,11 @@ class DIN(RankingModel):
         size = options.size or self.inputs.item_size
         self.project = nn.Linear(self.inputs.item_size, size, bias=False) if options.size else nn.Identity()
         self.unit = ActivationUnit(size, options.attention, options.activation)
-        self.mlp = InterestMLP(settings, self.inputs, size)
+        self.mlp = InterestMLP(settings, self.inputs, size, Dice if options.activation == "dice" else relu)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
         c_BNX, k_BHX = apply_to_candidates(self.project, x), apply_to_clicks(self.project, x)
-        scores_BNH, mask_BNH = self.unit(c_BNX, k_BHX), x.mask_BH[:, None]
+        scores_BNH, mask_BNH = self.unit(c_BNX, k_BHX, x.mask_BH), x.mask_BH[:, None]
         weights_BNH = masked_softmax(scores_BNH, mask_BNH) if self.normalise else scores_BNH * mask_BNH
         return self.mlp(x, weights_BNH @ k_BHX)

@@ -3,7 +3,8 @@
 A GRU over the clicks of a session ends in the session's state s_m. A GRU over the sessions turns it into the user's state
 c_m = GRU(s_m, c_{m-1}) (eq. 3), from which the next session's GRU starts: s_{m+1,0} = tanh(W c_m + b) (eq. 4-5). The history is the
 state at the time of the request: that after the last click of its session, or the start of a new session when the last click is too
-long ago. The candidate enters only at the end: logit = MLP(request, candidate, history).
+long ago. The candidate enters only at the end: logit = MLP(request, candidate, history). As in `sdin`, the sessions are cut from
+the whole history, whatever `ranker.history_length` says.
 
 Shapes: B requests, N candidates, S sessions, L clicks of a session, X a state.
 """
@@ -17,9 +18,11 @@ from torch import nn
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
+from rayrec.data.history import MINUTE_MS, LatestSessions
 from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.layers import Linear
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.sequences import MINUTE_MS, InterestMLP, apply_to_clicks, split_sessions
+from rayrec.ranking.sequences import InterestMLP, apply_to_clicks, split_sessions
 
 
 class HRNN(RankingModel):
@@ -33,11 +36,15 @@ class HRNN(RankingModel):
         super().__init__(settings, options, tables)
         self.options = options
         self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
-        self.click = nn.Linear(self.inputs.item_size, options.size)
+        self.click = Linear(self.inputs.item_size, options.size)
         self.within = nn.GRU(options.size, options.size, batch_first=True)
         self.across = nn.GRUCell(options.size, options.size)
-        self.begin = nn.Sequential(nn.Linear(options.size, options.size), nn.Tanh())
+        self.begin = nn.Sequential(Linear(options.size, options.size), nn.Tanh())
         self.mlp = InterestMLP(settings, self.inputs, options.size)
+
+    @property
+    def window(self) -> LatestSessions:
+        return LatestSessions(self.options.sessions, self.options.session_length, self.options.gap_minutes)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x, options = self.inputs(batch), self.options

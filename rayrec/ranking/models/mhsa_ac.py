@@ -21,7 +21,7 @@ from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.layers import ClickedMean, PairAttention, mlp
+from rayrec.ranking.layers import ClickedMean, Linear, PairAttention, mlp
 from rayrec.ranking.model import RankingModel
 
 
@@ -41,7 +41,7 @@ class MHSAAC(RankingModel):
         self.layers = nn.Sequential(*[SelfAttention(size, options.heads, options.attention_size) for size in sizes])
         self.pairs = PairAttention(dim, options.attention_size, settings.dropout)
         size = (self.clicked.request_size + self.inputs.item_size) // dim * width + dim
-        self.output = nn.Linear(size, 1)
+        self.output = Linear(size, 1)
         self.mlp = mlp([size, *settings.hidden], settings.dropout) if options.deep else None
 
     def forward(self, batch: Batch) -> torch.Tensor:

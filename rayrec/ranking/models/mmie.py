@@ -6,7 +6,9 @@ evolution: the candidate c weighs the states by a_t = softmax(h_t^T W c), and a 
 c, its update gate scaled by the weight (AUGRU): u'_t = a_t u_t, h'_t = (1 - u'_t) h'_{t-1} + u'_t n_t.
 logit = MLP(request, candidate, the last h').
 
-e_t is a learned projection of all fields of a video, including its modalities. Negatives are drawn from the videos of the batch.
+e_t is a learned projection of all fields of a video, including its modalities. The negative of a click is any other video of the
+batch; each of several workers draws from its own share of the batch, so that with the auxiliary loss their number makes a
+difference.
 Shapes: B requests, N candidates, H history, X a state.
 """
 
@@ -15,13 +17,13 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs
+from rayrec.ranking.layers import Linear
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, apply_to_clicks, compacted
 
@@ -35,7 +37,7 @@ class MMIE(RankingModel):
         super().__init__(settings, options, tables)
         self.auxiliary = options.auxiliary
         self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
-        self.click = nn.Linear(self.inputs.item_size, options.size)
+        self.click = Linear(self.inputs.item_size, options.size)
         self.extractor = AUGRU(options.size)
         self.attention = BilinearAttention(options.size, self.inputs.item_size)
         self.evolution = AUGRU(options.size)
@@ -53,7 +55,12 @@ class MMIE(RankingModel):
         clicks_BHX = apply_to_clicks(self.click, x)
         states_BHX = self._interests(x, clicks_BHX)
         losses_B = binary_cross_entropy_with_logits(self._logits(x, states_BHX), batch.labels, reduction="none").mean(1)
-        others = replace(x, index_BH=torch.randint_like(x.index_BH, len(x.items_UE)))
+        first = int(
+            bool((batch.history == 0).any() | (batch.candidates == 0).any())
+        )  # behind "no item", which comes before all videos
+        if len(x.items_UE) - first < 2:
+            return losses_B  # a batch of a single video has no negatives
+        others = replace(x, index_BH=draw_others(x.index_BH, first, len(x.items_UE)))
         return losses_B + self.auxiliary * next_click_losses(
             states_BHX[:, :-1], clicks_BHX[:, 1:], apply_to_clicks(self.click, others)[:, 1:], x.mask_BH[:, 1:]
         )
@@ -64,6 +71,12 @@ class MMIE(RankingModel):
     def _logits(self, x: Embedded, states_BHX: torch.Tensor) -> torch.Tensor:
         shares_BNH = self.attention(x.candidates_BNE, states_BHX, x.mask_BH)
         return self.mlp(x, self.evolution(states_BHX, shares_BNH)[-1])
+
+
+def draw_others(index: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    """For each index a random one from `first` to before `end` that is another, all equally likely."""
+    drawn = torch.randint_like(index, first, end - 1)
+    return drawn + (drawn >= index).long()
 
 
 def next_click_losses(states: torch.Tensor, clicks: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ outputs is the session's interest I. Session interest interacting: a bidirection
 the context of its neighbours. Session interest activating: the candidate weighs both, by softmax(I^T W c) and softmax(H^T W' c).
 logit = MLP(request, candidate, weighted sum of I, weighted sum of H).
 
+The sessions are cut from the whole history: `ranker.history_length` has no part in it.
 Sessions and clicks are counted from the newest. All steps but the last depend on the request alone, and empty sessions are skipped.
 Shapes: B requests, N candidates, S sessions, L clicks of a session, R sessions of the batch that have clicks, X an interest.
 """
@@ -21,7 +22,9 @@ from torch import nn
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
+from rayrec.data.history import LatestSessions
 from rayrec.ranking.embedding import Embedded, Inputs
+from rayrec.ranking.layers import Linear
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import BilinearAttention, InterestMLP, apply_to_clicks, run_rnn, split_sessions
 
@@ -50,7 +53,7 @@ class SDIN(RankingModel):
         super().__init__(settings, options, tables)
         self.options = options
         self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
-        self.click = nn.Linear(self.inputs.item_size, options.size)
+        self.click = Linear(self.inputs.item_size, options.size)
         self.session = SessionInterest(options.sessions, options.session_length, options.size, options.heads)
         rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[options.rnn]
         self.between = rnn(options.size, options.size, batch_first=True, bidirectional=True) if options.inter else None
@@ -58,6 +61,10 @@ class SDIN(RankingModel):
         attentions = [BilinearAttention(size, self.inputs.item_size) for size in sizes if options.pooling == "attention"]
         self.attentions = nn.ModuleList(attentions)
         self.mlp = InterestMLP(settings, self.inputs, sum(sizes))
+
+    @property
+    def window(self) -> LatestSessions:
+        return LatestSessions(self.options.sessions, self.options.session_length, self.options.gap_minutes)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.logits(self.inputs(batch), batch)
@@ -92,7 +99,7 @@ class SessionInterest(nn.Module):
         self.unit_bias = nn.Parameter(torch.zeros(size))
         self.attention = nn.Linear(size, 3 * size, bias=False)  # W^Q, W^K, W^V of all heads
         self.heads_out = nn.Linear(size, size, bias=False)
-        self.feed_forward = nn.Sequential(nn.Linear(size, 4 * size), nn.ReLU(), nn.Linear(4 * size, size))
+        self.feed_forward = nn.Sequential(Linear(size, 4 * size), nn.ReLU(), Linear(4 * size, size))
         self.norms = nn.ModuleList([nn.LayerNorm(size), nn.LayerNorm(size)])
 
     def forward(self, clicks_BSLX: torch.Tensor, mask_BSL: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ topics are one more multi-valued field, of dimension `topic_size`. Wide: one wei
 product of the user's clicked topics with the candidate's: the mean over the candidate's topics t of
 w_t * log((c_t + 1/2) / (c / K + 1/2)), where c_t of the user's c topic clicks are on t. That logarithm expresses how much more the
 user clicks on t than on the average topic (smoothed; 0 for a user without clicks). A naive Bayes classifier would add it to the
-logit unweighted, so the weights w_t start at 1.
+logit unweighted, so the weights w_t start at 1. With `history_connection: none` there is no cross product.
 
 Shapes: B requests, N candidates, H history, T topics of a video, K topics in all, R / E sizes of a request / an item.
 """
@@ -29,8 +29,9 @@ class WideDeep(RankingModel):
         self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
         self.clicked = ClickedMean(settings, self.inputs)
         self.mlp = RequestMLP(self.clicked.request_size, self.inputs.item_size, settings.hidden, settings.dropout)
-        self.topic_cross = nn.Embedding(tables.items.sizes["topics"], 1, padding_idx=0) if "topics" in tables.items.sizes else None
-        if self.topic_cross is not None:
+        self.topic_cross: nn.Embedding | None = None
+        if "topics" in tables.items.sizes and settings.history_connection != "none":
+            self.topic_cross = nn.Embedding(tables.items.sizes["topics"], 1, padding_idx=0)
             nn.init.ones_(self.topic_cross.weight)
 
     def forward(self, batch: Batch) -> torch.Tensor:

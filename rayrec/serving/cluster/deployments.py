@@ -8,19 +8,19 @@ loads the new bundle beside the one in use, has every ranker load it, tries it o
 only notes what is wanted. A bundle that can't be loaded is refused: the replica keeps what it has and says so in its `report`.
 """
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ray import serve
 
-from rayrec.config import Config, ConfigError, load
+from rayrec.config import Config, ConfigError, load, with_values
+from rayrec.config.wording import wording
 from rayrec.recall import sources
 from rayrec.serving.cluster.ranker import NeuralRanker
 from rayrec.serving.cluster.recall import TopicRecall
 from rayrec.serving.rollout.arms import Rollout
 from rayrec.serving.rollout.versions import MAX_BATCH
-from rayrec.serving.state.opening import is_redis
+from rayrec.serving.state.opening import check_installed, is_redis
 
 MAX_QUEUED = 64  # requests that wait for a ranker; beyond that, callers are told to come back later
 
@@ -41,6 +41,7 @@ def app(args: dict[str, Any]) -> serve.Application:
         "user_config": Rollout().model_dump(),
         "health_check_period_s": 2,  # a dead replica is noticed and replaced after so long
         "max_surge_percent": 100,  # a replica that must restart for a new config is kept until the new replica runs
+        "logging_config": {"enable_access_log": False},  # TopicRecall logs each request itself; one log of a process is enough
     }
     ranker = serve.deployment(
         NeuralRanker,
@@ -67,17 +68,18 @@ def _config_of(args: dict[str, Any]) -> Config:
     try:
         arguments = Arguments.model_validate(args)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {wording(each)}" for each in error.errors())
         known = ", ".join(Arguments.model_fields)
         raise ConfigError(f"the args of the Serve application are wrong: {problems} (known: {known})") from error
     if isinstance(arguments.config, dict):
-        config = load(None, [f"{section}={json.dumps(value)}" for section, value in arguments.config.items()])
+        config = with_values(load(None), arguments.config, "the config of the Serve application")
     else:
         config = load(arguments.config)
     config = config.model_copy(update={"workspace": arguments.workspace or config.workspace})
     if "://" not in config.workspace and not config.workspace.startswith("/"):
         raise ConfigError(f"workspace {config.workspace!r}: give an absolute path or a URI, as replicas start in other folders")
     sources.check(config.recall)
+    check_installed(config)
     return config
 
 

@@ -65,13 +65,44 @@ def free_ports(count: int) -> list[int]:
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen at this address."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    return listen_problem(host, port) is None
+
+
+def listen_problem(host: str, port: int) -> OSError | None:
+    """Why no server could listen at this address: another one does, or the address is not of this machine; None if one could."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError:
-            return False
+    except OSError as error:
+        return error
+    return None
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a server listens at this address."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
+    return False
+
+
+def names(among: list[psutil.Process]) -> set[str]:
+    """The names of those that have not ended meanwhile, as an HAProxy does when it is reloaded."""
+    found = set()
+    for process in among:
+        with contextlib.suppress(psutil.Error):
+            found.add(process.name())
+    return found
+
+
+def listen_at(among: list[psutil.Process], ports: set[int]) -> bool:
+    """Whether these processes listen at all of these TCP ports."""
+    found = set()
+    for process in among:
+        with contextlib.suppress(psutil.Error):
+            found |= {each.laddr.port for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    return ports <= found
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -9,6 +9,7 @@ import ray
 from ray import serve
 
 from rayrec.serving.bundle import load_scorer, locate
+from rayrec.serving.cluster.connection import reserved_device
 from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, replica_id
 from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.recommender import UserState
@@ -17,8 +18,6 @@ from rayrec.serving.rollout.versions import MAX_BATCH, VersionCache, warm_up
 from rayrec.workspace.versions import Workspace
 
 if TYPE_CHECKING:
-    import torch
-
     from rayrec.ranking.scorer import Scorer
 
 LINGER_S = 60.0  # how long a ranker keeps a bundle that is no longer wanted, for requests that were made with it
@@ -135,13 +134,3 @@ class NeuralRanker:
         while True:
             await asyncio.sleep(LINGER_S / 2)
             self.scorers.drop(self.wanted, LINGER_S)
-
-
-def reserved_device() -> "torch.device":
-    """The GPU that Serve has reserved for this replica, otherwise the CPU.
-
-    A GPU that merely exists belongs to another replica: Ray does not hide GPUs from workers that have reserved none.
-    """
-    import torch
-
-    return torch.device("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")

@@ -16,9 +16,17 @@ from ray.serve.handle import DeploymentHandle
 from rayrec.config import Config
 from rayrec.errors import RayrecError
 from rayrec.serving.bundle import Bundle, BundleError
+from rayrec.serving.cluster import logs
 from rayrec.serving.cluster.metrics import RayMetrics
 from rayrec.serving.cluster.ranker import RankRequest
-from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, replica_id
+from rayrec.serving.cluster.replicas import (
+    bind_to_node_address,
+    bundles_of,
+    check_request_ids,
+    copies_folder,
+    log_folder,
+    replica_id,
+)
 from rayrec.serving.http import auth
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.request_log import log_as_json
@@ -41,6 +49,7 @@ class TopicRecall:
 
     def __init__(self, config: Config, ranker: DeploymentHandle) -> None:
         bind_to_node_address()
+        check_request_ids()
         log_as_json()
         self.config, self.ranker, self.keys = config, ranker, auth.Keys.of()
         auth.check_exposure(config.serving.host, self.keys)
@@ -138,8 +147,16 @@ class TopicRecall:
         return recommender
 
     def _load(self, version: str, folder: str) -> Recommender:
-        bundle, config = Bundle.load(self.workspace.fs, folder, version), self.config
-        return Recommender(bundle, self.store, self._rank_with(version), config.recall, config.selection, config.seed)
+        bundle, config = Bundle.load(self.workspace.fs, folder, version, copies_folder()), self.config
+        return Recommender(
+            bundle,
+            self.store,
+            self._rank_with(version),
+            config.recall,
+            config.selection,
+            config.seed,
+            lost=lambda count: self.metrics.count("impressions_lost_total", count),
+        )
 
     async def _prepare_rankers(self, bundle: Bundle) -> None:
         """Has every ranker load a bundle. Raises `BundleError` if a ranker can't, or if it does not fit the bundle's tables.
@@ -202,7 +219,7 @@ class TopicRecall:
                 self.metrics.set("queue_age_seconds", (now_ms() - recommender.refreshed_at) / 1000)
 
     async def _prune(self) -> None:
-        """Deletes the events that are older than serving.retention_days."""
+        """Deletes the events that are older than serving.retention_days, and old logs."""
         days = self.config.serving.retention_days
         while True:
             try:
@@ -210,6 +227,11 @@ class TopicRecall:
                 log.info("deleted %d events that were older than %g days", pruned, days)
             except Exception:
                 log.exception("old events could not be deleted; trying again")
+            try:
+                removed = await asyncio.to_thread(logs.remove_old, log_folder())
+                log.info("removed %d old log files", removed)
+            except Exception:
+                log.exception("old logs could not be removed; trying again")
             await asyncio.sleep(PRUNE_INTERVAL_S)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

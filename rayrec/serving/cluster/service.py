@@ -7,6 +7,7 @@ processes and no others. Only the service may listen elsewhere than on the loopb
 
 import contextlib
 import copy
+import errno
 import logging
 import os
 import time
@@ -15,16 +16,17 @@ from typing import Any, cast
 
 import httpx
 
-from rayrec.config import Config, dump
+from rayrec.config import Config, Serving, dump
 from rayrec.errors import RayrecError
+from rayrec.recall import sources
 from rayrec.serving.bundle import locate, verify
 from rayrec.serving.cluster import processes
-from rayrec.serving.cluster.connection import connect, running, start
-from rayrec.serving.cluster.connection import stop as stop  # beside `start`, for callers of this module
-from rayrec.serving.cluster.head import LOOPBACK, ClusterError, use_token
+from rayrec.serving.cluster.connection import check_credentials, connect, end_remains, running, started
+from rayrec.serving.cluster.head import LOOPBACK, Address, ClusterError, bypass_proxies, max_connections, use_token
+from rayrec.serving.cluster.room import check_room
 from rayrec.serving.http import auth
 from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
-from rayrec.serving.state.opening import is_redis, state_path
+from rayrec.serving.state.opening import check_installed, is_redis, state_path
 from rayrec.workspace.versions import Workspace
 
 DEPLOY_TIMEOUT_S = 180
@@ -32,6 +34,7 @@ ROLLOUT_TIMEOUT_S = 300
 REPORT_TIMEOUT_S = 30
 APPLICATION = "rayrec"
 RECALL, RANKER = "TopicRecall", "NeuralRanker"
+SWAP_LOCK = "serving/swap.lock"  # in the workspace; whoever changes what is served holds it
 
 
 class SwapRefusedError(RayrecError):
@@ -42,28 +45,48 @@ def serve(config: Config) -> str:
     """Deploys the workspace's current bundle on our head, which is started unless it runs, and returns the URL once it answers.
 
     If the service runs already, its replicas move to the current bundle, and a canary ends. If that fails, the service keeps what
-    it has. Raises `ClusterError` with the reason if the service does not start, `ConfigError` if everyone could use it,
-    `WorkspaceError` if nothing has been published, and `BundleError` if the published bundle is broken.
+    it has. If it fails, a head that was started for it is stopped. Raises `ClusterError` with the reason if the service does not
+    start, `WorkspaceError` if nothing has been published, `BundleError` if the published bundle is broken, and what `check` raises;
+    all but the first before anything is started.
     """
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
-    keys, serving = auth.Keys.of(), config.serving
-    auth.check_exposure(serving.host, keys)
+    check(config)
     workspace = Workspace(config.workspace)
     version, folder = locate(workspace, None)
     verify(workspace.fs, folder)
-    address = start(config)
-    if address.keys != keys.fingerprint():
-        raise ClusterError(f"{auth.KEYS_VARIABLE} has changed since the head was started; run `rayrec stop`, then `rayrec serve`")
-    use_token()
-    client = ServeSubmissionClient(address.dashboard)
-    _check_address(client.get_serve_details().get("http_options"), serving.host, serving.port)
-    workspace.pin("publish", {version})  # a replica may restart at any time
-    client.deploy_applications(_application(config, version))
-    host = LOOPBACK if serving.host == "0.0.0.0" else serving.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
-    _await(client, url, version)
+    with started(config) as address, workspace.locked(SWAP_LOCK):
+        if address.keys != auth.Keys.of().fingerprint():
+            raise ClusterError(
+                f"{auth.KEYS_VARIABLE} has changed since the head was started; run `rayrec stop CONFIG`, then `rayrec serve CONFIG`"
+            )
+        check_credentials(config, address)
+        client = _client_of(address)
+        _check_address(client.get_serve_details().get("http_options"), address, config.serving)
+        version, _ = locate(workspace, None)  # a swap may have changed it meanwhile
+        workspace.pin("publish", {version})  # a replica may restart at any time
+        address.listen.write_text(bracketed(config.serving.host))
+        client.deploy_applications(_application(config, version, address.ingress))
+        url = _url(config.serving)
+        _await(client, url, version)
     return url
+
+
+def check(config: Config) -> None:
+    """Raises the errors of `serve` that are known without the bundle, so that a long run does not end with them.
+
+    These are `ConfigError` if everyone could use the service, if a recall source or a package is missing, or if this machine has no
+    room for the replicas, and `ClusterError` if the service can't listen at its address. A head that has died in part is ended
+    first.
+    """
+    serving = config.serving
+    auth.check_exposure(serving.host, auth.Keys.of())
+    sources.check(config.recall)
+    check_installed(config)
+    check_room("serving.ranker_replicas", serving.ranker_replicas, cpus=1, gpus=serving.gpus_per_ranker)
+    check_room("serving.recall_replicas", serving.recall_replicas, cpus=0.5, also_cpus=serving.ranker_replicas)
+    if running(config) is None:
+        end_remains(config)
+        max_connections()
+        _check_free(serving)
 
 
 def current_rollout(config: Config) -> Rollout:
@@ -75,17 +98,22 @@ def current_rollout(config: Config) -> Rollout:
 def apply_rollout(config: Config, rollout: Rollout) -> None:
     """Has all replicas of the running service carry out a rollout, and waits until they have.
 
-    Raises `SwapRefusedError` if a replica can't, or not in time; all replicas are then asked to return to what they served before.
+    Raises `SwapRefusedError` if a replica can't, or not in time; all replicas are then asked to return to what they served before,
+    unless they have been asked for something else meanwhile.
     """
     client = _client(config)
-    before = _serve_config(client.get_serve_details())
-    client.deploy_applications(with_rollout(before, rollout))
+    found = client.get_serve_details()
+    before = _rollout_of(found)
+    client.deploy_applications(with_rollout(_serve_config(found), rollout))
     deadline, reason = time.monotonic() + ROLLOUT_TIMEOUT_S, None
     while reason is None and time.monotonic() < deadline:
         time.sleep(0.3)
         reason = verdict(reports(config), rollout)
+        found = client.get_serve_details()
+        if (now := _rollout_of(found)) != rollout:
+            raise SwapRefusedError(f"another swap came before this one had ended; the service was asked for {now.version} since")
     if reason != "":
-        client.deploy_applications(before)
+        client.deploy_applications(with_rollout(_serve_config(found), before))
         raise SwapRefusedError(f"the new bundle is refused: {reason or f'replicas were not ready after {ROLLOUT_TIMEOUT_S} s'}")
 
 
@@ -139,20 +167,42 @@ def _client(config: Config) -> Any:
     remote = bool(os.environ.get("RAY_ADDRESS"))
     address = None if remote else running(config)
     if not remote and address is None:
-        raise ClusterError("the service does not run; `rayrec serve` starts it")
-    import ray
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
+        raise ClusterError("the service does not run; `rayrec serve CONFIG` starts it")
     if address is None:
+        import ray
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
         connect(config)
         return ServeSubmissionClient(ray._private.worker.get_dashboard_url())
+    return _client_of(address)
+
+
+def _client_of(address: Address) -> Any:
+    """A client of Serve's REST API on our head. Raises `ClusterError` if its dashboard does not answer."""
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    bypass_proxies()
     use_token()
-    return ServeSubmissionClient(address.dashboard)
+    try:
+        return ServeSubmissionClient(address.dashboard)
+    except ConnectionError as error:
+        raise ClusterError(f"Ray's dashboard at {address.dashboard} does not answer ({error})") from error
+
+
+def _url(serving: Serving) -> str:
+    """Where this machine reaches the service."""
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(serving.host, serving.host)
+    return f"http://{bracketed(host)}:{serving.port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _application_of(found: dict[str, Any]) -> dict[str, Any]:
     if APPLICATION not in found["applications"]:
-        raise ClusterError("the service does not run; `rayrec serve` starts it")
+        raise ClusterError("the service does not run; `rayrec serve CONFIG` starts it")
     return cast(dict[str, Any], found["applications"][APPLICATION])
 
 
@@ -176,7 +226,7 @@ def _await(client: Any, url: str, version: str) -> None:
         state = client.get_serve_details()["applications"].get(APPLICATION, state)
         if state["status"] == "RUNNING":
             with contextlib.suppress(httpx.HTTPError):
-                answer = httpx.get(f"{url}/readyz", timeout=5)
+                answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)  # never through a proxy
                 if answer.is_success and answer.json()["bundle"] == version:
                     return
         time.sleep(0.2)
@@ -190,10 +240,11 @@ def _reason(state: dict[str, Any]) -> str:
     return message.splitlines()[-1] if message else "it did not answer in time"
 
 
-def _application(config: Config, version: str) -> dict[str, Any]:
+def _application(config: Config, version: str, ingress: str) -> dict[str, Any]:
     """The Serve config that `serve deploy` would read from a file.
 
-    The bundle's version is in `user_config`, since a change of that restarts no replica.
+    The bundle's version is in `user_config`, since a change of that restarts no replica. Serve's own proxy and the replicas listen
+    at `ingress`; HAProxy alone listens at the service's address.
     """
     settings = dump(config)
     if "://" not in config.workspace:
@@ -201,7 +252,7 @@ def _application(config: Config, version: str) -> dict[str, Any]:
     if not is_redis(config):
         settings["serving"]["state"] = str(state_path(config))
     return {
-        "http_options": {"host": config.serving.host, "port": config.serving.port},
+        "http_options": {"host": ingress, "port": config.serving.port},
         "applications": [
             {
                 "name": APPLICATION,
@@ -214,14 +265,29 @@ def _application(config: Config, version: str) -> dict[str, Any]:
     }
 
 
-def _check_address(found: dict[str, Any] | None, host: str, port: int) -> None:
-    """Raises `ClusterError` if another program listens there, or if our service runs at another address, as Serve can't move.
+def _check_address(found: dict[str, Any] | None, address: Address, serving: Serving) -> None:
+    """Raises `ClusterError` if our service runs at another address, as Serve can't move.
 
     `found` is what Serve says about its HTTP options, None if it does not run.
     """
     if found is None:
-        if not processes.is_free(host, port):
-            raise ClusterError(f"port {port} of {host} is in use by another program; end that, or set serving.port to another port")
-    elif (found["host"], found["port"]) != (host, port):
-        address = f"{found['host']}:{found['port']}"
-        raise ClusterError(f"the service runs at {address} already; run `rayrec stop` before it can move to {host}:{port}")
+        _check_free(serving)
+        return
+    host = address.listen.read_text() if address.listen.exists() else found["host"]
+    before, wanted = f"{host}:{found['port']}", f"{bracketed(serving.host)}:{serving.port}"
+    if before != wanted:
+        raise ClusterError(f"the service runs at {before} already; run `rayrec stop CONFIG` before it can move to {wanted}")
+
+
+def _check_free(serving: Serving) -> None:
+    """Raises `ClusterError` if the service can't listen at its address."""
+    problem = processes.listen_problem(serving.host, serving.port)
+    if problem is not None and problem.errno == errno.EADDRINUSE:
+        raise ClusterError(
+            f"port {serving.port} of {serving.host} is in use by another program; end that, or set serving.port to another port"
+        )
+    if problem is not None:
+        raise ClusterError(
+            f"the service can't listen on port {serving.port} of {serving.host} ({problem.strerror}); change serving.host or "
+            "serving.port"
+        )

@@ -2,6 +2,10 @@
 
 A swap that ends with one bundle for all users also makes it the workspace's current bundle, so that a service that is stopped and
 started again serves the same bundle.
+
+Swaps of several operators take place one after the other: each looks at what is served when its turn has come. The lock is a file
+of the workspace. A swap that was overtaken, because its process stood still for so long that it was taken for dead, ends with an
+error and restores nothing.
 """
 
 import time
@@ -9,7 +13,7 @@ from collections.abc import Callable
 
 from rayrec.config import Config
 from rayrec.errors import RayrecError
-from rayrec.serving.bundle import Bundle, BundleError, locate
+from rayrec.serving.bundle import Bundle, BundleError, locate, verify
 from rayrec.serving.cluster import service
 from rayrec.serving.rollout.arms import Canary, Rollout
 from rayrec.serving.rollout.history import DONE, Swap, SwapError, previous_rollout, record, swap_history
@@ -27,30 +31,46 @@ def swap(config: Config, version: str | None = None, share: float | None = None)
     if share is not None and not 0 < share < 1:
         raise SwapError(f"--canary takes a share of the users between 0 and 1, such as 0.1, not {share:g}")
     workspace = Workspace(config.workspace)
-    version, folder = locate(workspace, version)
-    current = _current_rollout(config, workspace)
-    if share is None:
-        rollout = Rollout(version=version)
-    elif version == current.version:
-        raise SwapError(f"all users get bundle {version} already; name another bundle as the canary (--bundle)")
-    else:
-        rollout = Rollout(version=current.version, canary=Canary(version=version, share=share))
-    if rollout == current:
-        return None
-    try:
-        Bundle.load(workspace.fs, folder, version)
-    except BundleError as problem:
-        record(workspace, Swap.to(rollout, str(problem)))
-        raise
-    return _apply(config, workspace, current, rollout)
+    with workspace.locked(service.SWAP_LOCK):
+        version, folder = locate(workspace, version)
+        current = _current_rollout(config, workspace)
+        if share is None:
+            rollout = Rollout(version=version)
+        elif version == current.version:
+            raise SwapError(f"all users get bundle {version} already; name another bundle as the canary (--bundle)")
+        else:
+            rollout = Rollout(version=current.version, canary=Canary(version=version, share=share))
+        if rollout == current:
+            return None
+        try:
+            verify(workspace.fs, folder)
+            Bundle.load(workspace.fs, folder, version)
+        except BundleError as problem:
+            record(workspace, Swap.to(rollout, str(problem)))
+            raise
+        return _apply(config, workspace, current, rollout)
+
+
+def nothing_to_do(config: Config) -> str:
+    """Why a swap had nothing to do, and which newer bundle it did not take because a rollback has left that one."""
+    workspace = Workspace(config.workspace)
+    current, _ = locate(workspace, None)
+    newest = workspace.versions("publish")[-1].version
+    if newest == current:
+        return f"Nothing to do: bundle {current}, the newest, is served."
+    return (
+        f"Nothing to do: bundle {current} is served, which is the current one since a rollback. Bundle {newest} is newer: "
+        f"`rayrec swap CONFIG --bundle {newest}` serves it."
+    )
 
 
 def rollback(config: Config) -> Swap:
     """Ends the canary or, if there is none, moves to the bundle that was served before. Raises the same errors as `swap`."""
     workspace = Workspace(config.workspace)
-    current = _current_rollout(config, workspace)
-    published = {manifest.version for manifest in workspace.versions("publish")}
-    return _apply(config, workspace, current, previous_rollout(swap_history(workspace), current, published))
+    with workspace.locked(service.SWAP_LOCK):
+        current = _current_rollout(config, workspace)
+        published = {manifest.version for manifest in workspace.versions("publish")}
+        return _apply(config, workspace, current, previous_rollout(swap_history(workspace), current, published))
 
 
 def watch(config: Config, share: float | None, report: Callable[[str], None]) -> None:
@@ -77,6 +97,7 @@ def _current_rollout(config: Config, workspace: Workspace) -> Rollout:
 
 def _apply(config: Config, workspace: Workspace, current: Rollout, rollout: Rollout) -> Swap:
     workspace.pin("publish", current.versions() | rollout.versions())  # a replica may restart at any time
+    workspace.check_lock(service.SWAP_LOCK)
     try:
         service.apply_rollout(config, rollout)
     except service.SwapRefusedError as problem:

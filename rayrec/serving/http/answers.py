@@ -14,8 +14,10 @@ from pydantic_core import to_json
 from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.http.schemas import SimilarVideo, Video
 from rayrec.serving.recommender import Page, Recommender
+from rayrec.workspace.stores import split_uri
 
 MAX_CACHED = 20_000  # videos for each recommender, some 2 KB each
+WEB = ("http://", "https://")
 Fields = dict[str, Any]
 _cache: WeakKeyDictionary[Recommender, dict[int, Fields]] = WeakKeyDictionary()
 
@@ -38,6 +40,7 @@ def page(recommender: Recommender, found: Page, arm: str, debug: bool) -> bytes:
                 videos, found.scores.tolist(), found.why.tolist(), found.topics.tolist(), strict=True
             )
         ],
+        "logged": found.logged,
         "debug": {"steps": steps} if debug else None,
     }
     return to_json(answer)
@@ -49,14 +52,19 @@ def similar(recommender: Recommender, items: np.ndarray, similarity: np.ndarray)
 
 
 def media_location(uri: str | None) -> Path | str | None:
-    """Where a file of the catalog is: a path on this machine, or a web address. None if it is elsewhere or not a media file."""
-    if uri is None or uri.startswith(("http://", "https://")):
+    """Where a file of the catalog is: a path on this machine, or a URI. None if nothing says where, or it is not a media file."""
+    if uri is None or uri.startswith(WEB):
         return uri
-    if not (mimetypes.guess_type(uri)[0] or "").startswith(("video/", "audio/", "image/")):
+    if not media_type(uri).startswith(("video/", "audio/", "image/")):
         return None
     if uri.startswith("file://"):
         return Path(url2pathname(uri.removeprefix("file://")))
-    return Path(uri) if uri.startswith("/") else None
+    return uri if "://" in uri else Path(uri) if uri.startswith("/") else None
+
+
+def media_type(uri: str) -> str:
+    """What a file holds, by the ending of its name, such as video/mp4."""
+    return mimetypes.guess_type(split_uri(uri).path if "://" in uri else uri)[0] or "application/octet-stream"
 
 
 def cover_path(facts: dict[str, Any]) -> str | None:

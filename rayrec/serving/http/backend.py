@@ -1,10 +1,13 @@
 """What the routes answer from."""
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
 
 from fastapi import Path
+from pydantic import AfterValidator
 from starlette.exceptions import HTTPException
 
 from rayrec.config import Serving
@@ -12,9 +15,12 @@ from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import OverloadedError, Recommender
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
+from rayrec.values import text_of
 
-VideoId = Annotated[str, Path(min_length=1, max_length=512, examples=["v7"])]
-UserId = Annotated[str, Path(min_length=1, max_length=512, examples=["ann"])]
+FILES_AT_ONCE = 16  # reads of covers and media
+T = TypeVar("T")
+VideoId = Annotated[str, Path(min_length=1, max_length=512, examples=["v7"]), AfterValidator(text_of)]
+UserId = Annotated[str, Path(min_length=1, max_length=512, examples=["ann"]), AfterValidator(text_of)]
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,18 @@ class Backend:
     serving: Serving
     metrics: Metrics
     swaps: Callable[[], list[Swap]]
+    # Operators' writes wait here, one behind the other, for a store that can't write now. What only reads has other threads.
+    _writes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "writes"))
+    # Covers and media are read here, so that a store of files that does not answer stops nothing else.
+    _reads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(FILES_AT_ONCE, "files"))
+
+    async def write(self, change: Callable[..., T], *arguments: object) -> T:
+        """What `change(*arguments)` returns, which may wait long for the store. Raises what it raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._writes, change, *arguments)
+
+    async def read(self, read: Callable[..., T], *arguments: object) -> T:
+        """What `read(*arguments)` returns, which may wait long for a file system. Raises what it raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._reads, read, *arguments)
 
     def arms(self) -> Arms:
         """The arms that answer now. Raises `OverloadedError` while nothing is loaded."""

@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from rayrec.config.wording import wording
 from rayrec.errors import did_you_mean
 from rayrec.serving.http.schemas import BODIES, ErrorAnswer, EventIn
 from rayrec.serving.recommender import OverloadedError
@@ -61,7 +62,7 @@ def describe(problem: dict[str, Any], route: str) -> str:
         return f"unknown field {key!r}{did_you_mean(path[-1], list(model.model_fields))}"
     if problem["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}: {problem['msg']} (got {ascii(problem['input'])[:80]})"
+    return f"{key}: {wording(problem)} (got {ascii(problem['input'])[:80]})"
 
 
 def _answer(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayrec.serving.http.auth import API_PREFIX, CALLER
+from rayrec.serving.http.auth import CALLER
 from rayrec.serving.http.refusals import RefusedError
 
 DEFAULT_BODY_LIMIT = 64 * 2**10  # bytes of a body that is sent to a path without a limit of its own
 MAX_DRAINED = 16 * 2**20  # bytes of a refused body that are read and discarded, so that its sender gets to read the answer
 MAX_AT_ONCE = 96  # requests being answered; below 128, from where on Serve itself sends callers away
 MAX_CALLERS = 10_000  # whose rates are remembered
+UNLIMITED = "/healthz"  # does no work, and must answer while the service is busy
 
 
 class TokenBuckets:
@@ -85,7 +86,7 @@ class LimitsMiddleware:
 
     def _check(self, scope: Scope) -> None:
         """Raises `RefusedError` for a request that is over a limit, or whose body is not declared to be JSON."""
-        if scope["path"].startswith(API_PREFIX):
+        if scope["path"] != UNLIMITED:
             self._check_rate(scope.get(CALLER) or (scope.get("client") or ("", 0))[0])
         kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1").split(";")[0].strip().lower()
         if scope["method"] == "POST" and scope["path"] in self.body_limits and kind != "application/json":

@@ -41,7 +41,7 @@ class RequestLogMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request_id, started, status = _request_id(scope), time.perf_counter(), 0
+        request_id, started, status = checked_request_id(scope), time.perf_counter(), 0
         REQUEST_ID.set(request_id)
 
         async def answer(message: Message) -> None:
@@ -102,7 +102,7 @@ def log_as_json() -> None:
     ours.setLevel(logging.INFO)
 
 
-def _request_id(scope: Scope) -> str:
+def checked_request_id(scope: Scope) -> str:
     """The caller's X-Request-Id if it is harmless, otherwise a new one."""
     given = dict(scope["headers"]).get(b"x-request-id", b"")
     return given.decode() if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex

@@ -2,15 +2,19 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rayrec.serving.state.store import Kind
+from rayrec.values import text_of
 
-Id = Annotated[str, Field(min_length=1, max_length=512)]
+# The id of a user, a video or an author has its canonical text, which the tables hold.
+Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(text_of)]
+OwnId = Annotated[str, Field(min_length=1, max_length=512)]  # an id that only the caller gives a meaning
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Value = Annotated[str, Field(max_length=512)] | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
 MAX_EVENTS = 1000  # in one batch
 MAX_CONTEXT = 50  # fields of one request
+MAX_WATCH_S = 86_400.0  # in one event: a day
 
 
 def example(**fields: Any) -> ConfigDict:
@@ -65,13 +69,15 @@ class RecommendRequest(Request):
 class EventIn(Request):
     model_config = example(**EVENT)
 
-    event_id: Id = Field(description="chosen by the caller; an event that is sent twice counts once")
+    event_id: OwnId = Field(description="chosen by the caller, for each user; an event that is sent twice counts once")
     user_id: Id
     video_id: Id
     kind: Kind = Field(description="impressions need not be sent: the videos of an answer are logged as shown")
     at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="UTC milliseconds; by default the time of arrival")
-    request_id: Id | None = Field(default=None, description="that of the answer in which the video was shown")
-    watch_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    request_id: OwnId | None = Field(default=None, description="that of the answer in which the video was shown")
+    watch_s: Annotated[float, Field(ge=0, le=MAX_WATCH_S, allow_inf_nan=False)] | None = Field(
+        default=None, description="seconds; an event of kind `watch` needs it"
+    )
     arm: Name | None = Field(default=None, description="that of the answer in which the video was shown")
 
 
@@ -98,10 +104,14 @@ class Refused(BaseModel):
 
 
 class EventsAnswer(BaseModel):
-    model_config = example(received=4, new=2, refused=[REFUSED])
+    model_config = example(received=4, new=2, duplicates=["e2"], refused=[REFUSED])
 
     received: int
     new: int = Field(description="number of events that were not known before; they are on the disk")
+    duplicates: list[str] = Field(
+        [],
+        description="event_ids that the same user's earlier events have; these events were not kept, nor need they be sent again",
+    )
     refused: list[Refused] = Field([], description="events that were not kept; sending them again does not help")
 
 
@@ -209,12 +219,18 @@ class Debug(BaseModel):
 
 
 class RecommendAnswer(BaseModel):
-    model_config = example(request_id="9f2c", arm="stable", bundle="20261121-101500-3f2a", videos=[RECOMMENDED], debug=None)
+    model_config = example(
+        request_id="9f2c", arm="stable", bundle="20261121-101500-3f2a", videos=[RECOMMENDED], logged=True, debug=None
+    )
 
     request_id: str = Field(description="to be sent with the events of these videos, like `arm`")
     arm: str = Field(description="`stable`, or `canary` for users who get a new bundle on trial")
     bundle: str = Field(description="version of the bundle that answered")
     videos: list[RecommendedVideo] = Field(description="the best first; there are fewer than k only if the catalog has no more")
+    logged: bool = Field(
+        True,
+        description="whether the videos are stored as shown; if not, the store can't write now, and a later page may repeat them",
+    )
     debug: Debug | None = None
 
 
@@ -277,7 +293,9 @@ class Dashboard(BaseModel):
     arms: list[Arm]
     queues: list[Queue] = Field(description="queues of the stable arm, the longest first")
     traffic: list[Traffic] = Field(description="the last 24 hours")
-    metrics: dict[str, float] = Field(description="offline metrics of the stable bundle's ranker, if it was evaluated")
+    metrics: dict[str, float | None] = Field(
+        description="offline metrics of the stable bundle's ranker, if it was evaluated; null where one is not defined"
+    )
     swaps: list[SwapMade] = Field(description="the oldest first")
     users: list[str] = Field(description="some users with the most clicks in the training log")
     refreshed_at: int = Field(description="when the queues last took in the events, UTC milliseconds")

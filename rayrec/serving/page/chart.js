@@ -12,7 +12,9 @@ export function chart(traffic, now, width, height) {
   const first = last - 23 * HOUR;
   const points = traffic.filter((each) => each.at >= first && each.impressions).map((each) => ({ ...each, ctr: each.clicks / each.impressions }));
   const top = roundUp(Math.max(0.02, ...points.map((point) => point.ctr)));
+  const digits = [1, 2, 3].every((line) => isWhole((100 * top * line) / 4)) ? 0 : 1;
   const busiest = Math.max(1, ...points.map((point) => point.impressions));
+  [width, height] = [Math.max(width, LEFT + RIGHT + 24), Math.max(height, TOP + BOTTOM + 24)]; // a page that is not laid out yet has none
   const step = (width - LEFT - RIGHT) / 24;
   const x = (at) => LEFT + step * ((at - first) / HOUR + 0.5);
   const y = (share) => height - BOTTOM - (height - TOP - BOTTOM) * share;
@@ -21,7 +23,7 @@ export function chart(traffic, now, width, height) {
   for (let line = 0; line <= 4; line++) {
     const level = y(line / 4);
     drawn.append(svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: level, y2: level }));
-    drawn.append(svg("text", { x: LEFT - 8, y: level + 4, "text-anchor": "end" }, percent((top * line) / 4, top < 0.1 ? 1 : 0)));
+    drawn.append(svg("text", { x: LEFT - 8, y: level + 4, "text-anchor": "end" }, percent((top * line) / 4, digits)));
   }
   const apart = (width < 480 ? 6 : 4) * HOUR;
   for (let hour = first + 2 * HOUR; hour <= last; hour += apart) {
@@ -71,6 +73,8 @@ function runs(points) {
   }
   return found;
 }
+
+const isWhole = (number) => Math.abs(number - Math.round(number)) < 1e-9;
 
 function roundUp(share) {
   const unit = 10 ** Math.floor(Math.log10(share));

@@ -5,6 +5,7 @@ import { chart, table } from "./chart.js";
 import { $, element, hueOfText, hueOfTopic, nameOfTopic, percent } from "./dom.js";
 
 const REFRESH_MS = 5000;
+const ABBREVIATIONS = { auc: "AUC", gauc: "GAUC", ndcg: "NDCG", expected_ctr: "expected CTR" };
 const FIRST = 5; // videos shown of each queue, in one row
 const covers = new Map(); // path -> promise of an <img> source
 const images = new Map(); // topic and video -> node, reused so that covers don't flicker
@@ -49,10 +50,15 @@ function drawTiles(traffic, metrics) {
     ["Shown, 24 h", impressions.toLocaleString()],
     ["Clicked, 24 h", clicks.toLocaleString()],
   ];
-  const offline = Object.entries(metrics).map(([name, value]) => [name.replaceAll("_", " "), Number.isInteger(value) ? value.toLocaleString() : value.toFixed(4)]);
+  const offline = Object.entries(metrics).map(([name, value]) => [ABBREVIATIONS[name] ?? name.replaceAll("_", " "), numberOf(value)]);
   fill($("day"), day);
   fill($("metrics"), offline);
   $("no-metrics").hidden = offline.length > 0;
+}
+
+function numberOf(value) {
+  if (value === null) return "-"; // it is not defined
+  return Number.isInteger(value) ? value.toLocaleString() : value.toFixed(4);
 }
 
 function fill(list, pairs) {

@@ -66,7 +66,7 @@ async def first_that_loads(versions: Iterable[str], load: Callable[[str], Awaita
         except Exception as problem:
             log.exception("bundle %s can't be served", version)
             first = first or problem
-    raise first or BundleError("there is no published bundle to load; run `rayrec publish`")
+    raise first or BundleError("there is no published bundle to load; run `rayrec publish CONFIG`")
 
 
 def warm_up(scorer: "Scorer", folder: str) -> None:
@@ -84,10 +84,14 @@ def warm_up(scorer: "Scorer", folder: str) -> None:
 async def try_out(recommender: Recommender) -> None:
     """Makes pages for the most active users and for an unknown one, without logging anything as shown.
 
-    Raises `BundleError` when the ranker's answer does not fit the candidates.
+    Raises `BundleError` when the ranker's answer does not fit the candidates, and when there is no video for the unknown user.
     """
     for user_id in [*recommender.bundle.top_users(5), ""]:
         try:
-            await recommender.preview(user_id, k=1)
+            page = await recommender.preview(user_id, k=1)
         except ScoreError as error:
             raise BundleError(f"bundle {recommender.bundle.version}: {error}") from error
+    if not len(page.items):
+        raise BundleError(
+            f"bundle {recommender.bundle.version} answers nothing: all of its videos are withdrawn or not published yet"
+        )

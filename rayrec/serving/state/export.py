@@ -3,6 +3,9 @@
     2026-11-21.parquet    the impressions of this day, each with what the user did with it
     _export.parquet       other events whose impression has not arrived yet; its metadata say how far the export went
 
+Each row has the number of the last event that was known when it was written, in the column `export`. A bundle that is trained on
+the folder therefore knows which events its log holds, even if an export brought nothing but clicks.
+
 An export reads only the events that arrived since the previous export, and rewrites only the days that these change. Therefore the
 folder may keep events for longer than the store does. Every step can be repeated: after an export that was killed, the next one
 continues from where the last complete export ended.
@@ -22,7 +25,7 @@ import pyarrow.parquet as pq
 from rayrec import tables
 from rayrec.config import Config, ConfigError
 from rayrec.datasets.files import EXPORTED
-from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.opening import is_redis, open_store, state_path
 from rayrec.serving.state.store import StateStore, digest
 from rayrec.tables import SECONDS, TEXT, TIME
 from rayrec.workspace.files import open_filesystem, write_whole
@@ -31,13 +34,20 @@ DAY = 86_400_000  # ms
 MAX_DELAY_DAYS = 7  # between an impression and a click on it
 MAX_WAIT = DAY  # ms; if its impression has not arrived by then, a click itself counts as proof that the video was shown
 STATE = "_export.parquet"
+NO_EVENTS = "no service has recorded events in this workspace, so there is nothing to export"
+EXPORT = "export"  # the column with the number of the last event that was taken into account when the row was written
 KEY = ["user_id", "video_id", "request_id", "shown_at"]  # rows with the same values are one impression
 ROWS = pa.schema(
     {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "watch_s": SECONDS, "request_id": TEXT}
-    | {"arm": TEXT, "liked": pa.bool_(), "skipped": pa.bool_()},
+    | {"arm": TEXT, "liked": pa.bool_(), "skipped": pa.bool_(), EXPORT: pa.int64()}
+    | {"clicked_at": TIME, "watched_at": TIME, "liked_at": TIME, "skipped_at": TIME},
     metadata=EXPORTED,
 )
-MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", "liked": "any", "skipped": "any"}
+MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", "liked": "any", "skipped": "any", EXPORT: "max"}
+# When it was done for the first time, and for `watched_at`, which is when `watch_s` was known, for the last. Training must not know
+# of it earlier: a page is often shown before the page above it was read.
+MERGED |= {"clicked_at": "min", "watched_at": "max", "liked_at": "min", "skipped_at": "min"}
+KINDS = {"clicked": "click", "watched": "watch", "liked": "like", "skipped": "skip"}
 
 
 class Export(NamedTuple):
@@ -51,21 +61,31 @@ class Export(NamedTuple):
 
 
 def export_events(config: Config, folder: str) -> Export:
-    """Brings a folder (a local path or a URI) up to date with the store. Raises `ConfigError` if it belongs to another store."""
+    """Brings a folder (a local path or a URI) up to date with the store.
+
+    Raises `ConfigError` if there are no events yet, or if the folder belongs to another store, or can't be read or written.
+    """
+    if not is_redis(config) and not state_path(config).exists():
+        raise ConfigError(f"{NO_EVENTS} (there is no file {state_path(config)})")
     store = open_store(config)
     try:
         return _export(store, _Folder(*open_filesystem(folder)), int(time.time() * 1000))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{folder} can't be read or written: {error}") from error
     finally:
         store.close()
 
 
 def _export(store: StateStore, folder: "_Folder", now: int) -> Export:
     done, upto = folder.upto, store.latest()
+    if not done and not upto:
+        raise ConfigError(NO_EVENTS)
     if upto < done:
         raise ConfigError(
             f"{folder.root} holds the events up to number {done}, but the store has only {upto}: the folder is the export of "
             "another store; name another folder"
         )
+    folder.goes_to = upto
     folder.forget(store.forgotten(done))
     waiting, events = folder.waiting, 0
     for piece in store.read(done + 1, upto):
@@ -83,6 +103,7 @@ def _export(store: StateStore, folder: "_Folder", now: int) -> Export:
 class _Folder:
     fs: pafs.FileSystem
     root: str
+    goes_to: int = 0  # the number of the last event that this export reads
     added: int = 0  # rows
     written: set[int] = field(default_factory=set)  # days
 
@@ -118,6 +139,7 @@ class _Folder:
 
     def merge(self, rows: pa.Table) -> None:
         """Adds impressions, or what users did with impressions that are there already."""
+        rows = rows.set_column(ROWS.get_field_index(EXPORT), ROWS.field(EXPORT), pa.repeat(pa.scalar(self.goes_to), rows.num_rows))
         days = rows["shown_at"].to_numpy() // DAY
         for day in np.unique(days).tolist():
             old = self._day(day)
@@ -147,14 +169,18 @@ class _Folder:
             days = answers["at"].to_numpy() // DAY
             theirs = pc.field("user_id").isin(pc.unique(answers["user_id"]))
             near += [
-                self._read(path, columns=KEY, filters=theirs)
+                self._read(path, columns=KEY, filters=theirs).cast(near[0].schema)
                 for day, path in self.days.items()
                 if days.min() - MAX_DELAY_DAYS <= day <= days.max()
             ]
         return pa.concat_tables(near)
 
     def _day(self, day: int) -> pa.Table:
-        return self._read(self.days[day]) if day in self.days else ROWS.empty_table()
+        """The rows of a day. Files of earlier versions have fewer columns and narrower text."""
+        rows = self._read(self.days[day]) if day in self.days else ROWS.empty_table()
+        for name in [name for name in ROWS.names if name not in rows.column_names]:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, ROWS.field(name).type))
+        return rows.select(ROWS.names).cast(ROWS)
 
     def _read(self, path: str, **what: object) -> pa.Table:
         return pq.read_table(path, filesystem=self.fs, partitioning=None, **what)
@@ -179,14 +205,19 @@ def _shown(events: pa.Table, clicked: bool) -> pa.Table:
     no = pa.repeat(pa.scalar(False), events.num_rows)
     columns = {name: events[name] for name in ("user_id", "video_id", "watch_s", "request_id", "arm")}
     columns |= {"shown_at": events["at"], "clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
+    columns |= {f"{done}_at": pa.nulls(events.num_rows, TIME) for done in KINDS}
+    columns |= {"clicked_at": events["at"]} if clicked else {}
+    columns[EXPORT] = pa.nulls(events.num_rows, pa.int64())
     return pa.table(columns).select(ROWS.names).cast(ROWS)
 
 
 def _answers(events: pa.Table, impressions: pa.Table) -> pa.Table:
     """What the events say about the impressions (`KEY` columns, row by row) that they belong to."""
-    kinds = {"clicked": "click", "liked": "like", "skipped": "skip"}
     columns = {name: impressions[name] for name in KEY} | {"watch_s": events["watch_s"], "arm": pa.nulls(events.num_rows, TEXT)}
-    columns |= {column: pc.equal(events["kind"], kind) for column, kind in kinds.items()}
+    for done, kind in KINDS.items():
+        is_this = pc.equal(events["kind"], kind)
+        columns |= {done: is_this, f"{done}_at": pc.if_else(is_this, events["at"], pa.scalar(None, TIME))}
+    columns[EXPORT] = pa.nulls(events.num_rows, pa.int64())
     return pa.table(columns).select(ROWS.names).cast(ROWS)
 
 

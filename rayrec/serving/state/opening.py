@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rayrec.config import Config, ConfigError
+from rayrec.config import Config, ConfigError, need_package
 from rayrec.serving.state.store import StateStore
 
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -10,15 +10,20 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 def open_store(config: Config) -> StateStore:
     """The store that `serving.state` names. Raises `ConfigError` if it can't be used, `StoreError` if it can't be reached now."""
+    check_installed(config)
     if is_redis(config):
-        try:
-            from rayrec.serving.state.redis import RedisStore  # only those who use Redis need the package
-        except ModuleNotFoundError as error:
-            raise ConfigError("serving.state names a Redis, which needs another package: pip install 'rayrec[redis]'") from error
+        from rayrec.serving.state.redis import RedisStore  # only those who use Redis need the package
+
         return RedisStore(str(config.serving.state))
     from rayrec.serving.state.sqlite import SqliteStore
 
     return SqliteStore(state_path(config))
+
+
+def check_installed(config: Config) -> None:
+    """Raises `ConfigError` if the store needs a package that is not installed."""
+    if is_redis(config):
+        need_package("redis", "redis", "serving.state: a Redis")
 
 
 def is_redis(config: Config) -> bool:

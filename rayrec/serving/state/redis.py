@@ -1,24 +1,13 @@
 """The state store in Redis or Valkey, for serving on several machines.
 
-All keys begin with `{rayrec}:`. The braces keep them on one node of a Redis Cluster.
-
-    schema                the version of this layout
-    number                the number of events that have arrived; each event gets the next number
-    ids                   set of the event_ids in the store
-    events:B              hash, number -> the event as JSON, for BUCKET numbers from B * BUCKET on. A hash has so few fields that
-                          Redis can pack them, and deleting a field frees its memory.
-    user:ID               sorted set of a user's events by time; a member is the number (12 digits), the kind's letter and the video
-    hours, hour:H         set of the hours since 1970 that have events; list of the numbers of the events in one hour
-    traffic:H             hash, "kind minute" -> the number of impressions or clicks
-    withdrawn             set of videos
-    forgotten             hash, digest of a user -> the number of the last event before the user was forgotten
-    exports               hash, the last event of an export -> the time of its last impression
-
-Two scripts add and delete events. Redis runs each script, and writes it to its log, as one atomic step.
+`redis_scripts.py` describes its keys.
 """
 
+import hashlib
 import json
+import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +20,11 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from rayrec.config import ConfigError
+from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
+from rayrec.serving.state.redis_scripts import ACTIVITY, ADD, BUCKET, DELETE, FORGET, MIGRATE, PREFIX, READ, WITHDRAW
 from rayrec.serving.state.store import (
+    DAY,
+    KINDS,
     MAX_EVENTS_READ,
     MAX_TABLE_ROWS,
     MINUTE,
@@ -46,79 +39,19 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = "1"
-PREFIX = "{rayrec}:"
+SCHEMA = "2"
 PASSWORD_VARIABLE = "RAYREC_REDIS_PASSWORD"  # for a URL without a password, since URLs are in configs, which people share
-BUCKET = 128  # events in one hash
 HOUR = 60 * MINUTE
-DELETE_BATCH = 1000  # events deleted in one step
+DELETE_BATCH = 200  # events deleted in one step; between steps, others write
+MIGRATE_BATCH = 1000  # events
+SETTINGS_CHECK_S = 5.0  # how often a running store checks what it demands of its server
 BUCKETS_PER_READ = 50  # hashes read in one step
 DURABLE_SETTINGS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
-# Redis writes Lua numbers with 14 digits. That is enough for the numbers that the scripts compute: events, minutes and hours.
-COMMON = f"local p, bucket = '{PREFIX}', {BUCKET}\n"
-ADD = (
-    COMMON
-    + """
-local new = 0
-for i = 1, #ARGV, 7 do
-  local id, user, video, kind, at, minute, event = unpack(ARGV, i, i + 6)
-  if redis.call('SADD', p .. 'ids', id) == 1 then
-    local number, hour = redis.call('INCR', p .. 'number'), math.floor(minute / 60)
-    redis.call('HSET', p .. 'events:' .. math.floor(number / bucket), number, event)
-    redis.call('ZADD', p .. 'user:' .. user, at, string.format('%012d', number) .. kind .. video)
-    redis.call('SADD', p .. 'hours', hour)
-    redis.call('RPUSH', p .. 'hour:' .. hour, number)
-    if kind == 'i' or kind == 'c' then redis.call('HINCRBY', p .. 'traffic:' .. hour, kind .. minute, 1) end
-    new = new + 1
-  end
-end
-return new
-"""
-)
-DELETE = (
-    COMMON
-    + """
-local gone = 0
-for i = 1, #ARGV, 7 do
-  local number, id, user, video, kind, at, minute = unpack(ARGV, i, i + 6)
-  if redis.call('HDEL', p .. 'events:' .. math.floor(number / bucket), number) == 1 then
-    redis.call('SREM', p .. 'ids', id)
-    redis.call('ZREM', p .. 'user:' .. user, string.format('%012d', number) .. kind .. video)
-    local traffic = p .. 'traffic:' .. math.floor(minute / 60)
-    if (kind == 'i' or kind == 'c') and redis.call('HINCRBY', traffic, kind .. minute, -1) <= 0 then
-      redis.call('HDEL', traffic, kind .. minute)
-    end
-    gone = gone + 1
-  end
-end
-return gone
-"""
-)
+log = logging.getLogger(__name__)
 
 
-# The two scripts that read return one JSON text, which the client parses much faster than thousands of small answers.
-ACTIVITY = (
-    COMMON
-    + """
-local latest = redis.call('ZREVRANGE', p .. 'user:' .. ARGV[1], 0, ARGV[3] - 1, 'WITHSCORES')
-return {redis.call('HEXISTS', p .. 'forgotten', ARGV[2]), cjson.encode(latest)}
-"""
-)
-READ = (
-    COMMON
-    + """
-local found = {}
-for _, number in ipairs(ARGV) do
-  local events = redis.call('HGETALL', p .. 'events:' .. number)
-  if #events > 0 then found[#found + 1] = table.concat(events, ',') end
-end
-return '[' .. table.concat(found, ',') .. ']'
-"""
-)
-
-
-class RedisStore:
+class RedisStore(WritesByIntake):
     """Keeps events in a Redis that is configured so that whatever it acknowledged survives a crash."""
 
     def __init__(self, url: str) -> None:
@@ -130,28 +63,29 @@ class RedisStore:
             )
         except ValueError as error:
             raise ConfigError(f"serving.state must be the URL of a Redis, such as redis://HOST:6379/0: {error}") from error
-        self._add, self._delete, self._activity, self._read = map(self._redis.register_script, (ADD, DELETE, ACTIVITY, READ))
+        scripts = ADD, DELETE, FORGET, WITHDRAW, ACTIVITY, READ
+        self._add, self._delete, self._forget, self._withdraw, self._activity, self._read = map(
+            self._redis.register_script, scripts
+        )
+        self._checked_at = time.monotonic()
         with _as_store_errors():
-            self._check()
-
-    def add_events(self, events: Sequence[Event]) -> int:
-        _check_values(events)
-        arguments = [argument for event in events for argument in (*_keys(event), json.dumps(event, separators=(",", ":")))]
-        with _as_store_errors():
-            return int(self._add([f"{PREFIX}ids"], arguments)) if arguments else 0
+            self._check_settings()
+            self._check_schema()
+        self._intake = Intake(self._write)
 
     def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
         with _as_store_errors():
-            forgotten, text = self._activity([f"{PREFIX}ids"], [user_id, digest(user_id), MAX_EVENTS_READ])
-        members = iter(json.loads(text))  # a member, its time, a member, ...
+            kinds = [kind[0] for kind in KINDS]
+            forgotten, text = self._activity([f"{PREFIX}known"], [user_id, digest(user_id), MAX_EVENTS_READ, *kinds])
+        members = (member for kind in json.loads(text) for member in kind)  # a member, its time, a member, ...
         latest = [(int(at), int(member[:12]), member[12] == "c", member[13:]) for member, at in zip(members, members, strict=True)]
         return activity_of(latest, since, max_clicks, max_seen, bool(forgotten))
 
     def counts(self, after: int, since: Since) -> Counts:
         upto = self.latest()
         shown, clicked = Counter[str](), Counter[str]()
-        for _, event in self._events(max(after, since.number) + 1, upto):
-            if event.at > since.at and event.kind in ("impression", "click"):
+        for _, event, repeated in self._events(max(after, since.number) + 1, upto):
+            if event.at > since.at and not repeated and event.kind in ("impression", "click"):
                 (shown if event.kind == "impression" else clicked)[event.video_id] += 1
         videos = list(dict.fromkeys([*shown, *clicked]))
         exposures, clicks = (np.array([counter[video] for video in videos], dtype=np.int64) for counter in (shown, clicked))
@@ -161,10 +95,11 @@ class RedisStore:
         with _as_store_errors():
             return int(self._redis.get(f"{PREFIX}number") or 0)
 
-    def since(self, log_until: int) -> Since:
+    def since(self, log_until: int, log_upto: int | None = None) -> Since:
         with _as_store_errors():
-            exports = self._redis.hgetall(f"{PREFIX}exports")
-        upto = max((int(upto) for upto, newest_at in exports.items() if int(newest_at) <= log_until), default=None)
+            exports = {int(upto): int(newest_at) for upto, newest_at in self._redis.hgetall(f"{PREFIX}exports").items()}
+        in_log = [upto for upto, newest_at in exports.items() if (newest_at <= log_until if log_upto is None else upto <= log_upto)]
+        upto = max(in_log, default=None)
         return Since(0, log_until) if upto is None else Since(upto, 0)
 
     def traffic(self, from_ms: int, bucket_ms: int) -> list[Traffic]:
@@ -186,7 +121,10 @@ class RedisStore:
 
     def withdraw(self, video_id: str, withdrawn: bool) -> None:
         with _as_store_errors():
-            (self._redis.sadd if withdrawn else self._redis.srem)(f"{PREFIX}withdrawn", video_id)
+            if withdrawn:
+                self._withdraw([f"{PREFIX}withdrawn"], [video_id])
+            else:
+                self._redis.srem(f"{PREFIX}withdrawn", video_id)
 
     def withdrawn(self) -> list[str]:
         with _as_store_errors():
@@ -194,11 +132,12 @@ class RedisStore:
 
     def forget(self, user_id: str) -> int:
         with _as_store_errors():
-            self._redis.hset(f"{PREFIX}forgotten", digest(user_id), self.latest())  # at once, whatever happens later
-            numbers = [int(member[:12]) for member in self._redis.zrange(f"{PREFIX}user:{user_id}", 0, -1)]
+            self._forget([f"{PREFIX}forgotten"], [digest(user_id), self.latest()])  # at once, whatever happens later
+            sets = [f"{PREFIX}of:{kind[0]}:{user_id}" for kind in KINDS]
+            numbers = sorted(int(member[:12]) for key in sets for member in self._redis.zrange(key, 0, -1))
             starts = range(0, len(numbers), DELETE_BATCH)
             forgotten = sum(self._delete_events(numbers[start : start + DELETE_BATCH]) for start in starts)
-            self._redis.hset(f"{PREFIX}forgotten", digest(user_id), self.latest())  # no deleted event may have a higher number
+            self._forget([f"{PREFIX}forgotten"], [digest(user_id), self.latest()])  # no deleted event may have a higher number
         return forgotten
 
     def forgotten(self, number: int) -> set[str]:
@@ -215,13 +154,13 @@ class RedisStore:
                     numbers = [int(number) for number in self._redis.lrange(key, start, start + DELETE_BATCH - 1)]
                     pruned += self._delete_events(numbers, before_ms)
                 if (hour + 1) * HOUR <= before_ms:
-                    with self._redis.pipeline(transaction=True) as pipe:
-                        pipe.delete(key, f"{PREFIX}traffic:{hour}").srem(f"{PREFIX}hours", hour).execute()
+                    self._redis.delete(key, f"{PREFIX}traffic:{hour}")  # no transaction, which Redis refuses at its memory limit
+                    self._redis.srem(f"{PREFIX}hours", hour)
         return pruned
 
     def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
         rows = []
-        for _, event in self._events(first, self.latest() if upto is None else upto):
+        for _, event, _ in self._events(first, self.latest() if upto is None else upto):
             rows.append(event)
             if len(rows) == MAX_TABLE_ROWS:
                 yield events_table(rows)
@@ -234,12 +173,40 @@ class RedisStore:
             self._redis.hset(f"{PREFIX}exports", str(upto), newest_at)
 
     def close(self) -> None:
+        self._intake.close()
         self._redis.close()
 
     # --- internals ---
 
-    def _check(self) -> None:
-        """Raises `ConfigError` if the server may lose what it acknowledged, or if another version of rayrec wrote its keys."""
+    def _write(self, batches: list[Batch]) -> None:
+        """Adds batches, each as a whole or not at all, all of them in one journey to the server."""
+        with _as_store_errors():
+            if time.monotonic() - self._checked_at > SETTINGS_CHECK_S:
+                try:
+                    self._check_settings()
+                except ConfigError as error:  # somebody has changed them since the store was opened
+                    raise StoreError(str(error)) from error
+                self._checked_at = time.monotonic()
+            valid, keys = [], [f"{PREFIX}known"]
+            for batch in batches:
+                try:
+                    valid.append((batch, _add_arguments(batch.events)))
+                except ValueError as error:
+                    batch.result.set_exception(error)
+            with self._redis.pipeline(transaction=False) as pipe:
+                for _, arguments in valid:
+                    pipe.evalsha(self._add.sha, 1, *keys, *arguments)
+                answers = pipe.execute(raise_on_error=False)
+            for (batch, arguments), answer in zip(valid, answers, strict=True):
+                if isinstance(answer, redis.exceptions.NoScriptError):  # the server was restarted, or is new
+                    answer = self._add(keys, arguments)
+                if isinstance(answer, Exception):
+                    batch.result.set_exception(StoreError(f"Redis can't answer now: {answer}"))
+                else:
+                    batch.result.set_result([batch.events[place] for place in answer])
+
+    def _check_settings(self) -> None:
+        """Raises `ConfigError` if the server may lose what it acknowledged."""
         try:
             is_set = {name: self._redis.config_get(name).get(name) for name in DURABLE_SETTINGS}
         except redis.ResponseError as error:
@@ -248,23 +215,43 @@ class RedisStore:
         if wrong:
             lines = ", ".join(f"`{name} {value}` (it is {is_set[name]})" for name, value in wrong.items())
             raise ConfigError(f"this Redis may lose events that it acknowledged: set {lines} in redis.conf or with CONFIG SET")
+
+    def _check_schema(self) -> None:
+        """Brings the keys of version 1 up to date. Raises `ConfigError` if another version of rayrec wrote them."""
         self._redis.setnx(f"{PREFIX}schema", SCHEMA)
         schema = self._redis.get(f"{PREFIX}schema")
-        if schema != SCHEMA:
+        if schema == "1":
+            self._migrate_from_1()
+        elif schema != SCHEMA:
             raise ConfigError(
                 f"the events in this Redis have schema version {schema}, but this rayrec reads version {SCHEMA}: "
                 "use the rayrec that wrote them, or name another database in serving.state"
             )
 
-    def _events(self, first: int, upto: int) -> Iterator[tuple[int, Event]]:
-        """The events from number `first` to `upto`, each with its number, in the order of their numbers."""
+    def _migrate_from_1(self) -> None:
+        """Makes the keys of the events anew. In version 1, all users shared the event ids, and one set held a user's events."""
+        log.warning("the events in Redis are brought up to date, which takes minutes for many of them")
+        move, arguments = self._redis.register_script(MIGRATE), []
+        for number, event, _ in self._events(1, self.latest()):
+            id, user, video, kind, at, _, day, mark, text = _add_arguments([event])
+            arguments += [number, id, user, video, kind, at, day, mark, text]
+            if len(arguments) >= 9 * MIGRATE_BATCH:
+                move([f"{PREFIX}known"], arguments)
+                arguments = []
+        move([f"{PREFIX}known"], arguments)
+        for key in (f"{PREFIX}ids", *self._redis.scan_iter(f"{PREFIX}user:*", MIGRATE_BATCH)):
+            self._redis.unlink(key)
+        self._redis.set(f"{PREFIX}schema", SCHEMA)
+
+    def _events(self, first: int, upto: int) -> Iterator[tuple[int, Event, bool]]:
+        """The events from number `first` to `upto`, in the order of their numbers: number, event, and whether it is a repeat."""
         for start in range(first // BUCKET, upto // BUCKET + 1, BUCKETS_PER_READ):
             buckets = list(range(start, min(start + BUCKETS_PER_READ, upto // BUCKET + 1)))
             with _as_store_errors():
-                found = iter(json.loads(self._read([f"{PREFIX}ids"], buckets)))  # a number, its event, a number, ...
+                found = iter(json.loads(self._read([f"{PREFIX}known"], buckets)))  # a number, its event, a number, ...
             for number, event in sorted(zip(found, found, strict=True)):
                 if first <= number <= upto:
-                    yield number, Event(*event)
+                    yield number, *_read_event(event)
 
     def _delete_events(self, numbers: list[int], before_ms: int | None = None) -> int:
         """Deletes events by number (if a time is given, only those that happened before it) and returns how many were deleted."""
@@ -272,26 +259,46 @@ class RedisStore:
             for number in numbers:
                 pipe.hget(f"{PREFIX}events:{number // BUCKET}", str(number))
             found = pipe.execute()
-        events = [(number, Event(*json.loads(text))) for number, text in zip(numbers, found, strict=True) if text]
-        old = [(number, *_keys(event)) for number, event in events if before_ms is None or event.at < before_ms]
+        events = [(number, *_read_event(json.loads(text))) for number, text in zip(numbers, found, strict=True) if text]
+        old = [
+            (number, *_keys(event), int(repeated))
+            for number, event, repeated in events
+            if before_ms is None or event.at < before_ms
+        ]
         arguments = [argument for each in old for argument in each]
-        return int(self._delete([f"{PREFIX}ids"], arguments)) if arguments else 0
+        return int(self._delete([f"{PREFIX}known"], arguments)) if arguments else 0
 
     def _hours(self) -> list[int]:
         return sorted(map(int, self._redis.smembers(f"{PREFIX}hours")))
 
 
 def _keys(event: Event) -> tuple[Any, ...]:
-    """What the scripts need to find an event's keys: id, user, video, the kind's letter, time, minute since 1970."""
-    return event.event_id, event.user_id, event.video_id, event.kind[0], event.at, event.at // MINUTE
+    """What the scripts need to find an event's keys.
+
+    A digest of its id, the user, the video, the kind's letter, the time, its minute and day since 1970, and a digest of what counts
+    once a day.
+    """
+    id, user, video, kind, at = event[:5]
+    return _digest(user, id), user, video, kind[0], at, at // MINUTE, at // DAY, _digest(kind, video, user)
 
 
-def _check_values(events: Sequence[Event]) -> None:
-    """Raises `ValueError` if an event lacks a required field, before any event of its batch is kept."""
+def _digest(*texts: str) -> str:
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
+
+
+def _add_arguments(events: Sequence[Event]) -> list[Any]:
+    """The arguments of the script that adds events. Raises `ValueError` if an event lacks a required field."""
     for event in events:
         for name, value in zip(Event._fields[:5], event, strict=False):
             if value is None:
                 raise ValueError(f"event {event.event_id!r} has no {name}")
+    return [argument for event in events for argument in (*_keys(event), json.dumps(event, separators=(",", ":")))]
+
+
+def _read_event(values: list[Any]) -> tuple[Event, bool]:
+    """An event as it is kept, and whether it is a repeat."""
+    count = len(Event._fields)
+    return Event(*values[:count]), len(values) > count
 
 
 @contextmanager

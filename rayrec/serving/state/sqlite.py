@@ -1,10 +1,11 @@
 """The state store in one SQLite file in WAL mode, which any number of processes on one machine may open."""
 
+import logging
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.config import ConfigError
+from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
 from rayrec.serving.state.store import (
+    DAY,
+    KINDS,
     MAX_EVENTS_READ,
     MAX_TABLE_ROWS,
     MINUTE,
@@ -27,33 +31,59 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = 1  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
+SCHEMA = 2  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
-PRUNE_BATCH = 5000  # events deleted in one transaction; between transactions, others may write
+READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
+PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
 
 # `number` counts the events in the order of their arrival, so that a reader can ask for those that are new to it. AUTOINCREMENT:
-# the number of a deleted event is not used again. The indexes cover what `activity` and `traffic` ask for, so that these queries
-# never read the rows.
+# the number of a deleted event is not used again. The indexes cover what `activity`, `counts` and `traffic` ask for, so that these
+# queries never read the rows.
 TABLES = """
-CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, user_id TEXT NOT NULL,
-    video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL, arm TEXT);
-CREATE INDEX IF NOT EXISTS of_user ON events (user_id, at, number, video_id, kind);
+CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, user_id TEXT NOT NULL,
+    video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL, arm TEXT,
+    UNIQUE (user_id, event_id));
+CREATE INDEX IF NOT EXISTS of_user ON events (user_id, kind, at, number, video_id);
 CREATE INDEX IF NOT EXISTS by_time ON events (at, kind);
 CREATE TABLE IF NOT EXISTS withdrawn (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forgotten (digest TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS exports (upto INTEGER PRIMARY KEY, newest_at INTEGER NOT NULL);
 """
-UPGRADE_FROM_0 = "ALTER TABLE events ADD COLUMN arm TEXT; DROP INDEX IF EXISTS seen; DROP INDEX IF EXISTS clicked;"
 COLUMNS = ", ".join(Event._fields)
-INSERT = f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' for _ in Event._fields)}) ON CONFLICT (event_id) DO NOTHING"
-LATEST = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
-USERS_LATEST = (
-    "SELECT at, number, kind = 'click', video_id FROM events WHERE user_id = ? "
-    f"ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ}"
+# Before version 2, all users shared the event ids. SQLite can't change the constraints of a table, so its rows are copied.
+UPGRADE_FROM_0 = "ALTER TABLE events ADD COLUMN arm TEXT; DROP INDEX IF EXISTS seen; DROP INDEX IF EXISTS clicked;"
+UPGRADE_FROM_1 = f"""
+DROP INDEX IF EXISTS of_user;
+DROP INDEX IF EXISTS by_time;
+ALTER TABLE events RENAME TO old_events;
+{TABLES}
+INSERT INTO events (number, {COLUMNS}) SELECT number, {COLUMNS} FROM old_events ORDER BY number;
+DELETE FROM sqlite_sequence WHERE name = 'events';
+INSERT INTO sqlite_sequence SELECT 'events', seq FROM sqlite_sequence WHERE name = 'old_events';
+DROP TABLE old_events;
+"""
+INSERT = (
+    f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' for _ in Event._fields)}) ON CONFLICT (user_id, event_id) DO NOTHING"
 )
+LATEST = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
+USERS_LATEST = " UNION ALL ".join(
+    "SELECT * FROM (SELECT at, number, kind = 'click', video_id FROM events WHERE user_id = :user "
+    f"AND kind = '{kind}' ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ})"
+    for kind in KINDS
+)
+# What the same user did with the same video on the same day has been counted.
+COUNTS = f"""
+SELECT video_id, SUM(kind = 'impression'), SUM(kind = 'click') FROM events AS new
+WHERE number > ? AND number <= ? AND at > ? AND kind IN ('impression', 'click') AND NOT EXISTS (
+    SELECT 1 FROM events WHERE user_id = new.user_id AND kind = new.kind AND at >= new.at / {DAY} * {DAY}
+    AND at < (new.at / {DAY} + 1) * {DAY} AND video_id = new.video_id AND number < new.number)
+GROUP BY video_id
+"""
+
+log = logging.getLogger(__name__)
 
 
-class SqliteStore:
+class SqliteStore(WritesByIntake):
     """Keeps events in one SQLite file. A write waits up to `WRITE_TIMEOUT_S` for the write of another process.
 
     Batches that arrive during a commit are committed together in the next one, so that they wait for the disk only once.
@@ -62,12 +92,11 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         """Raises `StoreError` if the file can't be opened, `ConfigError` if another version of rayrec made it."""
         self.path = path
-        self._waiting: deque[tuple[Sequence[Event], Future[int]]] = deque()
         self._writing = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()  # idle connections; in WAL mode readers never wait for the writer
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._writer = self._connect()
+            self._writer = self._connect(WRITE_TIMEOUT_S)
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = FULL")  # a commit waits until the data are on the disk
             self._writer.execute("PRAGMA wal_autocheckpoint = 8000")  # pages (32 MiB): one copy of a page for many commits
@@ -76,37 +105,27 @@ class SqliteStore:
             self._create()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"the events file {path} can't be opened: {error}") from error
-
-    def add_events(self, events: Sequence[Event]) -> int:
-        result: Future[int] = Future()
-        self._waiting.append((events, result))
-        with self._writing:
-            if not result.done():  # no other thread has committed it meanwhile
-                self._commit_waiting()
-        return result.result()
+        self._intake = Intake(self._commit)
 
     def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
         with self._reading() as db:
-            latest = db.execute(USERS_LATEST, (user_id,)).fetchall()
+            latest = db.execute(USERS_LATEST, {"user": user_id}).fetchall()
             forgotten = db.execute("SELECT 1 FROM forgotten WHERE digest = ?", (digest(user_id),)).fetchone() is not None
         return activity_of(latest, since, max_clicks, max_seen, forgotten)
 
     def counts(self, after: int, since: Since) -> Counts:
         with self._reading() as db:
             upto = db.execute(f"SELECT {LATEST}").fetchone()[0]
-            rows = db.execute(
-                "SELECT video_id, SUM(kind = 'impression'), SUM(kind = 'click') FROM events "
-                "WHERE number > ? AND number <= ? AND at > ? AND kind IN ('impression', 'click') GROUP BY video_id",
-                (max(after, since.number), upto, since.at),
-            ).fetchall()
+            rows = db.execute(COUNTS, (max(after, since.number), upto, since.at)).fetchall()
         exposures, clicks = (np.array([row[column] for row in rows], dtype=np.int64) for column in (1, 2))
         return Counts(upto, [row[0] for row in rows], exposures, clicks)
 
     def latest(self) -> int:
         return self._value(f"SELECT {LATEST}") or 0
 
-    def since(self, log_until: int) -> Since:
-        upto = self._value("SELECT MAX(upto) FROM exports WHERE newest_at <= ?", log_until)
+    def since(self, log_until: int, log_upto: int | None = None) -> Since:
+        known_by, value = ("newest_at", log_until) if log_upto is None else ("upto", log_upto)
+        upto = self._value(f"SELECT MAX(upto) FROM exports WHERE {known_by} <= ?", value)
         return Since(0, log_until) if upto is None else Since(upto, 0)
 
     def traffic(self, from_ms: int, bucket_ms: int) -> list[Traffic]:
@@ -142,11 +161,13 @@ class SqliteStore:
         oldest = f"SELECT number FROM events WHERE at < ? LIMIT {PRUNE_BATCH}"
         pruned = 0
         while True:
+            begun = time.monotonic()
             with self._transaction() as db:
                 gone = db.execute(f"DELETE FROM events WHERE number IN ({oldest})", (before_ms,)).rowcount
             pruned += gone
             if gone < PRUNE_BATCH:
                 return pruned
+            time.sleep(time.monotonic() - begun)  # as long for others as for itself
 
     def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
         upto = self.latest() if upto is None else upto
@@ -166,6 +187,7 @@ class SqliteStore:
             db.execute("INSERT OR REPLACE INTO exports VALUES (?, ?)", (upto, newest_at))
 
     def close(self) -> None:
+        self._intake.close()
         with self._writing:
             self._writer.close()
         while self._readers:
@@ -173,49 +195,44 @@ class SqliteStore:
 
     # --- internals ---
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, WRITE_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    def _connect(self, timeout_s: float) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout_s, isolation_level=None, check_same_thread=False)
 
     def _create(self) -> None:
-        """Creates the tables, or upgrades those of an older version."""
+        """Creates the tables, or upgrades those of an older version. A file that is up to date is not written to."""
+        if self._writer.execute("PRAGMA user_version").fetchone()[0] == SCHEMA:
+            return
         with self._transaction() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             old = db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'events'").fetchone() is not None
-            if version not in (0, SCHEMA):
+            if version not in range(SCHEMA + 1):
                 raise ConfigError(
                     f"the events file {self.path} has schema version {version}, but this rayrec reads version {SCHEMA}: "
                     "use the rayrec that made the file, or set serving.state to another file"
                 )
-            script = (UPGRADE_FROM_0 if old and version == 0 else "") + TABLES + f"PRAGMA user_version = {SCHEMA};"
-            for statement in filter(str.strip, script.split(";")):  # executescript would commit
-                db.execute(statement)
+            script = ""
+            if old and version < SCHEMA:
+                log.warning("the events file %s is brought up to date, which takes minutes for a large one", self.path)
+                script = (UPGRADE_FROM_0 if version == 0 else "") + UPGRADE_FROM_1
+            for statement in filter(str.strip, f"{script}{TABLES}PRAGMA user_version = {SCHEMA};".split(";")):
+                db.execute(statement)  # executescript would commit
 
-    def _commit_waiting(self) -> None:
-        """Commits all waiting batches, each as a whole or not at all."""
-        batches = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        new: dict[Future[int], int] = {}
-        try:
-            with _transaction(self._writer) as db:
-                for events, result in batches:
-                    before = db.total_changes
-                    db.execute("SAVEPOINT batch")
-                    try:
-                        db.executemany(INSERT, events)
-                    except sqlite3.OperationalError:
-                        raise
-                    except Exception as error:  # this batch is wrong, but the others are not
-                        db.execute("ROLLBACK TO batch")
-                        result.set_exception(error)
-                    else:
-                        new[result] = db.total_changes - before
-                    db.execute("RELEASE batch")
-        except BaseException as error:
-            for _, result in batches:
-                if not result.done():
-                    result.set_exception(error)
-            return
-        for result, count in new.items():
-            result.set_result(count)
+    def _commit(self, batches: list[Batch]) -> None:
+        """Commits batches, each as a whole or not at all."""
+        known: list[tuple[Batch, list[Event]]] = []
+        with self._transaction() as db:
+            for batch in batches:
+                db.execute("SAVEPOINT batch")
+                try:
+                    known.append((batch, [event for event in batch.events if not db.execute(INSERT, event).rowcount]))
+                except sqlite3.OperationalError:
+                    raise
+                except Exception as error:  # this batch is wrong, but the others are not
+                    db.execute("ROLLBACK TO batch")
+                    batch.result.set_exception(error)
+                db.execute("RELEASE batch")
+        for batch, events in known:
+            batch.result.set_result(events)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -228,7 +245,7 @@ class SqliteStore:
         try:
             db = self._readers.pop()
         except IndexError:
-            db = self._connect()
+            db = self._connect(READ_TIMEOUT_S)
         try:
             yield db
         except sqlite3.OperationalError as error:

@@ -7,7 +7,8 @@ counts can't contradict each other. A `Since` skips the events that the training
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from concurrent.futures import Future
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,13 @@ from rayrec import tables
 from rayrec.errors import RayrecError
 
 Kind = Literal["impression", "click", "watch", "like", "skip"]
-MAX_EVENTS_READ = 4096  # `activity` reads only so many of a user's latest events, so that no user is slow
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# `activity` reads only so many of a user's latest events of each kind. Thus no user is slow, and no number of events of one kind (a
+# player may send `watch` every second) hides those of another.
+MAX_EVENTS_READ = 4096
 MAX_TABLE_ROWS = 200_000  # in each table that `read` yields
 MINUTE = 60_000  # ms
+DAY = 1440 * MINUTE
 
 
 class StoreError(RayrecError):
@@ -26,7 +31,7 @@ class StoreError(RayrecError):
 
 
 class Event(NamedTuple):
-    """One row of the `events` table. `at` is UTC ms."""
+    """One row of the `events` table. `at` is UTC ms. Each user has event ids of their own."""
 
     event_id: str
     user_id: str
@@ -55,7 +60,10 @@ class Activity(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How often each video was shown and clicked, in the events up to number `upto`."""
+    """By how many users each video was shown and clicked, in the events up to number `upto`.
+
+    A user counts once a day (UTC) for each video, however many events they send, so that nobody can lift or sink a video alone.
+    """
 
     upto: int
     video_ids: list[str]
@@ -74,30 +82,41 @@ class Traffic(NamedTuple):
 class StateStore(Protocol):
     """Every method may be called from any thread, and raises `StoreError` if the store can't answer now."""
 
-    def add_events(self, events: Sequence[Event]) -> int:
-        """Keeps the events whose event_id is new and returns their number.
+    def add_events(self, events: Sequence[Event]) -> list[Event]:
+        """Keeps the events whose event_id is new to their user, and returns the others, which are not kept.
 
         When it returns, the events survive a power cut. If it raises an exception, no event of the batch is kept, except that the
         whole batch may be kept if only the answer was lost on its way. Sending a batch again is always safe.
         """
 
+    def submit(self, events: Sequence[Event]) -> "Future[list[Event]]":
+        """Returns at once; the future has the result of `add_events`. Must not be cancelled."""
+
+    def write_delay(self) -> float:
+        """For how many seconds the oldest submitted batch has been waiting to be written; 0 if none waits."""
+
     def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
         """A user's latest activity in the order in which it happened, however late the events arrived.
 
-        It is taken from the user's latest `MAX_EVENTS_READ` events.
+        It is taken from the user's latest `MAX_EVENTS_READ` events of each kind.
         """
 
     def counts(self, after: int, since: Since) -> Counts:
-        """Exposures and clicks in the events that count and whose number is above `after` (0 for all)."""
+        """Exposures and clicks in the events that count and whose number is above `after` (0 for all).
+
+        What a user did on the same day in an event with a lower number has been counted, whether it counts here or is in the log.
+        """
 
     def latest(self) -> int:
         """The number of the latest event. Numbers grow, and none is given twice."""
 
-    def since(self, log_until: int) -> Since:
+    def since(self, log_until: int, log_upto: int | None = None) -> Since:
         """Describes the events that a training log does not hold that ends at `log_until` (UTC ms).
 
-        If the log contains an export, these are the events that arrived after the newest export that it contains, so that an event
-        is not missed however late it arrived. Otherwise they are the events that happened after the end of the log.
+        `log_upto` is the number of the last event that the log takes into account, if it contains an export that says so. Then
+        these are the events that arrived after the last complete export up to this number, so that none is missed, however late it
+        came. An older export is known by the time of its last impression. Without any export, these are the events that happened
+        after the end of the log.
         """
 
     def traffic(self, from_ms: int, bucket_ms: int) -> list[Traffic]:
@@ -129,8 +148,8 @@ class StateStore(Protocol):
 def activity_of(
     latest: Iterable[tuple[int, int, bool, str]], since: Since, max_clicks: int, max_seen: int, forgotten: bool
 ) -> Activity:
-    """Computes an activity from a user's latest events, the latest first: (time, number, whether it is a click, video)."""
-    counting = [event for event in latest if event[0] > since.at and event[1] > since.number]
+    """Computes an activity from a user's latest events, in any order: (time, number, whether it is a click, video)."""
+    counting = sorted((event for event in latest if event[0] > since.at and event[1] > since.number), reverse=True)
     clicks = [(video, at) for at, _, click, video in counting if click][:max_clicks][::-1]
     seen = list(dict.fromkeys([event[3] for event in counting]))[:max_seen][::-1]
     return Activity([video for video, _ in clicks], [at for _, at in clicks], seen, forgotten)

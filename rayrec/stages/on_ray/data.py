@@ -9,47 +9,55 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from rayrec.features.media.isolation import IsolatedDecoder, RowDecoder
+
 TASKS_PER_CPU = 2  # at most, so that a table of many files does not become as many tasks
 
 
-def quiet_context() -> "ray.data.DataContext":
-    """For `with ray.data.DataContext.current(...)`: rows stay in order, and Ray Data shows no progress of its own."""
+def quiet_context(in_order: bool = True) -> "ray.data.DataContext":
+    """For `with ray.data.DataContext.current(...)`: Ray Data shows no progress of its own.
+
+    If rows need not stay in order, one that takes long does not hold up those behind it.
+    """
     for chatty in ("progress", "execution.streaming_executor"):
         logging.getLogger(f"ray.data._internal.{chatty}").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
+    context.execution_options.preserve_order = in_order
     return context
 
 
 class Decoder:
     """The actor that decodes media. Not a task: tasks move between processes, each of which takes 7 s of CPU for its imports."""
 
-    def __init__(self, decode: Callable[[pa.Table, Any], pa.Table], settings: Any) -> None:
-        self.decode, self.settings = decode, settings
+    def __init__(self, decode: RowDecoder, settings: Any, timeout_s: float) -> None:
+        self.decode = IsolatedDecoder(decode, settings, timeout_s)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        return self.decode(rows, self.settings)
+        return self.decode(rows)
 
 
 def decoded(
     rows: pa.Table,
-    decode: Callable[[pa.Table, Any], pa.Table],
+    decode: RowDecoder,
     settings: Any,
     block: int,
     pool: tuple[int, int],
+    timeout_s: float,
 ) -> "ray.data.Dataset":
     """The table `decode(rows, settings)`, computed in blocks of so many rows by a pool of (min, max) decoders with one CPU each.
 
-    To be called and consumed inside `quiet_context`.
+    A file that kills its decoder, or takes longer than `timeout_s` seconds, becomes a row that failed. To be called and consumed
+    inside `quiet_context`.
     """
-    return ray.data.from_arrow([rows.slice(start, block) for start in range(0, rows.num_rows, block)]).map_batches(
+    blocks = [rows.slice(start, block) for start in range(0, rows.num_rows, block)]
+    return ray.data.from_arrow(blocks).map_batches(
         Decoder,
-        fn_constructor_args=(decode, settings),
+        fn_constructor_args=(decode, settings, timeout_s),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=pool[0], max_size=pool[1]),
+        compute=ray.data.ActorPoolStrategy(min_size=min(pool[0], len(blocks)), max_size=pool[1]),
         num_cpus=1,
     )
 

@@ -5,23 +5,28 @@ worker writes its progress to a file in the folder of what it trains; the proces
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from rayrec.config import ConfigError
+from rayrec.config import Config
 from rayrec.errors import RayrecError
 from rayrec.serving.cluster.connection import connect
+from rayrec.serving.cluster.room import await_room
 from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker
 from rayrec.training.progress import PROGRESS, ProgressFile, logged
+from rayrec.training.trainer import CPU
 from rayrec.workspace.files import open_filesystem, read_whole, write_whole
 from rayrec.workspace.stage import StageRun
+from rayrec.workspace.stores import join_uri
 from rayrec.workspace.versions import Workspace
 
 Task = dict[str, Any]
 Work = Callable[[Task, Worker, torch.device], None]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,30 @@ class Processes:
     restarts: int = 0  # how often all workers are started again after one has died
 
 
+def await_workers(config: Config, processes: Processes) -> None:
+    """Waits for room for the workers, if there are any. A stage calls it before it prepares anything for them.
+
+    Raises `ConfigError` if there is none.
+    """
+    if processes.workers:
+        connect(config)
+        _await_room(processes)
+
+
+def _await_room(processes: Processes) -> None:
+    gpus = processes.gpus_per_worker
+    await_room(f"{processes.section}.workers", processes.workers, cpus=0 if gpus else 1, gpus=gpus)
+
+
 def train_on_ray(work: Work, task: Task, name: str, storage: str, processes: Processes) -> None:
     """Run `work(task, worker, device)` in each worker. `storage` is the URI of a folder for Ray Train's own files.
 
     When a worker dies, all are started again, and `work` goes on from its own checkpoint. A `RayrecError` of `work` is raised here.
     """
     if processes.workers == 0:
-        work(task, SINGLE, local_device(processes))
+        work(task, SINGLE, CPU)
         return
-    fs, path = open_filesystem(f"{storage}/{name}.error")
+    fs, path = open_filesystem(join_uri(storage, f"{name}.error"))
     if fs.get_file_info(path).is_file:
         fs.delete_file(path)
     _run_workers(work, task, name, storage, processes)
@@ -55,36 +75,38 @@ def train_and_log(run: StageRun, work: Work, task: Task, folder: str, name: str,
     """`train_on_ray` for a stage: log under `name` what the training reports, and return its epochs.
 
     `folder` (inside the workspace's filesystem) is that of what is trained. `work` finds it in `task["folder"]`, the workspace in
-    `task["workspace"]`, and gives `progress_callback` to its trainer.
+    `task["workspace"]`, and gives `reported` to its trainer.
     """
     task = task | {"workspace": run.workspace.uri, "folder": folder}
     if processes.workers:
         connect(run.config)
     file = progress_file(task)
     with logged(file, name.replace("_", " "), epochs):
-        train_on_ray(work, task, name, f"{run.workspace.uri}/{run.stage.name}/{run.version}/ray", processes)
+        train_on_ray(work, task, name, join_uri(run.workspace.uri, f"{run.stage.name}/{run.version}/ray"), processes)
     return file.read().epochs
 
 
-def progress_callback(task: Task, worker: Worker) -> TrainingCallback:
-    """What `work` gives to the trainer, so that its progress is logged."""
-    return progress_file(task).callback() if worker.rank == 0 else NO_CALLBACK
+def reported(task: Task, worker: Worker) -> AbstractContextManager[TrainingCallback]:
+    """What `work` gives to the trainer while the block runs, so that its progress is logged."""
+    return progress_file(task).written() if worker.rank == 0 else nullcontext(NO_CALLBACK)
 
 
 def progress_file(task: Task) -> ProgressFile:
     return ProgressFile(Workspace(task["workspace"]).fs, f"{task['folder']}/{PROGRESS}")
 
 
-def local_device(processes: Processes) -> torch.device:
-    """The device of a training in the calling process, which has reserved nothing. Raises `ConfigError` where there is no GPU."""
-    if not processes.gpus_per_worker:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"{processes.section}.gpus_per_worker: with workers=0 the training runs in this process, which sees no GPU; set "
-            f"{processes.section}.workers to 1 or more to train where the cluster has GPUs, or gpus_per_worker to 0"
-        )
-    return torch.device("cuda")
+def with_gpus(config: Config, gpus: float, work: Callable[..., Result]) -> Callable[..., Result]:
+    """`work` as it is, or, for `gpus` above 0, as a Ray task for which the cluster reserves them. It asks for `reserved_device`."""
+    if not gpus:
+        return work
+
+    def on_ray(*arguments: Any) -> Result:
+        import ray
+
+        connect(config)
+        return ray.get(ray.remote(num_gpus=gpus)(work).remote(*arguments))
+
+    return on_ray
 
 
 def _run_workers(work: Work, task: Task, name: str, storage: str, processes: Processes) -> None:
@@ -93,15 +115,22 @@ def _run_workers(work: Work, task: Task, name: str, storage: str, processes: Pro
     from ray.train.torch import TorchTrainer
 
     gpus = processes.gpus_per_worker
+    fs, folder = open_filesystem(storage)  # Ray would not understand the options of a URI
+    _await_room(processes)
     TorchTrainer(
         _in_worker,
-        train_loop_config={"work": work, "task": task, "gpus": gpus, "error": f"{storage}/{name}.error"},
+        train_loop_config={"work": work, "task": task, "gpus": gpus, "error": join_uri(storage, f"{name}.error")},
         scaling_config=ScalingConfig(
             num_workers=(processes.workers, processes.max_workers) if processes.max_workers else processes.workers,
             use_gpu=gpus > 0,
             resources_per_worker={"GPU": gpus} if gpus else None,
         ),
-        run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=processes.restarts)),
+        run_config=RunConfig(
+            name=name,
+            storage_path=folder,
+            storage_filesystem=fs,
+            failure_config=FailureConfig(max_failures=processes.restarts),
+        ),
     ).fit()
 
 
@@ -113,7 +142,7 @@ def _in_worker(arguments: dict[str, Any]) -> None:
     context = train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size())
     # By what Ray has reserved for this worker, not by what the machine has.
-    device = get_device() if arguments["gpus"] else torch.device("cpu")
+    device = get_device() if arguments["gpus"] else CPU
     try:
         arguments["work"](arguments["task"], worker, device)
     except RayrecError as error:

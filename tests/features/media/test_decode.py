@@ -1,6 +1,7 @@
 """Decoding against clips whose content was chosen here, and against FFmpeg's own facts about real ones."""
 
 import io
+import os
 from pathlib import Path
 
 import av
@@ -152,6 +153,14 @@ def test_unreadable_files_say_why(tmp_path: Path, small: Features) -> None:
             decode(str(tmp_path / name), small)
     with pytest.raises(DecodeError, match="can't be opened"):
         decode("nonsense://host/a.mp4", small)
+
+
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path, small: Features) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zeros.mp4").symlink_to("/dev/zero")
+    for name in ("pipe.mp4", "zeros.mp4"):
+        with pytest.raises(DecodeError, match="it is no regular file but a pipe, a socket or a device"):
+            decode(str(tmp_path / name), small)
 
 
 def test_a_script_that_names_other_files_is_refused(tmp_path: Path, small: Features, monkeypatch: pytest.MonkeyPatch) -> None:

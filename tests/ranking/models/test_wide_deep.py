@@ -7,7 +7,7 @@ import torch
 
 from rayrec.config import Ranker
 from rayrec.data.batches import batches
-from rayrec.data.history import HistoryGather
+from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
 from rayrec.ranking.embedding import concatenate_fields
 from rayrec.ranking.scorer import Scorer
@@ -19,7 +19,7 @@ def test_logits_equal_the_formula(data: RankingData, settings: Ranker) -> None:
     torch.manual_seed(0)
     model = Scorer.untrained(settings, data).model.eval()
     torch.nn.init.normal_(model.topic_cross.weight)
-    batch = next(iter(batches(data.test, HistoryGather(data.clicks, 5, CPU), 20, CPU)))
+    batch = next(iter(batches(data.test, HistoryGather(data.clicks, LatestClicks(5), CPU), 20, CPU)))
     logits = model(batch)
     inputs, topics = model.inputs, data.items.multivalued["topics"]
     topic_count = len(data.encoders.item_encoder.vocabularies["topics"])

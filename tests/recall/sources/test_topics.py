@@ -35,6 +35,15 @@ def test_topics_share_the_candidates_by_weight(queues: TopicQueues) -> None:
     assert len(candidates(queues, [], 4)) == 0
 
 
+def test_what_rounding_leaves_goes_to_the_first_topic() -> None:
+    """Three topics of equal weight share 4 candidates: 1 each, and 1 is left. Each topic has 5 items."""
+    queues = make_queues(Recall(topics=3))
+    found = Topics(Recall(topics=3), NoOptions(), ITEMS).candidates(query([1, 2, 3]), queues, 4)
+    assert found.topics.tolist() == [1, 1, 2, 3]
+    found = Topics(Recall(topics=3), NoOptions(), ITEMS).candidates(query([1, 2, 3]), queues, 10)
+    assert found.topics.tolist() == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
 def test_who_has_seen_the_best_of_a_topic_gets_the_next_best(queues: TopicQueues) -> None:
     exclusions = Exclusions.of(np.array([1, 5, 2]))
     assert candidates(queues, [1, 5, 9, 2], 4, exclusions).items.tolist() == [1, 5, 9, 13, queues.queue(1)[4], 2, 6]

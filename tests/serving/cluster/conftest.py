@@ -15,6 +15,7 @@ def replicas_outside_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ranker, recall):
         monkeypatch.setattr(module, "bind_to_node_address", lambda: None)
         monkeypatch.setattr(module, "log_as_json", lambda: None)
+    monkeypatch.setattr(recall, "check_request_ids", lambda: None)
 
 
 @pytest.fixture

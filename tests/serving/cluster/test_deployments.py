@@ -22,7 +22,7 @@ def test_the_application_is_built_from_a_path_or_the_content_of_a_config(publish
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ConfigError, match=r"workspce: .* \(known: config, workspace\)"):
         app({"workspce": "/w"})
-    with pytest.raises(ConfigError, match=r"unknown key 'recall.topcs'; did you mean 'topics'\?"):
+    with pytest.raises(ConfigError, match=r"unknown key 'recall.topcs'; did you mean 'recall.topics'\?"):
         app({"config": {"recall": {"topcs": 3}}, "workspace": "/w"})
     with pytest.raises(ConfigError, match=r"there is no source 'topic'; did you mean 'topics'\?"):
         app({"config": {"recall": {"sources": {"topic": 1}}}, "workspace": "/w"})
@@ -36,6 +36,12 @@ def built(config: Config, **serving: object) -> dict[str, Any]:
     settings["serving"] |= serving
     found = build_app(app({"config": settings}), name="rayrec").deployments
     return {deployment.name: deployment._deployment_config for deployment in found}
+
+
+def test_a_request_is_logged_once(published: Config) -> None:
+    """By our own log. Serve's access log would be a second one, and its files have no process id, so that nothing removes them."""
+    for settings in built(published).values():
+        assert settings.logging_config["enable_access_log"] is False
 
 
 def test_rankers_follow_the_load_between_the_two_numbers(published: Config) -> None:

@@ -10,7 +10,6 @@ import torch
 from rayrec.config import Config
 from rayrec.data.batches import Batch
 from rayrec.data.history import HistoryGather
-from rayrec.data.loading import ranking_data
 from rayrec.ranking.fitting import predict
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
@@ -21,6 +20,7 @@ from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest, reserved_de
 from rayrec.serving.recommender import UserState
 from rayrec.serving.rollout.arms import Rollout
 from rayrec.serving.rollout.versions import VersionCache, warm_up
+from rayrec.stages.encode import whole_log
 from rayrec.workspace.versions import Workspace
 from tests.serving.cluster.broken_bundles import spoil, without_numbers
 
@@ -67,11 +67,11 @@ def test_what_evaluation_and_the_service_say_of_an_impression_is_the_same(publis
     workspace = Workspace(published.workspace)
     version, _ = locate(workspace, None)
     settings = published.ranker.model_copy(update={"context_fields": ["hour"], "history_length": 6})
-    data = ranking_data(workspace, settings, published.split)
+    data = whole_log(workspace, published.model_copy(update={"ranker": settings}))
     scorer = Scorer.untrained(settings, data)
     scorer.model = Clock(settings, NoOptions(), data.tables)
     test, clicks = data.test, data.clicks
-    offline = predict(scorer.model, test, HistoryGather(clicks, settings.history_length, scorer.device), scorer.device)
+    offline = predict(scorer.model, test, HistoryGather(clicks, scorer.model.window, scorer.device), scorer.device)
 
     ranker = NeuralRanker(published.workspace)
     ranker.scorers = VersionCache({version: scorer}.__getitem__)

@@ -49,11 +49,12 @@ class Rankers:
 
 
 @pytest.fixture
-def recall(world: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[TopicRecall]:
+def recall(world: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TopicRecall]:
     """A replica of TopicRecall outside Ray, without its loops."""
     monkeypatch.setattr(recall_module, "RayMetrics", LocalMetrics)
     monkeypatch.setattr(recall_module.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(recall_module, "replica_id", lambda: "replica")
+    monkeypatch.setattr(recall_module, "copies_folder", lambda: tmp_path / "copies")
     for loop in ("_refresh", "_prune"):
         monkeypatch.setattr(TopicRecall, loop, lambda self: asyncio.sleep(0))
     replica = TopicRecall(world, cast(Any, Rankers(world.workspace)))

@@ -20,6 +20,7 @@ from rayrec.config import Config, ConfigError, dump
 from rayrec.serving.bundle import BundleError, locate
 from rayrec.serving.cluster import connection, processes
 from rayrec.serving.cluster import service as cluster
+from rayrec.serving.cluster.head import Address
 from rayrec.serving.cluster.service import ClusterError
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
@@ -60,7 +61,7 @@ def test_recommendations_over_http(service: httpx.Client) -> None:
 def test_events_change_the_next_answer(service: httpx.Client) -> None:
     assert {video["why"] for video in recommend(service, "new", k=1)} <= {"popular", "new"}
     clicks = [{"event_id": f"e{n}", "user_id": "new", "video_id": f"v{n}", "kind": "click"} for n in (3, 7, 11)]
-    assert service.post("/v1/events", json={"events": clicks}).json() == {"received": 3, "new": 3, "refused": []}
+    assert service.post("/v1/events", json={"events": clicks}).json() == {"received": 3, "new": 3, "duplicates": [], "refused": []}
     page = recommend(service, "new", k=40)
     assert "topic: cake, sugar" in {video["why"] for video in page}
     assert not {"v3", "v7", "v11"} & {video["video_id"] for video in page}
@@ -73,6 +74,9 @@ def test_media_errors_and_page_come_through_haproxy(service: httpx.Client) -> No
     refused = service.post("/v1/recommend", content=b" " * 10**6, headers={"Content-Type": "application/json"})
     assert (refused.status_code, list(refused.json())) == (413, ["error"])
     assert service.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
+    ids = [service.get("/healthz", headers={"X-Request-Id": id}).headers.get_list("x-request-id") for id in ("trace-7", "x" * 200)]
+    assert ids[0] == ["trace-7"]
+    assert [len(id) for id in ids[1]] == [32]
 
 
 def test_nothing_listens_beyond_this_machine(service: httpx.Client, config: Config) -> None:
@@ -84,7 +88,21 @@ def test_nothing_listens_beyond_this_machine(service: httpx.Client, config: Conf
     for name in ("haproxy", "raylet", "gcs_server", "NeuralRanker", "TopicRecall", "DashboardAgent"):
         assert name in owners
     assert ("127.0.0.1", config.serving.port) in sockets
-    assert {ip for ip, _ in sockets} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert {ip for ip, _ in sockets} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1", address.ingress}
+    # What takes requests listens where no other service does.
+    assert {ip for (ip, port), owner in sockets.items() if port == 30000} == {address.ingress}
+
+
+def test_a_copy_of_the_workspace_has_no_service(service: httpx.Client, config: Config, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(config.workspace, tmp_path / "copy"))
+    copied = config.model_copy(update={"workspace": str(copy)})
+    assert connection.running(copied) is None
+    with pytest.raises(ClusterError, match="the service does not run"):
+        cluster.current_rollout(copied)
+    with pytest.raises(ClusterError, match=f"port {config.serving.port} of 127.0.0.1 is in use by another program"):
+        cluster.serve(copied)
+    assert not connection.stop(copied)
+    assert len(recommend(service, "u3", k=3)) == 3
 
 
 def test_serving_again_moves_the_running_replicas_to_the_new_bundle(service: httpx.Client, config: Config) -> None:
@@ -200,14 +218,12 @@ def test_what_stands_in_the_way_is_named(
     service: httpx.Client, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     moved = config.model_copy(update={"serving": config.serving.model_copy(update={"port": processes.free_ports(1)[0]})})
-    with pytest.raises(ClusterError, match=f"runs at 127.0.0.1:{config.serving.port} already; run `rayrec stop`"):
+    with pytest.raises(ClusterError, match=f"runs at 127.0.0.1:{config.serving.port} already; run `rayrec stop CONFIG`"):
         cluster.serve(moved)
-    with pytest.raises(ClusterError, match=f"port {config.serving.port} of 127.0.0.1 is in use by another program"):
-        cluster._check_address(None, "127.0.0.1", config.serving.port)
     with pytest.raises(ConfigError, match="set RAYREC_API_KEYS"):
         cluster.serve(config.model_copy(update={"serving": config.serving.model_copy(update={"host": "0.0.0.0"})}))
     with pytest.raises(WorkspaceError, match="rayrec publish"):
-        cluster.serve(config.model_copy(update={"workspace": str(tmp_path)}))
+        cluster.serve(moved.model_copy(update={"workspace": str(tmp_path)}))
     monkeypatch.setenv("RAYREC_API_KEYS", "key")
     with pytest.raises(ClusterError, match="RAYREC_API_KEYS has changed since"):
         cluster.serve(config)
@@ -216,10 +232,12 @@ def test_what_stands_in_the_way_is_named(
 def test_a_service_that_can_not_start_says_why_and_the_old_one_goes_on(
     service: httpx.Client, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    application = cluster._application(config, "x")
+    address = connection.running(config)
+    assert address is not None
+    application = cluster._application(config, "x", address.ingress)
     application["applications"][0]["args"] = {"config": {"serving": {"prot": 1}}}
-    monkeypatch.setattr("rayrec.serving.cluster.service._application", lambda config, version: application)
-    with pytest.raises(ClusterError, match=r"unknown key 'serving.prot'; did you mean 'port'\?"):
+    monkeypatch.setattr("rayrec.serving.cluster.service._application", lambda config, version, ingress: application)
+    with pytest.raises(ClusterError, match=r"unknown key 'serving.prot'; did you mean 'serving.port'\?"):
         cluster.serve(config)
     monkeypatch.undo()
     assert len(recommend(service, "u6", k=3)) == 3
@@ -262,11 +280,10 @@ def test_stop_ends_all_of_it_and_nothing_else(service: httpx.Client, config: Con
 
 def test_a_head_that_was_killed_is_not_taken_for_a_running_one(config: Config) -> None:
     record = connection._record(config)
-    port = processes.free_ports(1)[0]
     folder = Path(shutil.copytree(Path(config.workspace) / "state", record.parent / "folder"))
-    record.write_text(
-        f'{{"gcs": "127.0.0.1:{port}", "dashboard": "", "folder": "{folder}", "session": {os.getsid(0)}, "keys": ""}}'
-    )
+    here = {"record": str(record), "workspace": config.workspace, "host": socket.gethostname(), "started": 1.0}
+    there = {"gcs": f"127.0.0.1:{processes.free_ports(1)[0]}", "dashboard": "", "folder": str(folder), "ingress": "127.77.0.1"}
+    Address(**here, **there, session=os.getsid(0), keys="").write(record)
     assert connection.running(config) is None
     assert not connection.stop(config)  # this very session has that number, but nothing in it is ours
     assert not folder.exists()

@@ -1,15 +1,19 @@
 """Swaps and rollbacks with a service that is only played, and what is refused before any replica hears of it. Without Ray."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rayrec.config import Config
 from rayrec.serving.bundle import BundleError, locate
+from rayrec.serving.cluster import service as service_module
 from rayrec.serving.cluster import swaps
-from rayrec.serving.cluster.service import SwapRefusedError
-from rayrec.serving.rollout.arms import Canary, Rollout
+from rayrec.serving.cluster.service import SwapRefusedError, with_rollout
+from rayrec.serving.rollout.arms import Canary, Report, Rollout
 from rayrec.serving.rollout.history import HISTORY, SwapError, swap_history
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
@@ -61,6 +65,20 @@ def test_a_bundle_is_tried_kept_and_left_again(service: Service, small_world: Co
         (second, None),
         (first, None),
     ]
+
+
+def test_after_a_rollback_the_newer_bundle_is_named(service: Service, small_world: Config, publish: Callable[[], str]) -> None:
+    first, second = service[-1].version, publish()
+    swaps.swap(small_world)
+    assert swaps.nothing_to_do(small_world) == f"Nothing to do: bundle {second}, the newest, is served."
+    swaps.rollback(small_world)
+    assert swaps.swap(small_world) is None
+    assert service[-1].version == first
+    said = swaps.nothing_to_do(small_world)
+    assert f"bundle {first} is served" in said
+    assert f"Bundle {second} is newer: `rayrec swap CONFIG --bundle {second}` serves it" in said
+    assert swaps.swap(small_world, second) is not None
+    swaps.rollback(small_world)
 
 
 def test_a_broken_bundle_reaches_no_replica(service: Service, small_world: Config, publish: Callable[[], str]) -> None:
@@ -126,3 +144,83 @@ def test_watching_tries_each_published_bundle_once(
     assert said[0] == f"bundle {published[0]} is served"
     assert "items.arrow is not the file that was published" in said[1]
     assert [rollout.version for rollout in service[1:]] == published[:1]
+
+
+# --- two operators ---
+
+
+def test_swaps_at_once_take_place_one_after_the_other(
+    service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, others = str(service[0].version), [publish(), publish()]
+    at_work, most = [0], [0]
+
+    def apply(config: Config, rollout: Rollout) -> None:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        time.sleep(0.2)
+        at_work[0] -= 1
+        if rollout.version == others[0]:
+            raise SwapRefusedError("its ranker knows 3 items")
+        service.append(rollout)
+
+    monkeypatch.setattr("rayrec.serving.cluster.service.apply_rollout", apply)
+    with ThreadPoolExecutor(3) as threads:
+        done = [threads.submit(swaps.swap, small_world, version) for version in (*others, others[1])]
+    problems = [each.exception() for each in done]
+    assert [type(problem) for problem in problems] == [SwapRefusedError, type(None), type(None)]
+    assert most == [1]
+    assert [rollout.version for rollout in service] == [first, others[1]]
+    assert sorted(result is None for result in (done[1].result(), done[2].result())) == [
+        False,
+        True,
+    ]  # who came later had nothing to do
+    workspace = Workspace(small_world.workspace)
+    assert {swap.version for swap in swap_history(workspace)} == {first, *others}
+    workspace.switch("publish", first)
+
+
+class Serve:
+    """Plays Ray Serve's REST API: one application, whose config anybody may replace."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self.config = with_rollout({"applications": [{"name": "rayrec"}, {"name": "other"}]}, rollout)
+
+    def get_serve_details(self) -> dict[str, Any]:
+        return {"applications": {each["name"]: {"deployed_app_config": each} for each in self.config["applications"]}}
+
+    def deploy_applications(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+
+A, B, C = (Rollout(version=version) for version in "abc")
+
+
+def test_a_refused_swap_restores_only_the_bundle(small_world: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others changed in Serve meanwhile, such as another application, stays as they made it."""
+    serve = Serve(A)
+
+    def refuse(config: Config) -> list[Report]:
+        serve.config["applications"][1]["args"] = {"changed": True}
+        return [Report("r", "n", B, False, "broken", {"stable": "a"}, 0.0, 0.0, 0, 0, 1)]
+
+    monkeypatch.setattr(service_module, "_client", lambda config: serve)
+    monkeypatch.setattr(service_module, "reports", refuse)
+    with pytest.raises(SwapRefusedError, match="the new bundle is refused: broken"):
+        service_module.apply_rollout(small_world, B)
+    assert service_module.current_rollout(small_world) == A
+    assert serve.config["applications"][1] == {"name": "other", "args": {"changed": True}}
+
+
+def test_a_swap_that_was_overtaken_restores_nothing(small_world: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = Serve(A)
+
+    def overtaken(config: Config) -> list[Report]:
+        serve.deploy_applications(with_rollout(serve.config, C))  # another operator's
+        return [Report("r", "n", C, True, "", {"stable": "a"}, 0.0, 0.0, 0, 0, 0)]
+
+    monkeypatch.setattr(service_module, "_client", lambda config: serve)
+    monkeypatch.setattr(service_module, "reports", overtaken)
+    with pytest.raises(SwapRefusedError, match="another swap came before this one had ended; the service was asked for c since"):
+        service_module.apply_rollout(small_world, B)
+    assert service_module.current_rollout(small_world) == C

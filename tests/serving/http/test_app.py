@@ -1,56 +1,26 @@
 """The HTTP API without Ray: its answers, and that every mistake of a caller is answered with a 4xx and a sentence."""
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 
 from rayrec.config import Config, Selection, Serving
+from rayrec.serving import covers
+from rayrec.serving.covers import read as read_cover
 from rayrec.serving.http import schemas as models
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import OverloadedError, Recommender, now_ms
 from rayrec.serving.rollout.arms import Arms
-from rayrec.serving.rollout.history import Swap
 from rayrec.serving.state.store import StoreError
+from tests.serving.http.helpers import Listen, click, error
 from tests.serving.small_world import JPEG, WORDS, rank_by_number, topic_of
-
-Listen = Callable[[FastAPI], httpx.Client]
-SWAPS = [Swap(at=1000, version="a", canary=None, share=0.0, outcome="done"), Swap(2000, "a", "b", 0.1, "broken")]
-
-
-@pytest.fixture
-def metrics() -> LocalMetrics:
-    return LocalMetrics()
-
-
-@pytest.fixture
-def api(recommender: Recommender, metrics: LocalMetrics) -> FastAPI:
-    return create_api(lambda: Arms(recommender), Serving(), Keys(), metrics, lambda: SWAPS)
-
-
-@pytest.fixture
-def client(api: FastAPI, listen: Listen) -> httpx.Client:
-    return listen(api)
-
-
-def click(number: int, **fields: object) -> dict[str, Any]:
-    return {"event_id": f"e{number}", "user_id": "new", "video_id": f"v{number}", "kind": "click"} | fields
-
-
-def error(response: Any, status: int) -> str:
-    """The sentence of an error, which must have this status and nothing else in it."""
-    assert response.status_code == status, response.text
-    assert list(response.json()) == ["error"]
-    sentence = response.json()["error"]
-    assert "Traceback" not in sentence
-    return sentence
 
 
 def test_recommend_answers_with_videos_and_reasons(client: httpx.Client) -> None:
@@ -79,8 +49,9 @@ def test_events_change_the_next_answer(client: httpx.Client) -> None:
     before = client.get("/v1/users/new").json()
     assert (before["clicks"], before["topics"]) == (0, [])
     answer = client.post("/v1/events", json={"events": [click(36), click(0), click(5)]}).json()
-    assert answer == {"received": 3, "new": 3, "refused": []}
-    assert client.post("/v1/events", json={"events": [click(5)]}).json() == {"received": 1, "new": 0, "refused": []}
+    assert answer == {"received": 3, "new": 3, "duplicates": [], "refused": []}
+    again = client.post("/v1/events", json={"events": [click(5), click(5, user_id="other"), click(36, kind="like")]}).json()
+    assert again == {"received": 3, "new": 1, "duplicates": ["e5", "e36"], "refused": []}
     after = client.get("/v1/users/new").json()
     assert [(topic["words"], topic["clicks"]) for topic in after["topics"]] == [(["dog", "puppy"], 2), (["sea", "beach"], 1)]
     page = client.post("/v1/recommend", json={"user_id": "new", "k": 40}).json()["videos"]
@@ -97,21 +68,21 @@ WRONG_REQUESTS: list[tuple[str | bytes, int, str]] = [
     ('{"k": 3}', 422, "user_id is missing"),
     ('{"user_id": "u", "userid": 1}', 422, "unknown field 'userid'; did you mean 'user_id'?"),
     ('{"user_id": "u", "K": 1}', 422, "unknown field 'K'; known: blocked_authors, context, debug, exclude, k, user_id"),
-    ('{"user_id": "u", "k": 0}', 422, "k: Input should be greater than or equal to 1 (got 0)"),
-    ('{"user_id": "u", "k": -1}', 422, "k: Input should be greater"),
+    ('{"user_id": "u", "k": 0}', 422, "k: must be 1 or more (got 0)"),
+    ('{"user_id": "u", "k": -1}', 422, "k: must be 1 or more"),
     ('{"user_id": "u", "k": 1000000000}', 422, "k: a page holds at most 100 videos (serving.max_k), not 1000000000"),
     ('{"user_id": "u", "k": 1' + "0" * 5000 + "}", 400, "the body"),
-    ('{"user_id": "u", "k": 2.5}', 422, "k: Input should be a valid integer"),
+    ('{"user_id": "u", "k": 2.5}', 422, "k: must be a whole number"),
     ('{"user_id": "u", "k": NaN}', 422, "k: "),
     ('{"user_id": "u", "k": true}', 422, "k: "),
-    ('{"user_id": ""}', 422, "user_id: String should have at least 1 character"),
-    ('{"user_id": 7}', 422, "user_id: Input should be a valid string"),
+    ('{"user_id": ""}', 422, "user_id: must not be empty (got '')"),
+    ('{"user_id": 7}', 422, "user_id: must be a string (got 7)"),
     ('{"user_id": "\\ud800"}', 422, "user_id: "),
-    ('{"user_id": "' + "x" * 600 + '"}', 422, "user_id: String should have at most 512"),
-    ('{"user_id": "u", "exclude": "v1"}', 422, "exclude: Input should be a valid list"),
-    ('{"user_id": "u", "exclude": [1]}', 422, "exclude.0: Input should be a valid string"),
-    ('{"user_id": "u", "blocked_authors": [""]}', 422, "blocked_authors.0: String should have at least 1 character"),
-    ('{"user_id": "u", "context": []}', 422, "context: Input should be a valid dictionary"),
+    ('{"user_id": "' + "x" * 600 + '"}', 422, "user_id: must have at most 512 characters"),
+    ('{"user_id": "u", "exclude": "v1"}', 422, "exclude: must be a list"),
+    ('{"user_id": "u", "exclude": [1]}', 422, "exclude.0: must be a string"),
+    ('{"user_id": "u", "blocked_authors": [""]}', 422, "blocked_authors.0: must not be empty"),
+    ('{"user_id": "u", "context": []}', 422, "context: must be an object with names and values"),
     ('{"user_id": "u", "context": {"device": []}}', 422, "context.device: names have 1 to 64 characters, and values are numbers"),
     ('{"user_id": "u", "context": {"": 1}}', 422, "context.: names have 1 to 64 characters"),
     (b"\xff\xfe\x00", 400, "the body"),
@@ -126,18 +97,21 @@ def test_a_wrong_request_gets_a_sentence(client: httpx.Client, subtests: pytest.
 
 
 WRONG_EVENTS: list[tuple[list[dict[str, Any]], int, str]] = [
-    ([], 422, "events: List should have at least 1 item"),
+    ([], 422, "events: must not be empty"),
     ([click(0, vdieo=1)], 422, "unknown field 'events.0.vdieo'; did you mean 'video_id'?"),
-    ([click(0, kind="clik")], 422, "events.0.kind: Input should be 'impression', 'click'"),
+    ([click(0, kind="clik")], 422, "events.0.kind: must be 'impression', 'click'"),
     ([click(0), {"event_id": "x", "user_id": "u", "kind": "click"}], 422, "events.1.video_id is missing"),
     ([click(0, video_id="v99")], 422, "events.0: there is no video 'v99'"),
-    ([click(0, watch_s=-1)], 422, "events.0.watch_s: Input should be greater"),
-    ([click(0, watch_s=float("nan"))], 422, "events.0.watch_s: Input should be a finite number"),
-    ([click(0, watch_s=float("inf"))], 422, "events.0.watch_s: Input should be a finite number"),
+    ([click(0, watch_s=-1)], 422, "events.0.watch_s: must be 0 or more"),
+    ([click(0, watch_s=float("nan"))], 422, "events.0.watch_s: must be a finite number"),
+    ([click(0, watch_s=float("inf"))], 422, "events.0.watch_s: must be a finite number"),
+    ([click(0, watch_s=1e308)], 422, "events.0.watch_s: must be 86400 or less (got 1e+308)"),
     ([click(0, at=-5)], 422, "events.0.at: "),
+    ([click(0, at=0)], 422, "events.0: at: 0 is more than 90 days ago, and serving.retention_days deletes it"),
+    ([click(0, at=now_ms() // 1000)], 422, "events.0: at: "),  # seconds
     ([click(0, at=now_ms() + 10**7)], 422, "events.0: at: "),
     ([click(0, at=10**30)], 422, "events.0: at: "),
-    ([click(n) for n in range(1001)], 422, "events: List should have at most 1000 items"),
+    ([click(n) for n in range(1001)], 422, "events: must have at most 1000 entries"),
 ]
 
 
@@ -153,15 +127,28 @@ def test_wrong_events_get_a_sentence_and_none_is_kept(client: httpx.Client, subt
 
 def test_events_that_can_not_be_kept_are_named_and_the_others_kept(client: httpx.Client, metrics: LocalMetrics) -> None:
     later = now_ms() + 10**7
-    wrong = [click(1, video_id="v99"), click(2, at=later)]
-    answer = client.post("/v1/events", json={"events": [click(0), *wrong, click(5)]}).json()
-    assert (answer["received"], answer["new"]) == (4, 2)
-    first, second = answer["refused"]
+    wrong = [click(1, video_id="v99"), click(2, at=later), click(3, kind="watch")]
+    answer = client.post(
+        "/v1/events", json={"events": [click(0), *wrong, click(5, kind="watch", watch_s=0), click(5, event_id="c")]}
+    ).json()
+    assert (answer["received"], answer["new"]) == (6, 3)
+    first, second, third = answer["refused"]
     assert first == {"event_id": "e1", "error": "there is no video 'v99'"}
     assert second["event_id"] == "e2"
     assert second["error"].startswith(f"at: {later} is in the future")
+    assert third == {"event_id": "e3", "error": "a watch event needs watch_s"}
     assert client.get("/v1/users/new").json()["clicks"] == 2
-    assert metrics.value("events_total", kind="refused") == 2
+    assert metrics.value("events_total", kind="refused") == 3
+
+
+def test_an_event_of_the_retained_days_is_kept(client: httpx.Client) -> None:
+    at = now_ms() - 89 * 24 * 3600 * 1000
+    assert client.post("/v1/events", json={"events": [click(0, at=at)]}).json()["new"] == 1
+
+
+def test_ids_have_one_text(client: httpx.Client) -> None:
+    assert client.post("/v1/events", json={"events": [click(0, user_id="7.0"), click(5, user_id="7")]}).json()["new"] == 2
+    assert client.get("/v1/users/7.0").json() | {"user_id": "7", "clicks": 2} == client.get("/v1/users/7").json()
 
 
 def test_a_large_body_is_refused(client: httpx.Client) -> None:
@@ -203,6 +190,16 @@ def test_covers(client: httpx.Client) -> None:
     assert error(client.get("/v1/videos/v7/cover"), 404) == "video 'v7' has no cover"
 
 
+def test_a_cover_that_is_damaged_is_not_sent(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(covers, "read", lambda fs, path, offset, length, crc32: read_cover(fs, path, offset, length, crc32 ^ 1))
+    with caplog.at_level("ERROR"):
+        sentence = error(client.get("/v1/videos/v6/cover"), 404)
+    assert sentence == "video 'v6' has no cover that can be read; the service's log says why"
+    assert "is not the one that was published (its checksum differs); run `rayrec publish CONFIG --force`" in caplog.text
+
+
 def test_a_file_can_be_played_and_sought_in(client: httpx.Client, published: Config) -> None:
     data = Path(published.workspace, "media", "clip.mp4").read_bytes()
     whole = client.get("/v1/videos/v6/file")
@@ -216,7 +213,7 @@ def test_a_file_can_be_played_and_sought_in(client: httpx.Client, published: Con
 def test_only_media_that_the_catalog_lists_are_handed_out(client: httpx.Client) -> None:
     web = client.get("/v1/videos/v20/file", follow_redirects=False)
     assert (web.status_code, web.headers["location"]) == (307, "https://example.org/a.mp4")
-    for name in ("v7", "v21", "v22", "v23"):
+    for name in ("v7", "v22", "v23"):
         assert "has no file that this service can send" in error(client.get(f"/v1/videos/{name}/file"), 404)
     for path in ("/v1/videos/..%2f..%2fetc%2fpasswd/file", "/page/..%2fapi.py", "/page/%2e%2e/api.py", "/page//etc/passwd"):
         assert client.get(path).status_code == 404
@@ -280,8 +277,8 @@ def test_similar_videos(client: httpx.Client) -> None:
     assert {video["topics"][0]["topic"] for video in answer["videos"]} == {topic_of(6)}
     assert "v6" not in {video["video_id"] for video in answer["videos"]}
     assert error(client.get("/v1/similar/v99"), 404) == "there is no video 'v99'"
-    assert error(client.get("/v1/similar/v6?k=0"), 422).startswith("k: Input should be greater than or equal to 1")
-    assert error(client.get("/v1/similar/v6?k=1000"), 422).startswith("k: Input should be less than or equal to 100")
+    assert error(client.get("/v1/similar/v6?k=0"), 422).startswith("k: must be 1 or more")
+    assert error(client.get("/v1/similar/v6?k=1000"), 422).startswith("k: must be 100 or less")
 
 
 def test_a_user_is_forgotten(client: httpx.Client) -> None:
@@ -331,6 +328,12 @@ def test_the_dashboard_has_queues_traffic_and_swaps(client: httpx.Client, recomm
     assert len(board["users"]) == 5
 
 
+def test_a_metric_that_is_not_defined_is_null(client: httpx.Client, recommender: Recommender) -> None:
+    info = replace(recommender.bundle.info, metrics={"auc": 0.5, "gauc": None})
+    recommender.bundle = replace(recommender.bundle, info=info)
+    assert client.get("/v1/dashboard").json()["metrics"] == {"auc": 0.5, "gauc": None}
+
+
 def test_what_is_answered_is_counted(client: httpx.Client, metrics: LocalMetrics) -> None:
     recommend(client, "u2")
     recommend(client, "nobody")
@@ -371,3 +374,16 @@ def test_trouble_inside_is_told_without_details(client: httpx.Client, recommende
     inside = isinstance(problem, RuntimeError) and not isinstance(problem, StoreError)
     assert str(problem) not in error(response, 500 if inside else 503)
     assert ("retry-after" in response.headers) != inside
+
+
+# --- what is known of event ids ---
+
+
+def test_a_callers_event_id_never_meets_one_of_ours(client: httpx.Client) -> None:
+    """Callers make ids from what they know: the id of the request, and places in the page."""
+    page = client.post("/v1/recommend", json={"user_id": "new", "k": 5}).json()
+    ids = [f"{page['request_id']}-{place}" for place in range(5)]
+    clicks = [click(0, event_id=id, video_id=video["video_id"]) for id, video in zip(ids, page["videos"], strict=True)]
+    answer = client.post("/v1/events", json={"events": clicks}).json()
+    assert (answer["new"], answer["duplicates"]) == (5, [])
+    assert client.get("/v1/users/new").json()["clicks"] == 5

@@ -95,3 +95,11 @@ def test_a_ranker_that_answers_for_other_candidates_is_found_by_trying_out(recom
     recommender.rank = rank
     with pytest.raises(BundleError, match=f"bundle {recommender.bundle.version}: .* does not fit the candidates"):
         asyncio.run(try_out(recommender))
+
+
+def test_a_bundle_that_answers_nothing_is_found_by_trying_out(recommender: Recommender) -> None:
+    for video_id in recommender.bundle.item_ids[1:]:
+        recommender.store.withdraw(video_id, True)
+    recommender.refresh(recommender.refreshed_at)
+    with pytest.raises(BundleError, match=f"bundle {recommender.bundle.version} answers nothing"):
+        asyncio.run(try_out(recommender))

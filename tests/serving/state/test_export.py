@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -59,13 +60,31 @@ def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Pat
     done = export_events(state, str(tmp_path / "log"))
     assert done == Export(events=8, impressions=3, days=1, waiting=0, upto=8)
     assert [path.name for path in sorted((tmp_path / "log").iterdir())] == ["2024-10-04.parquet", "_export.parquet"]
-    ann = {"user_id": "ann", "shown_at": NOON, "request_id": "r1", "arm": "canary"}
+    never = dict.fromkeys(("clicked_at", "watched_at", "liked_at", "skipped_at"))
+    ann = never | {"user_id": "ann", "shown_at": NOON, "request_id": "r1", "arm": "canary", "export": 8}
+    first = {"clicked_at": NOON + 5 * SECOND, "watched_at": NOON + 12 * SECOND, "liked_at": NOON + 9 * SECOND}
     assert rows(tmp_path / "log") == [
-        ann | {"video_id": "v1", "clicked": True, "watch_s": 6.5, "liked": True, "skipped": False},
-        ann | {"video_id": "v2", "clicked": False, "watch_s": None, "liked": False, "skipped": True},
-        {"user_id": "bob", "video_id": "v1", "shown_at": NOON, "request_id": "r2", "arm": None}
+        ann | first | {"video_id": "v1", "clicked": True, "watch_s": 6.5, "liked": True, "skipped": False},
+        ann
+        | {"video_id": "v2", "clicked": False, "watch_s": None, "liked": False, "skipped": True, "skipped_at": NOON + 20 * SECOND},
+        never
+        | {"user_id": "bob", "video_id": "v1", "shown_at": NOON, "request_id": "r2", "arm": None, "export": 8}
         | {"clicked": False, "watch_s": None, "liked": False, "skipped": False},
     ]
+
+
+def test_a_video_counts_as_clicked_from_the_first_click_on(state: Config, tmp_path: Path) -> None:
+    """Also where clicks arrive out of order and in several exports, into a file that an earlier version wrote without times."""
+    add(state, shown("i1", "ann", "v1", NOON), answer("c1", "ann", "v1", "click", NOON + 9 * SECOND, "r1"))
+    export_events(state, str(tmp_path))
+    (day,) = tmp_path.glob("2*.parquet")
+    assert [row["clicked_at"] for row in rows(tmp_path)] == [NOON + 9 * SECOND]
+    old = pq.read_table(day, partitioning=None).drop_columns(["clicked_at", "watched_at", "liked_at", "skipped_at"])
+    pq.write_table(old, day)
+    for number, seconds in enumerate((7, 5, 8)):
+        add(state, answer(f"d{number}", "ann", "v1", "click", NOON + seconds * SECOND, "r1"))
+        export_events(state, str(tmp_path))
+    assert [row["clicked_at"] for row in rows(tmp_path)] == [NOON + 5 * SECOND]
 
 
 def test_without_its_request_a_click_is_for_the_users_latest_impression_before_it(state: Config, tmp_path: Path) -> None:
@@ -106,6 +125,39 @@ def test_an_export_goes_on_from_the_last_and_rewrites_only_the_days_that_changed
     assert export_events(state, str(log)) == Export(0, 0, 0, 0, 6)
 
 
+def test_a_folder_with_the_narrower_text_of_earlier_versions_goes_on(state: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    add(state, shown("i1", "ann", "v1", NOON), shown("i2", "bob", "v1", NOON + DAY))
+    export_events(state, str(folder))
+    for path in folder.glob("*.parquet"):
+        table = pq.read_table(path, partitioning=None)
+        narrow = [pa.string() if field.type == pa.large_string() else field.type for field in table.schema]
+        schema = pa.schema(list(zip(table.column_names, narrow, strict=True)), table.schema.metadata)
+        pq.write_table(table.cast(schema), path)
+    add(state, shown("i3", "ann", "v2", NOON + SECOND), answer("c1", "bob", "v1", "click", NOON + DAY + SECOND))
+    export_events(state, str(folder))
+    assert clicks(folder) == {("ann", "v1", NOON): False, ("ann", "v2", NOON + SECOND): False, ("bob", "v1", NOON + DAY): True}
+
+
+def test_rows_say_which_export_they_come_from_also_beside_those_of_rayrec_0_1(state: Config, tmp_path: Path) -> None:
+    add(state, *(shown(f"i{n}", "ann", f"v{n}", NOON + n * DAY, f"r{n}") for n in range(2)))
+    export_events(state, str(tmp_path))
+    for path in tmp_path.glob("2*.parquet"):
+        pq.write_table(pq.read_table(path, partitioning=None).drop_columns("export"), path)
+    add(state, answer("c1", "ann", "v1", "click", NOON + DAY + SECOND, "r1"), shown("i3", "bob", "v1", NOON + DAY, "r3"))
+    export_events(state, str(tmp_path))
+    assert [row.get("export") for row in rows(tmp_path)] == [None, 4, 4]
+
+
+def test_without_events_nothing_is_exported_and_nothing_created(state: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^no service has recorded events in this workspace"):
+        export_events(state, str(tmp_path / "log"))
+    assert not (tmp_path / "log").exists()
+    with pytest.raises(ConfigError, match=r"no service has recorded events .*there is no file .*nowhere/state/events.db"):
+        export_events(load(None, [f"workspace={tmp_path}/nowhere"]), str(tmp_path / "log"))
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("log", "nowhere", "_export.parquet")]
+
+
 def test_an_export_that_was_killed_is_done_again(state: Config, tmp_path: Path) -> None:
     add(state, shown("i1", "ann", "v1", NOON), answer("c1", "ann", "v1", "click", NOON + SECOND))
     export_events(state, str(tmp_path))
@@ -128,6 +180,7 @@ def test_a_click_without_an_impression_is_one_in_the_end(state: Config, tmp_path
     add(state, answer("c1", "ann", "v1", "click", NOON), answer("l1", "ann", "v1", "like", NOON))
     assert export_events(state, str(tmp_path)) == Export(2, 1, 1, 0, 2)
     assert clicks(tmp_path) == {("ann", "v1", NOON): True}
+    assert [row["clicked_at"] for row in rows(tmp_path)] == [NOON]
 
 
 def test_the_folder_outlives_retention_and_forgets_with_the_store(state: Config, tmp_path: Path) -> None:
@@ -145,11 +198,22 @@ def test_the_folder_outlives_retention_and_forgets_with_the_store(state: Config,
     assert clicks(tmp_path) == expected
 
 
+def test_a_folder_that_can_not_be_used_is_named(state: Config, tmp_path: Path) -> None:
+    add(state, shown("i1", "ann", "v1", NOON))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/log can't be read or written"):
+        export_events(state, str(tmp_path / "file" / "log"))
+    (tmp_path / "2024-10-04.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ConfigError, match=r"can't be read or written: .*2024-10-04"):
+        export_events(state, str(tmp_path))
+
+
 def test_a_folder_of_another_store_is_refused(state: Config, tmp_path: Path) -> None:
     other = load(None, [f"serving.state={tmp_path / 'other.db'}"])
     add(other, *(shown(f"i{n}", "ann", "v1", NOON + n) for n in range(5)))
     export_events(other, str(tmp_path / "log"))
-    with pytest.raises(ConfigError, match="up to number 5, but the store has only 0: the folder is the export of another store"):
+    add(state, shown("i1", "ann", "v1", NOON))
+    with pytest.raises(ConfigError, match="up to number 5, but the store has only 1: the folder is the export of another store"):
         export_events(state, str(tmp_path / "log"))
 
 

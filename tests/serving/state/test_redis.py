@@ -1,16 +1,19 @@
 """What is particular to the store in Redis."""
 
+import json
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rayrec.config import ConfigError, load
 from rayrec.serving.state.opening import open_store
-from rayrec.serving.state.store import StoreError
-from tests.serving.state.events import HOUR, event, kept
+from rayrec.serving.state.sqlite import SqliteStore
+from rayrec.serving.state.store import Activity, Event, StoreError
+from tests.serving.state.events import ALL, HOUR, counted, event, kept
 from tests.serving.stores import RedisServer, redis_server
 
 
@@ -63,7 +66,7 @@ def test_a_redis_that_may_lose_events_is_refused(tmp_path: Path, settings: tuple
 def test_keys_of_another_version_are_refused(redis: RedisServer) -> None:
     redis.flush()
     redis.client.set("{rayrec}:schema", 7)
-    with pytest.raises(ConfigError, match="have schema version 7, but this rayrec reads version 1"):
+    with pytest.raises(ConfigError, match="have schema version 7, but this rayrec reads version 2"):
         open_store(load(None, [f"serving.state={redis.url}"]))
 
 
@@ -82,3 +85,90 @@ def test_pruned_redis_is_empty(redis: RedisServer) -> None:
     store.prune(HOUR)
     store.close()
     assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
+
+
+def test_a_forgotten_user_leaves_no_id(redis: RedisServer) -> None:
+    redis.flush()
+    store = open_store(load(None, [f"serving.state={redis.url}"]))
+    store.add_events([event(1, kind, user="somebody") for kind in ("impression",)] + [event(2, user="somebody"), event(3)])
+    store.forget("somebody")
+    store.close()
+    keys = redis.client.keys()
+    values = [redis.client.dump(key) for key in keys]
+    assert not any(b"somebody" in each for each in [*keys, *values])
+
+
+def write_version_1(client: Any, events: list[Event]) -> None:
+    """The keys as version 1 of the layout had them: all users shared the event ids, and one set held all kinds of a user."""
+    prefix = "{rayrec}:"
+    for number, each in enumerate(events, 1):
+        minute, kind = each.at // 60_000, each.kind[0]
+        client.set(f"{prefix}number", number)
+        client.sadd(f"{prefix}ids", each.event_id)
+        client.hset(f"{prefix}events:{number // 128}", str(number), json.dumps(each))
+        client.zadd(f"{prefix}user:{each.user_id}", {f"{number:012d}{kind}{each.video_id}": each.at})
+        client.sadd(f"{prefix}hours", minute // 60)
+        client.rpush(f"{prefix}hour:{minute // 60}", number)
+        if kind in "ic":
+            client.hincrby(f"{prefix}traffic:{minute // 60}", f"{kind}{minute}", 1)
+    client.set(f"{prefix}schema", "1")
+
+
+def test_keys_of_version_1_are_brought_up_to_date(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayrec.serving.state.redis.MIGRATE_BATCH", 7)
+    redis.flush()
+    old = [event(n, "impression" if n % 3 else "click", user=f"c:u{n % 5}", video=f"v{n % 7}") for n in range(300)]
+    write_version_1(redis.client, old)
+    redis.client.sadd("{rayrec}:known", "x")  # as if an earlier migration had been killed; the next one goes on
+    config = load(None, [f"serving.state={redis.url}"])
+    store = open_store(config)
+    expected = SqliteStore(Path(redis.folder) / "expected.db")
+    expected.add_events(old)
+    for _ in "12":
+        assert kept(store) == old
+        for user in range(5):
+            assert store.activity(f"c:u{user}", ALL, 50, 50) == expected.activity(f"c:u{user}", ALL, 50, 50)
+        assert counted(store) == counted(expected)
+        assert store.add_events(old[:3]) == old[:3]
+        assert not {b"{rayrec}:ids", b"{rayrec}:user:c:u1"} & set(redis.client.keys())
+        store.close()
+        store = open_store(config)
+    store.prune(HOUR)
+    store.close()
+    expected.close()
+    redis.client.srem("{rayrec}:known", "x")
+    assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
+
+
+def test_a_redis_at_its_memory_limit_still_forgets_and_withdraws(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        store = open_store(load(None, [f"serving.state={server.url}"]))
+        store.add_events([event(n, user=f"u{n % 2}") for n in range(500)])
+        server.client.config_set("maxmemory", 1)
+        with pytest.raises(StoreError, match="maxmemory"):
+            store.add_events([event(1000)])
+        store.withdraw("v7", True)
+        store.withdraw("v8", True)
+        store.withdraw("v8", False)
+        assert store.forget("u1") == 250
+        assert store.withdrawn() == ["v7"]
+        assert store.activity("u1", ALL, 5, 5) == Activity([], [], [], forgotten=True)
+        assert len(store.activity("u0", ALL, 500, 5).clicked) == 250
+        assert store.prune(HOUR) == 250
+        server.client.config_set("maxmemory", 0)
+        assert store.add_events([event(1000)]) == []
+        store.close()
+
+
+def test_a_server_that_may_lose_events_since_it_was_opened_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayrec.serving.state.redis.SETTINGS_CHECK_S", 0)
+    with redis_server(tmp_path) as server:
+        store = open_store(load(None, [f"serving.state={server.url}"]))
+        store.add_events([event(1)])
+        server.client.config_set("appendfsync", "everysec")
+        with pytest.raises(StoreError, match=r"may lose events .* set `appendfsync always` \(it is everysec\)"):
+            store.add_events([event(2)])
+        assert store.activity("ann", ALL, 5, 5).clicked == ["v1"]
+        server.client.config_set("appendfsync", "always")
+        assert store.add_events([event(2)]) == []
+        store.close()

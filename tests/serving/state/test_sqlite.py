@@ -1,16 +1,16 @@
 """What is particular to the store in SQLite."""
 
 import sqlite3
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rayrec.config import ConfigError
-from rayrec.serving.state.sqlite import SqliteStore
-from rayrec.serving.state.store import Event, StoreError
-from tests.serving.state.events import ALL, clicked, event, kept
+from rayrec.serving.state.sqlite import WRITE_TIMEOUT_S, SqliteStore
+from rayrec.serving.state.store import Event, Since, StoreError
+from tests.serving.state.events import ALL, clicked, counted, event, kept
 
 
 def test_a_store_that_is_held_too_long_says_so(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_store_that_is_held_too_long_says_so(tmp_path: Path) -> None:
         waiter.add_events([event(1)])
     assert waiter.activity("ann", ALL, 1, 1).clicked == []  # readers don't wait
     holder._writer.execute("ROLLBACK")
-    assert waiter.add_events([event(1)]) == 1
+    assert waiter.add_events([event(1)]) == []
     holder.close()
     waiter.close()
 
@@ -29,13 +29,14 @@ def test_a_store_that_is_held_too_long_says_so(tmp_path: Path) -> None:
 def test_batches_that_wait_are_committed_together(tmp_path: Path) -> None:
     store, commits = SqliteStore(tmp_path / "events.db"), []
     store._writer.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
-    with ThreadPoolExecutor(8) as threads:
-        with store._writing:
-            added = [threads.submit(store.add_events, [event(n)]) for n in range(8)]
-            while len(store._waiting) < 8:
-                time.sleep(0.001)
-        assert [each.result() for each in added] == [1] * 8
-    assert len(commits) == 1
+    with store._writing:
+        added = [store.submit([event(0)])]
+        while not store._intake._writing:  # the first one waits for the lock
+            time.sleep(0.001)
+        added += [store.submit([event(n)]) for n in range(1, 8)]
+        assert 0 < store.write_delay() < 60
+    assert [each.result() for each in added] == [[]] * 8
+    assert len(commits) == 2
     store.close()
 
 
@@ -48,24 +49,98 @@ INSERT INTO events (event_id, user_id, video_id, kind, at, request_id, watch_s) 
 """
 
 
-def test_a_file_from_before_there_were_arms_is_brought_up_to_date(tmp_path: Path) -> None:
+# As version 1 of the layout had it: all users shared the event ids.
+FILE_OF_VERSION_1 = (
+    OLD_FILE
+    + """
+ALTER TABLE events ADD COLUMN arm TEXT;
+DROP INDEX seen;
+DROP INDEX clicked;
+CREATE INDEX of_user ON events (user_id, at, number, video_id, kind);
+CREATE INDEX by_time ON events (at, kind);
+CREATE TABLE withdrawn (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE forgotten (digest TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE exports (upto INTEGER PRIMARY KEY, newest_at INTEGER NOT NULL);
+INSERT INTO events (event_id, user_id, video_id, kind, at) VALUES ('gone', 'ann', 'v9', 'click', 1009);
+DELETE FROM events WHERE event_id = 'gone';
+INSERT INTO withdrawn VALUES ('v3');
+PRAGMA user_version = 1;
+"""
+)
+
+
+@pytest.mark.parametrize(("script", "latest"), [(OLD_FILE, 1), (FILE_OF_VERSION_1, 2)])
+def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path: Path, script: str, latest: int) -> None:
     old = sqlite3.connect(tmp_path / "events.db")
-    old.executescript(OLD_FILE)
+    old.executescript(script)
     old.close()
-    for _ in "12":
+    for time_opened in (1, 2):
         store = SqliteStore(tmp_path / "events.db")
-        assert store.add_events([event(1)]) == 0
-        store.add_events([event(2)._replace(arm="canary")])
+        if time_opened == 1:
+            assert store.latest() == latest  # the number of a deleted event is not given again
+        assert store.add_events([event(1)]) == [event(1)]
+        store.add_events([event(2)._replace(arm="canary"), event(1, user="bob")])
         assert clicked(store) == ["v1", "v2"]
-        assert kept(store) == [Event("e1", "ann", "v1", "click", 1001, "r", 2.5), event(2)._replace(arm="canary")]
+        assert clicked(store, "bob") == ["v1"]
+        assert kept(store)[:2] == [Event("e1", "ann", "v1", "click", 1001, "r", 2.5), event(2)._replace(arm="canary")]
+        assert store.withdrawn() == ["v3"] * (script is FILE_OF_VERSION_1)
         store.close()
+
+
+def test_a_file_that_another_process_holds_can_be_opened_and_read(tmp_path: Path) -> None:
+    first = SqliteStore(tmp_path / "events.db")
+    first.add_events([event(1)])
+    first._writer.execute("BEGIN IMMEDIATE")
+    begun = time.monotonic()
+    second = SqliteStore(tmp_path / "events.db")  # a replica that starts now
+    assert clicked(second) == ["v1"]
+    assert (second.withdrawn(), second.since(0), counted(second)) == ([], Since(), {"v1": (0, 1)})
+    assert time.monotonic() - begun < WRITE_TIMEOUT_S / 4
+    first._writer.execute("ROLLBACK")
+    first.close()
+    second.close()
+
+
+def test_a_full_disk_costs_only_what_can_not_be_written(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "events.db")
+    store.add_events([event(1)])
+    pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
+    store._writer.execute(f"PRAGMA max_page_count = {pages}")  # as a full disk would
+    with pytest.raises(StoreError, match="disk is full"):
+        store.add_events([event(n) for n in range(2, 1000)])
+    assert clicked(store) == ["v1"]
+    second = SqliteStore(tmp_path / "events.db")
+    assert clicked(second) == ["v1"]
+    store._writer.execute("PRAGMA max_page_count = 1000000")
+    assert store.add_events([event(n) for n in range(2, 1000)]) == []
+    assert len(kept(store)) == 999
+    second.close()
+    store.close()
+
+
+def test_events_do_not_wait_for_a_long_prune(tmp_path: Path) -> None:
+    """Between two bites, the events that wait are written."""
+    store = SqliteStore(tmp_path / "events.db")
+    for start in range(0, 20_000, 1000):
+        store.add_events([event(n, "impression", at=n) for n in range(start, start + 1000)])
+    pruning = threading.Thread(target=store.prune, args=[20_000])
+    pruning.start()
+    written, left = 0, [20_000]
+    while pruning.is_alive():
+        store.add_events([event(100_000 + written, at=10**9)])
+        written += 1
+        left.append(len(kept(store)) - written)
+    pruning.join()
+    assert left[-1] == 0
+    assert len(set(left)) > 10  # rather than all at once
+    store.close()
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     newer = sqlite3.connect(tmp_path / "events.db")
     newer.execute("PRAGMA user_version = 7")
     newer.close()
-    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 1"):
+    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 2"):
         SqliteStore(tmp_path / "events.db")
 
 

@@ -12,7 +12,7 @@ import pytest
 from rayrec.config import Config
 from rayrec.serving.state import store as store_module
 from rayrec.serving.state.opening import is_redis, open_store
-from rayrec.serving.state.store import Activity, Event, Since, StateStore, Traffic
+from rayrec.serving.state.store import DAY, Activity, Event, Since, StateStore, Traffic
 from tests.serving.state.events import ALL, HOUR, clicked, counted, event, kept
 
 ROOT = Path(__file__).parents[3]
@@ -29,11 +29,20 @@ def store(state: Config) -> Iterator[StateStore]:
 
 
 def test_an_event_counts_once_however_often_it_comes(store: StateStore) -> None:
-    assert store.add_events([event(1), event(2)]) == 2
-    assert store.add_events([event(2), event(3), event(3)]) == 1
-    assert store.add_events([]) == 0
+    assert store.add_events([event(1), event(2)]) == []
+    assert store.add_events([event(2), event(3), event(3, "watch")]) == [event(2), event(3, "watch")]
+    assert store.add_events([]) == []
     assert clicked(store) == ["v1", "v2", "v3"]
     assert counted(store) == {"v1": (0, 1), "v2": (0, 1), "v3": (0, 1)}
+
+
+def test_each_user_has_event_ids_of_their_own(store: StateStore) -> None:
+    assert store.add_events([event(1), event(1, user="bob"), event(1, user="bo")]) == []
+    assert store.add_events([event(1, user="bob")]) == [event(1, user="bob")]
+    assert [clicked(store, user) for user in ("ann", "bob", "bo")] == [["v1"]] * 3
+    assert store.forget("bob") == 1
+    assert store.add_events([event(1)]) == [event(1)]
+    assert store.add_events([event(1, user="bob")]) == []
 
 
 def test_history_is_in_the_order_of_the_clicks_not_of_their_arrival(store: StateStore) -> None:
@@ -73,13 +82,43 @@ def test_a_user_with_any_number_of_events_costs_a_bounded_look(store: StateStore
     assert len(activity.seen) == 10
 
 
+@pytest.mark.parametrize("kind", ["watch", "like", "skip", "click", "impression"])
+def test_events_of_one_kind_hide_none_of_another(store: StateStore, kind: str) -> None:
+    """A player that sends a heart-beat every second must not make the user's clicks and seen videos forgotten."""
+    store.add_events([event(1, "impression"), event(2), event(3, "like"), event(4, "skip"), event(5, "watch")])
+    beats = [event(10 + n, kind, video="long") for n in range(store_module.MAX_EVENTS_READ + 400)]
+    for start in range(0, len(beats), 1000):
+        store.add_events(beats[start : start + 1000])
+    activity = store.activity("ann", ALL, 10_000, 100)
+    others = {"impression": "v1", "click": "v2", "like": "v3", "skip": "v4", "watch": "v5"}
+    assert activity.seen == [*(video for each, video in others.items() if each != kind), "long"]
+    assert activity.clicked[0] == ("long" if kind == "click" else "v2")
+
+
+def test_a_user_counts_once_a_day_for_a_video(store: StateStore) -> None:
+    day = 20_000 * DAY
+    events = [event(n, video="v", at=day + n) for n in range(1000)]
+    events += [event(1000 + n, "impression", video="v", at=day + n) for n in range(500)]
+    looks = []
+    for start in range(0, len(events), 300):
+        store.add_events(events[start : start + 300])
+        looks.append(counted(store, after=start))
+    assert looks == [{"v": (0, 1)}, {}, {}, {"v": (1, 0)}, {}]
+    assert counted(store) == {"v": (1, 1)}
+    assert counted(store, after=7, since=Since(number=7)) == {"v": (1, 0)}  # the log has the click
+    store.add_events([event(2000, video="v", at=day + DAY), event(2001, video="v", at=day, user="bob"), event(2002, at=day)])
+    assert counted(store) == {"v": (1, 3), "v2002": (0, 1)}
+    assert store.traffic(day, HOUR)[0] == Traffic(day, 500, 1002)
+
+
 def test_counts_are_those_since_the_last_look(store: StateStore) -> None:
-    store.add_events([event(1, "impression", video="v"), event(2, "impression", video="v"), event(3, video="v"), event(4, "like")])
+    shown = [event(1, "impression", video="v"), event(2, "impression", video="v", user="bob")]
+    store.add_events([*shown, event(3, video="v"), event(4, "like")])
     first = store.counts(0, ALL)
     assert counted(store) == {"v": (2, 1)}
     assert (first.upto, store.latest()) == (4, 4)
     assert counted(store, after=first.upto) == {}
-    store.add_events([event(5, video="v"), event(6, video="v", user="bob")])
+    store.add_events([event(5, video="v", user="cat"), event(6, video="v", user="bob")])
     assert counted(store, after=first.upto) == {"v": (0, 2)}
     assert counted(store, since=Since(at=1005)) == {"v": (0, 1)}
 
@@ -102,15 +141,15 @@ def test_a_batch_is_kept_whole_or_not_at_all(store: StateStore) -> None:
     with pytest.raises(Exception, match="video_id"):
         store.add_events([event(1), event(2)._replace(video_id=None)])
     assert kept(store) == []
-    assert store.add_events([event(1)]) == 1
+    assert store.add_events([event(1)]) == []
 
 
 def test_many_threads_at_once(store: StateStore) -> None:
     """Also a broken batch among them spoils no other."""
 
     def add(worker: int) -> int:
-        batches = [[event(n, user=f"u{worker}") for n in range(start, start + 5)] for start in range(0, 100, 5)]
-        new = sum(store.add_events(batch) for batch in batches)
+        batches = [[event(n, user=f"u{n}") for n in range(start, start + 5)] for start in range(0, 100, 5)]
+        new = sum(len(batch) - len(store.add_events(batch)) for batch in batches)
         with pytest.raises(Exception, match="kind"):
             store.add_events([event(1000 + worker), event(1)._replace(kind=None)])
         assert store.activity(f"u{worker}", ALL, 200, 200).forgotten is False
@@ -129,7 +168,7 @@ def test_the_state_is_there_after_reopening(state: Config) -> None:
     first.exported(1, 1001)
     first.close()
     second = open_store(state)
-    assert second.add_events([event(1)]) == 0
+    assert second.add_events([event(1)]) == [event(1)]
     assert clicked(second) == ["v1"]
     assert (second.withdrawn(), second.activity("bob", ALL, 1, 1).forgotten, second.since(2000)) == (["v9"], True, Since(1, 0))
     second.close()
@@ -203,6 +242,15 @@ def test_what_a_log_does_not_hold(store: StateStore) -> None:
     assert store.since(999) == Since(0, 999)
     assert store.since(1000) == store.since(2999) == Since(10, 0)
     assert store.since(3000) == Since(30, 0)
+
+
+def test_an_export_is_known_by_its_number(store: StateStore) -> None:
+    """The second export brought only clicks: it ends at the same time, and a log that has only the first lacks them."""
+    store.exported(upto=10, newest_at=1000)
+    store.exported(upto=30, newest_at=1000)
+    assert store.since(1000, 10) == store.since(1000, 29) == Since(10, 0)
+    assert store.since(1000, 30) == Since(30, 0)
+    assert store.since(1000, 9) == Since(0, 1000)
 
 
 # --- dying ---

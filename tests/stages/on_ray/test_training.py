@@ -4,18 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-
-from rayrec.config import ConfigError
-from rayrec.stages.on_ray.training import Processes, Task, train_on_ray
-from rayrec.training.exchange import SINGLE, Worker
-
 WITHOUT_RAY = """
 import sys
 from rayrec.stages.on_ray.training import Processes, train_on_ray
 train_on_ray(lambda task, worker, device: print(task, worker, device), {"a": 1}, "name", sys.argv[1], Processes("topics", 0, 0))
 assert "ray" not in sys.modules
+"""
+
+WITH_A_GPU = """
+import ray
+from rayrec.config import Config
+from rayrec.serving.cluster.connection import reserved_device
+from rayrec.stages.on_ray.training import with_gpus
+ray.init("local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
+print(with_gpus(Config(), 0, reserved_device)(), with_gpus(Config(), 1, reserved_device)())
 """
 
 
@@ -25,18 +27,7 @@ def test_without_workers_it_runs_here_and_ray_is_not_even_imported(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_gpu_of_the_calling_process_is_used_or_missed_in_a_sentence(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    seen: list[tuple[Worker, str]] = []
-
-    def work(task: Task, worker: Worker, device: torch.device) -> None:
-        seen.append((worker, device.type))
-
-    processes = Processes("topics", workers=0, gpus_per_worker=0.5)
-    if there:
-        train_on_ray(work, {}, "name", "/nowhere", processes)
-        assert seen == [(SINGLE, "cuda")]
-    else:
-        with pytest.raises(ConfigError, match=r"topics\.gpus_per_worker: with workers=0 .*set topics\.workers to 1"):
-            train_on_ray(work, {}, "name", "/nowhere", processes)
+def test_work_that_needs_a_gpu_runs_where_ray_has_reserved_one() -> None:
+    """The cluster says that it has one, and torch does not look before a tensor goes there."""
+    done = subprocess.run([sys.executable, "-c", WITH_A_GPU], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["cpu", "cuda"]

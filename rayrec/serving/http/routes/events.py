@@ -11,6 +11,7 @@ from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.state.store import Event
 
+DAY_MS = 24 * 3600 * 1000
 MAX_AHEAD_MS = 5 * 60 * 1000  # how far the clock of a caller may be ahead of ours
 
 
@@ -21,32 +22,42 @@ def create_router(backend: Backend) -> APIRouter:
     async def events(request: EventsRequest) -> EventsAnswer:
         """Records clicks, watch times, likes and skips. By the time of the answer, all events of the batch are on the disk.
 
-        An event counts once, however often its event_id is sent. Events of unknown videos, and events in the future, are listed in
-        `refused`; all others are kept. If no event of a batch can be kept, the answer is a 422.
+        An event counts once, however often a user's event_id is sent: `duplicates` lists those that were there already. Events of
+        unknown videos, watch events without `watch_s`, events in the future, and events that would be deleted at once, because they
+        are older than `serving.retention_days`, are listed in `refused`; all others are kept. If no event of a batch can be kept,
+        the answer is a 422.
         """
         arms, now = backend.arms(), now_ms()
         accepted, refused = [], []
         for event in request.events:
-            if problem := _problem(event, arms, now):
+            if problem := _problem(event, arms, now, backend.serving.retention_days):
                 refused.append(Refused(event_id=event.event_id, error=problem))
             else:
                 accepted.append(Event(**event.model_dump(exclude={"at"}), at=now if event.at is None else event.at))
         if not accepted:
             raise HTTPException(422, f"events.0: {refused[0].error}")
-        new = await arms.stable.add_events(accepted)
+        known = await arms.stable.add_events(accepted)
         for kind, count in Counter(event.kind for event in accepted).items():
             backend.metrics.count("events_total", count, kind=kind)
         if refused:
             backend.metrics.count("events_total", len(refused), kind="refused")
-        return EventsAnswer(received=len(request.events), new=new, refused=refused)
+        if known:
+            backend.metrics.count("events_total", len(known), kind="duplicate")
+        duplicates = [event.event_id for event in known]
+        return EventsAnswer(received=len(request.events), new=len(accepted) - len(known), duplicates=duplicates, refused=refused)
 
     return router
 
 
-def _problem(event: EventIn, arms: Arms, now: int) -> str:
+def _problem(event: EventIn, arms: Arms, now: int, retention_days: float) -> str:
     """Why an event can't be kept, or "" if it can."""
     if not any(event.video_id in recommender.bundle.item_of for recommender in arms.named().values()):
         return f"there is no video {event.video_id!r}"
+    if event.kind == "watch" and event.watch_s is None:
+        return "a watch event needs watch_s"
     if event.at is not None and event.at > now + MAX_AHEAD_MS:
         return f"at: {event.at} is in the future; the time is {now} now (UTC milliseconds)"
+    if event.at is not None and event.at < now - retention_days * DAY_MS:
+        old = f"more than {retention_days:g} days ago, and serving.retention_days deletes it"
+        return f"at: {event.at} is {old}; the time is {now} now (UTC milliseconds)"
     return ""

@@ -33,6 +33,6 @@ def create_router(backend: Backend) -> APIRouter:
         The service also stops using what the training log holds about the user. The next training on a log without the user removes
         that, too.
         """
-        return Forgotten(events=await asyncio.to_thread(backend.arms().stable.store.forget, user_id))
+        return Forgotten(events=await backend.write(backend.arms().stable.store.forget, user_id))
 
     return router

@@ -1,20 +1,26 @@
 """The catalog: topics, videos with their covers and files, and similar videos."""
 
 import asyncio
+import logging
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
+from rayrec.serving.covers import CoverError
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, VideoId
+from rayrec.serving.http.media import NoFileError, StoreFailedError, passed_on
 from rayrec.serving.http.schemas import SimilarAnswer, Topic, Video
 
 COVER: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "The cover"}
 }
+
+log = logging.getLogger(__name__)
 
 
 def create_router(backend: Backend) -> APIRouter:
@@ -29,20 +35,35 @@ def create_router(backend: Backend) -> APIRouter:
     @router.get("/v1/videos/{video_id:path}/cover", summary="Get a video's cover (JPEG)", response_class=Response, responses=COVER)
     async def cover(video_id: VideoId) -> Response:
         recommender, item = backend.find_video(video_id)
-        jpeg = recommender.bundle.cover(item)
+        try:
+            jpeg = await backend.read(recommender.bundle.cover, item)
+        except CoverError as error:
+            log.error("%s", error)
+            raise HTTPException(404, f"video {video_id!r} has no cover that can be read; the service's log says why") from error
         if jpeg is None:
             raise HTTPException(404, f"video {video_id!r} has no cover")
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     @router.get("/v1/videos/{video_id:path}/file", summary="Get a video file; byte ranges are supported", response_class=Response)
-    async def file(video_id: VideoId) -> Response:
+    async def file(video_id: VideoId, request: Request) -> Response:
+        """A file on this machine or in a store such as S3 is sent; to one on the web, the answer is a redirect."""
         recommender, item = backend.find_video(video_id)
         location = answers.media_location(recommender.bundle.facts_of(np.array([item]))[0]["uri"])
-        if isinstance(location, str):
+        if isinstance(location, Path):
+            if location.is_file():
+                return FileResponse(location)
+        elif location and location.startswith(answers.WEB):
             return RedirectResponse(location)
-        if location is None or not location.is_file():
-            raise HTTPException(404, f"video {video_id!r} has no file that this service can send")
-        return FileResponse(location)
+        elif location:
+            try:
+                return await passed_on(location, request.headers, backend.read)
+            except NoFileError as error:
+                log.warning("video %r: %s", video_id, error)
+            except StoreFailedError as error:
+                log.error("video %r: %s", video_id, error)
+                sentence = f"the file of video {video_id!r} can't be read now; the service's log says why"
+                raise HTTPException(503, sentence, {"Retry-After": "5"}) from error
+        raise HTTPException(404, f"video {video_id!r} has no file that this service can send")
 
     @router.get("/v1/videos/{video_id:path}", summary="Get what is known about a video")
     async def video(video_id: VideoId) -> Video:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rayrec.features.media.frames import clip_positions, even_positions
-from rayrec.features.media.packets import DecodingCounts, Packets, decoded, frames_at
+from rayrec.features.media.packets import Packets
+from rayrec.features.media.timeline import DecodingCounts, Timeline, decoded
 
 FRAMES = 72
 WANTED = [{0}, {FRAMES - 1}, {30, 31, 32, 50}, {7, 23, 24, 25, 47, 48, 49, 71}, {11, 12, 35, 36, 59, 60}]
@@ -49,7 +50,7 @@ def check(path: Path, wanted: set[int]) -> tuple[int, int]:
         packets: Packets = [packet for packet in container.demux(stream) if packet.size]
         everything = list(decoded(stream, packets, DecodingCounts()))
         counts = DecodingCounts()
-        found = list(frames_at(stream, packets, wanted, counts))
+        found = list(Timeline.of(stream, packets).frames_at(wanted, counts))
     assert [position for position, _ in found] == sorted(wanted)
     for position, frame in found:
         assert frame.pts == everything[position].pts
@@ -81,4 +82,5 @@ def test_real_clips(real_videos: list[Path]) -> None:
     for path in real_videos:
         with av.open(str(path)) as container:
             total = container.streams.video[0].frames
-        check(path, set(even_positions(total, 8).tolist()) | set(clip_positions(total, 16, 2).ravel().tolist()))
+        starts = np.arange(total + 1)
+        check(path, set(even_positions(starts, 8).tolist()) | set(clip_positions(starts, 16, 2).ravel().tolist()))

@@ -1,0 +1,149 @@
+"""How each stage that reads the log grows with it: seconds, CPU seconds, memory and bytes written, from 72,000 impressions on.
+
+    python benchmarks/scale.py --times 1 10 100
+    python benchmarks/scale.py --impressions 50000000 --videos 1000000 --users 2000000
+
+Once is 72,000 impressions of 480 videos by 3,000 users, the size of the demo. The log comes in files of a million rows, each with a
+slice of time. Users and videos come by Zipf's law, and a user clicks most of the videos of two topics of theirs. A video has an
+author and a class, but no medium: `extract` and `topics` are not run. Then the log grows by a file with one hundredth of its rows
+from later times, and the stages run again.
+
+Seconds are of the wall, CPU seconds those of all processes, whose memory is looked at every 50 ms; `peak GiB` is the resident
+memory of the largest one, mapped files included. `--picture` draws the curves.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ingest
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from figures import show
+from loading import zipf
+from matplotlib.figure import Figure
+
+ONCE = {"impressions": 72_000, "videos": 480, "users": 3_000}
+FILE_ROWS = 1_000_000
+DAY_MS, DAYS, FIRST = 86_400_000, 30, 1_700_000_000_000
+TOPICS = 20
+STAGES = ("ingest", "encode", "train", "evaluate", "publish")
+SETTINGS = [
+    "dataset.kind=files",
+    "max_rejects=0.2",
+    "training.epochs=1",
+    "training.batch_size=8192",
+    "training.without_topics=false",
+    "evaluation.max_users=2000",
+    "ranker.context_fields=[device, hour]",
+]
+
+
+def ids(prefix: str, numbers: np.ndarray) -> pa.Array:
+    return pc.binary_join_element_wise(pa.scalar(prefix), pa.array(numbers).cast(pa.string()), "")
+
+
+def write_catalog(folder: Path, videos: int) -> None:
+    number = np.arange(videos)
+    table = {"author_id": ids("author-", number % (videos // 5 + 1)), "primary_class": ids("class-", number * 7919 % TOPICS)}
+    pq.write_table(pa.table({"video_id": ids("video-", number), **table}), folder / "catalog.parquet")
+
+
+def write_log(folder: Path, number: int, rows: int, begin: float, end: float, videos: int, users: int) -> None:
+    """A file with the impressions of a slice of time; `begin` and `end` are shares of the days."""
+    rng = np.random.default_rng(number)
+    mix = np.random.default_rng(0)
+    user, video = mix.permutation(users)[zipf(users, rows, rng)], mix.permutation(videos)[zipf(videos, rows, rng)]
+    topic = video * 7919 % TOPICS
+    liked = (topic == user % TOPICS) | (topic == user // TOPICS % TOPICS)
+    at = FIRST + (DAYS * DAY_MS * (begin + (end - begin) * rng.random(rows))).astype(np.int64)
+    table = {
+        "user_id": ids("user-", user),
+        "video_id": ids("video-", video),
+        "shown_at": at,
+        "clicked": rng.random(rows) < np.where(liked, 0.5, 0.06),
+        "watch_s": rng.exponential(10, rows).astype(np.float32),
+        "request_id": ids(f"request-{number}-", np.arange(rows) // 10),
+        "device": ids("device-", rng.integers(0, 20, rows)),
+    }
+    pq.write_table(pa.table(table), folder / "log" / f"{number:05}.parquet", compression="zstd")
+
+
+def write_files(folder: Path, impressions: int, videos: int, users: int) -> None:
+    (folder / "log").mkdir(parents=True)
+    write_catalog(folder, videos)
+    for number, start in enumerate(range(0, impressions, FILE_ROWS)):
+        rows = min(FILE_ROWS, impressions - start)
+        write_log(folder, number, rows, start / impressions, (start + rows) / impressions, videos, users)
+
+
+def run(stage: str, folder: Path, rows: int) -> dict[str, Any]:
+    """The figures of a stage."""
+    settings = [f"workspace={folder}/workspace", f"dataset.catalog={folder}/catalog.parquet", f"dataset.interactions={folder}/log"]
+    (folder / "config.yaml").touch()
+    command = [sys.executable, "-m", "rayrec.cli", stage, str(folder / "config.yaml"), *SETTINGS, *settings]
+    before = written(folder)
+    found = ingest.run(stage, rows, command)
+    return found | {"MB kept": (written(folder) - before) / 1e6, "CPU us a row": 1e6 / found.pop("rows per CPU second")}
+
+
+def written(folder: Path) -> int:
+    return sum(path.stat().st_size for path in (folder / "workspace").rglob("*") if path.is_file())
+
+
+def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool) -> list[dict[str, Any]]:
+    """The figures of the stages for a log of these sizes and, unless `once`, for the same log with one hundredth more."""
+    rows, new = sizes["impressions"], sizes["impressions"] // 100
+    write_files(folder, **sizes)
+    found = [{"impressions": rows} | run(stage, folder, rows) for stage in stages]
+    if once:
+        return found
+    write_log(folder, 99_999, new, 1, 1.01, sizes["videos"], sizes["users"])
+    return found + [{"impressions": rows} | run(stage, folder, rows + new) | {"what": f"{stage}, 1 % new"} for stage in stages]
+
+
+def picture(found: list[dict[str, Any]], path: Path) -> None:
+    """CPU seconds a row and memory by the size of the log."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("CPU us a row", "peak GiB"), strict=True):
+        for stage in STAGES:
+            points = [(row["impressions"], row[name]) for row in found if row["what"] == stage]
+            axes.plot(*zip(*points, strict=True), marker="o", label=stage)
+        axes.set(xscale="log", xlabel="impressions", ylabel=name, ylim=(0, None))
+        axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, nargs="*", default=[1, 10, 100])
+    parser.add_argument("--impressions", type=int, help="instead of `--times`, with `--videos` and `--users`")
+    parser.add_argument("--videos", type=int, default=1_000_000)
+    parser.add_argument("--users", type=int, default=2_000_000)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--once", action="store_true", help="without the runs of the log that has grown")
+    parser.add_argument("--folder", type=Path, help="where the files are made; the default is a temporary folder")
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    worlds = [{name: size * times for name, size in ONCE.items()} for times in options.times]
+    if options.impressions:
+        worlds = [{"impressions": options.impressions, "videos": options.videos, "users": options.users}]
+    found = []
+    for sizes in worlds:
+        with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+            found += grown(sizes, Path(scratch), options.stages, options.once)
+            shutil.rmtree(f"{scratch}/workspace")
+    if options.picture:
+        picture(found, options.picture)
+    show("scale", found)
+
+
+if __name__ == "__main__":
+    main()

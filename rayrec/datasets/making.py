@@ -1,0 +1,155 @@
+"""Makes the tables of the stage `ingest` from their sources, as a series of steps that are done here or by other processes."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from rayrec import tables
+from rayrec.datasets.dataset import RawDataset
+from rayrec.datasets.runs import Record, Run, Work
+from rayrec.datasets.screening import StrangeTimes
+from rayrec.datasets.side_columns import decided
+from rayrec.datasets.source import Limits, Source
+from rayrec.datasets.steps import LOG_S, Table, read_piece, reject_repeats, write_partition, write_range
+from rayrec.datasets.time_order import time_ranges
+from rayrec.tables import TableError
+from rayrec.workspace.files import make_folder_of
+from rayrec.workspace.parts import part_paths, write_part
+
+PARTITION_ROWS = 4_000_000  # whose keys are compared in one process
+
+# Does pieces of work, in any order, and yields the index of each with what it has done.
+Executor = Callable[[Sequence[Work]], Iterator[tuple[int, Record]]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tables are made, and how."""
+
+    fs: pafs.FileSystem
+    folder: str
+    limits: Limits
+    execute: Executor
+
+
+@dataclass(frozen=True)
+class Made:
+    """A table that is written."""
+
+    name: str
+    read: int  # rows, good and bad
+    rows: int
+    rejects: list[Run]
+
+
+def make_tables(raw: RawDataset, place: Place) -> list[Made]:
+    """Write the catalog, the log and the users (if there are any), in this order, as part files.
+
+    Raises `TableError` for a file that can't be read, and for a catalog without rows.
+    """
+    catalog = _with_key("catalog", raw.catalog, place, media_root=raw.media_root, confined=raw.confined)
+    made = [catalog, _log(raw.interactions, place, catalog)]
+    return [*made, _with_key("users", raw.users, place)] if raw.users else made
+
+
+def _with_key(name: str, source: Source, place: Place, **rules: Any) -> Made:
+    """Make a table whose keys are unique: the first row with a key stays."""
+    partitions = max(1, -(-source.rows // PARTITION_ROWS))
+    table = Table(name, place.fs, place.folder, place.limits, partitions, **rules)
+    records = _read(table, source, place.execute)
+    split: list[list[Run]] = [[] for _ in range(partitions)]
+    for each in (each for record in records for each in record.runs):
+        split[each.partition].append(each)
+    shares = [(number, runs) for number, runs in enumerate(split) if runs]
+    unique = _do(table, "compared", reject_repeats, shares, place.execute)
+    kept = [each.columns for record in unique for each in record.runs]
+    sides = decided([record.columns for record in (*records, *unique)] + kept)
+    parts = [(record.runs[0].partition, record.runs, sides) for record in unique if record.runs]
+    written = _do(table, "written", write_partition, parts, place.execute)
+    return _finished(table, [*records, *unique], written, sides)
+
+
+def _log(source: Source, place: Place, catalog: Made) -> Made:
+    """Make the log, in the order of time."""
+    ids = tuple(part_paths(place.fs, f"{place.folder}/catalog"))
+    lost = tuple(rejected.path for rejected in catalog.rejects)
+    table = Table("interactions", place.fs, place.folder, place.limits, catalog=ids, lost=lost)
+    records = _read(table, source, place.execute)
+    sides = decided(record.columns for record in records)
+    ranges = time_ranges([each for record in records for each in record.runs], place.limits)
+    shares = [(number, within, sides) for number, within in enumerate(ranges) if within.slices]
+    return _finished(table, records, _do(table, "written", write_range, shares, place.execute), sides)
+
+
+def _read(table: Table, source: Source, execute: Executor) -> list[Record]:
+    """Raises `TableError` for a catalog without rows."""
+    records = _do(table, "read", read_piece, list(enumerate(source.pieces)), execute)
+    for remark in dict.fromkeys(remark for record in records for remark in record.remarks):
+        log.warning("%s", remark)
+    _warn_of_strange_times([times for record in records for times in record.strange_times])
+    if table.name == "catalog" and not any(record.read for record in records):
+        raise TableError(f"{source.name}: the catalog has no rows")
+    return records
+
+
+def _do(table: Table, step: str, function: Callable[..., Record], shares: Sequence[tuple], execute: Executor) -> list[Record]:
+    """The records of a step for each share of the work: those of an earlier run, and the others from now."""
+    make_folder_of(table.fs, f"{table.folder}/runs/any")
+    rules = (table.limits, table.partitions)
+    there = {item.path for item in table.fs.get_file_info(pafs.FileSelector(f"{table.folder}/runs", allow_not_found=True))}
+    records: dict[int, Record] = {}
+    work: list[Work] = []
+    for share in shares:
+        key = hashlib.sha256(repr((rules, share)).encode()).hexdigest()
+        each = Work(table.fs, f"{table.folder}/runs/{table.name}-{step}-{share[0]:06d}.json", key, function, (table, *share))
+        if each.path in there and (done := each.done()):
+            records[share[0]] = done
+        else:
+            work.append(each)
+    logged = time.monotonic()
+    for number, record in execute(work):
+        records[work[number].arguments[1]] = record
+        if time.monotonic() - logged > LOG_S:
+            rows = sum(each.read or each.written for each in records.values())
+            log.info("%s: %d of %d pieces %s, %s rows", table.name, len(records), len(shares), step, f"{rows:,}")
+            logged = time.monotonic()
+    return [records[number] for number in sorted(records)]
+
+
+def _finished(table: Table, records: list[Record], written: list[Record], sides: dict[str, pa.DataType]) -> Made:
+    rows = sum(record.written for record in written)
+    if rows == 0:
+        empty = tables.empty(table.name)
+        for name, kind in sides.items():
+            empty = empty.append_column(name, pa.array([], kind))
+        write_part(table.fs, f"{table.folder}/{table.name}", table.name, 0, empty)
+    rejects = [rejected for record in records for rejected in record.rejects]
+    return Made(table.name, sum(record.read for record in records), rows, rejects)
+
+
+def _warn_of_strange_times(found: list[StrangeTimes]) -> None:
+    """Say for each file how many of its times are probably in another unit."""
+    together: dict[str, StrangeTimes] = {}
+    for times in found:
+        together[times.source] = together[times.source] + times if times.source in together else times
+    for source, times in together.items():
+        if times.strange:
+            first = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=times.first)
+            log.warning(
+                "%s: %d of %d impressions are from before 1990 or after tomorrow, the first from %s; numbers are read as %s "
+                "(dataset.time_unit: s, ms or us)",
+                source,
+                times.strange,
+                times.rows,
+                f"{first:%Y-%m-%d %H:%M:%S}",
+                times.unit,
+            )

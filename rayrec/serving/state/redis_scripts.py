@@ -1,0 +1,120 @@
+"""The keys of the state store in Redis, and the scripts that read and change them.
+
+All keys begin with `{rayrec}:`. The braces keep them on one node of a Redis Cluster.
+
+    schema                the version of this layout
+    number                the number of events that have arrived; each event gets the next number
+    known                 set of digests, each of a user and one of their event_ids in the store
+    events:B              hash, number -> the event as JSON, for BUCKET numbers from B * BUCKET on. A hash has so few fields that
+                          Redis can pack them, and deleting a field frees its memory. A 1 behind the event's own values says that
+                          the user did the same with the same video on the same day before, which counts once.
+    of:K:ID               sorted set of a user's events of the kind with the letter K by time; a member is the number (12 digits),
+                          the letter and the video
+    hours, hour:H         set of the hours since 1970 that have events; list of the numbers of the events in one hour
+    traffic:H             hash, "kind minute" -> the number of impressions or clicks
+    counted:D             set of digests, each of a kind, a video and a user, of what counts on the day D since 1970
+    withdrawn             set of videos
+    forgotten             hash, digest of a user -> the number of the last event before the user was forgotten
+    exports               hash, the last event of an export -> the time of its last impression
+
+Scripts add and delete events. Redis runs each script, and writes it to its log, as one atomic step. At its memory limit, Redis
+refuses what may need memory, unless a script has begun with a command that needs none: that is how users can be forgotten and
+videos withdrawn even then.
+"""
+
+PREFIX = "{rayrec}:"
+BUCKET = 128  # events in one hash
+
+# Redis writes Lua numbers with 14 digits. That is enough for the numbers that the scripts compute: events, minutes and hours.
+COMMON = f"local p, bucket = '{PREFIX}', {BUCKET}\n"
+# Keeps what `activity` and `counts` ask for; returns the event as it is to be kept.
+INDEX = """
+local function index(number, user, video, kind, at, day, mark, event)
+  redis.call('ZADD', p .. 'of:' .. kind .. ':' .. user, at, string.format('%012d', number) .. kind .. video)
+  if (kind == 'i' or kind == 'c') and redis.call('SADD', p .. 'counted:' .. day, mark) == 0 then
+    return string.sub(event, 1, -2) .. ',1]'
+  end
+  return event
+end
+"""
+ADD = (
+    COMMON
+    + INDEX
+    + """
+local known = {}
+for i = 1, #ARGV, 9 do
+  local id, user, video, kind, at, minute, day, mark, event = unpack(ARGV, i, i + 8)
+  if redis.call('SADD', p .. 'known', id) == 1 then
+    local number, hour = redis.call('INCR', p .. 'number'), math.floor(minute / 60)
+    event = index(number, user, video, kind, at, day, mark, event)
+    redis.call('HSET', p .. 'events:' .. math.floor(number / bucket), number, event)
+    redis.call('SADD', p .. 'hours', hour)
+    redis.call('RPUSH', p .. 'hour:' .. hour, number)
+    if kind == 'i' or kind == 'c' then redis.call('HINCRBY', p .. 'traffic:' .. hour, kind .. minute, 1) end
+  else
+    known[#known + 1] = (i - 1) / 9
+  end
+end
+return known
+"""
+)
+DELETE = (
+    COMMON
+    + """
+local gone = 0
+for i = 1, #ARGV, 10 do
+  local number, id, user, video, kind, at, minute, day, mark, repeated = unpack(ARGV, i, i + 9)
+  if redis.call('HDEL', p .. 'events:' .. math.floor(number / bucket), number) == 1 then
+    redis.call('SREM', p .. 'known', id)
+    redis.call('ZREM', p .. 'of:' .. kind .. ':' .. user, string.format('%012d', number) .. kind .. video)
+    if repeated == '0' then redis.call('SREM', p .. 'counted:' .. day, mark) end
+    local traffic = p .. 'traffic:' .. math.floor(minute / 60)
+    if (kind == 'i' or kind == 'c') and redis.call('HINCRBY', traffic, kind .. minute, -1) <= 0 then
+      redis.call('HDEL', traffic, kind .. minute)
+    end
+    gone = gone + 1
+  end
+end
+return gone
+"""
+)
+# Each of these two begins with a command that needs no memory.
+FORGET = COMMON + "redis.call('HDEL', p .. 'forgotten', ARGV[1]) redis.call('HSET', p .. 'forgotten', ARGV[1], ARGV[2])"
+WITHDRAW = COMMON + "redis.call('SREM', p .. 'withdrawn', ARGV[1]) redis.call('SADD', p .. 'withdrawn', ARGV[1])"
+# An event of version 1, with its number. What has been moved already is left as it is, so a migration can be repeated.
+MIGRATE = (
+    COMMON
+    + INDEX
+    + """
+for i = 1, #ARGV, 9 do
+  local number, id, user, video, kind, at, day, mark, event = unpack(ARGV, i, i + 8)
+  if redis.call('SADD', p .. 'known', id) == 1 then
+    event = index(number, user, video, kind, at, day, mark, event)
+    redis.call('HSET', p .. 'events:' .. math.floor(number / bucket), number, event)
+  end
+end
+"""
+)
+
+# The two scripts that read return one JSON text, which the client parses much faster than thousands of small answers.
+ACTIVITY = (
+    COMMON
+    + """
+local found = {}
+for i = 4, #ARGV do
+  found[#found + 1] = redis.call('ZREVRANGE', p .. 'of:' .. ARGV[i] .. ':' .. ARGV[1], 0, ARGV[3] - 1, 'WITHSCORES')
+end
+return {redis.call('HEXISTS', p .. 'forgotten', ARGV[2]), cjson.encode(found)}
+"""
+)
+READ = (
+    COMMON
+    + """
+local found = {}
+for _, number in ipairs(ARGV) do
+  local events = redis.call('HGETALL', p .. 'events:' .. number)
+  if #events > 0 then found[#found + 1] = table.concat(events, ',') end
+end
+return '[' .. table.concat(found, ',') .. ']'
+"""
+)

@@ -1,0 +1,114 @@
+"""The stage `encode`: turns the log into examples and clicks, in shards by user, which training, evaluation and `publish` read.
+
+Ids become numbers once, and not in each process that trains. A small log is encoded in this process, a large one by Ray's workers.
+A run that was killed goes on with the pieces and shards that are missing. The stages that read the shards run this one first, so
+that nobody has to remember it.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.config import Config, settings_of
+from rayrec.data import encoding as steps
+from rayrec.data.blocks import block_count
+from rayrec.data.context import refuse_unknown_context
+from rayrec.data.encoders import Known, refuse_one_label
+from rayrec.data.encoding import EncodingJob
+from rayrec.data.loading import RankingData, fitted_encoders
+from rayrec.data.pieces import LogPieces
+from rayrec.data.shards import KNOWN, EncodedLog, LogFacts
+from rayrec.stages.execution import Executor, executor_for
+from rayrec.tables import TEXT
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Workspace
+
+LOG_S = 10.0  # between two lines about the progress
+CONTEXT = "ranker.context_fields"
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+def encode(run: StageRun) -> None:
+    """Write the shards. Raises `DataError` for a log or settings that no ranker can be trained on."""
+    pieces = LogPieces.of(run.fs, run.parts("interactions"))
+    encode_log(run, pieces, executor_for(pieces.rows, run.config))
+    run.fs.delete_dir(f"{run.folder}/pieces")
+    run.count(rows_in=pieces.rows, rows_out=pieces.rows)
+
+
+def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
+    """The work of the stage, whose pieces `execute` does."""
+    fields = context_fields(run.config)
+    refuse_unknown_context(fields, pieces.columns)
+    split = pieces.split(run.config.split)
+    job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields)
+    found = _each("pieces", [functools.partial(steps.sort_piece, job, piece) for piece in pieces.pieces], execute)
+    refuse_one_label({label for facts in found for label in facts.labels}, split.train_end)
+    listed = run.read_if_there("users", ["user_id"])
+    users = steps.number_users(job, len(found), pa.array([], TEXT) if listed is None else _ids(listed))
+    items = steps.number_items(job, len(found), _ids(run.read("catalog", ["video_id"])))
+    context = steps.number_context(job, len(found))
+    sizes = np.array([facts.sizes for facts in found], dtype=np.int64)
+    work = [functools.partial(steps.write_shard, job, shard, sizes, context) for shard in range(job.shards)]
+    shards = _each("shards", work, execute)
+    for name, known in (("users", users), ("items", items)):
+        steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
+    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context)).finish()
+
+
+def context_fields(config: Config) -> list[str]:
+    """All context fields that the ranker, an arm of a comparison or a trial of a search may use."""
+    found = list(config.ranker.context_fields)
+    for values in config.comparison.arms.values():
+        found += values.get(CONTEXT, [])
+    choices = config.tuning.space.get(CONTEXT, [])
+    found += [name for choice in choices if isinstance(choice, list) for name in choice] if isinstance(choices, list) else []
+    return list(dict.fromkeys(found))
+
+
+def encoded_log(run: StageRun) -> EncodedLog:
+    """The current output of the stage, for a stage that reads it."""
+    return EncodedLog.open(run.fs, run.input_folder("encode"))
+
+
+def whole_log(workspace: Workspace, config: Config) -> RankingData:
+    """The data of the config's ranker, all in memory, for tests and benchmarks of small logs. The log is encoded if need be."""
+    run_stage(workspace, STAGE, config)
+    encoded = EncodedLog.open(workspace.fs, workspace.folder("encode"))
+    encoders = fitted_encoders(workspace, encoded, config.ranker)
+    return RankingData.of(encoders, encoded.all(encoders.context_encoder, len(encoders.users.ids)), in_memory=True)
+
+
+def _each(name: str, work: Sequence[Callable[[], Result]], execute: Executor) -> list[Result]:
+    """The results of pieces of work, in their order."""
+    results: dict[int, Result] = {}
+    logged = time.monotonic()
+    for number, result in execute(work):
+        results[number] = result
+        if time.monotonic() - logged > LOG_S:
+            log.info("encode: %d of %d %s", len(results), len(work), name)
+            logged = time.monotonic()
+    return [results[number] for number in range(len(work))]
+
+
+def _ids(table: pa.Table) -> pa.Array:
+    return pa.chunked_array(table.column(0)).cast(TEXT).combine_chunks()
+
+
+def _table_of(known: Known) -> pa.Table:
+    return pa.table({"id": known.ids, "trained": known.trained}, schema=KNOWN)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    return settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config))}
+
+
+STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings)

@@ -1,0 +1,211 @@
+"""An encoded log holds what the log holds, in the batches that a log in memory has, whoever shares it."""
+
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from rayrec.config import Config, load
+from rayrec.data import blocks
+from rayrec.data.batches import Batch, training_batches
+from rayrec.data.fields import DataError
+from rayrec.data.history import HistoryGather, LatestClicks
+from rayrec.data.loading import RankingData, prepare, ranking_data
+from rayrec.data.shards import EncodedLog
+from rayrec.stages import encode
+from rayrec.training.exchange import Worker
+from rayrec.workspace.parts import write_part
+from rayrec.workspace.stage import Stage, StageRun, run_stage
+from rayrec.workspace.versions import Workspace
+
+CPU, ROWS, USERS = torch.device("cpu"), 900, 30
+
+
+def log() -> pa.Table:
+    """Users of very different diligence; videos that the catalog lacks; values that are missing or no number; late clicks."""
+    rng = np.random.default_rng(0)
+    at = np.sort(rng.integers(0, 400, ROWS)) * 3_600_000
+    clicked = rng.random(ROWS) < 0.4
+    return pa.table(
+        {
+            "user_id": pa.array([f"u{int(USERS * draw**3)}" for draw in rng.random(ROWS)], pa.large_string()),
+            "video_id": pa.array([f"v{i}" for i in rng.integers(0, 30, ROWS)], pa.large_string()),
+            "shown_at": at,
+            "clicked": clicked,
+            "clicked_at": pa.array(at + rng.integers(0, 9**8, ROWS), mask=~clicked),
+            "device": pa.array([[None, "tv", "phone", "web"][i] for i in rng.integers(0, 4, ROWS)]),
+            "speed": pa.array([[float("nan"), 1.0, 2.5, None][i] for i in rng.integers(0, 4, ROWS)]),
+        }
+    )
+
+
+def catalog() -> pa.Table:
+    return pa.table({"video_id": [f"v{i}" for i in range(28)]})
+
+
+def users() -> pa.Table:
+    return pa.table({"user_id": ["stranger", "u3"], "age": pa.array([3, 4])})
+
+
+def write_tables(run: StageRun) -> None:
+    """As large logs are: several part files, one of which is empty."""
+    for number, (start, rows) in enumerate(((0, 250), (250, 0), (250, 400), (650, ROWS))):
+        write_part(run.fs, f"{run.folder}/interactions", "interactions", number, log().slice(start, rows))
+    run.record_parts("interactions", ROWS)
+    run.write("catalog", catalog())
+    run.write("users", users())
+    run.count(ROWS, ROWS)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    overrides = {
+        "workspace": tmp_path,
+        "encoding.shards": 5,
+        "training.batch_size": 64,
+        "training.cut_histories": 0.3,
+        "training.hidden_clicks": 0.1,
+        "ranker.context_fields": "[device, hour, speed]",
+    }
+    config = load(None, [f"{key}={value}" for key, value in overrides.items()])
+    run_stage(Workspace(config.workspace), Stage("ingest", write_tables, writes=("catalog", "interactions", "users")), config)
+    return config
+
+
+@pytest.fixture(params=[blocks.BLOCK_ROWS, 100], ids=["one block", "several blocks"])
+def block_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", request.param)
+    return int(request.param)
+
+
+def encoded(config: Config) -> tuple[Workspace, EncodedLog]:
+    workspace = Workspace(config.workspace)
+    run_stage(workspace, encode.STAGE, config)
+    return workspace, EncodedLog.open(workspace.fs, workspace.folder("encode"))
+
+
+def in_memory(config: Config) -> RankingData:
+    return prepare(log(), catalog(), users(), config.ranker, config.split)
+
+
+def epoch_of(data: RankingData, config: Config, skip: int = 0) -> list[tuple[Batch, int]]:
+    gather = HistoryGather(data.clicks, LatestClicks(5), CPU)
+    return list(training_batches(data.train, gather, config.training, CPU, 7, 1, skip))
+
+
+def rows_of(*batches: Batch) -> list[list[float]]:
+    """The rows of batches together, in one order."""
+    columns = [torch.cat([vars(batch)[name] for batch in batches]) for name in vars(batches[0])]
+    return sorted(torch.cat([column.double().view(len(column), -1) for column in columns], dim=1).tolist())
+
+
+@pytest.mark.usefixtures("block_rows")
+def test_one_worker_sees_the_batches_of_a_log_in_memory(config: Config) -> None:
+    workspace, log_files = encoded(config)
+    data, expected = ranking_data(workspace, log_files, config.ranker), in_memory(config)
+    assert (data.users.ids, data.items.ids) == (expected.users.ids, expected.items.ids)
+    assert data.encoders.user_encoder == expected.encoders.user_encoder
+    assert data.encoders.item_encoder == expected.encoders.item_encoder
+    assert data.context_encoder == expected.context_encoder
+    assert len(data.train) == len(expected.train)
+    assert data.train.block_sizes.tolist() == expected.train.block_sizes.tolist()
+    for name, values in vars(expected.clicks).items():
+        assert np.array_equal(getattr(data.clicks, name), values), name
+    for part in ("validation", "test"):
+        for one, other in zip(getattr(data, part).columns, getattr(expected, part).columns, strict=True):
+            assert one.dtype == other.dtype
+            assert sorted(one.tolist()) == sorted(other.tolist())
+    by_row = np.argsort(data.test_row)
+    assert all(np.array_equal(one[by_row], other) for one, other in zip(data.test.columns, expected.test.columns, strict=True))
+    for skip in (0, 3):
+        for (one, size), (other, expected_size) in zip_longest(epoch_of(data, config, skip), epoch_of(expected, config, skip)):
+            assert size == expected_size
+            for name, tensor in vars(other).items():
+                assert torch.equal(getattr(one, name), tensor), name
+
+
+@pytest.mark.usefixtures("block_rows")
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_workers_share_each_batch_and_the_clicks_that_it_hides(config: Config, world_size: int) -> None:
+    workspace, log_files = encoded(config)
+    shares = [ranking_data(workspace, log_files, config.ranker, Worker(rank, world_size)) for rank in range(world_size)]
+    users_of = [set(np.flatnonzero(np.diff(share.clicks.offsets))) for share in shares]
+    assert sum(map(len, users_of)) == len(set.union(*users_of))  # a user's clicks are with one worker
+    assert all(len(share.train) == len(in_memory(config).train) for share in shares)
+    epochs = [epoch_of(share, config) for share in shares]
+    for (whole, size), *parts in zip_longest(epoch_of(in_memory(config), config), *epochs):
+        assert {part_size for _, part_size in parts} == {size}
+        assert rows_of(*(part for part, _ in parts)) == rows_of(whole)
+
+
+def test_a_group_of_shards_has_whole_users(config: Config) -> None:
+    _, log_files = encoded(config)
+    whole = in_memory(config)
+    groups = list(log_files.in_groups(ROWS // 3, whole.context_encoder, len(whole.users.ids)))
+    assert len(groups) == 3
+    assert sorted(shard for group in groups for shard in group.shards) == list(range(5))
+    found = [RankingData.of(whole.encoders, group, in_memory=True) for group in groups]
+    for part in ("train", "validation", "test"):
+        parts = [getattr(each, part) for each in found]
+        keys = np.concatenate([np.stack([each.at, each.user, each.item]) for each in parts], axis=1)
+        expected = getattr(whole, part)
+        assert sorted(keys.T.tolist()) == sorted(np.stack([expected.at, expected.user, expected.item]).T.tolist())
+    assert not set.intersection(*(set(each.train.user.tolist()) for each in found))
+
+
+def test_a_killed_run_goes_on_and_leaves_only_the_shards(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    original = encode.steps.write_shard
+
+    def killed(job: encode.EncodingJob, shard: int, *others: object) -> list[int]:
+        if shard == 3 and len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(shard)
+        return original(job, shard, *others)
+
+    monkeypatch.setattr(encode.steps, "write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        encoded(config)
+    written.append(-1)
+    workspace, log_files = encoded(config)
+    assert log_files.sizes.sum() == ROWS
+    kinds = {path.suffix or path.name for path in Path(workspace.folder("encode")).iterdir()}
+    assert kinds == {".json", ".arrow", ".examples", ".clicks"}
+
+
+def test_the_log_is_encoded_again_only_for_what_changes_it(config: Config) -> None:
+    def made(**changes: object) -> bool:
+        ranker = config.ranker.model_copy(update=changes)
+        return run_stage(Workspace(config.workspace), encode.STAGE, config.model_copy(update={"ranker": ranker}))[1]
+
+    assert made()
+    assert not made(model="din", item_fields=["author_id"], context_fields=["speed", "device", "hour"])
+    assert made(context_fields=["device"])
+
+
+def test_fields_of_arms_and_trials_are_encoded_too() -> None:
+    config = load(
+        None,
+        [
+            "ranker.context_fields=[a]",
+            'comparison.arms={"x": {"ranker.context_fields": [b, a]}, "y": {"ranker.model": "fm"}}',
+            "tuning.space={ranker.context_fields: [[c], [a, d]], ranker.dropout: {low: 0.1, high: 0.2}}",
+        ],
+    )
+    assert encode.context_fields(config) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("ranker.context_fields=[devise]", r"ranker.context_fields: the log has no column 'devise'; did you mean 'device'\?"),
+        ("split.validation=0.00001", "because validation would be empty"),
+    ],
+)
+def test_what_no_ranker_can_be_trained_on_is_refused(config: Config, change: str, sentence: str) -> None:
+    mistaken = load(None, [f"workspace={config.workspace}", change])
+    with pytest.raises(DataError, match=sentence):
+        encoded(mistaken)

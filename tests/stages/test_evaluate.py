@@ -1,0 +1,55 @@
+"""The stage `evaluate`: it measures a ranker on the tables that it was trained on, and on no others."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.config import Config, load
+from rayrec.ranking.scorer import RankerError
+from rayrec.stages.pipeline import load_stage
+from rayrec.workspace.stage import Stage, run_stage
+from rayrec.workspace.versions import Workspace
+from tests.serving.small_world import TRAIN, catalog, interactions, write_tables
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    config = load(None, [f"workspace={tmp_path}/workspace"])
+    run_stage(Workspace(config.workspace), ingest(catalog(tmp_path), interactions()), config)
+    run_stage(Workspace(config.workspace), TRAIN, config)
+    return config
+
+
+def ingest(videos: pa.Table, log: pa.Table) -> Stage:
+    return write_tables({"catalog": videos, "interactions": log})
+
+
+def evaluated(config: Config) -> dict[str, dict[str, float]]:
+    workspace = Workspace(config.workspace)
+    run_stage(workspace, load_stage("evaluate"), config, force=True)
+    return json.loads(workspace.read_file(f"{workspace.folder('evaluate')}/report.json"))["clicks"]
+
+
+def test_the_same_tables_again_give_the_same_figures(config: Config, tmp_path: Path) -> None:
+    before = evaluated(config)
+    run_stage(Workspace(config.workspace), ingest(catalog(tmp_path), interactions()), config, force=True)
+    assert evaluated(config) == before
+
+
+@pytest.mark.parametrize("changed", ["order of the catalog", "a video more", "users", "values of a field"])
+def test_a_ranker_of_other_tables_is_refused(config: Config, tmp_path: Path, changed: str) -> None:
+    videos, log = catalog(tmp_path), interactions()
+    if changed == "order of the catalog":
+        videos = videos.take(np.random.default_rng(1).permutation(videos.num_rows))
+    elif changed == "a video more":
+        videos = catalog(tmp_path, 41)
+    elif changed == "users":
+        log = log.filter(pa.compute.not_equal(log["user_id"], "u3"))
+    else:
+        videos = videos.set_column(videos.column_names.index("author_id"), "author_id", pa.array(["another"] * 40))
+    run_stage(Workspace(config.workspace), ingest(videos, log), config, force=True)
+    with pytest.raises(RankerError, match="trained on another catalog or log than the present one; run `rayrec train CONFIG`"):
+        evaluated(config)
