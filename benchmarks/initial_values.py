@@ -22,10 +22,10 @@ from training import MOVIELENS, ROOT
 from rayrec.config import Config, load, with_values
 from rayrec.ranking import embedding, models
 from rayrec.ranking.fitting import AUC, LOG_LOSS, train_ranker
-from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 
 WITHOUT_EMBEDDINGS = "lr"
 DATA = ["movielens", "plain", "frappe", "demo"]

@@ -22,12 +22,13 @@ from figures import median_of, peak_gib, show
 
 from rayrec.config import Config, Ranker, Training
 from rayrec.data.batches import Batch, training_batches
-from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData, ranking_data
 from rayrec.data.shards import EncodedLog
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.stages import encode
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 
 RANKER = Ranker(context_fields=["device", "hour"], item_fields=["author_id", "primary_class", "secondary_class", "tags"])
 DAYS, FIRST = 30, 1_700_000_000_000
@@ -118,7 +119,7 @@ def from_shards(path: str) -> dict[str, float]:
 
 def in_memory(path: str) -> dict[str, float]:
     """The same batches from examples that are all in memory."""
-    data = encode.whole_log(Workspace(path), config_of(path))
+    data = whole_log(Workspace(path), config_of(path))
     # Blocks in memory are found by the number of a row in the log.
     data = replace(data, train=data.train.take(np.argsort(data.train.at, kind="stable")))
     next(epoch(data))

@@ -24,13 +24,13 @@ from figures import median_of, show
 
 from rayrec.config import Config, dump, load
 from rayrec.ranking.fitting import train_ranker
-from rayrec.stages.encode import whole_log
 from rayrec.stages.on_ray.training import Processes, train_on_ray
 from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker
 from rayrec.training.trainer import CPU
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 
 SIDES = ("without Ray", "inside Ray Train")
 

@@ -8,7 +8,7 @@ from common import begin
 from ours import setup
 
 from rayrec.data.batches import Batch, training_batches
-from rayrec.data.history import HistoryGather, LatestClicks
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking.fitting import fit
 from rayrec.training.callbacks import TrainingCallback
 from rayrec.training.trainer import CPU

@@ -10,8 +10,8 @@ from movielens import tables
 import rayrec
 from rayrec.config import Ranker, Split, Training
 from rayrec.data.examples import Examples
-from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData, prepare
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking import models
 from rayrec.ranking.fitting import fit, predict
 from rayrec.ranking.model import RankingModel

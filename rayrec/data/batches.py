@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rayrec.config import Training
-from rayrec.data.blocks import Columns, ExampleSource, by_batch, shuffled_blocks
 from rayrec.data.examples import Examples
-from rayrec.data.history import HistoryGather
+from rayrec.data.shuffling import Columns, ExampleSource, by_batch, shuffled_blocks
+from rayrec.data.windows import HistoryGather
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayrec.data.fields import DataError, value_indices, value_texts
+from rayrec.data.errors import DataError
+from rayrec.data.vocabulary import value_indices, value_texts
 from rayrec.errors import did_you_mean
 from rayrec.tables import TEXT
 from rayrec.values import text_of

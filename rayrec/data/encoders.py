@@ -8,19 +8,13 @@ import pyarrow.compute as pc
 
 from rayrec.config import Ranker
 from rayrec.data.context import ContextEncoder
-from rayrec.data.fields import DataError, FieldEncoder, FieldTable, refuse_not_finite
+from rayrec.data.errors import DataError
+from rayrec.data.fields import FieldEncoder, FieldTable, refuse_not_finite
+from rayrec.data.shards import Known
 from rayrec.errors import did_you_mean
 from rayrec.tables import MODALITIES, TEXT, spec_of, typed
 
 LEFT_OUT = " (`ingest` leaves out columns of structs, maps and nested lists)"
-
-
-@dataclass(frozen=True)
-class Known:
-    """The ids of users or items in the order of their indices, which count from 1."""
-
-    ids: pa.Array  # large_string [n]
-    trained: np.ndarray  # bool [n], whether the training split has it
 
 
 @dataclass(frozen=True)
@@ -91,19 +85,3 @@ def with_side_columns(user_ids: pa.Array, users: pa.Table | None) -> pa.Table:
         return pa.table({"user_id": user_ids})
     missing = pa.table({"user_id": user_ids.slice(users.num_rows)})
     return pa.concat_tables([typed("users", users), missing], promote_options="default")
-
-
-def refuse_one_label(labels: set[bool], rows: int) -> None:
-    """Raise `DataError` where the training split, which has so many rows, knows only one of the two labels."""
-    if len(labels) == 1:
-        kind = "every one" if labels == {True} else "none"
-        raise DataError(
-            f"interactions: of the {rows} impressions of the training split {kind} was clicked, so there is nothing to learn; "
-            "the log must contain both impressions that were clicked and impressions that were not"
-        )
-
-
-def refuse_nested(name: str, kind: pa.DataType) -> None:
-    """Raise `DataError` for a column of the log that can't be a context field."""
-    if pa.types.is_nested(kind):
-        raise DataError(f"ranker.context_fields: column {name!r} of the log holds {kind}; a context field is one value")

@@ -20,12 +20,12 @@ from pydantic import TypeAdapter
 
 from rayrec.data.blocks import block_indices
 from rayrec.data.context import FROM_TIME, ContextEncoder, columns_of, value_of_time
-from rayrec.data.encoders import Known, refuse_nested
-from rayrec.data.fields import value_texts
+from rayrec.data.errors import refuse_nested
 from rayrec.data.history import ClickHistory, click_times
 from rayrec.data.pieces import LogPiece, refuse_disorder
-from rayrec.data.shards import CLICKS, KNOWN, clicks_file, example_schema, examples_file
+from rayrec.data.shards import CLICKS, KNOWN, Known, clicks_file, example_schema, examples_file
 from rayrec.data.split import LogSplit
+from rayrec.data.vocabulary import value_texts
 from rayrec.tables import TEXT
 from rayrec.workspace.files import read_whole, to_json, write_whole, written_whole
 

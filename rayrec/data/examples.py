@@ -13,10 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rayrec.data.blocks import Block, Columns, block_count, block_indices
+from rayrec.data.blocks import block_count, block_indices
 from rayrec.data.context import ContextEncoder
-from rayrec.data.fields import indices_of
 from rayrec.data.history import ClickHistory
+from rayrec.data.shuffling import Block, Columns
+from rayrec.data.vocabulary import indices_of
 
 
 @dataclass(frozen=True)

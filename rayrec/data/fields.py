@@ -12,15 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from rayrec.errors import RayrecError
+from rayrec.data.errors import DataError
+from rayrec.data.vocabulary import indices_of, value_indices, value_texts
 from rayrec.tables import TEXT
-from rayrec.values import texts_of
 
 MAX_VALUES = 16  # of a multi-valued field that are kept for one row
-
-
-class DataError(RayrecError):
-    """No ranker can be trained on these data; the message names the column or the setting and what to change."""
 
 
 @dataclass
@@ -126,21 +122,6 @@ class FieldEncoder:
         return {name: len(words) + 1 for name, words in self.vocabularies.items()}
 
 
-def indices_of(values: pa.Array | pa.ChunkedArray, known: pa.Array, first: int = 0) -> np.ndarray:
-    """The index of each value among the known ones, counted from `first`; 0 where it is unknown: int32 [values]."""
-    found = pc.index_in(values, value_set=known).fill_null(-first).to_numpy(zero_copy_only=False)
-    return found + np.int32(first)  # a copy: Arrow's memory is read-only
-
-
-def value_indices(name: str, column: pa.ChunkedArray, vocabulary: pa.Array) -> np.ndarray:
-    """The index, from 1, of the canonical text of each value in a vocabulary; 0 where it is unknown: int32 [rows]."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    distinct = column.combine_chunks().dictionary_encode()
-    known = np.append(indices_of(value_texts(name, distinct.dictionary), vocabulary, 1), np.int32(0))  # the last one for nulls
-    return known[distinct.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
-
-
 def refuse_not_finite(table: pa.Table, id_column: str, columns: list[str]) -> None:
     """Raise a `DataError` for the first number in these columns, also inside a vector, that is NaN or infinite."""
     for name in columns:
@@ -156,16 +137,6 @@ def refuse_not_finite(table: pa.Table, id_column: str, columns: list[str]) -> No
                 f"column {name!r} of {id_column} {table[id_column][row].as_py()!r} holds {values[int(broken[0])].as_py()}; "
                 "a ranker takes finite numbers only, so replace the value, or make it null where it is unknown"
             )
-
-
-def value_texts(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The canonical texts of a column. Raises `DataError` for a type whose values have none."""
-    try:
-        return texts_of(column)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"column {name!r} holds {column.type}, which can't be a field ({error}); make it text or numbers"
-        ) from error
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -9,14 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Ranker, Split
-from rayrec.data.blocks import ExampleSource
 from rayrec.data.context import ContextEncoder, refuse_unknown_context
-from rayrec.data.encoders import FittedEncoders, Known, all_user_ids, refuse_nested, refuse_one_label
+from rayrec.data.encoders import FittedEncoders, all_user_ids
+from rayrec.data.errors import refuse_nested, refuse_one_label
 from rayrec.data.examples import Examples, encoded
-from rayrec.data.fields import FieldTable, Tables, indices_of
+from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.history import ClickHistory, click_times
-from rayrec.data.shards import EncodedLog, Share
+from rayrec.data.shards import EncodedLog, Known
+from rayrec.data.shares import Share
+from rayrec.data.shuffling import ExampleSource
 from rayrec.data.split import split_in_memory
+from rayrec.data.vocabulary import indices_of
 from rayrec.tables import TEXT
 from rayrec.training.exchange import SINGLE, Worker
 
@@ -79,7 +82,7 @@ class TableReader(Protocol):
 def ranking_data(reader: TableReader, encoded_log: EncodedLog, settings: Ranker, worker: Worker = SINGLE) -> RankingData:
     """The data of one of several workers. Raises `DataError` for tables or settings that no ranker can be trained on."""
     encoders = fitted_encoders(reader, encoded_log, settings)
-    share = encoded_log.of_worker(worker, encoders.context_encoder, len(encoders.users.ids))
+    share = Share.of_worker(encoded_log, worker, encoders.context_encoder, len(encoders.users.ids))
     return RankingData.of(encoders, share)
 
 

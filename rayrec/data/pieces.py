@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rayrec.config import Split
-from rayrec.data.fields import DataError
+from rayrec.data.errors import DataError
 from rayrec.data.split import LogSplit, split_log, split_rows
 
 TIME = "shown_at"

@@ -12,30 +12,22 @@ keeps one copy for all processes. No process needs to hold more than a block of 
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import torch
 from pydantic import TypeAdapter
 
-from rayrec.data.blocks import Block, Columns
 from rayrec.data.context import ContextEncoder
-from rayrec.data.encoders import Known
-from rayrec.data.examples import Examples
-from rayrec.data.fields import DataError
-from rayrec.data.history import ClickHistory
+from rayrec.data.errors import DataError
 from rayrec.tables import TEXT
-from rayrec.training.exchange import Worker
 from rayrec.workspace.files import read_whole, to_json, write_whole
 from rayrec.workspace.node_copies import DamagedError, copied, copies_folder
 from rayrec.workspace.versions import MANIFEST
 
-GROUP_ROWS = 4_000_000  # of the log, which work on whole users reads at a time
 FACTS = "shards.json"  # written when everything else is there
 KNOWN = pa.schema({"id": TEXT, "trained": pa.bool_()})
 CLICKS = pa.schema({"user": pa.int32(), "item": pa.int32(), "at": pa.int64()})  # `at`: UTC ms, when the click was made
@@ -49,6 +41,14 @@ EXAMPLES = pa.schema(
         "row": pa.int32(),  # its number, in time order, among the rows of all shards in its block, or in its split
     }
 )
+
+
+@dataclass(frozen=True)
+class Known:
+    """The ids of users or items in the order of their indices, which count from 1."""
+
+    ids: pa.Array  # large_string [n]
+    trained: np.ndarray  # bool [n], whether the training split has it
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,6 @@ class EncodedLog:
     def items(self) -> Known:
         return self._known("items")
 
-    def all(self, context: ContextEncoder, user_count: int) -> "Share":
-        return Share(self, range(self.shards), context, user_count)
-
-    def of_worker(self, worker: Worker, context: ContextEncoder, user_count: int) -> "Share":
-        """The shards of one of several workers."""
-        return Share(self, range(worker.rank, self.shards, worker.world_size), context, user_count)
-
-    def in_groups(self, rows: int, context: ContextEncoder, user_count: int) -> "Iterator[Share]":
-        """All shards, in groups of about so many rows of the log, for work that needs whole users but not all at a time."""
-        count = max(1, -(-int(self.sizes.sum()) // rows))
-        for shards in np.array_split(np.arange(self.shards), min(count, self.shards)):
-            yield Share(self, shards.tolist(), context, user_count)
-
     def _known(self, name: str) -> Known:
         table = self.file(f"{name}.arrow").read_all().combine_chunks()
         ids = table["id"].chunk(0) if table.num_rows else pa.array([], TEXT)
@@ -155,76 +142,3 @@ class EncodedLog:
     @cached_property
     def _copied(self) -> dict[str, str]:
         return {}
-
-
-@dataclass(frozen=True)
-class Share:
-    """Some shards of an encoded log: what one worker has, or what one step of an evaluation reads."""
-
-    log: EncodedLog
-    shards: Sequence[int]
-    context: ContextEncoder  # of the context fields that the examples shall have
-    user_count: int  # user 0 included
-
-    @cached_property
-    def clicks(self) -> ClickHistory:
-        """The clicks of the users of these shards; all other users have none."""
-        tables = [self.log.file(clicks_file(shard)).read_all() for shard in self.shards]
-        table = pa.concat_tables([CLICKS.empty_table(), *tables])
-        user, item, at = (table[name].to_numpy() for name in CLICKS.names)
-        return ClickHistory.of(user, item, at, self.user_count)
-
-    @property
-    def train(self) -> "ShardedExamples":
-        """The training examples, which stay in their files."""
-        return ShardedExamples(self)
-
-    def train_in_memory(self) -> Examples:
-        """The training examples in memory, block after block."""
-        return self._examples(range(self.log.sizes.shape[1] - 2))[0]
-
-    def validation(self) -> Examples:
-        return self._examples([self.log.sizes.shape[1] - 2])[0]
-
-    def test(self) -> tuple[Examples, np.ndarray]:
-        """The test examples, and the number of each, in time order, among those of all shards: int32 [examples]."""
-        return self._examples([self.log.sizes.shape[1] - 1])
-
-    def _examples(self, sections: Sequence[int]) -> tuple[Examples, np.ndarray]:
-        """Examples of these sections, in time order within each."""
-        parts = []
-        for section in sections:
-            columns, row = self._section(section)
-            order = np.argsort(row, kind="stable")
-            parts.append([*(column[order] for column in columns), row[order]])
-        *together, row = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Examples(*together), row
-
-    def _section(self, section: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """The columns of `Examples` of a section, shard after shard, and their `row`."""
-        names = [*EXAMPLES.names, *(f"context_{name}" for name in self.context.fields)]
-        batches = [self.log.file(examples_file(shard)).get_batch(section) for shard in self.shards]
-        user, item, clicked, at, clicks, row, *context = (
-            np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]) for name in names
-        )
-        stacked = np.stack(context, 1) if context else np.empty((len(user), 0), np.int16)
-        return (user, item, clicked, at, self.clicks.offsets[user] + clicks, stacked), row
-
-
-@dataclass(frozen=True)
-class ShardedExamples:
-    """The training examples of a share, as an `ExampleSource` that reads one block at a time."""
-
-    share: Share
-    block_sizes: np.ndarray = field(init=False)  # of all shards
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "block_sizes", self.share.log.sizes[:, :-2].sum(axis=0))
-
-    def __len__(self) -> int:
-        return self.share.log.train_rows
-
-    def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Block]:
-        for index in indices:
-            columns, row = self.share._section(index)
-            yield Block(Columns(*(torch.from_numpy(column).to(device) for column in columns)), row)

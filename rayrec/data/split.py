@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayrec.config import Split
-from rayrec.data.fields import DataError
+from rayrec.data.errors import DataError
 
 NAMES = ("training", "validation", "test")
 

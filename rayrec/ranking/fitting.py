@@ -13,8 +13,8 @@ from torch import Tensor
 from rayrec.config import Ranker, Training
 from rayrec.data.batches import Batch, batches, steps_of, training_batches
 from rayrec.data.examples import Examples
-from rayrec.data.history import HistoryGather
 from rayrec.data.loading import RankingData
+from rayrec.data.windows import HistoryGather
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
 from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback

@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
-from rayrec.data.history import HistoryWindow, LatestClicks
+from rayrec.data.windows import HistoryWindow, LatestClicks
 from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
 

@@ -22,9 +22,11 @@ from rayrec.config.wording import wording
 from rayrec.data.batches import Batch
 from rayrec.data.context import ContextEncoder
 from rayrec.data.encoders import FittedEncoders
-from rayrec.data.fields import DataError, FieldEncoder, FieldTable, Tables, refuse_not_finite
-from rayrec.data.history import ClickHistory, HistoryGather
+from rayrec.data.errors import DataError
+from rayrec.data.fields import FieldEncoder, FieldTable, Tables, refuse_not_finite
+from rayrec.data.history import ClickHistory
 from rayrec.data.loading import RankingData
+from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
 from rayrec.ranking import models
 from rayrec.ranking.model import RankingModel

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rayrec.config import Ranker
-from rayrec.data.history import MINUTE_MS
+from rayrec.data.windows import MINUTE_MS
 from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
 from rayrec.ranking.gathering import gather
 from rayrec.ranking.layers import Activation, Dice, HistoryTop, Linear, RequestMLP, relu

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from rayrec.data.examples import Examples
 from rayrec.data.pieces import LogPieces
-from rayrec.data.shards import Share
+from rayrec.data.shares import Share
 from rayrec.recall.items import count_by_user_and_day
 from rayrec.serving.state.export import EXPORT
 

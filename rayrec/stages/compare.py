@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 
 from rayrec import __version__, tables
 from rayrec.config import Config, ConfigError, Ranker, dump
-from rayrec.data.history import HistoryGather
 from rayrec.data.loading import MAY_READ, READS, RankingData, ranking_data
 from rayrec.data.shards import EncodedLog
+from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
 from rayrec.evaluation.comparison import PICTURE, RESULTS, TABLE, ArmRun, Measurement, picture, provenance, table
 from rayrec.evaluation.trials import TrainingSummary

@@ -18,15 +18,13 @@ from rayrec.config import Config, settings_of
 from rayrec.data import encoding as steps
 from rayrec.data.blocks import block_count
 from rayrec.data.context import refuse_unknown_context
-from rayrec.data.encoders import Known, refuse_one_label
 from rayrec.data.encoding import EncodingJob
-from rayrec.data.loading import RankingData, fitted_encoders
+from rayrec.data.errors import refuse_one_label
 from rayrec.data.pieces import LogPieces
-from rayrec.data.shards import KNOWN, EncodedLog, LogFacts
+from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
 from rayrec.tables import TEXT
-from rayrec.workspace.stage import Stage, StageRun, run_stage
-from rayrec.workspace.versions import Workspace
+from rayrec.workspace.stage import Stage, StageRun
 
 LOG_S = 10.0  # between two lines about the progress
 CONTEXT = "ranker.context_fields"
@@ -77,14 +75,6 @@ def context_fields(config: Config) -> list[str]:
 def encoded_log(run: StageRun) -> EncodedLog:
     """The current output of the stage, for a stage that reads it."""
     return EncodedLog.open(run.fs, run.input_folder("encode"))
-
-
-def whole_log(workspace: Workspace, config: Config) -> RankingData:
-    """The data of the config's ranker, all in memory, for tests and benchmarks of small logs. The log is encoded if need be."""
-    run_stage(workspace, STAGE, config)
-    encoded = EncodedLog.open(workspace.fs, workspace.folder("encode"))
-    encoders = fitted_encoders(workspace, encoded, config.ranker)
-    return RankingData.of(encoders, encoded.all(encoders.context_encoder, len(encoders.users.ids)), in_memory=True)
 
 
 def _each(name: str, work: Sequence[Callable[[], Result]], execute: Executor) -> list[Result]:

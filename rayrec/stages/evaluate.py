@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from rayrec.config import Config, settings_of
 from rayrec.data.encoders import FittedEncoders
-from rayrec.data.history import HistoryGather
 from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, RankingData, fitted_encoders
 from rayrec.data.pieces import LogPieces
-from rayrec.data.shards import GROUP_ROWS, EncodedLog
+from rayrec.data.shards import EncodedLog
+from rayrec.data.shares import GROUP_ROWS, Share
+from rayrec.data.windows import HistoryGather
 from rayrec.evaluation.breakdown import by_history, history_lengths, without_modality
 from rayrec.evaluation.pages import (
     Counters,
@@ -172,7 +173,7 @@ def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.n
     test = TestSplit.of_size(log.test_rows, rankers)
     encoders = FittedEncoders(scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items)
     draw, limit = np.random.default_rng(config.seed).random(len(scorer.users.ids)), 1.0
-    for share in log.in_groups(GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids)):
+    for share in Share.in_groups(log, GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids)):
         data = RankingData.of(encoders, share, in_memory=True)
         row = data.test_row
         test.user[row], test.item[row], test.clicked[row] = data.test.user, data.test.item, data.test.clicked

@@ -15,7 +15,7 @@ from rayrec.config import settings_of
 from rayrec.data.context import NO_CONTEXT
 from rayrec.data.loading import MAY_READ, RANKER, READS, joined_items
 from rayrec.data.pieces import LogPieces
-from rayrec.data.shards import GROUP_ROWS
+from rayrec.data.shares import GROUP_ROWS, Share
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import item_vectors
 from rayrec.serving import bundle, covers, log_summary
@@ -41,7 +41,7 @@ def publish(run: StageRun) -> None:
         raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
     encoded, log = encoded_log(run), LogPieces.of(run.fs, run.parts("interactions"))
     user_ids = encoded.users.ids
-    shares = list(encoded.in_groups(GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
+    shares = list(Share.in_groups(encoded, GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
     # The items of the encoded log are those of the catalog, too.
     exposures, clicks = np.sum([log_summary.exposures_and_clicks(share, len(ids) + 1) for share in shares], axis=0)
     items = item_table(run, ids) | {"exposures": exposures[1:], "clicks": clicks[1:]}

@@ -58,6 +58,21 @@ def test_swap_and_rollback_find_out_without_ray_that_nothing_runs(config: Path) 
         assert imported_by([command, str(config)], (*HEAVY, "pyarrow.dataset"), status=1) == []
 
 
+def test_a_log_becomes_shards_without_any_heavy_library(tmp_path: Path) -> None:
+    (tmp_path / "catalog.csv").write_text("video_id\n" + "".join(f"v{video}\n" for video in range(10)))
+    rows = [f"u{row % 3},v{row % 10},{1_700_000_000_000 + row},{row % 7 % 2}\n" for row in range(60)]
+    (tmp_path / "log.csv").write_text("user_id,video_id,shown_at,clicked\n" + "".join(rows))
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"workspace: {tmp_path}/space\n"
+        f"dataset: {{kind: files, catalog: {tmp_path}/catalog.csv, interactions: {tmp_path}/log.csv}}\n"
+    )
+    heavy = tuple(name for name in HEAVY if name != "pandas")  # Arrow imports it when it takes an array of NumPy's
+    for command in ("ingest", "encode"):
+        assert imported_by([command, str(path)], heavy) == []
+    assert Workspace(tmp_path / "space").rows("interactions") == 60
+
+
 def test_the_client_needs_httpx_alone() -> None:
     code = "import sys, rayrec.client; print([name for name in ('numpy', 'pydantic', 'pyarrow', 'ray') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

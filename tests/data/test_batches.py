@@ -11,8 +11,9 @@ from rayrec.config import Training
 from rayrec.data import blocks
 from rayrec.data.batches import Batch, batches, steps_of, training_batches
 from rayrec.data.examples import Examples
-from rayrec.data.history import ClickHistory, HistoryGather, LatestClicks
+from rayrec.data.history import ClickHistory
 from rayrec.data.loading import RankingData
+from rayrec.data.windows import HistoryGather, LatestClicks
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.data.context import ContextEncoder, refuse_unknown_context
-from rayrec.data.fields import DataError
+from rayrec.data.errors import DataError
 
 TIMES = [datetime.datetime(2024, 2, 29, 23, 59, tzinfo=datetime.UTC), datetime.datetime(2024, 3, 4, 0, 0, tzinfo=datetime.UTC)]
 AT = np.array([int(time.timestamp() * 1000) for time in TIMES])

@@ -7,7 +7,7 @@ import pytest
 
 from rayrec.config import Ranker, Split
 from rayrec.data.encoders import item_columns
-from rayrec.data.fields import DataError
+from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, join_items, prepare
 
 

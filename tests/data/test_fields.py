@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayrec.data.fields import DataError, FieldEncoder, indices_of, refuse_not_finite
+from rayrec.data.errors import DataError
+from rayrec.data.fields import FieldEncoder, refuse_not_finite
 
 VECTORS = pa.list_(pa.float32())
 
@@ -57,12 +58,6 @@ def test_a_column_that_can_not_be_a_field_is_named() -> None:
     table = pa.table({"id": ["a"], "meta": [{"x": 1}]})
     with pytest.raises(DataError, match=r"column 'meta' holds struct<x: int64>, which can't be a field"):
         FieldEncoder.fit(table, "id", ["meta"], np.array([True]))
-
-
-def test_indices_among_known_values() -> None:
-    known = pa.array(["p", "q"])
-    assert indices_of(pa.chunked_array([["q"], ["r", "p"]]), known, 1).tolist() == [2, 0, 1]
-    assert indices_of(pa.array([None, "q"], pa.string()), known).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from rayrec import tables
 from rayrec.config import Config, Ranker, Split
 from rayrec.data.loading import RankingData, join_items, prepare
-from rayrec.stages.encode import whole_log
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 
 ROWS = 50
 

@@ -11,10 +11,11 @@ import torch
 from rayrec.config import Config, load
 from rayrec.data import blocks
 from rayrec.data.batches import Batch, training_batches
-from rayrec.data.fields import DataError
-from rayrec.data.history import HistoryGather, LatestClicks
+from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, prepare, ranking_data
 from rayrec.data.shards import EncodedLog
+from rayrec.data.shares import Share
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.stages import encode
 from rayrec.training.exchange import Worker
 from rayrec.workspace.parts import write_part
@@ -144,7 +145,7 @@ def test_workers_share_each_batch_and_the_clicks_that_it_hides(config: Config, w
 def test_a_group_of_shards_has_whole_users(config: Config) -> None:
     _, log_files = encoded(config)
     whole = in_memory(config)
-    groups = list(log_files.in_groups(ROWS // 3, whole.context_encoder, len(whole.users.ids)))
+    groups = list(Share.in_groups(log_files, ROWS // 3, whole.context_encoder, len(whole.users.ids)))
     assert len(groups) == 3
     assert sorted(shard for group in groups for shard in group.shards) == list(range(5))
     found = [RankingData.of(whole.encoders, group, in_memory=True) for group in groups]

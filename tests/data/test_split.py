@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.config import Ranker, Split
-from rayrec.data.fields import DataError
+from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, prepare
 from rayrec.data.split import split_in_memory, split_rows
 

@@ -21,10 +21,10 @@ from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.recommender import Page, Recommender, UserState
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import Event
-from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 from tests.serving.small_world import LOG_STARTS, TRAIN, write_tables
 
 USERS, VIDEOS, TOPICS, NEW_USERS = 280, 150, 6, 20

@@ -9,8 +9,8 @@ import torch
 
 from rayrec.config import Ranker, load
 from rayrec.data.batches import training_batches
-from rayrec.data.history import HistoryGather
 from rayrec.data.loading import join_items, prepare
+from rayrec.data.windows import HistoryGather
 from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from tests.ranking.impressions import requests

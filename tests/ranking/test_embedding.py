@@ -6,8 +6,8 @@ import torch
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch, batches
 from rayrec.data.fields import FieldTable
-from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking.embedding import FieldEmbedding, Inputs, masked_softmax
 
 

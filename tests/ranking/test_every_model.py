@@ -11,8 +11,8 @@ import torch
 
 from rayrec.config import Ranker, Split, Training
 from rayrec.data.batches import Batch, training_batches
-from rayrec.data.history import HistoryGather
 from rayrec.data.loading import RankingData, join_items, prepare
+from rayrec.data.windows import HistoryGather
 from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from tests.ranking.impressions import requests, untrained

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rayrec.config import Ranker, Split, Training
-from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData, join_items, prepare
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking.fitting import AUC, predict, train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.training.callbacks import TrainingCallback

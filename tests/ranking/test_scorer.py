@@ -13,9 +13,9 @@ import torch
 
 from rayrec.config import ConfigError, Ranker
 from rayrec.data.batches import batches
-from rayrec.data.fields import DataError
-from rayrec.data.history import HistoryGather
+from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, join_items
+from rayrec.data.windows import HistoryGather
 from rayrec.ranking.scorer import RankerError, Scorer
 
 CPU = torch.device("cpu")

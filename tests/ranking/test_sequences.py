@@ -9,8 +9,8 @@ from torch import nn
 
 from rayrec.config import Ranker
 from rayrec.data.batches import batches
-from rayrec.data.history import MINUTE_MS, HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
+from rayrec.data.windows import MINUTE_MS, HistoryGather, LatestClicks
 from rayrec.ranking.sequences import AUGRU, PReLU, compacted, run_rnn, split_sessions
 from tests.ranking.impressions import dot, requests, untrained
 

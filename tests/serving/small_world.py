@@ -12,11 +12,11 @@ from rayrec.data.loading import MAY_READ, RANKER, READS
 from rayrec.ranking.fitting import train_ranker
 from rayrec.serving.recommender import UserState
 from rayrec.stages.encode import STAGE as ENCODE
-from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 from tests.features.clips import tone, write_clip
+from tests.fixtures.encoded import whole_log
 
 WORDS = (["dog", "puppy"], ["sea", "beach"], ["guitar", "song"], ["cake", "sugar"])
 LOG_STARTS = 1_700_000_000_000  # UTC ms

@@ -8,16 +8,16 @@ import torch
 
 from rayrec.config import Config
 from rayrec.data.batches import Batch
-from rayrec.data.history import HistoryGather
 from rayrec.data.loading import RANKER
+from rayrec.data.windows import HistoryGather
 from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
-from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 from tests.serving.small_world import TRAIN, build_workspace
 
 CANDIDATES = 600

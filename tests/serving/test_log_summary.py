@@ -12,6 +12,7 @@ from rayrec.config import Config, load
 from rayrec.data.context import NO_CONTEXT
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import EncodedLog
+from rayrec.data.shares import Share
 from rayrec.serving import user_log
 from rayrec.serving.log_summary import exported_upto, exposures_and_clicks, user_table
 from rayrec.serving.state.export import EXPORT
@@ -37,7 +38,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def summary(workspace: Workspace, rows: int, path: Path) -> tuple[np.ndarray, pa.Table]:
     encoded = EncodedLog.open(workspace.fs, workspace.folder("encode"))
     ids = encoded.users.ids
-    shares = list(encoded.in_groups(rows, NO_CONTEXT, len(ids) + 1))
+    shares = list(Share.in_groups(encoded, rows, NO_CONTEXT, len(ids) + 1))
     assert len(shares) == min(5, max(1, -(-interactions().num_rows // rows)))
     user_log.write(pafs.LocalFileSystem(), str(path), (user_table(share, ids, MAX_CLICKS, MAX_SEEN) for share in shares))
     counts = np.sum([exposures_and_clicks(share, catalog(path.parent).num_rows + 1) for share in shares], axis=0)

@@ -15,10 +15,10 @@ from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
 from rayrec.serving.state.export import export_events
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import Event, Since, StateStore
-from rayrec.stages.encode import whole_log
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 from tests.serving.small_world import TRAIN, build_workspace, topic_of
 
 PAGES = 9

@@ -8,16 +8,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from rayrec.config import Config, ConfigError, Ranker, Training, load
-from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking.fitting import predict, train_ranker
 from rayrec.ranking.scorer import Scorer
 from rayrec.stages.compare import STAGE as COMPARE
-from rayrec.stages.encode import whole_log
 from rayrec.training.callbacks import Epoch
 from rayrec.training.trainer import CPU
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 from tests.training.small_log import ingest
 
 ARMS: dict[str, dict[str, Any]] = {

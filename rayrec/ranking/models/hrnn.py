@@ -18,7 +18,7 @@ from torch import nn
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
-from rayrec.data.history import MINUTE_MS, LatestSessions
+from rayrec.data.windows import MINUTE_MS, LatestSessions
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.layers import Linear
 from rayrec.ranking.model import RankingModel

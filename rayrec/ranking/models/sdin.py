@@ -22,7 +22,7 @@ from torch import nn
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
-from rayrec.data.history import LatestSessions
+from rayrec.data.windows import LatestSessions
 from rayrec.ranking.embedding import Embedded, Inputs
 from rayrec.ranking.layers import Linear
 from rayrec.ranking.model import RankingModel

@@ -7,8 +7,8 @@ import torch
 
 from rayrec.config import Ranker
 from rayrec.data.batches import batches
-from rayrec.data.history import HistoryGather, LatestClicks
 from rayrec.data.loading import RankingData
+from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking.embedding import concatenate_fields
 from rayrec.ranking.scorer import Scorer
 

@@ -9,7 +9,7 @@ import torch
 
 from rayrec.config import Config
 from rayrec.data.batches import Batch
-from rayrec.data.history import HistoryGather
+from rayrec.data.windows import HistoryGather
 from rayrec.ranking.fitting import predict
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
@@ -20,8 +20,8 @@ from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest, reserved_de
 from rayrec.serving.recommender import UserState
 from rayrec.serving.rollout.arms import Rollout
 from rayrec.serving.rollout.versions import VersionCache, warm_up
-from rayrec.stages.encode import whole_log
 from rayrec.workspace.versions import Workspace
+from tests.fixtures.encoded import whole_log
 from tests.serving.cluster.broken_bundles import spoil, without_numbers
 
 

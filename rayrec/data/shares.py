@@ -1,0 +1,108 @@
+"""What one worker, or one step of an evaluation, reads of an encoded log: the examples and clicks of some of its shards."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from rayrec.data.context import ContextEncoder
+from rayrec.data.examples import Examples
+from rayrec.data.history import ClickHistory
+from rayrec.data.shards import CLICKS, EXAMPLES, EncodedLog, clicks_file, examples_file
+from rayrec.data.shuffling import Block, Columns
+from rayrec.training.exchange import Worker
+
+GROUP_ROWS = 4_000_000  # of the log, which work on whole users reads at a time
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some shards of an encoded log: what one worker has, or what one step of an evaluation reads."""
+
+    log: EncodedLog
+    shards: Sequence[int]
+    context: ContextEncoder  # of the context fields that the examples shall have
+    user_count: int  # user 0 included
+
+    @classmethod
+    def of_all(cls, log: EncodedLog, context: ContextEncoder, user_count: int) -> Self:
+        return cls(log, range(log.shards), context, user_count)
+
+    @classmethod
+    def of_worker(cls, log: EncodedLog, worker: Worker, context: ContextEncoder, user_count: int) -> Self:
+        """The shards of one of several workers."""
+        return cls(log, range(worker.rank, log.shards, worker.world_size), context, user_count)
+
+    @classmethod
+    def in_groups(cls, log: EncodedLog, rows: int, context: ContextEncoder, user_count: int) -> Iterator[Self]:
+        """All shards, in groups of about so many rows of the log, for work that needs whole users but not all at a time."""
+        count = max(1, -(-int(log.sizes.sum()) // rows))
+        for shards in np.array_split(np.arange(log.shards), min(count, log.shards)):
+            yield cls(log, shards.tolist(), context, user_count)
+
+    @cached_property
+    def clicks(self) -> ClickHistory:
+        """The clicks of the users of these shards; all other users have none."""
+        tables = [self.log.file(clicks_file(shard)).read_all() for shard in self.shards]
+        table = pa.concat_tables([CLICKS.empty_table(), *tables])
+        user, item, at = (table[name].to_numpy() for name in CLICKS.names)
+        return ClickHistory.of(user, item, at, self.user_count)
+
+    @property
+    def train(self) -> "ShardedExamples":
+        """The training examples, which stay in their files."""
+        return ShardedExamples(self)
+
+    def train_in_memory(self) -> Examples:
+        """The training examples in memory, block after block."""
+        return self._examples(range(self.log.sizes.shape[1] - 2))[0]
+
+    def validation(self) -> Examples:
+        return self._examples([self.log.sizes.shape[1] - 2])[0]
+
+    def test(self) -> tuple[Examples, np.ndarray]:
+        """The test examples, and the number of each, in time order, among those of all shards: int32 [examples]."""
+        return self._examples([self.log.sizes.shape[1] - 1])
+
+    def _examples(self, sections: Sequence[int]) -> tuple[Examples, np.ndarray]:
+        """Examples of these sections, in time order within each."""
+        parts = []
+        for section in sections:
+            columns, row = self._section(section)
+            order = np.argsort(row, kind="stable")
+            parts.append([*(column[order] for column in columns), row[order]])
+        *together, row = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Examples(*together), row
+
+    def _section(self, section: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """The columns of `Examples` of a section, shard after shard, and their `row`."""
+        names = [*EXAMPLES.names, *(f"context_{name}" for name in self.context.fields)]
+        batches = [self.log.file(examples_file(shard)).get_batch(section) for shard in self.shards]
+        user, item, clicked, at, clicks, row, *context = (
+            np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]) for name in names
+        )
+        stacked = np.stack(context, 1) if context else np.empty((len(user), 0), np.int16)
+        return (user, item, clicked, at, self.clicks.offsets[user] + clicks, stacked), row
+
+
+@dataclass(frozen=True)
+class ShardedExamples:
+    """The training examples of a share, as an `ExampleSource` that reads one block at a time."""
+
+    share: Share
+    block_sizes: np.ndarray = field(init=False)  # of all shards
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block_sizes", self.share.log.sizes[:, :-2].sum(axis=0))
+
+    def __len__(self) -> int:
+        return self.share.log.train_rows
+
+    def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Block]:
+        for index in indices:
+            columns, row = self.share._section(index)
+            yield Block(Columns(*(torch.from_numpy(column).to(device) for column in columns)), row)
