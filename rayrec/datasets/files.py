@@ -10,8 +10,8 @@ missing. Columns that we don't know become side columns, which rankers may use a
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -43,6 +43,14 @@ class FilesPiece:
     name: str
     settings: FilesData
     shares: tuple[Share, ...]
+
+    @property
+    def files(self) -> list[str]:
+        return [share.path for share in self.shares]
+
+    def without(self, files: Container[str]) -> "FilesPiece | None":
+        shares = tuple(share for share in self.shares if share.path not in files)
+        return replace(self, shares=shares) if shares else None
 
     def blocks(self, limits: Limits, careful: bool = False) -> Iterator[SourceTable]:
         for share in self.shares:

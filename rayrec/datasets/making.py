@@ -4,8 +4,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +14,13 @@ import pyarrow.fs as pafs
 
 from rayrec import tables
 from rayrec.datasets.dataset import RawDataset
-from rayrec.datasets.runs import Record, Run, Work
+from rayrec.datasets.growth import NOTHING, Earlier
+from rayrec.datasets.runs import Part, Record, Run, Work, write_run
 from rayrec.datasets.screening import StrangeTimes
-from rayrec.datasets.side_columns import decided
+from rayrec.datasets.side_columns import Facts, decided, together
 from rayrec.datasets.source import Limits, Source
-from rayrec.datasets.steps import LOG_S, Table, read_piece, reject_repeats, write_partition, write_range
-from rayrec.datasets.time_order import time_ranges
+from rayrec.datasets.steps import LOG_S, Table, read_part, read_piece, reject_repeats, write_partition, write_range
+from rayrec.datasets.time_order import END, time_ranges
 from rayrec.tables import TableError
 from rayrec.workspace.files import make_folder_of
 from rayrec.workspace.parts import part_paths, write_part
@@ -39,6 +41,7 @@ class Place:
     folder: str
     limits: Limits
     execute: Executor
+    earlier: Earlier = NOTHING  # what the version before has of the log
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Made:
     read: int  # rows, good and bad
     rows: int
     rejects: list[Run]
+    columns: dict[str, Facts] = field(default_factory=dict)  # of a log's side columns
+    kept: Sequence[Part] = ()  # of the version before; their rows are counted
+    parts: Sequence[Part] = ()  # of a log: these and the new ones
 
 
 def make_tables(raw: RawDataset, place: Place) -> list[Made]:
@@ -79,15 +85,29 @@ def _with_key(name: str, source: Source, place: Place, **rules: Any) -> Made:
 
 
 def _log(source: Source, place: Place, catalog: Made) -> Made:
-    """Make the log, in the order of time."""
+    """Make the log, in the order of time. Only what the version before lacks is read."""
     ids = tuple(part_paths(place.fs, f"{place.folder}/catalog"))
     lost = tuple(rejected.path for rejected in catalog.rejects)
     table = Table("interactions", place.fs, place.folder, place.limits, catalog=ids, lost=lost)
-    records = _read(table, source, place.execute)
-    sides = decided(record.columns for record in records)
-    ranges = time_ranges([each for record in records for each in record.runs], place.limits)
-    shares = [(number, within, sides) for number, within in enumerate(ranges) if within.slices]
-    return _finished(table, records, _do(table, "written", write_range, shares, place.execute), sides)
+    earlier = place.earlier if place.earlier.holds(place.fs, ids) else NOTHING
+    records = _read(table, source.without(earlier.facts.files), place.execute)
+    columns = together([earlier.facts.columns, *(record.columns for record in records)])
+    sides = decided([columns])
+    if earlier.facts.files and sides != decided([earlier.facts.columns]):
+        return _log(source, replace(place, earlier=NOTHING), catalog)
+    runs = [each for record in records for each in record.runs]
+    begin = min((run.starts[0] for run in runs), default=END)
+    kept = list(takewhile(lambda part: part.end < begin, earlier.facts.parts))
+    merged = [(number, *earlier.places[part.path]) for number, part in enumerate(earlier.facts.parts[len(kept) :])]
+    before = _do(table, "merged", read_part, merged, place.execute)
+    ranges = time_ranges([*(each for record in before for each in record.runs), *runs], place.limits)
+    first = kept[-1].number + 1 if kept else 0
+    shares = [(number, within, sides) for number, within in enumerate(ranges, first) if within.slices]
+    written = _do(table, "written", write_range, shares, place.execute)
+    made = _finished(table, records, written, sides, kept)
+    batch_rows, rejects = place.limits.batch_rows, enumerate(earlier.rejects)
+    lost_before = [write_run(place.fs, table.run_path("lost", number, 0), "", rows, batch_rows) for number, rows in rejects]
+    return replace(made, read=earlier.facts.read + made.read, rejects=lost_before + made.rejects, columns=columns)
 
 
 def _read(table: Table, source: Source, execute: Executor) -> list[Record]:
@@ -125,15 +145,18 @@ def _do(table: Table, step: str, function: Callable[..., Record], shares: Sequen
     return [records[number] for number in sorted(records)]
 
 
-def _finished(table: Table, records: list[Record], written: list[Record], sides: dict[str, pa.DataType]) -> Made:
-    rows = sum(record.written for record in written)
+def _finished(
+    table: Table, records: list[Record], written: list[Record], sides: dict[str, pa.DataType], kept: Sequence[Part] = ()
+) -> Made:
+    rows = sum(part.rows for part in kept) + sum(record.written for record in written)
     if rows == 0:
         empty = tables.empty(table.name)
         for name, kind in sides.items():
             empty = empty.append_column(name, pa.array([], kind))
         write_part(table.fs, f"{table.folder}/{table.name}", table.name, 0, empty)
     rejects = [rejected for record in records for rejected in record.rejects]
-    return Made(table.name, sum(record.read for record in records), rows, rejects)
+    parts = [*kept, *(part for record in written for part in record.parts)]
+    return Made(table.name, sum(record.read for record in records), rows, rejects, kept=kept, parts=parts)
 
 
 def _warn_of_strange_times(found: list[StrangeTimes]) -> None:

@@ -36,6 +36,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part file of the log."""
+
+    path: str  # in its version
+    rows: int
+    end: int  # UTC ms, the time of the last row
+
+    @property
+    def number(self) -> int:
+        return int(self.path.removesuffix(".parquet").rsplit("-", 1)[1])
+
+
+@dataclass(frozen=True)
 class Record:
     """What a piece of work has done."""
 
@@ -47,6 +60,7 @@ class Record:
     remarks: list[str] = field(default_factory=list)
     strange_times: list[StrangeTimes] = field(default_factory=list)
     columns: dict[str, Facts] = field(default_factory=dict)  # of a log, and of blocks without good rows
+    parts: list[Part] = field(default_factory=list)  # of a log
 
 
 _RECORDS = TypeAdapter(Record)

@@ -17,6 +17,7 @@ from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stores import join_uri
 
 STAGE = "ingest"
+REJECTED, UNKNOWN = "was rejected from the catalog", "is not in the catalog"  # of an impression's video
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def reject_unknown_videos(interactions: SourceTable, catalog: pa.Array, lost: Ca
         return
     rejected, ids = lost(), videos.take(pa.array(unknown)).to_pylist()
     reasons = {
-        int(row): f"video_id: {video[:80]!r} " + ("was rejected from the catalog" if video in rejected else "is not in the catalog")
+        int(row): f"video_id: {video[:80]!r} {REJECTED if video in rejected else UNKNOWN}"
         for row, video in zip(unknown, ids, strict=True)
     }
     interactions.reject(reasons, "user_id")

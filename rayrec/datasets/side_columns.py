@@ -106,15 +106,21 @@ def type_of(facts: Facts) -> pa.DataType | None:
     return pa.float64() if facts.number and not facts.coded else TEXT
 
 
-def decided(columns: Iterable[dict[str, Facts]]) -> dict[str, pa.DataType]:
-    """The side columns of a table and their types, from those of its blocks. A column that is left out is logged."""
-    together: dict[str, Facts] = {}
+def together(columns: Iterable[dict[str, Facts]]) -> dict[str, Facts]:
+    """What is known about the side columns of all blocks."""
+    found: dict[str, Facts] = {}
     for block in columns:
         for name, facts in block.items():
-            together[name] = together.get(name, Facts()) + facts
-    kinds = {name: type_of(facts) for name, facts in together.items()}
+            found[name] = found.get(name, Facts()) + facts
+    return found
+
+
+def decided(columns: Iterable[dict[str, Facts]]) -> dict[str, pa.DataType]:
+    """The side columns of a table and their types, from those of its blocks. A column that is left out is logged."""
+    found = together(columns)
+    kinds = {name: type_of(facts) for name, facts in found.items()}
     for name in sorted(name for name, kind in kinds.items() if kind is None):
-        types = " and ".join(sorted(together[name].kinds))
+        types = " and ".join(sorted(found[name].kinds))
         log.warning("column %r is left out, because it holds %s in different files; write it alike", name, types)
     return {name: kind for name, kind in kinds.items() if kind is not None}
 

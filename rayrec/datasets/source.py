@@ -3,8 +3,8 @@
 No process ever needs the whole of a table, nor of a file. A small data set that is in memory anyway is one piece of one block.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -31,6 +31,12 @@ class Damaged(Exception):  # noqa: N818 (it is no error of the user's)
 class Piece(Protocol):
     """A share of a source that one process reads. It can be sent to another process. Its `repr` tells it from others."""
 
+    @property
+    def files(self) -> Sequence[str]: ...
+
+    def without(self, files: Container[str]) -> "Piece | None":
+        """What it has of other files, if anything."""
+
     def blocks(self, limits: Limits, careful: bool = False) -> Iterator[SourceTable]:
         """The rows in our columns and types, one block at least. Raises `Damaged` if it must be read anew and `careful`ly."""
 
@@ -40,6 +46,10 @@ class WholeTable:
     """A piece that is in memory."""
 
     table: SourceTable
+    files: tuple[str, ...] = ()
+
+    def without(self, files: Container[str]) -> "WholeTable":
+        return self
 
     def __repr__(self) -> str:
         return f"{self.table.source}: {self.table.read} rows"
@@ -55,6 +65,16 @@ class Source:
     name: str
     pieces: Sequence[Piece]
     rows: int
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the pieces read, in their order."""
+        return list(dict.fromkeys(path for piece in self.pieces for path in piece.files))
+
+    def without(self, files: Container[str]) -> "Source":
+        """What comes from other files."""
+        found = (piece.without(files) for piece in self.pieces)
+        return replace(self, pieces=[piece for piece in found if piece])
 
     @classmethod
     def of(cls, table: SourceTable) -> "Source":

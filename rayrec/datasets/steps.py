@@ -2,6 +2,7 @@
 
 read_piece        a piece -> screened rows in runs, in time order for a log, split by key for a table with a key
 reject_repeats    the runs of one partition -> the same without the rows whose key an earlier row has
+read_part         a part file of the version before -> a run
 write_range       a range of time, from all runs of the log -> one part file
 write_partition   the runs of one partition -> part files
 """
@@ -14,17 +15,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rayrec import tables
-from rayrec.datasets.runs import ROW, Record, Run, read_run, side_facts, write_run, write_sorted_run
+from rayrec.datasets.runs import ROW, Part, Record, Run, read_run, side_facts, write_run, write_sorted_run
 from rayrec.datasets.screening import SourceTable, StrangeTimes, reject_unknown_videos, resolve_uris
 from rayrec.datasets.side_columns import Facts, cast
 from rayrec.datasets.source import Damaged, Limits, Piece
 from rayrec.datasets.time_order import TimeRange, in_time_order
 from rayrec.tables import TEXT
-from rayrec.workspace.parts import write_part
+from rayrec.workspace.parts import read_checked, write_part
 
 PARTS_PER_PARTITION = 1000
 LOG_S = 10.0  # between two lines about the progress
@@ -138,6 +140,12 @@ def _read_piece(table: Table, number: int, piece: Piece, careful: bool) -> Recor
     return Record("", read, written, runs.written, runs.rejects, list(remarks), strange, runs.columns)
 
 
+def read_part(table: Table, number: int, path: str, digest: str) -> Record:
+    """A part file of the version before as a run. Raises `WorkspaceError` if it is damaged."""
+    rows = read_checked(table.fs, path, digest, table.name)
+    return Record("", runs=[write_sorted_run(table.fs, table.run_path("merged", number, 0), path, rows, table.limits.batch_rows)])
+
+
 def reject_repeats(table: Table, partition: int, runs: list[Run]) -> Record:
     """The first row with a key stays."""
     assert table.key
@@ -174,9 +182,11 @@ def write_range(table: Table, number: int, within: TimeRange, sides: dict[str, p
         first, last = np.searchsorted(rows["shown_at"].to_numpy(), [within.begin, within.end])
         found.append(cast(rows.slice(first, last - first), schema, sides))
     whole = pa.concat_tables(found) if found else pa.table({})
-    if whole.num_rows:
-        write_part(table.fs, f"{table.folder}/{table.name}", table.name, number, in_time_order(whole))
-    return Record("", written=whole.num_rows)
+    if not whole.num_rows:
+        return Record("")
+    path = write_part(table.fs, f"{table.folder}/{table.name}", table.name, number, in_time_order(whole))
+    part = Part(path.removeprefix(f"{table.folder}/"), whole.num_rows, pc.max(whole["shown_at"]).as_py())
+    return Record("", written=whole.num_rows, parts=[part])
 
 
 def write_partition(table: Table, partition: int, runs: list[Run], sides: dict[str, pa.DataType]) -> Record:

@@ -5,7 +5,8 @@ numbers must be finite, and times must be after 1970. A row that breaks a rule g
 that are out of time order are sorted. A row that occurs twice in the log stays twice, because a video may be shown again.
 
 No process holds a whole table. The steps of `datasets/steps.py` are done one after the other in this process for a small data set,
-and by Ray's workers for a large one. A stage that is killed goes on from the steps that are complete.
+and by Ray's workers for a large one. A stage that is killed goes on from the steps that are complete. Of a log that has grown by
+files, only the new files are read.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 from rayrec import tables
 from rayrec.config import Config, settings_of
 from rayrec.datasets.dataset import RawDataset, dataset_of
+from rayrec.datasets.growth import LogFacts, earlier_log, facts_of_files, write_facts
 from rayrec.datasets.making import Executor, Place, make_tables
 from rayrec.datasets.runs import Run, read_run
 from rayrec.datasets.source import Limits
@@ -38,14 +40,18 @@ def ingest(run: StageRun) -> None:
 
 def ingest_tables(run: StageRun, raw: RawDataset, execute: Executor, limits: Limits) -> None:
     """The same for tables that are still to be read, in blocks within the limits."""
-    made = make_tables(raw, Place(run.fs, run.folder, limits, execute))
+    files = facts_of_files(raw.interactions.files)
+    made = make_tables(raw, Place(run.fs, run.folder, limits, execute, earlier_log(run, files)))
     for table in made:
         run.record_parts(table.name, table.rows)
+    catalog, impressions = made[:2]
+    for part in impressions.kept:
+        run.share(part.path)
+    write_facts(run, LogFacts(files, impressions.read, impressions.columns, list(impressions.parts)))
     for name, truth in raw.truth.items():
         run.write(name, truth)
     rejects = [rejected for table in made for rejected in table.rejects]
     run.record_parts("rejects", write_rejects(run.fs, run.folder, rejects, limits))
-    catalog, impressions = made[:2]
     run.count(rows_in=catalog.read + impressions.read, rows_out=catalog.rows + impressions.rows)
     run.check_rejects(_first(run, rejects))
     if catalog.rows == 0:
@@ -84,4 +90,5 @@ STAGE = Stage(
     writes=("catalog", "interactions", "users", *TRUTH),
     settings=lambda config: settings_of(config.dataset),
     sources=sources,
+    shares=True,
 )

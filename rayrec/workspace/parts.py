@@ -43,8 +43,8 @@ def stream_files(fs: pafs.FileSystem, paths: list[str], name: str, columns: list
         yield tables.typed(name, part)
 
 
-def read_checked(fs: pafs.FileSystem, path: str, digest: str, name: str, columns: list[str]) -> pa.Table:
-    """Columns of a part file. Raises `WorkspaceError` if it is not as it was written, by its SHA-256."""
+def read_checked(fs: pafs.FileSystem, path: str, digest: str, name: str, columns: list[str] | None = None) -> pa.Table:
+    """A part file, or some of its columns. Raises `WorkspaceError` if it is not as it was written, by its SHA-256."""
     data = read_whole(fs, path)
     if hashlib.sha256(data).hexdigest() != digest:
         raise WorkspaceError(
@@ -53,14 +53,15 @@ def read_checked(fs: pafs.FileSystem, path: str, digest: str, name: str, columns
     return tables.typed(name, pq.read_table(pa.BufferReader(data), columns=columns))
 
 
-def write_part(fs: pafs.FileSystem, folder: str, name: str, number: int, rows: pa.Table) -> None:
-    """Validate rows of a table and write them as the part file of this number, which appears when it is whole.
+def write_part(fs: pafs.FileSystem, folder: str, name: str, number: int, rows: pa.Table) -> str:
+    """Validate rows of a table and write them as the part file of this number, which appears when it is whole. Returns its path.
 
     The keys of rows are compared within the part alone.
     """
-    rows = tables.validate(name, rows)
-    with written_whole(fs, f"{folder}/part-{number:06d}.parquet") as place:
+    rows, path = tables.validate(name, rows), f"{folder}/part-{number:06d}.parquet"
+    with written_whole(fs, path) as place:
         pq.write_table(rows, place, filesystem=fs, compression="zstd")
+    return path
 
 
 def part_paths(fs: pafs.FileSystem, folder: str) -> list[str]:
