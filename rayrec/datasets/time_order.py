@@ -56,8 +56,10 @@ def _codes(requests: pa.ChunkedArray) -> np.ndarray:
 def _by_request(moments: np.ndarray, requests: np.ndarray) -> np.ndarray:
     """The order in which the rows of one moment and one request stand together, where the first of them stands."""
     groups = moments * (requests.max() + 1) + requests
-    heads = groups[np.flatnonzero(np.diff(groups, prepend=-1))]
-    if len(np.unique(heads)) == len(heads):
+    heads = np.flatnonzero(np.diff(groups, prepend=-1))
+    alone = np.diff(moments[heads], prepend=-1, append=-1) != 0  # of other moments than the heads before and behind
+    crowded = groups[heads[~(alone[1:] & alone[:-1])]]
+    if len(np.unique(crowded)) == len(crowded):
         return np.arange(len(groups))  # as most logs are written
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(first[inverse], kind="stable")
