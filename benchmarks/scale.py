@@ -1,7 +1,7 @@
 """How each stage that reads the log grows with it: seconds, CPU seconds, memory and bytes written, from 72,000 impressions on.
 
-    python benchmarks/scale.py --times 1 10 100
-    python benchmarks/scale.py --impressions 50000000 --videos 1000000 --users 2000000
+    python benchmarks/scale.py --picture docs/images/scaling.png
+    python benchmarks/scale.py --times --impressions 50000000 --videos 1000000 --users 2000000
 
 Once is 72,000 impressions of 480 videos by 3,000 users, the size of the demo. The log comes in files of a million rows, each with a
 slice of time. Users and videos come by Zipf's law, and a user clicks most of the videos of two topics of theirs. A video has an
@@ -124,7 +124,7 @@ def picture(found: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, nargs="*", default=[1, 10, 100])
-    parser.add_argument("--impressions", type=int, help="instead of `--times`, with `--videos` and `--users`")
+    parser.add_argument("--impressions", type=int, help="one log more, with `--videos` and `--users`")
     parser.add_argument("--videos", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=2_000_000)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
@@ -134,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     worlds = [{name: size * times for name, size in ONCE.items()} for times in options.times]
     if options.impressions:
-        worlds = [{"impressions": options.impressions, "videos": options.videos, "users": options.users}]
+        worlds.append({"impressions": options.impressions, "videos": options.videos, "users": options.users})
     found = []
     for sizes in worlds:
         with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
