@@ -9,14 +9,18 @@ author and a class, but no medium: `extract` and `topics` are not run. Then the 
 from later times, and the stages run again.
 
 Seconds are of the wall, CPU seconds those of all processes, whose memory is looked at every 50 ms; `peak GiB` is the resident
-memory of the largest one, mapped files included. `--picture` draws the curves.
+memory of the largest one, mapped files included. `--picture` draws the curves. With `--s3` the workspace is in an S3 server on this
+machine (run with `PYTHONPATH=.`), which counts its requests.
 """
 
 import argparse
-import shutil
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,29 +87,58 @@ def write_files(folder: Path, impressions: int, videos: int, users: int) -> None
         write_log(folder, number, rows, start / impressions, (start + rows) / impressions, videos, users)
 
 
-def run(stage: str, folder: Path, rows: int) -> dict[str, Any]:
+@dataclass
+class Local:
+    """A workspace on the disk."""
+
+    uri: str
+
+    def counts(self) -> dict[str, float]:
+        return {"MB kept": sum(path.stat().st_size for path in Path(self.uri).rglob("*") if path.is_file()) / 1e6}
+
+
+class Bucket:
+    """A workspace in a server that writes each request to a log."""
+
+    def __init__(self, s3: Any) -> None:
+        self.s3, self.uri = s3, s3.uri(f"{s3.bucket()}/space")
+
+    def counts(self) -> dict[str, float]:
+        methods = Counter(request.split(" ")[0] for request in self.s3.requests())
+        return {method: methods[method] for method in ("GET", "HEAD", "PUT", "POST", "DELETE")}
+
+
+@contextmanager
+def bucket(folder: Path) -> Iterator[Bucket]:
+    from tests.fixtures.s3 import KEYS, s3_server
+
+    os.environ.update(KEYS)
+    with s3_server(folder / "requests.log") as server:
+        yield Bucket(server)
+
+
+def run(stage: str, folder: Path, rows: int, place: Local | Bucket) -> dict[str, Any]:
     """The figures of a stage."""
-    settings = [f"workspace={folder}/workspace", f"dataset.catalog={folder}/catalog.parquet", f"dataset.interactions={folder}/log"]
+    settings = [f"workspace={place.uri}", f"dataset.catalog={folder}/catalog.parquet", f"dataset.interactions={folder}/log"]
     (folder / "config.yaml").touch()
     command = [sys.executable, "-m", "rayrec.cli", stage, str(folder / "config.yaml"), *SETTINGS, *settings]
-    before = written(folder)
+    before = place.counts()
     found = ingest.run(stage, rows, command)
-    return found | {"MB kept": (written(folder) - before) / 1e6, "CPU us a row": 1e6 / found.pop("rows per CPU second")}
+    more = {name: count - before[name] for name, count in place.counts().items()}
+    return found | more | {"CPU us a row": 1e6 / found.pop("rows per CPU second")}
 
 
-def written(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "workspace").rglob("*") if path.is_file())
-
-
-def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool) -> list[dict[str, Any]]:
+def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool, place: Local | Bucket) -> list[dict[str, Any]]:
     """The figures of the stages for a log of these sizes and, unless `once`, for the same log with one hundredth more."""
     rows, new = sizes["impressions"], sizes["impressions"] // 100
     write_files(folder, **sizes)
-    found = [{"impressions": rows} | run(stage, folder, rows) for stage in stages]
+    found = [{"impressions": rows} | run(stage, folder, rows, place) for stage in stages]
     if once:
         return found
     write_log(folder, 99_999, new, 1, 1.01, sizes["videos"], sizes["users"])
-    return found + [{"impressions": rows} | run(stage, folder, rows + new) | {"what": f"{stage}, 1 % new"} for stage in stages]
+    return found + [
+        {"impressions": rows} | run(stage, folder, rows + new, place) | {"what": f"{stage}, 1 % new"} for stage in stages
+    ]
 
 
 def picture(found: list[dict[str, Any]], path: Path) -> None:
@@ -130,6 +163,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--once", action="store_true", help="without the runs of the log that has grown")
     parser.add_argument("--folder", type=Path, help="where the files are made; the default is a temporary folder")
+    parser.add_argument("--s3", action="store_true", help="put the workspace into an S3 server and count its requests")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     worlds = [{name: size * times for name, size in ONCE.items()} for times in options.times]
@@ -137,9 +171,11 @@ def main() -> None:
         worlds.append({"impressions": options.impressions, "videos": options.videos, "users": options.users})
     found = []
     for sizes in worlds:
-        with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-            found += grown(sizes, Path(scratch), options.stages, options.once)
-            shutil.rmtree(f"{scratch}/workspace")
+        with (
+            tempfile.TemporaryDirectory(dir=options.folder) as scratch,
+            bucket(Path(scratch)) if options.s3 else nullcontext(Local(f"{scratch}/workspace")) as place,
+        ):
+            found += grown(sizes, Path(scratch), options.stages, options.once, place)
     if options.picture:
         picture(found, options.picture)
     show("scale", found)
