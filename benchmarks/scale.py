@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 
 ONCE = {"impressions": 72_000, "videos": 480, "users": 3_000}
 FILE_ROWS = 1_000_000
+SHARD_ROWS = 2_000_000  # of a large log: what evaluate and publish read at a time, at least
 DAY_MS, DAYS, FIRST = 86_400_000, 30, 1_700_000_000_000
 TOPICS = 20
 STAGES = ("ingest", "encode", "train", "evaluate", "publish")
@@ -121,6 +122,7 @@ def run(stage: str, folder: Path, rows: int, place: Local | Bucket) -> dict[str,
     """The figures of a stage."""
     settings = [f"workspace={place.uri}", f"dataset.catalog={folder}/catalog.parquet", f"dataset.interactions={folder}/log"]
     (folder / "config.yaml").touch()
+    settings.append(f"encoding.shards={max(16, rows // SHARD_ROWS)}")
     command = [sys.executable, "-m", "rayrec.cli", stage, str(folder / "config.yaml"), *SETTINGS, *settings]
     before = place.counts()
     found = ingest.run(stage, rows, command)
