@@ -127,7 +127,7 @@ def run(stage: str, folder: Path, rows: int, place: Local | Bucket) -> dict[str,
     before = place.counts()
     found = ingest.run(stage, rows, command)
     more = {name: count - before[name] for name, count in place.counts().items()}
-    return found | more | {"CPU us a row": 1e6 / found.pop("rows per CPU second")}
+    return found | {**more, "CPU us a row": 1e6 / found.pop("rows per CPU second")}
 
 
 def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool, place: Local | Bucket) -> list[dict[str, Any]]:
