@@ -144,8 +144,14 @@ def ranked_pages(test_users: list[TestUser], scores: Callable[[TestUser], np.nda
     for user in test_users:
         score = scores(user).astype(np.float64)
         score[np.append(user.excluded, 0)] = -np.inf
-        pages.append(np.argsort(-score, kind="stable")[:k])
+        pages.append(_best(score, k))
     return pages
+
+
+def _best(score: np.ndarray, k: int) -> np.ndarray:
+    """The k items with the highest scores, the best first, and the one with the lower number first among equals."""
+    good = np.flatnonzero(score >= np.partition(score, -k)[-k]) if k < len(score) else np.arange(len(score))
+    return good[np.argsort(-score[good], kind="stable")[:k]]
 
 
 def page_metrics(test_users: list[TestUser], pages: list[np.ndarray], k: int) -> dict[str, float]:

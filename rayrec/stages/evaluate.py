@@ -62,7 +62,8 @@ def evaluate(run: StageRun) -> None:
         )
         pages[ranker.name], candidate_recall = asyncio.run(found)
         candidate_recalls.append(candidate_recall)
-    pages[POPULARITY] = ranked_pages(test.users, lambda user: popularity(test.counters), k)
+    popular = popularity(test.counters)
+    pages[POPULARITY] = ranked_pages(test.users, lambda user: popular, k)
     preferences = _preferences(run, rankers[0].scorer)
     if preferences is not None:
         probabilities[BEST] = _true_probabilities(run, len(test.item))

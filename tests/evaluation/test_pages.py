@@ -1,12 +1,14 @@
 """Which users are evaluated, what may be on their pages, and how good a page is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from rayrec.config import Ranker, Split
 from rayrec.data.loading import RankingData, prepare
-from rayrec.evaluation.pages import Counters, find_test_users, page_metrics, popularity, ranked_pages
+from rayrec.evaluation.pages import Counters, TestUser, find_test_users, page_metrics, popularity, ranked_pages
 
 
 @pytest.fixture
@@ -59,3 +61,22 @@ def test_pages_never_hold_what_is_excluded_and_are_measured(data: RankingData) -
     second, ideal = 1 / np.log2(3), 1 + 1 / np.log2(3)
     assert metrics["ndcg"] == pytest.approx((second + 1 / ideal) / 2)
     assert np.isnan(page_metrics([], [], k=2)["recall"])
+
+
+@pytest.mark.parametrize("k", [1, 3, 50, 51, 80])
+def test_ranked_pages_are_those_of_a_full_sort_and_do_not_keep_it(k: int) -> None:
+    rng = np.random.default_rng(k)
+    users = [user(excluded=rng.integers(0, 51, 5)) for _ in range(20)]
+    scores = {number: rng.integers(0, 8, 51).astype(float) for number in range(20)}  # many are equal
+    pages = ranked_pages([replace(each, user=number) for number, each in enumerate(users)], lambda each: scores[each.user], k)
+    for number, page in enumerate(pages):
+        score = scores[number].copy()
+        score[[0, *users[number].excluded]] = -np.inf
+        assert page.tolist() == np.argsort(-score, kind="stable")[:k].tolist()
+    million = ranked_pages(users[:1], lambda each: rng.random(1_000_000), 10)[0]
+    assert (million if million.base is None else million.base).nbytes < 1000
+
+
+def user(excluded: np.ndarray) -> TestUser:
+    nothing = np.empty(0, np.int32)
+    return TestUser(0, 0, nothing, nothing.astype(np.int64), {}, excluded, np.array([1]))
