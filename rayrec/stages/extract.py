@@ -24,8 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import __version__, tables
-from rayrec.config import Config, Section, need_package, settings_of
+from rayrec.config import PACKAGED, Config, Section, need_package, settings_of
 from rayrec.features.media.files import file_versions
+from rayrec.features.origins import networks_in_words
 from rayrec.features.part_files import STATES, Copied, Part, copy_rows, read_states, whole_parts
 from rayrec.features.rows import FAILED, GIVEN
 from rayrec.serving.cluster.room import check_room
@@ -70,7 +71,7 @@ def settings(config: Config) -> dict[str, Any]:
     if features.text is not None and Path(features.text.model).is_dir():
         weights |= {str(path) for path in Path(features.text.model).rglob("*") if path.is_file()}
     sections = (value for _, value in features if isinstance(value, Section))  # a modality that is left out is None
-    return settings_of(*sections) | {"weights": file_versions(weights)}
+    return settings_of(*sections) | {"weights": file_versions(weights), "networks": networks_in_words(features)}
 
 
 def sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:
@@ -219,6 +220,7 @@ def _extract(run: StageRun, pending: pa.Table, total: int, parts: NewParts) -> N
     """Extract the pending videos; shows a progress line on a terminal."""
     if not pending.num_rows:
         return  # so that neither Ray nor a network has to start
+    log.info("extract: %s", run.settings["networks"])
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -273,6 +275,8 @@ def _rejects(media: pa.Table, bad: pa.Table) -> pa.Table:
 def check(config: Config) -> None:
     """Raises `ConfigError` for a missing package, and for GPUs that this machine lacks."""
     features = config.features
+    if (image := features.image) is not None and image.weights == "DEFAULT" and image.model in PACKAGED:
+        need_package(PACKAGED[image.model], "weights", f"features.image.model={image.model}")
     if features.text is not None:
         need_package("transformers", "text", "features.text")
     check_room("features.models", 1 if features.models == "auto" else features.models, gpus=features.gpus_per_model)
