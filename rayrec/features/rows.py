@@ -80,9 +80,10 @@ def resolved(features: Features, networks: Networks) -> Features:
 
 
 def decode_rows(rows: pa.Table, settings: Features, failure: str | None = None) -> pa.Table:
-    """Decode the file of each row (`uri` and GIVEN). A file that can't be read becomes a row of status FAILED with the reason.
+    """Decode the file of each row (`uri` and GIVEN); a row without one has only its title.
 
-    With a `failure`, nothing is decoded, and that is the reason for all rows.
+    A file that can't be read becomes a row of status FAILED with the reason. With a `failure`, nothing is decoded, and that is the
+    reason for all rows.
     """
     failed = {"status": FAILED, "error": failure}
     decoded = [_decoded_row(uri, settings) if failure is None else failed for uri in rows["uri"].to_pylist()]
@@ -90,7 +91,9 @@ def decode_rows(rows: pa.Table, settings: Features, failure: str | None = None) 
     return pa.table(columns | {name: rows[name] for name in GIVEN}, schema=DECODED)
 
 
-def _decoded_row(uri: str, settings: Features) -> dict[str, object]:
+def _decoded_row(uri: str | None, settings: Features) -> dict[str, object]:
+    if uri is None:
+        return {"status": "ok"}
     try:
         media = decode.decode(uri, settings)
         sound = audio.audio_features(media.waveform, settings.audio) if settings.audio and media.waveform is not None else None

@@ -43,13 +43,16 @@ PART_VIDEOS = 1024  # in a part file, at most
 PART_S = 20.0  # after which a part file is written with what there is, so that a kill costs no more than that
 MAX_SMALL = 8  # so many part files with less than half of `PART_VIDEOS` are shared; more of them are copied into larger ones
 LOCAL_VIDEOS = 20_000  # the most whose rows this process copies alone
+NO_FILE = "none"  # the file version of a video that has only a title
 LOG_S = 10.0  # between two lines about the progress
 
 log = logging.getLogger(__name__)
 
 
 def extract(run: StageRun) -> None:
-    """Compute the features of every catalog row that has a `uri`; files that can't be read go to `rejects`.
+    """Compute the features of every catalog row that has a `uri`, or a title where titles are read.
+
+    Files that can't be read go to `rejects`.
 
     Raises `ConfigError` before any work for weights or settings that can't be used, `WorkspaceError` if a worker wrote a part file
     that this process does not find.
@@ -80,16 +83,17 @@ def sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:
 
 
 def _media(run: StageRun) -> pa.Table:
-    """The catalog's rows that have a `uri`: video_id, uri, title, file_version, row.
+    """The catalog's rows from which something can be extracted: video_id, uri, title, file_version, row.
 
     The version of a missing file is null. Where titles are read, the title is part of the version.
     """
     catalog = run.read("catalog")
     media = catalog.select(["video_id", "uri", "title"]).append_column("row", pa.array(range(catalog.num_rows), pa.int64()))
-    media = media.filter(pc.is_valid(media["uri"])).combine_chunks()
-    found = file_versions(pc.unique(media["uri"]).to_pylist())
-    versions = [found.get(uri) for uri in media["uri"].to_pylist()]
-    if run.config.features.text is not None:
+    reads_titles = run.config.features.text is not None
+    media = media.filter(pc.or_(pc.is_valid(media["uri"]), pc.and_(pc.is_valid(media["title"]), reads_titles))).combine_chunks()
+    found = file_versions(pc.unique(media["uri"]).drop_null().to_pylist())
+    versions = [NO_FILE if uri is None else found.get(uri) for uri in media["uri"].to_pylist()]
+    if reads_titles:
         titles = [hashlib.sha256((title or "").encode()).hexdigest()[:12] for title in media["title"].to_pylist()]
         versions = [version and f"{version}:{title}" for version, title in zip(versions, titles, strict=True)]
     return media.append_column("file_version", pa.array(versions, tables.TEXT))
@@ -279,6 +283,8 @@ def check(config: Config) -> None:
         need_package(PACKAGED[image.model], "weights", f"features.image.model={image.model}")
     if features.text is not None:
         need_package("transformers", "text", "features.text")
+        if features.text.model in PACKAGED:
+            need_package(PACKAGED[features.text.model], "weights", f"features.text.model={features.text.model}")
     check_room("features.models", 1 if features.models == "auto" else features.models, gpus=features.gpus_per_model)
 
 

@@ -242,6 +242,14 @@ def test_a_title_is_part_of_the_version_where_titles_are_read(tmp_path: Path, ca
     assert len(set(versions)) == 3
 
 
+def test_videos_without_a_file_have_their_titles_read(catalog_of: CatalogOf, small: Features) -> None:
+    for text, title, expected in ((None, "one", 0), (TextFeatures(), None, 0), (TextFeatures(), "one", 2)):
+        workspace, config = catalog_of({"a": None, "b": None}, title=title, features=small.model_copy(update={"text": text}))
+        media = extract._media(StageRun(workspace, STAGE, config, "0", {}, None))
+        assert media.num_rows == expected
+        assert media["file_version"].null_count == 0  # which would mean a file that is missing
+
+
 def finished_parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("workspace/extract/*/features/*.parquet"))
 
