@@ -80,6 +80,8 @@ class Features(Section):
     motion: MotionFeatures | None = MotionFeatures()
     audio: AudioFeatures | None = AudioFeatures()
     text: TextFeatures | None = None
+    # Covers are kept 256 pixels wide, or wider if their short side were less than this; the default is topics.cover_network.size.
+    cover_side: Count | None = None
     # Processes that decode videos, with one CPU each; `auto`: as many as there are free CPUs beside the networks.
     decoders: Count | Literal["auto"] = "auto"
     decode_timeout_s: Annotated[float, Field(gt=0)] = 600  # a file that takes longer is rejected; also for `private_public`
