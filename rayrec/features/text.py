@@ -2,7 +2,7 @@
 
 Weights are read from safetensors only, and no code that comes with a model is run. It needs the extra `text` (transformers).
 `minilm` is all-MiniLM-L6-v2, a small encoder of English sentences, whose files come with the extra `weights`; its vectors have
-length 1, as in the original.
+length 1, as in the original. `use` is no transformer: `universal_sentences` has it.
 """
 
 import json
@@ -15,7 +15,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from rayrec.config import PACKAGED, ConfigError, TextFeatures, need_package
+from rayrec.features import universal_sentences
 from rayrec.features.packaged import PackagedFile
+from rayrec.features.universal_sentences import UniversalSentenceEncoder
 
 TITLES_AT_ONCE = 256
 MINILM = "minilm"
@@ -54,8 +56,10 @@ class TextNetwork(nn.Module):
         return next(self.parameters()).device
 
 
-def text_network(settings: TextFeatures) -> TextNetwork:
+def text_network(settings: TextFeatures) -> TextNetwork | UniversalSentenceEncoder:
     """The network, in evaluation mode, on the CPU. Raises `ConfigError` for a model that can't be loaded or is incomplete."""
+    if settings.model == universal_sentences.NAME:
+        return UniversalSentenceEncoder(settings.max_tokens, f"features.text.model={settings.model}").eval()
     body, subwords = load_transformer(settings.model, "features.text.model")
     tokenizer = Tokenizer.from_str(subwords)
     tokenizer.enable_truncation(settings.max_tokens)
@@ -63,7 +67,7 @@ def text_network(settings: TextFeatures) -> TextNetwork:
     return TextNetwork(body, tokenizer, normalise=settings.model == MINILM)
 
 
-def text_features(network: TextNetwork, titles: list[str | None]) -> list[np.ndarray | None]:
+def text_features(network: TextNetwork | UniversalSentenceEncoder, titles: list[str | None]) -> list[np.ndarray | None]:
     """float32 [D] for each title; None for a video without a title."""
     present = [title for title in titles if title and title.strip()]
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=network.device.type == "cuda"):
@@ -77,6 +81,10 @@ def load_transformer(model: str, setting: str) -> tuple[nn.Module, str]:
 
     Raises `ConfigError`, which names `setting`, for a model that can't be loaded or is incomplete.
     """
+    if model == universal_sentences.NAME:
+        raise ConfigError(
+            f"{setting}: {model} is no transformer; set features.text.model to {model} and add text to topics.modalities instead"
+        )
     need_package("transformers", "text", setting)
     if model == MINILM:
         config, weights, subwords = (file.read(f"{setting}={model}") for file in MINILM_FILES)

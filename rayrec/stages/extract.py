@@ -315,10 +315,11 @@ def check(config: Config) -> None:
     features = config.features
     if (image := features.image) is not None and image.weights == "DEFAULT" and image.model in PACKAGED:
         need_package(PACKAGED[image.model], "weights", f"features.image.model={image.model}")
-    if features.text is not None:
-        need_package("transformers", "text", "features.text")
-        if features.text.model in PACKAGED:
-            need_package(PACKAGED[features.text.model], "weights", f"features.text.model={features.text.model}")
+    if (text := features.text) is not None:
+        if text.model in PACKAGED:
+            need_package(PACKAGED[text.model], "weights", f"features.text.model={text.model}")
+        if text.model != "use":
+            need_package("transformers", "text", "features.text")
     check_room("features.models", 1 if features.models == "auto" else features.models, gpus=features.gpus_per_model)
 
 
