@@ -16,8 +16,9 @@ demo: install
 stop:
 	@.venv/bin/rayrec stop configs/demo.yaml
 
+# Two processes share the tests; one of them has all that use Ray.
 test: install
-	@.venv/bin/python -m pytest --durations=10
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --durations=10
 
 lint: install
 	.venv/bin/ruff check

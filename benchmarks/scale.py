@@ -1,7 +1,7 @@
 """How each stage that reads the log grows with it: seconds, CPU seconds, memory and bytes written, from 72,000 impressions on.
 
-    python benchmarks/scale.py --times 1 10 100
-    python benchmarks/scale.py --impressions 50000000 --videos 1000000 --users 2000000
+    python benchmarks/scale.py --picture docs/images/scaling.png
+    python benchmarks/scale.py --times --impressions 50000000 --videos 1000000 --users 2000000
 
 Once is 72,000 impressions of 480 videos by 3,000 users, the size of the demo. The log comes in files of a million rows, each with a
 slice of time. Users and videos come by Zipf's law, and a user clicks most of the videos of two topics of theirs. A video has an
@@ -9,14 +9,18 @@ author and a class, but no medium: `extract` and `topics` are not run. Then the 
 from later times, and the stages run again.
 
 Seconds are of the wall, CPU seconds those of all processes, whose memory is looked at every 50 ms; `peak GiB` is the resident
-memory of the largest one, mapped files included. `--picture` draws the curves.
+memory of the largest one, mapped files included. `--picture` draws the curves. With `--s3` the workspace is in an S3 server on this
+machine (run with `PYTHONPATH=.`), which counts its requests.
 """
 
 import argparse
-import shutil
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from matplotlib.figure import Figure
 
 ONCE = {"impressions": 72_000, "videos": 480, "users": 3_000}
 FILE_ROWS = 1_000_000
+SHARD_ROWS = 2_000_000  # of a large log: what evaluate and publish read at a time, at least
 DAY_MS, DAYS, FIRST = 86_400_000, 30, 1_700_000_000_000
 TOPICS = 20
 STAGES = ("ingest", "encode", "train", "evaluate", "publish")
@@ -83,29 +88,59 @@ def write_files(folder: Path, impressions: int, videos: int, users: int) -> None
         write_log(folder, number, rows, start / impressions, (start + rows) / impressions, videos, users)
 
 
-def run(stage: str, folder: Path, rows: int) -> dict[str, Any]:
+@dataclass
+class Local:
+    """A workspace on the disk."""
+
+    uri: str
+
+    def counts(self) -> dict[str, float]:
+        return {"MB kept": sum(path.stat().st_size for path in Path(self.uri).rglob("*") if path.is_file()) / 1e6}
+
+
+class Bucket:
+    """A workspace in a server that writes each request to a log."""
+
+    def __init__(self, s3: Any) -> None:
+        self.s3, self.uri = s3, s3.uri(f"{s3.bucket()}/space")
+
+    def counts(self) -> dict[str, float]:
+        methods = Counter(request.split(" ")[0] for request in self.s3.requests())
+        return {method: methods[method] for method in ("GET", "HEAD", "PUT", "POST", "DELETE")}
+
+
+@contextmanager
+def bucket(folder: Path) -> Iterator[Bucket]:
+    from tests.fixtures.s3 import KEYS, s3_server
+
+    os.environ.update(KEYS)
+    with s3_server(folder / "requests.log") as server:
+        yield Bucket(server)
+
+
+def run(stage: str, folder: Path, rows: int, place: Local | Bucket) -> dict[str, Any]:
     """The figures of a stage."""
-    settings = [f"workspace={folder}/workspace", f"dataset.catalog={folder}/catalog.parquet", f"dataset.interactions={folder}/log"]
+    settings = [f"workspace={place.uri}", f"dataset.catalog={folder}/catalog.parquet", f"dataset.interactions={folder}/log"]
     (folder / "config.yaml").touch()
+    settings.append(f"encoding.shards={max(16, rows // SHARD_ROWS)}")
     command = [sys.executable, "-m", "rayrec.cli", stage, str(folder / "config.yaml"), *SETTINGS, *settings]
-    before = written(folder)
+    before = place.counts()
     found = ingest.run(stage, rows, command)
-    return found | {"MB kept": (written(folder) - before) / 1e6, "CPU us a row": 1e6 / found.pop("rows per CPU second")}
+    more = {name: count - before[name] for name, count in place.counts().items()}
+    return found | {**more, "CPU us a row": 1e6 / found.pop("rows per CPU second")}
 
 
-def written(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "workspace").rglob("*") if path.is_file())
-
-
-def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool) -> list[dict[str, Any]]:
+def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool, place: Local | Bucket) -> list[dict[str, Any]]:
     """The figures of the stages for a log of these sizes and, unless `once`, for the same log with one hundredth more."""
     rows, new = sizes["impressions"], sizes["impressions"] // 100
     write_files(folder, **sizes)
-    found = [{"impressions": rows} | run(stage, folder, rows) for stage in stages]
+    found = [{"impressions": rows} | run(stage, folder, rows, place) for stage in stages]
     if once:
         return found
     write_log(folder, 99_999, new, 1, 1.01, sizes["videos"], sizes["users"])
-    return found + [{"impressions": rows} | run(stage, folder, rows + new) | {"what": f"{stage}, 1 % new"} for stage in stages]
+    return found + [
+        {"impressions": rows} | run(stage, folder, rows + new, place) | {"what": f"{stage}, 1 % new"} for stage in stages
+    ]
 
 
 def picture(found: list[dict[str, Any]], path: Path) -> None:
@@ -124,22 +159,25 @@ def picture(found: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, nargs="*", default=[1, 10, 100])
-    parser.add_argument("--impressions", type=int, help="instead of `--times`, with `--videos` and `--users`")
+    parser.add_argument("--impressions", type=int, help="one log more, with `--videos` and `--users`")
     parser.add_argument("--videos", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=2_000_000)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--once", action="store_true", help="without the runs of the log that has grown")
     parser.add_argument("--folder", type=Path, help="where the files are made; the default is a temporary folder")
+    parser.add_argument("--s3", action="store_true", help="put the workspace into an S3 server and count its requests")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     worlds = [{name: size * times for name, size in ONCE.items()} for times in options.times]
     if options.impressions:
-        worlds = [{"impressions": options.impressions, "videos": options.videos, "users": options.users}]
+        worlds.append({"impressions": options.impressions, "videos": options.videos, "users": options.users})
     found = []
     for sizes in worlds:
-        with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-            found += grown(sizes, Path(scratch), options.stages, options.once)
-            shutil.rmtree(f"{scratch}/workspace")
+        with (
+            tempfile.TemporaryDirectory(dir=options.folder) as scratch,
+            bucket(Path(scratch)) if options.s3 else nullcontext(Local(f"{scratch}/workspace")) as place,
+        ):
+            found += grown(sizes, Path(scratch), options.stages, options.once, place)
     if options.picture:
         picture(found, options.picture)
     show("scale", found)

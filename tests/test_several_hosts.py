@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster
     if reason := virtual_hosts.missing():
         pytest.skip(f"{reason}: that rayrec works on SEVERAL HOSTS is NOT tested")
     with virtual_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        cluster.submit("ingest_data", CONFIG).end()
+        run_stages([load_stage("ingest")], config_of(cluster))
         cluster.forget()  # it has read the clips that it made
         yield cluster
 
@@ -75,7 +75,7 @@ def test_train_loses_a_host_and_ends_with_the_model_of_one_process(cluster: Virt
 
 
 def test_the_service_loses_a_host_and_goes_on(cluster: VirtualCluster) -> None:
-    cluster.submit("publish_bundle", CONFIG).end()
+    run_stages([load_stage("publish")], config_of(cluster))
     cluster.deploy(CONFIG)
     cluster.await_service("head", "one", "two")
     seen = [shown(cluster, host) for host in ("two", "one")]

@@ -10,7 +10,7 @@ from rayrec.config.base import Count, Section, Share
 class Encoding(Section):
     """How the log is encoded for training. Any number of shards gives the same model."""
 
-    # Each of several workers has some of them, and every process reads whole ones: take one for each five million impressions.
+    # Each of several workers has some of them, and every process reads whole ones: take one for each two million impressions.
     shards: Annotated[int, Field(ge=1, le=4096)] = 16
 
 

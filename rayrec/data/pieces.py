@@ -1,7 +1,7 @@
 """The log as its part files, each of which one process can read: what is known of them without reading their rows."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rayrec.config import Split
 from rayrec.data.errors import DataError
 from rayrec.data.split import LogSplit, split_log, split_rows
+from rayrec.workspace.parts import read_checked, read_footer
 
 TIME = "shown_at"
 
@@ -24,15 +25,15 @@ class LogPiece:
 
     number: int
     path: str
+    digest: str  # SHA-256
     first: int  # the number of its first row in the whole log
     rows: int
     begin: int  # UTC ms, the time of its first row
     end: int  # UTC ms, the time of its last row
 
     def read(self, fs: pafs.FileSystem, columns: Iterable[str]) -> pa.Table:
-        """Those of the columns that the file has."""
-        with pq.ParquetFile(self.path, filesystem=fs) as file:
-            return file.read([name for name in columns if name in file.schema_arrow.names])
+        """Those of the columns that the file has. Raises `WorkspaceError` if it is damaged."""
+        return read_checked(fs, self.path, self.digest, "interactions", columns)
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,21 @@ class LogPieces:
     columns: list[str]
 
     @classmethod
-    def of(cls, fs: pafs.FileSystem, paths: Iterable[str]) -> Self:
-        """Raises `DataError` for files that are not in time order."""
+    def of(cls, fs: pafs.FileSystem, digests: Mapping[str, str]) -> Self:
+        """From the paths of the part files and the SHA-256 of each, which is compared when the file is read.
+
+        Raises `DataError` for files that are not in time order, and `WorkspaceError` for one that is missing or can't be read.
+        """
         pieces: list[LogPiece] = []
         columns: list[str] = []
         first = 0
-        for path in paths:
-            facts = pq.read_metadata(path, filesystem=fs)
+        for path, digest in digests.items():
+            facts = read_footer(fs, path, "interactions")
             columns = facts.schema.to_arrow_schema().names
             if facts.num_rows:
                 begin, end = _times(fs, path, facts)
                 refuse_disorder(not pieces or pieces[-1].end <= begin)
-                pieces.append(LogPiece(len(pieces), path, first, facts.num_rows, begin, end))
+                pieces.append(LogPiece(len(pieces), path, digest, first, facts.num_rows, begin, end))
                 first += facts.num_rows
         return cls(fs, pieces, columns)
 

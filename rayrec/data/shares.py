@@ -16,7 +16,7 @@ from rayrec.data.shards import CLICKS, EXAMPLES, EncodedLog, clicks_file, exampl
 from rayrec.data.shuffling import Block, Columns
 from rayrec.training.exchange import Worker
 
-GROUP_ROWS = 4_000_000  # of the log, which work on whole users reads at a time
+GROUP_ROWS = 2_000_000  # of the log, which work on whole users reads at a time
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def encode(run: StageRun) -> None:
     """Write the shards. Raises `DataError` for a log or settings that no ranker can be trained on."""
-    pieces = LogPieces.of(run.fs, run.parts("interactions"))
+    pieces = LogPieces.of(run.fs, run.part_digests("interactions"))
     encode_log(run, pieces, executor_for(pieces.rows, run.config))
     run.fs.delete_dir(f"{run.folder}/pieces")
     run.count(rows_in=pieces.rows, rows_out=pieces.rows)

@@ -199,7 +199,7 @@ def _probabilities(scorer: Scorer, data: RankingData) -> np.ndarray:
 
 def _test_log(run: StageRun, columns: list[str]) -> Iterator[pa.Table]:
     """The rows of the log's test split, piece by piece."""
-    log = LogPieces.of(run.fs, run.parts("interactions"))
+    log = LogPieces.of(run.fs, run.part_digests("interactions"))
     first = log.split(run.config.split).test.start
     for piece in log.pieces:
         if piece.first + piece.rows > first:

@@ -39,7 +39,7 @@ def publish(run: StageRun) -> None:
     ids = scorer.item_ids[1:]
     if not ids:
         raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
-    encoded, log = encoded_log(run), LogPieces.of(run.fs, run.parts("interactions"))
+    encoded, log = encoded_log(run), LogPieces.of(run.fs, run.part_digests("interactions"))
     user_ids = encoded.users.ids
     shares = list(Share.in_groups(encoded, GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
     # The items of the encoded log are those of the catalog, too.

@@ -25,6 +25,7 @@ from rayrec.config import EXTRACTED_MODALITIES, MODALITIES, Config, settings_of
 from rayrec.data.pieces import LogPieces
 from rayrec.features.reduction import Moments, Reduction, matrix, merged, moments_of, pack, reduced, unpack
 from rayrec.workspace.files import from_json, to_json
+from rayrec.workspace.parts import read_checked, read_footer
 from rayrec.workspace.stage import Stage, StageRun
 
 ARRAYS, FACTS = "reduction.safetensors", "reduction.json"
@@ -40,9 +41,10 @@ def reduce(run: StageRun) -> None:
     folder = f"{run.folder}/vectors"
     run.fs.create_dir(folder, recursive=True)
     run.fs.delete_dir_contents(folder)  # what a killed run left
-    paths = run.parts("features")
+    digests = run.part_digests("features")
+    paths = list(digests)
     private_public = run.read_if_there("private_public") if paths and run.config.private_public else None
-    features = FeatureFiles(run.fs, private_public, in_order=run.workspace.rows("features") <= LOCAL_VIDEOS)
+    features = FeatureFiles(run.fs, digests, private_public, in_order=run.workspace.rows("features") <= LOCAL_VIDEOS)
     origins = _origins(run)
     reductions = _kept(run, origins, features.sizes(paths[:1]))
     if reductions:
@@ -81,7 +83,7 @@ def _fitted(run: StageRun, paths: list[str], features: "FeatureFiles", names: li
 
 def _trained(run: StageRun) -> pa.Array | None:
     """The ids of the videos that the log's training split shows; None, which stands for all videos, where there is no such log."""
-    log = LogPieces.of(run.fs, run.parts("interactions")) if run.workspace.has("interactions") else None
+    log = LogPieces.of(run.fs, run.part_digests("interactions")) if run.workspace.has("interactions") else None
     if log is None or not log.rows:
         return None
     validation_at, shown = log.validation_at(run.config.split), pa.array([], tables.TEXT)
@@ -137,21 +139,28 @@ def _facts(fit: Reduction) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """Reads the raw vectors of part files of `features`, as rows of `vectors`."""
+    """Reads the raw vectors of part files of `features`, as rows of `vectors`.
+
+    The first pass compares the checksums; the second one reads the columns alone.
+    """
 
     fs: pafs.FileSystem
+    digests: dict[str, str]
     private_public: pa.Table | None  # is not in these files: joined by id
     in_order: bool = False  # of the ids; all files are in memory then
 
-    def chunks(self, paths: list[str], names: list[str]) -> Iterator[pa.Table]:
-        """Tables of at most about `CHUNK_VIDEOS` rows with the named modalities; the other modalities are null."""
+    def chunks(self, paths: list[str], names: list[str], checked: bool = False) -> Iterator[pa.Table]:
+        """Tables of at most about `CHUNK_VIDEOS` rows with the named modalities; the other modalities are null.
+
+        With `checked`, raises `WorkspaceError` for a file that is damaged.
+        """
         if self.in_order and paths:
-            rows = pa.concat_tables([self._part(path, names) for path in paths]).sort_by("video_id")
+            rows = pa.concat_tables([self._part(path, names, checked) for path in paths]).sort_by("video_id")
             yield from (rows.slice(start, CHUNK_VIDEOS) for start in range(0, rows.num_rows, CHUNK_VIDEOS))
             return
         waiting: list[pa.Table] = []
         for path in paths:
-            waiting.append(self._part(path, names))
+            waiting.append(self._part(path, names, checked))
             if sum(part.num_rows for part in waiting) >= CHUNK_VIDEOS:
                 yield pa.concat_tables(waiting)
                 waiting = []
@@ -162,14 +171,18 @@ class FeatureFiles:
         """The length of the vectors of each modality that these files have."""
         return {
             name: matrix(chunk[name], name).shape[1]
-            for chunk in self.chunks(paths, list(MODALITIES))
+            for chunk in self.chunks(paths, list(MODALITIES), checked=True)
             for name in MODALITIES
             if chunk[name].null_count < chunk.num_rows
         }
 
-    def _part(self, path: str, names: list[str]) -> pa.Table:
-        present = pq.read_schema(path, filesystem=self.fs).names
-        part = pq.read_table(path, filesystem=self.fs, columns=["video_id", *(name for name in names if name in present)])
+    def _part(self, path: str, names: list[str], checked: bool) -> pa.Table:
+        columns = ["video_id", *names]
+        if checked:
+            part = read_checked(self.fs, path, self.digests[path], "features", columns)
+        else:
+            present = read_footer(self.fs, path, "features").schema.to_arrow_schema().names
+            part = pq.read_table(path, filesystem=self.fs, columns=[name for name in columns if name in present])
         if "private_public" in names and self.private_public is not None:
             rows = pc.index_in(part["video_id"], value_set=self.private_public["video_id"])
             part = part.append_column("private_public", self.private_public["vector"].take(rows))
@@ -190,7 +203,7 @@ def _over_files(run: StageRun, paths: list[str], work: Callable[[int, list[str],
 def _moments(number: int, paths: list[str], shared: tuple[FeatureFiles, list[str], pa.Array | None]) -> bytes:
     features, names, trained = shared
     found: dict[str, Moments] = {}
-    for chunk in features.chunks(paths, names):
+    for chunk in features.chunks(paths, names, checked=True):
         rows = chunk if trained is None else chunk.filter(pc.is_in(chunk["video_id"], value_set=trained))
         found = merged(found, moments_of(rows, names))
     return pack(found)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -43,14 +43,31 @@ def stream_files(fs: pafs.FileSystem, paths: list[str], name: str, columns: list
         yield tables.typed(name, part)
 
 
-def read_checked(fs: pafs.FileSystem, path: str, digest: str, name: str, columns: list[str] | None = None) -> pa.Table:
-    """A part file, or some of its columns. Raises `WorkspaceError` if it is not as it was written, by its SHA-256."""
-    data = read_whole(fs, path)
+def read_checked(fs: pafs.FileSystem, path: str, digest: str, name: str, columns: Iterable[str] | None = None) -> pa.Table:
+    """A part file, or those of the columns that it has. Raises `WorkspaceError` if it is not as it was written, by its SHA-256."""
+    try:
+        data = read_whole(fs, path)
+    except FileNotFoundError as error:
+        raise _damaged(path, "is missing", name) from error
     if hashlib.sha256(data).hexdigest() != digest:
-        raise WorkspaceError(
-            f"{path} is damaged (its checksum differs); make it again: `rayrec {tables.spec_of(name).stage} CONFIG --force`"
-        )
-    return tables.typed(name, pq.read_table(pa.BufferReader(data), columns=columns))
+        raise _damaged(path, "is damaged (its checksum differs)", name)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    chosen = None if columns is None else [column for column in columns if column in file.schema_arrow.names]
+    return tables.typed(name, file.read(chosen))
+
+
+def read_footer(fs: pafs.FileSystem, path: str, name: str) -> pq.FileMetaData:
+    """What a part file says of itself; its rows are not read. Raises `WorkspaceError` if it is missing or damaged."""
+    try:
+        return pq.read_metadata(path, filesystem=fs)
+    except FileNotFoundError as error:
+        raise _damaged(path, "is missing", name) from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, f"is damaged ({error})", name) from error
+
+
+def _damaged(path: str, problem: str, name: str) -> WorkspaceError:
+    return WorkspaceError(f"{path} {problem}; make it again: `rayrec {tables.spec_of(name).stage} CONFIG --force`")
 
 
 def write_part(fs: pafs.FileSystem, folder: str, name: str, number: int, rows: pa.Table) -> str:

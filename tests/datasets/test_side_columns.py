@@ -51,7 +51,6 @@ def text(*values: str | None) -> pa.Array:
         ([pa.array([["a"]], TEXTS), pa.array([[2.5, 1.0]], FLOATS)], TEXTS, [["a"], ["2.5", "1"]]),
         ([pa.array([["a"]], TEXTS), text("a")], None, []),
     ],
-    ids=str,
 )
 def test_the_type_of_all_blocks(blocks: list[pa.Array], kind: pa.DataType | None, values: list) -> None:
     assert typed(*blocks) == (kind, values)

@@ -71,4 +71,4 @@ def test_groups_of_shards_have_the_summary_of_the_whole(workspace: Workspace, tm
 
 
 def test_the_last_event_of_an_export_is_known(workspace: Workspace) -> None:
-    assert exported_upto(LogPieces.of(workspace.fs, workspace.parts("interactions"))) == 49
+    assert exported_upto(LogPieces.of(workspace.fs, workspace.part_digests("interactions"))) == 49

@@ -15,7 +15,7 @@ from rayrec.config import Reduction as Settings
 from rayrec.features.reduction import Moments, Reduction, matrix
 from rayrec.stages import reduce
 from rayrec.workspace.stage import Stage, StageRun, run_stage
-from rayrec.workspace.versions import Manifest, Workspace
+from rayrec.workspace.versions import Manifest, Workspace, WorkspaceError
 from tests.fixtures.vectors import correlated
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
@@ -144,6 +144,18 @@ def test_ray_reduces_a_large_table_to_the_same_vectors(tmp_path: Path, ray_clust
     assert there["video_id"].equals(here["video_id"])
     for name in ("image", "audio"):
         np.testing.assert_allclose(matrix(there[name], name), matrix(here[name], name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", [0, -1])
+def test_a_damaged_part_is_named(tmp_path: Path, part: int) -> None:
+    world = World(tmp_path)
+    world.extract(correlated(100, 8))
+    path = Path(world.workspace.parts("features")[part])
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WorkspaceError, match=rf"{path.name} is damaged \(its checksum differs\).*`rayrec extract CONFIG --force`"):
+        world.reduce()
 
 
 def test_vectors_do_not_depend_on_the_order_in_which_videos_were_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
