@@ -48,6 +48,7 @@ TABLES: dict[str, TableSpec] = {
             {"video_id": TEXT},
             {
                 "uri": TEXT,
+                "cover_uri": TEXT,  # the publisher's own cover: a picture file or an address; without one, a frame is the cover
                 "title": TEXT,
                 "tags": pa.list_(TEXT),
                 "primary_class": TEXT,

@@ -8,6 +8,7 @@ from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, WorldData
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
     MODALITIES,
+    PACKAGED,
     AudioFeatures,
     Features,
     ImageFeatures,
@@ -29,6 +30,7 @@ __all__ = [
     "DATASETS",
     "EXTRACTED_MODALITIES",
     "MODALITIES",
+    "PACKAGED",
     "AudioFeatures",
     "ByKind",
     "Choices",

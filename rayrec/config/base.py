@@ -13,9 +13,13 @@ class ConfigError(RayrecError):
     """The config can't be used; the message names the file, the key and what to change."""
 
 
+def is_installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
 def need_package(module: str, extra: str, setting: str) -> None:
     """Raises `ConfigError` if a setting needs a package that is not installed. `extra` is ours that brings it."""
-    if find_spec(module) is None:
+    if not is_installed(module):
         raise ConfigError(f"{setting} needs the package {module}, which is not installed: pip install 'rayrec[{extra}]'")
 
 

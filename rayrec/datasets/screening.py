@@ -97,8 +97,8 @@ def reject_unknown_videos(interactions: SourceTable, catalog: pa.Array, lost: Ca
     interactions.reject(reasons, "user_id")
 
 
-def resolve_uris(catalog: SourceTable, root: str, confined: bool) -> None:
-    """Make every `uri` absolute, and reject those that name no file below `root`, from which relative uris start.
+def resolve_uris(catalog: SourceTable, column: str, root: str, confined: bool) -> None:
+    """Make every uri in a column absolute, and reject those that name no file below `root`, from which relative uris start.
 
     `confined` also rejects absolute paths and full URIs, because a catalog may come from strangers whereas the user chose `root`.
     """
@@ -109,14 +109,14 @@ def resolve_uris(catalog: SourceTable, root: str, confined: bool) -> None:
             raise tables.TableError(f"dataset.media_root: {root!r} can't be opened: {error}") from error
     resolved: list[str | None] = []
     reasons = {}
-    for row, uri in enumerate(catalog.table["uri"].to_pylist()):
+    for row, uri in enumerate(catalog.table[column].to_pylist()):
         try:
             resolved.append(None if uri is None else _resolved(uri, root, confined))
         except ValueError as error:
-            reasons[row] = f"uri: {uri[:80]!r} {error}"
+            reasons[row] = f"{column}: {uri[:80]!r} {error}"
             resolved.append(None)
-    index = catalog.table.schema.get_field_index("uri")
-    catalog.table = catalog.table.set_column(index, "uri", pa.array(resolved, tables.TEXT))
+    index = catalog.table.schema.get_field_index(column)
+    catalog.table = catalog.table.set_column(index, column, pa.array(resolved, tables.TEXT))
     catalog.reject(reasons, "video_id")
 
 

@@ -126,8 +126,9 @@ def _read_piece(table: Table, number: int, piece: Piece, careful: bool) -> Recor
         remarks |= dict.fromkeys(block.remarks)
         if block.strange_times:
             strange.append(block.strange_times)
-        if table.media_root and "uri" in block.table.column_names:
-            resolve_uris(block, table.media_root, table.confined)
+        for column in ("uri", "cover_uri"):
+            if table.media_root and column in block.table.column_names:
+                resolve_uris(block, column, table.media_root, table.confined)
         block.screen(table.name)
         if table.name == "interactions":
             reject_unknown_videos(block, _ids(table), lambda: _lost_ids(table))

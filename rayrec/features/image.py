@@ -4,7 +4,8 @@ import torchvision
 from torch import nn
 
 from rayrec.config import ImageFeatures
-from rayrec.features.networks import Arrays, Family, FeatureNetwork, means, sized_network
+from rayrec.features import efficientnet_lite
+from rayrec.features.networks import Arrays, Family, FeatureNetwork, OwnModel, Transform, means, sized_network
 
 # The second classifiers of googlenet and inception_v3. They are never used, and in training they would turn outputs into tuples.
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
@@ -39,4 +40,16 @@ def _remove_auxiliary_classifiers(body: nn.Module) -> None:
             setattr(body, "aux_logits", False)  # noqa: B010 - torch types an attribute of a module as a tensor
 
 
-IMAGE_MODELS = Family(torchvision.models, options=_constructor_options, prepare=_remove_auxiliary_classifiers, hint="pictures")
+IMAGE_MODELS = Family(
+    torchvision.models,
+    own={
+        "efficientnet_lite0": OwnModel(
+            efficientnet_lite.EfficientNetLite0,
+            Transform(efficientnet_lite.SIZE, efficientnet_lite.RESIZE, efficientnet_lite.MEAN, efficientnet_lite.STD),
+            efficientnet_lite.WEIGHTS,
+        )
+    },
+    options=_constructor_options,
+    prepare=_remove_auxiliary_classifiers,
+    hint="pictures",
+)

@@ -70,9 +70,9 @@ MOTION_MODELS = Family(
         "c3d": OwnModel(
             C3D,
             Transform(C3D_SIZE, C3D_RESIZE, SPORTS_1M_MEAN, std=[1 / 255] * 3),
-            "Set {setting}.weights to the path of a state dict with the layers conv1, conv2, conv3a ... conv5b, fc6, fc7, fc8 "
-            "(c3d-pytorch's Sports-1M weights are one), or to none for a random network; or set {setting}.model to r3d_18, which "
-            "has weights",
+            weights_hint="Set {setting}.weights to the path of a state dict with the layers conv1, conv2, conv3a ... conv5b, fc6, "
+            "fc7, fc8 (c3d-pytorch's Sports-1M weights are one), or to none for a random network; or set {setting}.model to "
+            "r3d_18, which has weights",
         )
     },
     hint="clips of 16 frames",

@@ -1,10 +1,10 @@
 """Builds a network from pixels to one vector of features out of any classifier, by its name. `image` and `motion` say which exist.
 
-The weights are torchvision's own (`DEFAULT`), a state dict on disk or in a store (a path), or random (`none`). A random network is
-the same on every machine: its weights are drawn from the seed, and the statistics of its batch norms are then measured on one batch
-of seeded noise. Without these statistics, a deep random ResNet doubles its variance in every block, and the outputs of resnet152
-reach 6e7. With them the outputs for real frames lie between 1 and a few tens (resnet18: 2.6, resnet152: 21), and still differ from
-frame to frame.
+The weights are trained ones (`DEFAULT`: torchvision's, or those of a package), a state dict on disk or in a store (a path), or
+random (`none`). A random network is the same on every machine: its weights are drawn from the seed, and the statistics of its batch
+norms are then measured on one batch of seeded noise. Without these statistics, a deep random ResNet doubles its variance in every
+block, and the outputs of resnet152 reach 6e7. With them the outputs for real frames lie between 1 and a few tens (resnet18: 2.6,
+resnet152: 21), and still differ from frame to frame.
 """
 
 import io
@@ -27,6 +27,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from rayrec.config import ConfigError, ImageFeatures, MotionFeatures
 from rayrec.errors import did_you_mean
+from rayrec.features.packaged import PackagedFile
 from rayrec.workspace.files import open_filesystem
 
 FRAMES_AT_ONCE = 256  # the most that go through a network in one call
@@ -52,7 +53,8 @@ class OwnModel:
 
     make: Callable[[], nn.Module]
     transform: Transform
-    weights_hint: str  # what to set instead of `weights: DEFAULT`, which it does not have
+    weights: PackagedFile | None = None  # what `weights: DEFAULT` means
+    weights_hint: str = ""  # what to set instead, where there are none
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,7 @@ class _Builder:
     def _pretrained(self) -> nn.Module:
         model, key = self.settings.model, f"{self.setting}.weights"
         if model in self.family.own:
-            hint = self.family.own[model].weights_hint.format(setting=self.setting)
-            raise ConfigError(f"{key}=DEFAULT: torchvision ships no weights of {model}. {hint}")
+            return self._packaged(self.family.own[model], f"{key}=DEFAULT")
         weights: WeightsEnum = get_model_weights(model).DEFAULT
         try:
             return get_model(model, weights=weights, progress=False)
@@ -231,6 +232,14 @@ class _Builder:
                 f"{key}=DEFAULT: the weights of {model} can't be loaded ({error}). Place {weights.url} at {cached}, or set {key} "
                 "to the path of a state dict, or to none for a random network"
             ) from error
+
+    def _packaged(self, own: OwnModel, setting: str) -> nn.Module:
+        if own.weights is None:
+            hint = own.weights_hint.format(setting=self.setting)
+            raise ConfigError(f"{setting}: torchvision ships no weights of {self.settings.model}. {hint}")
+        body = own.make()
+        body.load_state_dict(torch.load(io.BytesIO(own.weights.read(setting)), map_location="cpu", weights_only=True))
+        return body
 
     def _load(self, body: nn.Module, without: str | None) -> None:
         """Load a state dict (`.safetensors`, or what `torch.save` wrote) into the model. Nothing in the file is executed.

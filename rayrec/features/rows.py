@@ -12,17 +12,19 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec import tables
-from rayrec.config import Features
+from rayrec.config import Config, Features
 from rayrec.features import audio
 from rayrec.features.media import decode
+from rayrec.features.media.covers import with_cover
 
 if TYPE_CHECKING:
     import torch
 
     from rayrec.features.networks import FeatureNetwork
     from rayrec.features.text import TextNetwork
+    from rayrec.features.universal_sentences import UniversalSentenceEncoder
 
-GIVEN = ("video_id", "title", "file_version")  # the columns that a row brings with it, beside its `uri`
+GIVEN = ("video_id", "title", "file_version")  # the columns that a row brings with it, beside its `uri` and `cover_uri`
 FACTS = ("duration_s", "frames", "fps", "width", "height", "sample_rate", "cover_jpeg")
 DECODER_MODALITIES = ("audio",)  # those that need no network: the first step computes them
 PIXELS = ("images", "cover_pixels", "clips")  # raw uint8; their shapes follow from the config
@@ -46,7 +48,7 @@ class Networks:
 
     image: "FeatureNetwork | None" = None
     motion: "FeatureNetwork | None" = None
-    text: "TextNetwork | None" = None
+    text: "TextNetwork | UniversalSentenceEncoder | None" = None
 
     def to(self, device: "torch.device") -> "Networks":
         networks = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -79,27 +81,36 @@ def resolved(features: Features, networks: Networks) -> Features:
     return features.model_copy(update=changes)
 
 
-def decode_rows(rows: pa.Table, settings: Features, failure: str | None = None) -> pa.Table:
-    """Decode the file of each row (`uri` and GIVEN). A file that can't be read becomes a row of status FAILED with the reason.
+def with_cover_side(config: Config) -> Features:
+    """The section `features` with the side that covers need, for the network that reads them as they are kept."""
+    features, network = config.features, config.topics.cover_network
+    return features.model_copy(update={"cover_side": features.cover_side or (network.size if network else None)})
 
-    With a `failure`, nothing is decoded, and that is the reason for all rows.
+
+def decode_rows(rows: pa.Table, settings: Features, failure: str | None = None) -> pa.Table:
+    """Decode the file and the cover of each row (`uri`, `cover_uri` and GIVEN); a row with neither has only its title.
+
+    A file that can't be read becomes a row of status FAILED with the reason. With a `failure`, nothing is decoded, and that is the
+    reason for all rows.
     """
     failed = {"status": FAILED, "error": failure}
-    decoded = [_decoded_row(uri, settings) if failure is None else failed for uri in rows["uri"].to_pylist()]
+    covers = rows["cover_uri"].to_pylist() if "cover_uri" in rows.column_names else [None] * rows.num_rows
+    places = zip(rows["uri"].to_pylist(), covers, strict=True)
+    decoded = [_decoded_row(uri, cover, settings) if failure is None else failed for uri, cover in places]
     columns = {field.name: pa.array([row.get(field.name) for row in decoded], field.type) for field in DECODED}
     return pa.table(columns | {name: rows[name] for name in GIVEN}, schema=DECODED)
 
 
-def _decoded_row(uri: str, settings: Features) -> dict[str, object]:
+def _decoded_row(uri: str | None, cover_uri: str | None, settings: Features) -> dict[str, object]:
     try:
-        media = decode.decode(uri, settings)
+        media = _decoded_media(uri, cover_uri, settings)
         sound = audio.audio_features(media.waveform, settings.audio) if settings.audio and media.waveform is not None else None
     except decode.DecodeError as error:
         return {"status": FAILED, "error": str(error)}
     except MemoryError:
         return {"status": FAILED, "error": decode.TOO_LARGE}
     except Exception as error:  # whatever happens with one strange file, the others go on
-        log.exception("%s can't be decoded", uri)
+        log.exception("%s can't be decoded", uri or cover_uri)
         return {"status": FAILED, "error": f"unexpected {type(error).__name__}: {error}"}
     return {
         "status": "partial" if media.faults else "ok",
@@ -110,6 +121,20 @@ def _decoded_row(uri: str, settings: Features) -> dict[str, object]:
         "cover_pixels": _packed(media.cover),
         "clips": _packed(media.clips),
     }
+
+
+def _decoded_media(uri: str | None, cover_uri: str | None, settings: Features) -> decode.Media:
+    """A video with its publisher's cover, or either of them. Raises `DecodeError` if there is nothing of what there should be."""
+    if cover_uri is None:
+        return decode.Media() if uri is None else decode.decode(uri, settings)
+    try:
+        media = decode.Media() if uri is None else decode.decode(uri, settings)
+    except decode.DecodeError as error:
+        media = decode.Media(faults=(str(error),))
+    media = with_cover(media, cover_uri, settings)
+    if media.cover_jpeg is None and media.waveform is None and media.faults:
+        raise decode.DecodeError("; ".join(media.faults))
+    return media
 
 
 def network_rows(decoded: pa.Table, settings: Features, networks: Networks) -> pa.Table:

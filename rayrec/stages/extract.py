@@ -24,10 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import __version__, tables
-from rayrec.config import Config, Section, need_package, settings_of
+from rayrec.config import PACKAGED, Config, Section, need_package, settings_of
+from rayrec.features.media.covers import cover_versions
 from rayrec.features.media.files import file_versions
+from rayrec.features.origins import networks_in_words
 from rayrec.features.part_files import STATES, Copied, Part, copy_rows, read_states, whole_parts
-from rayrec.features.rows import FAILED, GIVEN
+from rayrec.features.rows import FAILED, GIVEN, with_cover_side
 from rayrec.serving.cluster.room import check_room
 from rayrec.workspace.parts import part_paths
 from rayrec.workspace.stage import Stage, StageRun
@@ -42,13 +44,16 @@ PART_VIDEOS = 1024  # in a part file, at most
 PART_S = 20.0  # after which a part file is written with what there is, so that a kill costs no more than that
 MAX_SMALL = 8  # so many part files with less than half of `PART_VIDEOS` are shared; more of them are copied into larger ones
 LOCAL_VIDEOS = 20_000  # the most whose rows this process copies alone
+NO_FILE = "none"  # the version of a video that has no file, and of a cover that is missing
 LOG_S = 10.0  # between two lines about the progress
 
 log = logging.getLogger(__name__)
 
 
 def extract(run: StageRun) -> None:
-    """Compute the features of every catalog row that has a `uri`; files that can't be read go to `rejects`.
+    """Compute the features of every catalog row with a `uri` or a `cover_uri`, and with a title where titles are read.
+
+    Files that can't be read go to `rejects`.
 
     Raises `ConfigError` before any work for weights or settings that can't be used, `WorkspaceError` if a worker wrote a part file
     that this process does not find.
@@ -70,28 +75,58 @@ def settings(config: Config) -> dict[str, Any]:
     if features.text is not None and Path(features.text.model).is_dir():
         weights |= {str(path) for path in Path(features.text.model).rglob("*") if path.is_file()}
     sections = (value for _, value in features if isinstance(value, Section))  # a modality that is left out is None
-    return settings_of(*sections) | {"weights": file_versions(weights)}
+    return settings_of(*sections) | {
+        "weights": file_versions(weights),
+        "networks": networks_in_words(features),
+        "cover_side": with_cover_side(config).cover_side,
+    }
 
 
-def sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:
-    """The version of every media file of the catalog. A file that has changed redoes the stage and, in it, that file."""
+def video_sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:
+    """The version of every media file of the catalog."""
     return sorted(file_versions(pc.unique(workspace.read("catalog")["uri"].drop_null()).to_pylist()).items())
 
 
-def _media(run: StageRun) -> pa.Table:
-    """The catalog's rows that have a `uri`: video_id, uri, title, file_version, row.
+def sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:
+    """The version of every media file and cover. One that has changed redoes the stage and, in it, that video."""
+    covers = _cover_uris(workspace.read("catalog")).drop_null()
+    return video_sources(workspace, config) + sorted(cover_versions(covers.unique().to_pylist()).items())
 
-    The version of a missing file is null. Where titles are read, the title is part of the version.
+
+def _media(run: StageRun) -> pa.Table:
+    """The catalog's rows from which something can be extracted: video_id, uri, cover_uri, title, file_version, row.
+
+    The version of a missing video is null, so that it is tried again. Where titles are read, the title is part of the version.
     """
     catalog = run.read("catalog")
-    media = catalog.select(["video_id", "uri", "title"]).append_column("row", pa.array(range(catalog.num_rows), pa.int64()))
-    media = media.filter(pc.is_valid(media["uri"])).combine_chunks()
-    found = file_versions(pc.unique(media["uri"]).to_pylist())
-    versions = [found.get(uri) for uri in media["uri"].to_pylist()]
-    if run.config.features.text is not None:
-        titles = [hashlib.sha256((title or "").encode()).hexdigest()[:12] for title in media["title"].to_pylist()]
-        versions = [version and f"{version}:{title}" for version, title in zip(versions, titles, strict=True)]
+    rows = pa.array(range(catalog.num_rows), pa.int64())
+    media = catalog.select(["video_id", "uri", "title"]).append_column("cover_uri", _cover_uris(catalog)).append_column("row", rows)
+    reads_titles = run.config.features.text is not None
+    has_title = pc.and_(pc.is_valid(media["title"]), reads_titles)
+    media = media.filter(pc.or_(pc.or_(pc.is_valid(media["uri"]), pc.is_valid(media["cover_uri"])), has_title)).combine_chunks()
+    videos = file_versions(pc.unique(media["uri"]).drop_null().to_pylist())
+    covers = cover_versions(pc.unique(media["cover_uri"]).drop_null().to_pylist())
+    versions = [
+        _version(
+            NO_FILE if uri is None else videos.get(uri),
+            None if cover is None else covers.get(cover, NO_FILE),
+            (title or "") if reads_titles else None,
+        )
+        for uri, cover, title in zip(*(media[name].to_pylist() for name in ("uri", "cover_uri", "title")), strict=True)
+    ]
     return media.append_column("file_version", pa.array(versions, tables.TEXT))
+
+
+def _version(video: str | None, cover: str | None, title: str | None) -> str | None:
+    if video is None:
+        return None
+    parts = [video, cover and f"cover-{cover}", None if title is None else hashlib.sha256(title.encode()).hexdigest()[:12]]
+    return ":".join(part for part in parts if part is not None)
+
+
+def _cover_uris(catalog: pa.Table) -> pa.ChunkedArray | pa.Array:
+    """The column, which a catalog lacks that an earlier rayrec wrote."""
+    return catalog["cover_uri"] if "cover_uri" in catalog.column_names else pa.nulls(catalog.num_rows, tables.TEXT)
 
 
 class NewParts:
@@ -219,6 +254,7 @@ def _extract(run: StageRun, pending: pa.Table, total: int, parts: NewParts) -> N
     """Extract the pending videos; shows a progress line on a terminal."""
     if not pending.num_rows:
         return  # so that neither Ray nor a network has to start
+    log.info("extract: %s", run.settings["networks"])
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -230,7 +266,7 @@ def _extract(run: StageRun, pending: pa.Table, total: int, parts: NewParts) -> N
     with Progress("extract", *columns, console=console, disable=not console.is_terminal) as progress:
         videos = progress.add_task("extract", total=total, completed=total - pending.num_rows)
         with _logged(progress.tasks[0], LOG_S):
-            blocks = extract_rows(pending.select(["uri", *GIVEN]), run.config)
+            blocks = extract_rows(pending.select(["uri", "cover_uri", *GIVEN]), run.config)
             for part in write_blocks(_counted(blocks, progress, videos), run.workspace.uri, parts.names, PART_VIDEOS, PART_S):
                 parts.add(part)
 
@@ -266,15 +302,24 @@ def _logged(task: "Task", seconds: float) -> Iterator[None]:
 def _rejects(media: pa.Table, bad: pa.Table) -> pa.Table:
     """The `rejects` rows of videos (video_id, error), each with its file and its row in the catalog, in the catalog's order."""
     at = pc.index_in(bad["video_id"], value_set=media["video_id"])
-    columns = {"stage": pa.array(["extract"] * len(at)), "source": media["uri"].take(at), "reason": bad["error"]}
+    columns = {
+        "stage": pa.array(["extract"] * len(at)),
+        "source": pc.coalesce(media["uri"], media["cover_uri"]).take(at),
+        "reason": bad["error"],
+    }
     return tables.conform("rejects", pa.table(columns | {"row": media["row"].take(at), "id": bad["video_id"]}).sort_by("row"))
 
 
 def check(config: Config) -> None:
     """Raises `ConfigError` for a missing package, and for GPUs that this machine lacks."""
     features = config.features
-    if features.text is not None:
-        need_package("transformers", "text", "features.text")
+    if (image := features.image) is not None and image.weights == "DEFAULT" and image.model in PACKAGED:
+        need_package(PACKAGED[image.model], "weights", f"features.image.model={image.model}")
+    if (text := features.text) is not None:
+        if text.model in PACKAGED:
+            need_package(PACKAGED[text.model], "weights", f"features.text.model={text.model}")
+        if text.model != "use":
+            need_package("transformers", "text", "features.text")
     check_room("features.models", 1 if features.models == "auto" else features.models, gpus=features.gpus_per_model)
 
 

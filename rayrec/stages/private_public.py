@@ -26,7 +26,7 @@ from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.features.private_public.videos import HELD_OUT, REST, ROLES, TRAIN, catalog_videos, classes_of, with_roles
 from rayrec.serving.cluster.connection import connect
 from rayrec.serving.cluster.room import check_training
-from rayrec.stages.extract import sources
+from rayrec.stages.extract import video_sources
 from rayrec.workspace.files import read_whole, to_json, write_whole
 from rayrec.workspace.parts import PartWriter, read_parts
 from rayrec.workspace.stage import Stage, StageRun
@@ -256,6 +256,6 @@ STAGE = Stage(
     reads=("catalog",),
     writes=("private_public",),
     settings=settings,
-    sources=sources,
+    sources=video_sources,
     check=check,
 )

@@ -14,7 +14,9 @@ from tests.fixtures.logs import write_rows
 @pytest.fixture
 def catalog(tmp_path: Path) -> str:
     path = tmp_path / "movies.csv"
-    path.write_text("movieId,Title,genres,category,created_at\n1,One,drama;war,film,2024-01-31\n2,Two,,film,2024-02-01\n")
+    path.write_text(
+        "movieId,Title,Thumbnail,genres,category,created_at\n1,One,1.jpg,drama;war,film,2024-01-31\n2,Two,,,film,2024-02-01\n"
+    )
     return str(path)
 
 
@@ -30,6 +32,7 @@ def test_columns_units_and_separators(catalog: str, tmp_path: Path) -> None:
         "interactions": str(log),
         "catalog_columns": {
             "video_id": "movieId",
+            "cover_uri": "Thumbnail",
             "title": "Title",
             "tags": "genres",
             "primary_class": "category",

@@ -44,6 +44,18 @@ def test_from_files_to_vectors(tmp_path: Path, small: Features) -> None:
     assert found["file_version"].to_pylist() == ["1", "2", "3", "4"]
 
 
+def test_a_video_without_a_file_is_a_row_without_pictures() -> None:
+    columns = {"video_id": ["a"], "uri": [None], "title": ["b"], "file_version": ["c"]}
+    rows = pa.table({name: pa.array(values, TEXT) for name, values in columns.items()})
+    (decoded,) = decode_rows(rows, Features()).to_pylist()
+    assert {name: value for name, value in decoded.items() if value is not None} == {
+        "video_id": "a",
+        "title": "b",
+        "file_version": "c",
+        "status": "ok",
+    }
+
+
 def test_sizes_that_are_not_given_are_the_models_own() -> None:
     image = ImageFeatures(model="squeezenet1_1", weights="none")
     motion = MotionFeatures(model="mc3_18", weights="none", size=56)

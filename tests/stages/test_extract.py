@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rayrec.config import Config, ConfigError, Features, TextFeatures
+from rayrec.config import Config, ConfigError, CoverNetwork, Features, TextFeatures
 from rayrec.features.part_files import write_rows
 from rayrec.features.rows import EXTRACTED, decode_rows, load_networks, network_rows, resolved
 from rayrec.stages import extract
@@ -242,6 +242,37 @@ def test_a_title_is_part_of_the_version_where_titles_are_read(tmp_path: Path, ca
     assert len(set(versions)) == 3
 
 
+def test_videos_without_a_file_have_their_titles_read(catalog_of: CatalogOf, small: Features) -> None:
+    for text, title, expected in ((None, "one", 0), (TextFeatures(), None, 0), (TextFeatures(), "one", 2)):
+        workspace, config = catalog_of({"a": None, "b": None}, title=title, features=small.model_copy(update={"text": text}))
+        media = extract._media(StageRun(workspace, STAGE, config, "0", {}, None))
+        assert media.num_rows == expected
+        assert media["file_version"].null_count == 0  # which would mean a file that is missing
+
+
+def test_a_cover_is_part_of_the_version(tmp_path: Path, catalog_of: CatalogOf) -> None:
+    clip, cover = str(write_clip(tmp_path / "a.mp4")), tmp_path / "a.png"
+    uris = {"a": clip, "alone": None, "none": clip}
+
+    def looked_at(covers: dict[str, str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+        workspace, config = catalog_of(uris, covers=covers)
+        media = extract._media(StageRun(workspace, STAGE, config, "0", {}, None))
+        versions = dict(zip(media["video_id"].to_pylist(), media["file_version"].to_pylist(), strict=True))
+        return versions, extract.sources(workspace, config)
+
+    covers = {"a": str(cover), "alone": "https://host/b.png"}
+    without, with_missing = looked_at({}), looked_at(covers)
+    assert without[0].keys() == {"a", "none"}
+    cover.write_bytes(b"one")
+    first = looked_at(covers)
+    cover.write_bytes(b"another")
+    second = looked_at(covers)
+    assert len({versions["a"] for versions, _ in (without, with_missing, first, second)}) == 4
+    assert without[0]["none"] == second[0]["none"]
+    assert with_missing[0]["alone"] == second[0]["alone"] != looked_at(covers | {"alone": "https://host/c.png"})[0]["alone"]
+    assert len({str(facts) for _, facts in (without, with_missing, first, second)}) == 4
+
+
 def finished_parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("workspace/extract/*/features/*.parquet"))
 
@@ -284,6 +315,9 @@ def test_only_what_changes_features_counts_as_a_setting(tmp_path: Path, catalog_
         update={"features": config.features.model_copy(update={"decoders": 9, "models": 3, "batch_videos": 64})}
     )
     assert extract.settings(config) == extract.settings(faster)
+    # The cover network reads covers as they are kept.
+    topics = config.topics.model_copy(update={"cover_network": CoverNetwork(size=299)})
+    assert extract.settings(config) != extract.settings(config.model_copy(update={"topics": topics}))
     without = config.model_copy(update={"features": config.features.model_copy(update={"motion": None})})
     assert extract.settings(config) != extract.settings(without)
     # A weights file is what is in it.

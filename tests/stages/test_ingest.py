@@ -181,12 +181,21 @@ def test_relative_media_start_at_the_catalog_or_at_media_root(
     ]
 
 
+def test_covers_are_placed_as_media_are(ingested: Ingest, files: Callable[..., FilesData], tmp_path: Path) -> None:
+    catalog = "video_id,uri,cover_uri\nv1,a.mp4,covers/a.jpg\nv2,b.mp4,https://host/b.jpg?v=1\nv3,c.mp4,\nv4,d.mp4,../d.jpg\n"
+    workspace = ingested(files(catalog))
+    placed = workspace.read("catalog")["cover_uri"].to_pylist()
+    assert placed == [f"{tmp_path}/data/covers/a.jpg", "https://host/b.jpg?v=1", None]
+    (reason,) = (reason for _, _, reason in rejects(workspace) if "uri" in reason)
+    assert reason.startswith("cover_uri: '../d.jpg' leads out of")
+
+
 @pytest.mark.parametrize("uri", ["../secret", "a/../../secret", "a/../..", ".", "", "a\0b"])
 @pytest.mark.parametrize("root", ["/media", "s3://bucket/media"])
 @pytest.mark.parametrize("confined", [True, False])
 def test_no_uri_leads_out_of_the_media_root(uri: str, root: str, confined: bool) -> None:
     catalog = SourceTable.of("catalog.csv", from_columns("catalog", {"video_id": ["v1", "v2"], "uri": [uri, "a/./b/../c.mp4"]}))
-    resolve_uris(catalog, root, confined)
+    resolve_uris(catalog, "uri", root, confined)
     assert catalog.table["uri"].to_pylist() == [f"{root}/a/c.mp4"]
     assert catalog.rejects["id"].to_pylist() == ["v1"]
 
@@ -194,7 +203,7 @@ def test_no_uri_leads_out_of_the_media_root(uri: str, root: str, confined: bool)
 def test_a_remote_root_sees_through_percent_signs_and_keeps_its_query() -> None:
     columns = {"video_id": ["v1", "v2"], "uri": ["%2e%2e/x.mp4", "x.mp4"]}
     catalog = SourceTable.of("catalog.csv", from_columns("catalog", columns))
-    resolve_uris(catalog, "s3://bucket/media?region=eu-west-1", confined=True)
+    resolve_uris(catalog, "uri", "s3://bucket/media?region=eu-west-1", confined=True)
     assert catalog.table["uri"].to_pylist() == ["s3://bucket/media/x.mp4?region=eu-west-1"]
 
 

@@ -51,7 +51,7 @@ class Media:
     sample_rate: int | None = None  # of the file, not of `waveform`
     images: np.ndarray | None = None  # [frames, size, size, 3], evenly spaced
     cover: np.ndarray | None = None  # [size, size, 3]
-    cover_jpeg: bytes | None = None  # the cover uncropped, at most 256 pixels wide
+    cover_jpeg: bytes | None = None  # the cover uncropped, in its `kept_size`
     clips: np.ndarray | None = None  # [clips, frames, size, size, 3], each of consecutive frames
     waveform: np.ndarray | None = None  # float32 [samples], mono, -1..1, at the configured sample rate
     faults: tuple[str, ...] = ()
@@ -181,7 +181,7 @@ def _with_picture(media: Media, picture: VideoStream, packets: Packets, settings
         height=height,
         images=images.stack() if images else None,
         cover=images.square(best) if images else None,
-        cover_jpeg=thumbnail(best, samples.pixel_aspect),
+        cover_jpeg=thumbnail(best, samples.pixel_aspect, settings.cover_side),
         clips=clips.stack() if clips else None,
     )
 

@@ -100,11 +100,24 @@ class Cover:
             self.best, self.contrast = frame, contrast
 
 
-def thumbnail(frame: VideoFrame, pixel_aspect: float = 1.0) -> bytes:
-    """A JPEG of the whole frame, upright, at most `THUMBNAIL_WIDTH` pixels wide as displayed."""
-    scale = min(1, THUMBNAIL_WIDTH / displayed(frame, pixel_aspect)[0])
-    width, height = max(1, round(frame.width * pixel_aspect * scale)), max(1, round(frame.height * scale))
-    pixels = upright(frame.reformat(width, height, "rgb24", threads=1).to_ndarray(), frame)
+def thumbnail(frame: VideoFrame, pixel_aspect: float = 1.0, side: int | None = None) -> bytes:
+    """A JPEG of the whole frame, upright, of the `kept_size`."""
+    size = kept_size(displayed(frame, pixel_aspect), side)
+    width, height = size[::-1] if _orientation(frame)[0] else size
+    return jpeg(upright(frame.reformat(width, height, "rgb24", threads=1).to_ndarray(), frame))
+
+
+def kept_size(size: tuple[int, int], side: int | None = None) -> tuple[int, int]:
+    """Width and height in which a picture is kept: `THUMBNAIL_WIDTH` pixels wide, or more if its short side were less than `side`.
+
+    A picture is never made larger than it is.
+    """
+    scale = min(1, max(THUMBNAIL_WIDTH / size[0], (side or 0) / min(size)))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """uint8 [height, width, 3] as a JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

@@ -10,7 +10,7 @@ import ray.data
 import torch
 
 from rayrec.config import Config, Features
-from rayrec.features.rows import Networks, decode_rows, load_networks, network_rows, resolved
+from rayrec.features.rows import Networks, decode_rows, load_networks, network_rows, resolved, with_cover_side
 from rayrec.serving.cluster.connection import connect, reserved_device
 from rayrec.serving.cluster.room import await_room, room_for
 from rayrec.stages.on_ray.data import decoded, quiet_context
@@ -32,13 +32,13 @@ class FeatureExtractor:
 
 
 def extract_rows(rows: pa.Table, config: Config) -> Iterator[Block]:
-    """The rows of EXTRACTED for catalog rows (`uri` and those of `rows.GIVEN`), in blocks, in the order in which they are done.
+    """The rows of EXTRACTED for catalog rows (`uri`, `cover_uri` and those of `rows.GIVEN`), in blocks, as they are done.
 
     The blocks stay with the workers. Batches for the networks mix the frames of many videos. Raises `ConfigError` before any work
     for weights or settings that can't be used.
     """
     networks = load_networks(config.features, config.seed)
-    features = resolved(config.features, networks)
+    features = resolved(with_cover_side(config), networks)
     connect(config)
     with ray.data.DataContext.current(quiet_context(in_order=False)):
         pipeline = _pipeline(rows, features, networks)
