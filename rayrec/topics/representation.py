@@ -100,12 +100,11 @@ class Representation:
         """Raises `RayrecError` for one that another version of rayrec wrote with other settings."""
         with fs.open_input_file(f"{folder}/{RECORD}") as file:
             record = json.loads(file.read())
+        foreign = f"{folder} is the topic model of another version of rayrec; run `rayrec topics learn CONFIG` to train it anew"
         try:
             settings = Topics.model_validate(record["settings"])
         except ValidationError as error:
-            raise RayrecError(
-                f"{folder} is the topic model of another version of rayrec; run `rayrec topics learn CONFIG` to train it anew"
-            ) from error
+            raise RayrecError(foreign) from error
         scales = {name: Scale(**scale) for name, scale in record["scales"].items()}
         codec: TitleCodec | None = None
         if record["titles"] is not None:
@@ -117,7 +116,11 @@ class Representation:
             body = transformer_of(record["transformer"])
         encoders = _encoders(settings, scales, record["covers"], codec, body, pretrained=False)
         with fs.open_input_file(f"{folder}/{WEIGHTS}") as file:
-            encoders.load_state_dict(safetensors.torch.load(file.read()))
+            weights = safetensors.torch.load(file.read())
+        try:
+            encoders.load_state_dict(weights)
+        except RuntimeError as error:  # torch's own for other names or shapes
+            raise RayrecError(foreign) from error
         return cls(settings, scales, record["covers"], codec, record["transformer"], encoders.eval())
 
 

@@ -10,7 +10,7 @@ import pytest
 from rayrec import tables
 from rayrec.config import CoverNetwork, Topics
 from rayrec.errors import RayrecError
-from rayrec.topics import tag_graph
+from rayrec.topics import encoders, tag_graph
 from rayrec.topics.fitting import train_representation
 from rayrec.topics.model import TopicModel, centred, join
 from rayrec.topics.representation import RECORD, NothingToReadError, Representation
@@ -110,4 +110,15 @@ def test_a_model_of_another_version_is_refused_with_a_sentence(tmp_path: Path) -
     record = tmp_path / RECORD
     record.write_text(record.read_text().replace('"max_topics"', '"most_topics"'))  # the key of rayrec 0.1
     with pytest.raises(RayrecError, match="topic model of another version of rayrec; run `rayrec topics learn CONFIG`"):
+        Representation.load(pafs.LocalFileSystem(), str(tmp_path))
+
+
+def test_encoders_of_other_shapes_are_refused_with_the_same_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of an earlier rayrec, whose transformer had two layers."""
+    world = little_world(24)
+    settings = SMALL.model_copy(update={"epochs": 0, "title_encoder": "transformer"})
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "LAYERS", 2)
+        Representation.start(world.catalog, None, None, settings, 0).save(pafs.LocalFileSystem(), str(tmp_path))
+    with pytest.raises(RayrecError, match="topic model of another version of rayrec"):
         Representation.load(pafs.LocalFileSystem(), str(tmp_path))
