@@ -28,6 +28,7 @@ class Topics(Section):
     clustering: Literal["local", "ray"] = "local"
     threshold: Share = 0.6  # tau3: a video gets every topic whose centre has at least this cosine similarity
     max_topics: Count = 8
+    twins: Share = 0.9  # topics whose centres have at least this cosine similarity become one
     experts: Count = 12
     expert_size: Count = 64
     encoder_size: Count = 64  # numbers in each of the encodings of cover and title
