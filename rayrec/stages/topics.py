@@ -178,6 +178,7 @@ def _one_block(model: "TopicModel", catalog: pa.Table, pictures: Pictures, fit: 
     encoded = encode(model, catalog, *pictures, reserved_device())
     if fit:
         model.fit_means([encoded.sums()])
+        model.fit_guess([encoded.moments(model)])
     return model, block_of(encoded, 0, model)
 
 

@@ -22,6 +22,7 @@ from rayrec.topics.encoders import CoverEncoder, Encoders, PretrainedTitles, Tit
 from rayrec.topics.titles import HashedTitles, SubwordTitles, TitleCodec
 
 WEIGHTS, RECORD = "encoders.safetensors", "encoders.json"
+FOREIGN = "{} is the topic model of another version of rayrec; run `rayrec topics learn CONFIG` to train it anew"
 
 
 class NothingToReadError(RayrecError):
@@ -100,11 +101,10 @@ class Representation:
         """Raises `RayrecError` for one that another version of rayrec wrote with other settings."""
         with fs.open_input_file(f"{folder}/{RECORD}") as file:
             record = json.loads(file.read())
-        foreign = f"{folder} is the topic model of another version of rayrec; run `rayrec topics learn CONFIG` to train it anew"
         try:
             settings = Topics.model_validate(record["settings"])
         except ValidationError as error:
-            raise RayrecError(foreign) from error
+            raise RayrecError(FOREIGN.format(folder)) from error
         scales = {name: Scale(**scale) for name, scale in record["scales"].items()}
         codec: TitleCodec | None = None
         if record["titles"] is not None:
@@ -120,7 +120,7 @@ class Representation:
         try:
             encoders.load_state_dict(weights)
         except RuntimeError as error:  # torch's own for other names or shapes
-            raise RayrecError(foreign) from error
+            raise RayrecError(FOREIGN.format(folder)) from error
         return cls(settings, scales, record["covers"], codec, record["transformer"], encoders.eval())
 
 
