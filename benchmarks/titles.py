@@ -11,7 +11,6 @@ import time
 
 import numpy as np
 import pyarrow as pa
-import torch
 from figures import show
 
 from rayrec import tables
@@ -40,6 +39,8 @@ def made_up(videos: int, seed: int = 0) -> pa.Table:
 
 
 def main() -> None:
+    import torch  # after rayrec, which sets what torch reads when it is imported
+
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--videos", type=int, default=10_000)
     arguments.add_argument("--encoders", nargs="+", default=["bag", "transformer"])
