@@ -23,11 +23,16 @@ class Topics(Section):
     cover_network: CoverNetwork | None = None  # if set, f_C reads the pixels of the cover instead
     title_encoder: str = "bag"  # or `transformer` (small, trained from scratch), or the name or folder of a Hugging Face model
 
+    z_weight: Annotated[float, Field(gt=0)] = (
+        0.4  # the length of z (cover, title) where a video also has tags, whose vector e has length 1
+    )
+
     clusters: Count = 64
     # `ray`: all videos are encoded, clustered and assigned on the workers, block by block, so that no process holds all of them.
     clustering: Literal["local", "ray"] = "local"
     threshold: Share = 0.6  # tau3: a video gets every topic whose centre has at least this cosine similarity
     max_topics: Count = 8
+    twins: Share = 0.9  # topics whose centres have at least this cosine similarity become one
     experts: Count = 12
     expert_size: Count = 64
     encoder_size: Count = 64  # numbers in each of the encodings of cover and title

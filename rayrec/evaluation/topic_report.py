@@ -105,7 +105,7 @@ def draw_histogram(counts: Sequence[int]) -> bytes:
 
 
 def draw_ratios(scores: dict[str, dict[str, Score]]) -> bytes | None:
-    """Figure 3 of Pu et al.: the distance between classes, divided by the distance within them. None without such scores."""
+    """Figure 3 of Pu et al.: the distance between topics, divided by the distance within them. None without such scores."""
     shown = {label: scores[name] for name, label in FIGURE_3.items() if name in scores}
     if not shown:
         return None

@@ -178,19 +178,33 @@ def _one_block(model: "TopicModel", catalog: pa.Table, pictures: Pictures, fit: 
     encoded = encode(model, catalog, *pictures, reserved_device())
     if fit:
         model.fit_means([encoded.sums()])
+        model.fit_guess([encoded.moments(model)])
     return model, block_of(encoded, 0, model)
 
 
 def _cluster(map_blocks: "BlockMap", config: Config) -> np.ndarray:
     """The centres, L2-normalised [topics, size]: those of a single block are computed in threads."""
     from rayrec.topics.blocks import on_vectors, vectors_of
-    from rayrec.topics.clustering import MAX_ITERATIONS, cluster, k_means
+    from rayrec.topics.clustering import MAX_ITERATIONS, in_threads, k_means, without_twins
 
     settings = config.topics
-    if settings.clustering == "local":
-        (vectors,) = map_blocks(vectors_of)
-        return cluster(vectors, settings.clusters, config.seed)
-    return k_means(on_vectors(map_blocks), settings.clusters, config.seed, MAX_ITERATIONS)
+
+    def centres(on_blocks: "BlockMap") -> np.ndarray:
+        found = k_means(on_blocks, settings.clusters, config.seed, MAX_ITERATIONS)
+        kept = without_twins(on_blocks, found, settings.twins)
+        if len(kept) < len(found):
+            log.info(
+                "topics: %d of %d clusters were twins of others (`topics.twins`) and joined them",
+                len(found) - len(kept),
+                len(found),
+            )
+        return kept
+
+    if settings.clustering == "ray":
+        return centres(on_vectors(map_blocks))
+    (vectors,) = map_blocks(vectors_of)
+    with in_threads(vectors) as on_blocks:
+        return centres(on_blocks)
 
 
 def _numbered(workspace: Workspace, catalog: pa.Table, centres: np.ndarray, map_blocks: "BlockMap") -> np.ndarray:

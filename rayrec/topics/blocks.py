@@ -17,7 +17,7 @@ import torch
 from rayrec import tables
 from rayrec.config import Topics
 from rayrec.topics.clustering import BlockMap, assign
-from rayrec.topics.model import Sums, TopicModel, sums_of
+from rayrec.topics.model import Moments, Sums, TopicModel, sums_of
 from rayrec.topics.words import membership
 from rayrec.training.trainer import CPU
 from rayrec.workspace.files import open_filesystem
@@ -35,6 +35,9 @@ class Encoded:
 
     def sums(self) -> list[Sums]:
         return sums_of(self.parts)
+
+    def moments(self, model: TopicModel) -> Moments | None:
+        return model.moments(self.parts)
 
 
 @dataclass(frozen=True)

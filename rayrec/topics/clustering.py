@@ -189,6 +189,30 @@ def _weights(vectors: np.ndarray, candidates: np.ndarray, stride: int) -> np.nda
     return np.bincount(nearest(vectors[::stride], candidates)[0], minlength=len(candidates))
 
 
+# --- twins ----------------------------------------------------------------------------------------------------------------------
+
+
+def without_twins(map_blocks: BlockMap, centres: np.ndarray, similarity: float) -> np.ndarray:
+    """The centres [topics, D], L2-normalised, of which no two have a cosine similarity of `similarity` or more.
+
+    K-means splits a large group of similar vectors among several centres. Pairs of which each is the other's nearest become their
+    mean, weighted by their vectors, until no two centres are so near.
+    """
+    counts, centres = merge(map_blocks(partial, centres)).counts.astype(np.float32), centres.copy()
+    while True:
+        cosines, rows = centres @ centres.T, np.arange(len(centres))
+        cosines = np.maximum(cosines, cosines.T)  # rounding may differ
+        np.fill_diagonal(cosines, -1)
+        closest = cosines.argmax(axis=1)
+        ones = np.flatnonzero((closest[closest] == rows) & (rows < closest) & (cosines[rows, closest] >= similarity))
+        if not len(ones):
+            return centres
+        others = closest[ones]
+        centres[ones] = normalize(centres[ones] * counts[ones, None] + centres[others] * counts[others, None])
+        counts[ones] += counts[others]
+        centres, counts = np.delete(centres, others, axis=0), np.delete(counts, others)
+
+
 # --- assignment -----------------------------------------------------------------------------------------------------------------
 
 

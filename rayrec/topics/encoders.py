@@ -11,11 +11,12 @@ from torch import nn
 
 from rayrec.config import Topics
 from rayrec.topics.contents import Batch
+from rayrec.topics.packed import Slots, encoded
 from rayrec.topics.titles import MAX_SUBWORDS
 
 # So that a small catalog is not memorised: without dropout z separates its videos by whatever is peculiar to each.
 DROPOUT = 0.3
-WIDTH, LAYERS, HEADS = 128, 2, 4  # of the small transformer
+WIDTH, LAYERS, HEADS = 128, 1, 4  # of the small transformer
 
 
 class TitleBag(nn.Module):
@@ -47,11 +48,10 @@ class TitleTransformer(nn.Module):
     def forward(self, titles_BL: torch.Tensor) -> torch.Tensor:
         if self.training:
             titles_BL = with_gaps(titles_BL)
-        mask_BL = titles_BL > 0
-        mask_BL[:, 0] = True  # an empty title attends to one padding token, because the softmax over nothing is NaN
-        positions_L = torch.arange(titles_BL.shape[1], device=titles_BL.device)
-        states_BLW = self.layers(self.words(titles_BL) + self.places(positions_L), src_key_padding_mask=~mask_BL)
-        return self.out(mean_over(states_BLW, titles_BL > 0))
+        slots = Slots(titles_BL > 0)
+        words_T = titles_BL[slots.title_T, slots.place_T]
+        states_TW = encoded(self.layers, self.words(words_T) + self.places(slots.place_T), slots)
+        return self.out(slots.mean(states_TW))
 
 
 class PretrainedTitles(nn.Module):

@@ -101,7 +101,7 @@ class TrainableMMoE(Trainable[Share]):
         device: torch.device,
         worker: Worker,
     ) -> None:
-        super().__init__(model, torch.optim.AdamW(parameter_groups(model, settings), weight_decay=WEIGHT_DECAY))
+        super().__init__(model, torch.optim.AdamW(parameter_groups(model, settings), weight_decay=WEIGHT_DECAY, fused=True))
         self.contents, self.labels, self.rows, self.batch_size = contents, labels, rows, settings.batch_size
         self.seed, self.device, self.worker = seed, device, worker
         self.advice = f"lower topics.learning_rate ({settings.learning_rate:g})"

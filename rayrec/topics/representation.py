@@ -22,6 +22,7 @@ from rayrec.topics.encoders import CoverEncoder, Encoders, PretrainedTitles, Tit
 from rayrec.topics.titles import HashedTitles, SubwordTitles, TitleCodec
 
 WEIGHTS, RECORD = "encoders.safetensors", "encoders.json"
+FOREIGN = "{} is the topic model of another version of rayrec; run `rayrec topics learn CONFIG` to train it anew"
 
 
 class NothingToReadError(RayrecError):
@@ -103,9 +104,7 @@ class Representation:
         try:
             settings = Topics.model_validate(record["settings"])
         except ValidationError as error:
-            raise RayrecError(
-                f"{folder} is the topic model of another version of rayrec; run `rayrec topics learn CONFIG` to train it anew"
-            ) from error
+            raise RayrecError(FOREIGN.format(folder)) from error
         scales = {name: Scale(**scale) for name, scale in record["scales"].items()}
         codec: TitleCodec | None = None
         if record["titles"] is not None:
@@ -117,7 +116,11 @@ class Representation:
             body = transformer_of(record["transformer"])
         encoders = _encoders(settings, scales, record["covers"], codec, body, pretrained=False)
         with fs.open_input_file(f"{folder}/{WEIGHTS}") as file:
-            encoders.load_state_dict(safetensors.torch.load(file.read()))
+            weights = safetensors.torch.load(file.read())
+        try:
+            encoders.load_state_dict(weights)
+        except RuntimeError as error:  # torch's own for other names or shapes
+            raise RayrecError(FOREIGN.format(folder)) from error
         return cls(settings, scales, record["covers"], codec, record["transformer"], encoders.eval())
 
 

@@ -123,7 +123,7 @@ def test_files_without_quotes_and_in_latin_1(written: Written) -> None:
         ("id,x\n1,2\n".encode("utf-16"), "is in UTF-16; save it as UTF-8"),
         ("id,x\n1,2\n".encode("utf-16-le"), "is in UTF-16, UTF-32 or binary; save it as UTF-8"),
         ("id,x\n1,2\n".encode("utf-16-be"), "is in UTF-16, UTF-32 or binary; save it as UTF-8"),
-        (gzip.compress(b"id,x\n1,2\n"), r"is compressed \(gzip\); unpack it"),
+        (gzip.compress(b"id,x\n1,2\n", mtime=0), r"is compressed \(gzip\); unpack it"),
         (pa.compress(b"id,x\n1,2\n", "zstd", asbytes=True), r"is compressed \(Zstandard\); unpack it"),
         (b"PK\x03\x04\x14\0", "is a ZIP archive or an Excel workbook"),
         (b"PAR1\x15\0\nPAR1", "is a Parquet file; let its name end with .parquet"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances
 
 from rayrec import tables
@@ -31,6 +32,14 @@ def test_a_perfect_representation_scores_one_and_unlabelled_videos_do_not_count(
     found = score(vectors, classes, 0)
     assert (found.ari, found.nmi) == (1, 1)
     assert found.distance_ratio > 100
+
+
+def test_the_ratio_is_that_of_ten_clusterings_whatever_the_classes_are() -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    classes = np.arange(60) % 4
+    runs = [KMeans(4, n_init=4, random_state=7 + run).fit_predict(vectors) for run in range(10)]
+    assert score(vectors, classes, 7).distance_ratio == pytest.approx(np.mean([distance_ratio(vectors, run) for run in runs]))
+    assert score(vectors, classes[::-1].copy(), 7).distance_ratio == score(vectors, classes, 7).distance_ratio
 
 
 def test_lsa_puts_titles_of_one_subject_together() -> None:

@@ -7,7 +7,20 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
 from rayrec.topics import clustering
-from rayrec.topics.clustering import Partial, assign, cluster, draw, lloyd, merge, moved, nearest, partial, start
+from rayrec.topics.clustering import (
+    Partial,
+    assign,
+    cluster,
+    draw,
+    in_threads,
+    lloyd,
+    merge,
+    moved,
+    nearest,
+    partial,
+    start,
+    without_twins,
+)
 
 
 def mixture(videos: int, groups: int, size: int, noise: float, seed: int = 0) -> np.ndarray:
@@ -99,3 +112,31 @@ def test_assignment_in_blocks_is_what_a_sort_of_everything_gives(monkeypatch: py
         expected = best[row[best] >= 0.5] if row[best[0]] >= 0.5 else best[:1]
         np.testing.assert_allclose(row[found], row[expected], atol=1e-6)
         np.testing.assert_allclose(values, row[found], atol=1e-6)
+
+
+def test_centres_that_are_nearly_the_same_become_the_mean_of_their_vectors() -> None:
+    """K-means with four times as many clusters as there are groups; the groups are at right angles."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 5, 600)
+    vectors = normalize(np.eye(5)[group] + 0.1 * rng.normal(size=(600, 5))).astype(np.float32)
+    centres = cluster(vectors, 20, 0)
+    assert len(centres) == 20
+    with in_threads(vectors) as map_blocks:
+        found = without_twins(map_blocks, centres, 0.8)
+        assert np.array_equal(without_twins(map_blocks, found, 0.8), found)
+    order = (found @ np.eye(5)).argmax(axis=0)
+    assert sorted(order) == list(range(5)) == list(range(len(found)))
+    means = normalize([vectors[group == number].mean(axis=0) for number in range(5)])
+    assert ((found[order] * means).sum(axis=1) > 0.999).all()
+
+
+def test_no_pair_of_centres_stays_as_near_as_the_threshold() -> None:
+    rng = np.random.default_rng(1)
+    vectors = normalize(rng.normal(size=(400, 3))).astype(np.float32)
+    with in_threads(vectors) as map_blocks:
+        for similarity in (0.7, 0.9, 0.99):
+            found = without_twins(map_blocks, cluster(vectors, 60, 0), similarity)
+            assert (found @ found.T - 2 * np.eye(len(found))).max() < similarity
+            np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+        same = np.repeat(vectors[:1], 3, axis=0)
+        assert len(without_twins(map_blocks, same, 1.0 - 1e-6)) == 1

@@ -6,13 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import normalize
 
 from rayrec import tables
 from rayrec.config import CoverNetwork, Topics
 from rayrec.errors import RayrecError
-from rayrec.topics import tag_graph
+from rayrec.topics import encoders, tag_graph
+from rayrec.topics.clustering import cluster
 from rayrec.topics.fitting import train_representation
-from rayrec.topics.model import TopicModel, centred, join
+from rayrec.topics.model import RIDGE, TopicModel, centred, join
 from rayrec.topics.representation import RECORD, NothingToReadError, Representation
 from tests.fixtures.topics import SMALL, LittleWorld, little_world
 
@@ -95,10 +98,12 @@ def test_what_a_catalog_lacks_is_left_out() -> None:
     assert model.join(unknown, None, None)[1].tolist() == [False, True]
 
 
-def test_join_weighs_every_part_alike() -> None:
+def test_join_weighs_the_parts_of_a_video_that_has_several() -> None:
     parts = [np.array([[30.0, 40.0], [0.0, 0.0]]), np.array([[0.0, 0.1], [1.0, 0.0]])]
     expected = np.array([[0.6, 0.8, 0, 1], [0, 0, np.sqrt(2), 0]]) / np.sqrt(2)
-    np.testing.assert_allclose(join(parts), expected, rtol=1e-6)
+    np.testing.assert_allclose(join(parts, [1, 1]), expected, rtol=1e-6)
+    expected = np.array([[0.3, 0.4, 0, 1], [0, 0, np.sqrt(1.25), 0]]) / np.sqrt(1.25)
+    np.testing.assert_allclose(join(parts, [0.5, 1]), expected, rtol=1e-6)
     np.testing.assert_array_equal(centred(parts[0], np.array([1.0, 2.0])), [[29, 38], [0, 0]])
 
 
@@ -111,3 +116,84 @@ def test_a_model_of_another_version_is_refused_with_a_sentence(tmp_path: Path) -
     record.write_text(record.read_text().replace('"max_topics"', '"most_topics"'))  # the key of rayrec 0.1
     with pytest.raises(RayrecError, match="topic model of another version of rayrec; run `rayrec topics learn CONFIG`"):
         Representation.load(pafs.LocalFileSystem(), str(tmp_path))
+
+
+def test_encoders_of_other_shapes_are_refused_with_the_same_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of an earlier rayrec, whose transformer had two layers."""
+    world = little_world(24)
+    settings = SMALL.model_copy(update={"epochs": 0, "title_encoder": "transformer"})
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "LAYERS", 2)
+        Representation.start(world.catalog, None, None, settings, 0).save(pafs.LocalFileSystem(), str(tmp_path))
+    with pytest.raises(RayrecError, match="topic model of another version of rayrec"):
+        Representation.load(pafs.LocalFileSystem(), str(tmp_path))
+
+
+# For each language, the words of three kinds of videos.
+SUBJECTS = {
+    "english": ["noodle soup broth egg", "goal football pitch cup", "cat kitten purr nap"],
+    "chinese": ["拉面 汤 好吃 面条", "足球 进球 球场 比赛", "小猫 猫咪 可爱 睡觉"],
+    "emoji": ["🍜 🍲 🥢 🍥", "⚽ 🥅 🏟 🏆", "🐱 🐈 😺 🐾"],
+}
+
+
+@pytest.mark.parametrize("title_encoder", ["bag", "transformer"])
+@pytest.mark.parametrize("language", SUBJECTS)
+@pytest.mark.parametrize("lacking", ["nothing", "tags", "title"])
+def test_videos_of_one_subject_share_a_topic_in_any_script_and_without_tags_or_title(
+    title_encoder: str, language: str, lacking: str
+) -> None:
+    """A third of the videos lack it, and so do all that come later; no class is known of those."""
+    rng = np.random.default_rng(0)
+    words = [subject.split() for subject in SUBJECTS[language]]
+    kinds = rng.integers(0, 3, 180)
+    titles = [" ".join(rng.choice(words[kind], 3, replace=False)) for kind in kinds]
+    tags = [rng.choice(words[kind], 2, replace=False).tolist() for kind in kinds]
+    without = (np.arange(180) % 3 == 0) | (np.arange(180) >= 150)
+    columns = {
+        "video_id": [f"v{row}" for row in range(180)],
+        "title": [None if lacking == "title" and gone else title for title, gone in zip(titles, without, strict=True)],
+        "tags": [[] if lacking == "tags" and gone else some for some, gone in zip(tags, without, strict=True)],
+        "primary_class": [f"class {kind}" for kind in kinds[:150]] + [None] * 30,
+    }
+    catalog = tables.from_columns("catalog", columns)
+    known, later = catalog.slice(0, 150), catalog.slice(150)
+    settings = SMALL.model_copy(update={"title_encoder": title_encoder, "tag_size": 4})
+    matrix, names = tag_graph.incidence(known["tags"], 100)
+    vectors = tag_graph.tag_vectors(matrix, names, settings, 0)
+    model = TopicModel(train_representation(known, None, None, settings, 0), names, vectors)
+    joint, described = model.fit_join(known, None, None)
+    assert described.all()
+    centres = cluster(joint, 3, 0)
+    subject_of = [np.bincount(kinds[:150][(joint @ centres.T).argmax(axis=1) == topic]).argmax() for topic in range(3)]
+    new, described = model.join(later, None, None)
+    assert described.all()
+    found = np.array(subject_of)[(new @ centres.T).argmax(axis=1)]
+    assert (found == kinds[150:]).mean() >= 0.9
+
+
+def test_the_guess_is_the_ridge_regression_from_title_to_tags_whatever_the_blocks() -> None:
+    world = little_world(60)
+    bare = world.catalog.set_column(
+        world.catalog.schema.get_field_index("tags"),
+        "tags",
+        pa.array(
+            [[] if row % 4 == 0 else some for row, some in enumerate(world.catalog["tags"].to_pylist())], pa.list_(tables.TEXT)
+        ),
+    )
+    settings = SMALL.model_copy(update={"epochs": 2})
+    matrix, names = tag_graph.incidence(bare["tags"], 100)
+    vectors = tag_graph.tag_vectors(matrix, names, settings, 0)
+    model = TopicModel(train_representation(bare, world.vectors, None, settings, 0), names, vectors)
+    joint, _ = model.fit_join(bare, world.vectors, None)
+    parts = model.parts(bare, world.vectors, None)
+    z, e = (normalize(centred(part, mean)) for part, mean in zip(parts, model.means, strict=True))
+    both = e.any(axis=1)
+    assert both.sum() == 45
+    ridge = RIDGE * np.trace(z[both].T @ z[both]) / z.shape[1]
+    expected = Ridge(alpha=ridge, fit_intercept=False).fit(z[both], e[both]).predict(z[~both])
+    found = normalize(np.concatenate([settings.z_weight * z[~both], normalize(expected)], axis=1))
+    np.testing.assert_allclose(joint[~both], found, atol=1e-4)
+    whole = model.guess
+    model.fit_guess([model.moments([part[:20] for part in parts]), model.moments([part[20:] for part in parts])])
+    np.testing.assert_allclose(model.guess, whole, atol=1e-5)

@@ -37,13 +37,14 @@ class PartFile:
 
 
 def embedded(run: StageRun, model: TopicModel, catalog: pa.Table, fit: bool) -> BlockMap:
-    """A `map_blocks` over the blocks of all videos of the catalog. With `fit`, the means of the model are fitted to them before."""
+    """A `map_blocks` over the blocks of all videos of the catalog. With `fit`, the model's means and guess are fitted before."""
     connect(run.config)
     sent = ray.put(model)
     run_encode = _encode.options(num_gpus=run.config.topics.gpus_per_worker)
     encoded = [run_encode.remote(run.workspace.uri, file, some, sent) for file, some in _shares(run, model, catalog)]
     if fit:
         model.fit_means(over_blocks(encoded)(Encoded.sums))
+        model.fit_guess(over_blocks(encoded)(Encoded.moments, model))
         sent = ray.put(model)
     return over_blocks([_block.remote(each, number, sent) for number, each in enumerate(encoded)])
 
