@@ -23,9 +23,8 @@ class Topics(Section):
     cover_network: CoverNetwork | None = None  # if set, f_C reads the pixels of the cover instead
     title_encoder: str = "bag"  # or `transformer` (small, trained from scratch), or the name or folder of a Hugging Face model
 
-    z_weight: Annotated[float, Field(gt=0)] = (
-        0.4  # the length of z (cover, title) where a video also has tags, whose vector e has length 1
-    )
+    # The length of z (cover, title) where a video also has tags, whose vector e has length 1.
+    z_weight: Annotated[float, Field(gt=0)] = 0.4
 
     clusters: Count = 64
     # `ray`: all videos are encoded, clustered and assigned on the workers, block by block, so that no process holds all of them.
