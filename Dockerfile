@@ -31,7 +31,7 @@ RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=ty
       *) echo "VARIANT is cpu or gpu, not $VARIANT" >&2; exit 1 ;; \
     esac
 RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --requirements pyproject.toml --extra mlflow --extra redis --extra text --extra tune
+    uv pip install --requirements pyproject.toml --extra mlflow --extra redis --extra text --extra tune --extra weights
 
 COPY README.md LICENSE ./
 COPY configs configs

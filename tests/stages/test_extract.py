@@ -353,7 +353,7 @@ def test_progress_is_logged_by_time(
         for start in range(0, rows.num_rows, 2):
             if start:
                 deadline = time.monotonic() + 10
-                while len(caplog.messages) < start and time.monotonic() < deadline:
+                while len(caplog.messages) <= start and time.monotonic() < deadline:
                     time.sleep(0.005)
             yield (block := rows.slice(start, 2)), block.num_rows
 
@@ -362,19 +362,23 @@ def test_progress_is_logged_by_time(
     monkeypatch.setattr(extract, "LOG_S", 0.02)
     workspace, config = catalog_of({})
     names = [f"v{number}" for number in range(5)]
-    run = StageRun(workspace, STAGE, config, "0", {}, None)
+    run = StageRun(workspace, STAGE, config, "0", {"networks": "resnet18"}, None)
     with caplog.at_level("INFO", "rayrec.stages.extract"):
-        extract._extract(run, pa.table({"uri": names} | dict.fromkeys(extract.GIVEN, names)), 6, extract.NewParts(run))
-    assert caplog.messages[0].startswith("extract: 3 of 6 videos, ")
-    assert len(caplog.messages) > 4
-    assert caplog.messages[-1].startswith("extract: 6 of 6 videos, ")
-    assert not caplog.messages[-2].startswith("extract: 6 of 6 videos, ")
+        extract._extract(
+            run, pa.table({"uri": names, "cover_uri": names} | dict.fromkeys(extract.GIVEN, names)), 6, extract.NewParts(run)
+        )
+    networks, *progress = caplog.messages
+    assert networks == "extract: resnet18"
+    assert progress[0].startswith("extract: 3 of 6 videos, ")
+    assert len(progress) > 4
+    assert progress[-1].startswith("extract: 6 of 6 videos, ")
+    assert not progress[-2].startswith("extract: 6 of 6 videos, ")
 
 
 def test_what_a_dead_run_writes_late_is_not_read(catalog_of: CatalogOf) -> None:
     """And a part that a worker has written on a disk of its own is missed at once."""
     workspace, config = catalog_of({})
-    run = StageRun(workspace, STAGE, config, "0", {}, None)
+    run = StageRun(workspace, STAGE, config, "0", {"networks": "resnet18"}, None)
     parts = extract.NewParts(run)
     mine, late = (write_rows(workspace.uri, next(extract.NewParts(run).names), extracted_rows(name)) for name in ("a", "b"))
     parts.add(mine)
