@@ -16,9 +16,9 @@ demo: install
 stop:
 	@.venv/bin/rayrec stop configs/demo.yaml
 
-# Two processes share the tests; one of them has all that use Ray.
+# Two processes share the files of tests.
 test: install
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --durations=10
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --durations=10
 
 lint: install
 	.venv/bin/ruff check

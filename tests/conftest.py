@@ -9,9 +9,6 @@ import pytest
 # What tests of several packages share.
 pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("datasets", "media", "ranking", "s3", "topics"))
 
-# Tests that start Ray or the service: one after the other, since they share a cluster.
-USE_RAY = ("stages", "serving/cluster", "examples", "test_examples.py", "test_jobs.py")
-
 # Ray reads these when it starts; the defaults make short tests wait, and workers (nice 15) wait for ever on a busy machine.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -19,19 +16,9 @@ os.environ.setdefault("RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S", "0.1")
 os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says what one of several processes does (pytest-xdist): the tests of a file, or of all files that start Ray."""
-    root = Path(__file__).parent
-    for item in items:
-        file = item.path.relative_to(root)
-        ray = any(file.is_relative_to(each) for each in USE_RAY) or "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("Ray" if ray else str(file)))
-
-
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
-    """One small local Ray for the whole test run; its address, for subprocesses that join it."""
+    """One small local Ray for all tests of this process; its address, for subprocesses that join it."""
     import ray
 
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
