@@ -105,9 +105,18 @@ def _log(source: Source, place: Place, catalog: Made) -> Made:
     shares = [(number, within, sides) for number, within in enumerate(ranges, first) if within.slices]
     written = _do(table, "written", write_range, shares, place.execute)
     made = _finished(table, records, written, sides, kept)
+    _delete_others(place, made.parts)
     batch_rows, rejects = place.limits.batch_rows, enumerate(earlier.rejects)
     lost_before = [write_run(place.fs, table.run_path("lost", number, 0), "", rows, batch_rows) for number, rows in rejects]
     return replace(made, read=earlier.facts.read + made.read, rejects=lost_before + made.rejects, columns=columns)
+
+
+def _delete_others(place: Place, parts: Sequence[Part]) -> None:
+    """Delete part files of the log that a killed run left, if it took over more or less of the version before."""
+    ours = {f"{place.folder}/{part.path}" for part in parts}
+    for path in part_paths(place.fs, f"{place.folder}/interactions"):
+        if ours and path not in ours:
+            place.fs.delete_file(path)
 
 
 def _read(table: Table, source: Source, execute: Executor) -> list[Record]:

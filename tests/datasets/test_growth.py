@@ -1,11 +1,14 @@
 """A log that grows by files ends as the log that is read at once, and files that were read are not read again."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rayrec.datasets.runs import Record, Work
+from rayrec.stages.execution import in_this_process
 from rayrec.workspace.versions import Manifest, Workspace, WorkspaceError
 from tests.fixtures.logs import RandomLog, ingested_in_blocks
 
@@ -96,6 +99,25 @@ def test_the_whole_log_is_read_when_what_was_read_may_differ(tmp_path: Path, cha
         assert workspace.read("interactions")["number"].to_pylist() == [str(row["number"]) for row in rows]
         return
     assert check(workspace, whole).shared == {}
+
+
+def test_what_a_killed_run_took_over_is_not_there_twice(tmp_path: Path) -> None:
+    whole = log()
+    for count in range(1, 6):
+        before = ingested(first(whole, count), tmp_path)
+    dataset = whole.write(tmp_path, ENDINGS)
+    for path in [*(tmp_path / "log").iterdir(), *tmp_path.glob("*.csv")]:
+        os.utime(path, (1, 1))
+
+    def killed(work: Sequence[Work]) -> Iterator[tuple[int, Record]]:
+        yield from in_this_process(work)
+        if any("interactions-written" in each.path for each in work):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingested_in_blocks(dataset, tmp_path / "space", killed)
+    Path(before.parts("interactions")[0]).unlink()  # so that nothing can be taken over any more
+    check(ingested(whole, tmp_path), whole)
 
 
 def test_a_damaged_part_file_is_named(tmp_path: Path) -> None:
