@@ -273,7 +273,7 @@ def through_processes(videos: pa.Table, config: Config, cpus: int, gpu: bool, pa
     networks = load_networks(features, config.seed)
     settings = resolved(features, networks)
     spawn = multiprocessing.get_context("spawn")
-    pools = pools_of(features, len(videos), cpus, int(gpu))
+    pools = pools_of(features, len(videos), cpus, 1, int(gpu))
     decoders, models = pools.decoders[0], pools.models[0]
     todo, decoded, done = spawn.Queue(), spawn.Queue(2 * (decoders + models)), spawn.Queue()
     model = (decoded, done, settings, networks, "cuda" if gpu else "cpu", TORCH_THREADS)

@@ -52,7 +52,11 @@ def _pipeline(rows: pa.Table, features: Features, networks: Networks) -> "ray.da
     if gpus:
         await_room("features.models", 1 if features.models == "auto" else features.models, gpus=gpus)
     blocks = math.ceil(rows.num_rows / features.batch_videos)
-    pools = pools_of(features, blocks, int(ray.available_resources().get("CPU", 0)), room_for({"GPU": gpus}) if gpus else 0)
+    cpus, hosts = (
+        int(ray.available_resources().get("CPU", 0)),
+        sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes()),
+    )
+    pools = pools_of(features, blocks, cpus, hosts, room_for({"GPU": gpus}) if gpus else 0)
     return decoded(rows, decode_rows, features, features.batch_videos, pools.decoders, features.decode_timeout_s).map_batches(
         FeatureExtractor,
         fn_constructor_args=(features, ray.put(networks)),
@@ -75,17 +79,18 @@ class Pools(NamedTuple):
     model_cpus: int  # that each copy of the networks reserves
 
 
-def pools_of(features: Features, blocks: int, cpus: int, gpu_places: int) -> Pools:
-    """The pools for so many blocks of videos, free CPUs, and copies of the networks for which there are GPUs.
+def pools_of(features: Features, blocks: int, cpus: int, hosts: int, gpu_places: int) -> Pools:
+    """The pools for so many blocks of videos, free CPUs on so many hosts, and copies of the networks for which there are GPUs.
 
     A copy on a GPU reserves no CPU, so that all of them decode. On CPUs, copies reserve one each, unless none would be left to
     decode, and `auto` gives them a quarter of the CPUs: each copy uses `TORCH_THREADS` threads, and a small machine counts as four
-    CPUs. No copies are added later there, since the start of one costs as much as the work that it would take over.
+    CPUs. Hosts of two or three CPUs get a copy each, which Ray Data spreads over them. No copies are added later on CPUs, since the
+    start of one costs as much as the work that it would take over.
     """
     if features.models == "auto" and features.gpus_per_model:
         models, max_models = max(1, gpu_places), blocks
     elif features.models == "auto":
-        models = max_models = max(1, cpus // 4)
+        models = max_models = max(1, cpus // 4, min(hosts, cpus // 2))
     else:
         models = max_models = features.models
     models = min(models, blocks)
