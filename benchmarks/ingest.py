@@ -79,7 +79,7 @@ def ingest(folder: Path, ending: str) -> list[str]:
 def measured(found: dict[str, Any]) -> Iterator[Callable[[int], None]]:
     """Puts the figures of a process and of those that it starts into `found`; to be told its number at once."""
     seconds: dict[int, float] = {}
-    memory: dict[int, int] = {}
+    memory: dict[int, list[int]] = {}
     root: list[int] = []
     over = threading.Event()
 
@@ -100,17 +100,21 @@ def measured(found: dict[str, Any]) -> Iterator[Callable[[int], None]]:
         found |= {
             "CPU seconds": sum(seconds.values()),
             "processes": len(memory),
-            "peak GiB": max(memory.values(), default=0) / 2**30,
+            "peak GiB": max((whole for whole, _ in memory.values()), default=0) / 2**30,
+            "private GiB": max((private for _, private in memory.values()), default=0) / 2**30,
         }
 
 
-def look(pid: int, seconds: dict[int, float], memory: dict[int, int]) -> None:
+def look(pid: int, seconds: dict[int, float], memory: dict[int, list[int]]) -> None:
+    """The CPU time of each process, and the most that it held: resident memory, and that without mapped files."""
     try:
         for process in [root := psutil.Process(pid), *root.children(recursive=True)]:
             with process.oneshot():
                 times = process.cpu_times()
                 seconds[process.pid] = times.user + times.system
-                memory[process.pid] = max(memory.get(process.pid, 0), process.memory_info().rss)
+                held = process.memory_info()
+                now, before = (held.rss, held.rss - held.shared), memory.get(process.pid, (0, 0))
+                memory[process.pid] = [max(pair) for pair in zip(now, before, strict=True)]
     except psutil.NoSuchProcess:
         pass
 

@@ -9,7 +9,8 @@ author and a class, but no medium: `extract` and `topics` are not run. Then the 
 from later times, and the stages run again.
 
 Seconds are of the wall, CPU seconds those of all processes, whose memory is looked at every 50 ms; `peak GiB` is the resident
-memory of the largest one, mapped files included. `--picture` draws the curves. With `--s3` the workspace is in an S3 server on this
+memory of the largest one, and `private GiB` that without mapped files, whose pages the system takes back when it needs them.
+`--picture` draws the curves. With `--s3` the workspace is in an S3 server on this
 machine (run with `PYTHONPATH=.`), which counts its requests.
 """
 

@@ -1,19 +1,12 @@
-"""Audio features: pyAudioAnalysis' 34 short-term features, averaged over the windows, and log-mel spectrograms.
-
-The 34 features are, in order: zero-crossing rate, energy, entropy of energy, spectral centroid, spread, entropy, flux and roll-off,
-13 MFCCs, 12 chroma values and their standard deviation. The library removes the mean and scales the peak to 1, so that loudness
-does not matter. Digital silence gives zeros, except for the first MFCC (about -99, because of the logarithm of almost zero).
-"""
+"""Audio features: the 34 short-term features, averaged over the windows, and log-mel spectrograms."""
 
 import functools
-import warnings
-from types import ModuleType
 
 import numpy as np
 
 from rayrec.config import AudioFeatures, ConfigError
+from rayrec.features.short_term import short_term_features
 
-SIZE = 34  # numbers of each statistic
 LOG_FLOOR = 1e-6  # added to an energy before its logarithm, so that digital silence gives -13.8
 
 
@@ -25,10 +18,10 @@ def audio_features(waveform: np.ndarray, settings: AudioFeatures) -> np.ndarray 
     window, step = int(settings.window_s * settings.sample_rate), int(settings.step_s * settings.sample_rate)
     if len(waveform) < window:
         return None
-    # The library expects 16-bit samples. Rounding to them keeps the inaudible noise of a codec from being scaled up.
-    samples = np.round(waveform * 32768.0)
-    windows, _ = _library().feature_extraction(samples, settings.sample_rate, window, step, deltas=False)
-    statistics = [windows.mean(axis=1), *([windows.std(axis=1)] if settings.statistics == "mean_std" else [])]
+    # Rounding to 16 bits keeps the inaudible noise of a codec from being scaled up.
+    samples = np.round(waveform * 32768.0) / 32768.0
+    windows = short_term_features(samples.astype(np.float64), settings.sample_rate, window, step)
+    statistics = [windows.mean(axis=0), *([windows.std(axis=0)] if settings.statistics == "mean_std" else [])]
     return np.concatenate(statistics).astype(np.float32)
 
 
@@ -58,30 +51,15 @@ def _mel_bands(sample_rate: int, points: int, bands: int) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
-@functools.cache
-def _library() -> ModuleType:
-    """pyAudioAnalysis, imported on first use, because it imports matplotlib and most of SciPy, which takes 3 s."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Please import `dct`", DeprecationWarning
-        )  # raised by an import of the library that works until SciPy 2.0
-        from pyAudioAnalysis import ShortTermFeatures
-    # The library computes this table, which depends on its arguments alone, for every window, in 60 % of all its time.
-    ShortTermFeatures.chroma_features_init = functools.cache(ShortTermFeatures.chroma_features_init)
-    return ShortTermFeatures
-
-
 def check(settings: AudioFeatures) -> None:
-    """Raises `ConfigError` for a window or sample rate that the library can't work with."""
-    if settings.model_copy(update={"statistics": "mean"}) == AudioFeatures():
-        return  # the defaults are known to work, so that the library need not be imported
+    """Raises `ConfigError` for a window or sample rate for which there are no features."""
     if int(settings.step_s * settings.sample_rate) < 1:
         raise ConfigError(f"features.audio: step_s={settings.step_s} is less than one sample at sample_rate={settings.sample_rate}")
-    noise = np.random.default_rng(0).uniform(-1, 1, 2 * int(max(settings.window_s, 1) * settings.sample_rate))
+    window = int(settings.window_s * settings.sample_rate)
     try:
-        audio_features(noise, settings)
-    except (IndexError, ValueError, ZeroDivisionError) as error:
+        short_term_features(np.zeros(window), settings.sample_rate, window, window)
+    except ValueError as error:
         raise ConfigError(
-            f"features.audio: pyAudioAnalysis can't work with sample_rate={settings.sample_rate}, window_s={settings.window_s}, "
-            f"step_s={settings.step_s} ({error}); try sample_rate=22050, window_s=0.05, step_s=0.025"
+            f"features.audio: there are no features for sample_rate={settings.sample_rate} and window_s={settings.window_s} "
+            f"({error}); try sample_rate=22050, window_s=0.05, step_s=0.025"
         ) from error

@@ -1,7 +1,7 @@
 """Says in one line which network, with which weights, makes each modality of the table `features`."""
 
 from rayrec.config import PACKAGED, Features, ImageFeatures, MotionFeatures, TextFeatures
-from rayrec.features.audio import SIZE
+from rayrec.features.short_term import SIZE
 
 
 def networks_in_words(features: Features) -> str:
