@@ -167,10 +167,13 @@ def answered(work: str, lost: str, seconds: float, found: Load) -> dict[str, Any
 
 
 def scaling(folder: Path, videos: int) -> Rows:
-    """Videos a second of extract on one worker and on two, each with one core of its own; the head takes what is left."""
+    """Videos a second of extract on one worker and on two, each with one core of its own; the head takes what is left.
+
+    A core counts as two CPUs, so that a worker has room for a decoder and for the networks.
+    """
     config = yaml.safe_load(CONFIG.replace("VIDEOS", str(videos))) | {"features": yaml.safe_load(HEAVIER)}
     rows = []
-    with virtual_cluster(folder, cores={"one": 0, "two": 1}) as cluster:
+    with virtual_cluster(folder, cores={"one": 0, "two": 1}, cpus=2) as cluster:
         stage(cluster, config, "ingest_data")
         cluster.run("two", "ray stop")
         for workers in (("one",), ("one", "two")):

@@ -210,14 +210,14 @@ def _ready(client: httpx.Client) -> bool:
 
 
 @contextmanager
-def virtual_cluster(folder: Path, cores: Mapping[str, int] | None = None) -> Iterator[VirtualCluster]:
-    """A cluster of a head and two workers, `one` and `two`, until the block ends. Its logs go to a folder."""
+def virtual_cluster(folder: Path, cores: Mapping[str, int] | None = None, cpus: int = 1) -> Iterator[VirtualCluster]:
+    """A cluster of a head and two workers, `one` and `two`, of so many CPUs, until the block ends. Its logs go to a folder."""
     durable = ("--appendonly", "yes", "--appendfsync", "always", "--protected-mode", "no")
     with (
         VirtualHosts([HEAD, "one", "two"], [ROOT, Path(sys.prefix)], cores) as hosts,
         s3_server(folder / "s3.log", hosts.outside) as s3,
         redis_server(folder / "redis", *durable, host=hosts.outside) as redis,
     ):
-        cluster = VirtualCluster(hosts, s3, redis.url, folder)
+        cluster = VirtualCluster(hosts, s3, redis.url, folder, cpus)
         cluster.start()
         yield cluster
