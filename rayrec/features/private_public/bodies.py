@@ -105,8 +105,9 @@ def _inception(settings: PrivatePublic, seed: int) -> Callable[[int], nn.Sequent
     if settings.weights == "none":
         return lambda channels: _random_inception(separable=settings.body == "s3d")
     wanted = MotionFeatures(model="s3d", weights=settings.weights, output="pooled", frames=S3D_INPUT[0], size=S3D_INPUT[1])
-    trained = _with_momentum(build(MOTION_MODELS, "private_public", wanted, S3D_INPUT, seed).body.get_submodule("features"))
-    return lambda channels: copy.deepcopy(trained)
+    trained = build(MOTION_MODELS, "private_public", wanted, S3D_INPUT, seed).body.get_submodule("features")
+    assert isinstance(trained, nn.Sequential)
+    return lambda channels: copy.deepcopy(_with_momentum(trained))
 
 
 def _random_inception(separable: bool) -> nn.Sequential:
@@ -126,7 +127,7 @@ def _random_inception(separable: bool) -> nn.Sequential:
     return _with_momentum(layers)
 
 
-def _with_momentum(layers: nn.Module) -> nn.Module:
+def _with_momentum(layers: nn.Sequential) -> nn.Sequential:
     for module in layers.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = MOMENTUM

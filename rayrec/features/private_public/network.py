@@ -21,7 +21,7 @@ from rayrec.features.private_public.bodies import Bodies
 
 VISUAL_PRIVATE, VISUAL_PUBLIC, AUDIO_PRIVATE, AUDIO_PUBLIC = range(4)
 VISUAL, AUDIO = range(2)
-BRANCHES = ((VISUAL, 3), (VISUAL, 3), (AUDIO, 1), (AUDIO, 1))  # the modality of each, and its channels
+BRANCHES = ((VISUAL_PRIVATE, VISUAL_PUBLIC), (AUDIO_PRIVATE, AUDIO_PUBLIC))  # of each modality
 KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # torchvision's, of all bodies
 
 
@@ -57,7 +57,7 @@ class PrivatePublicNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             bodies = Bodies(settings, seed)
-            self.stems = nn.ModuleList(bodies.stem(channels) for _, channels in BRANCHES)
+            self.stems = nn.ModuleList(bodies.stem(channels) for channels in (3, 3, 1, 1))
             trunks = [bodies.trunk() for _ in range(2)] if settings.public == "separate" else [bodies.trunk(modalities=2)]
             self.trunks = nn.ModuleList([bodies.trunk(), bodies.trunk(), *trunks])
             self.head = nn.Linear(4 * settings.branch_size, classes)
@@ -71,16 +71,17 @@ class PrivatePublicNetwork(nn.Module):
         """The branches of a modality do not run for a video that lacks it."""
         count, zeros = len(inputs.frames), self.head.weight.new_zeros
         vectors_B4D, publics = zeros(count, 4, self.sizes[-1]), [zeros(count, 2, size) for size in self.sizes]
-        rows = [has.nonzero().squeeze(1) for has in (inputs.has_frames, inputs.has_sound)]
-        films = [self._pictures(inputs.frames[rows[VISUAL]]), _standardised(inputs.sound[rows[AUDIO]].float()).unsqueeze(1)]
-        for branch, (modality, _) in enumerate(BRANCHES):
-            if not len(rows[modality]):
+        for modality, has in ((VISUAL, inputs.has_frames), (AUDIO, inputs.has_sound)):
+            rows = has.nonzero().squeeze(1)
+            if not len(rows):
                 continue
-            outputs = self.trunks[self.trunk_of[branch]](self.stems[branch](films[modality]), modality)
-            vectors_B4D[rows[modality], branch] = outputs[-1]
-            if branch in (VISUAL_PUBLIC, AUDIO_PUBLIC):
-                for public, output in zip(publics, outputs, strict=True):
-                    public[rows[modality], modality] = output
+            film = self._pictures(inputs.frames[rows]) if modality == VISUAL else _spectrograms(inputs.sound[rows])
+            private, public = BRANCHES[modality]
+            for branch in (private, public):
+                outputs = self.trunks[self.trunk_of[branch]](self.stems[branch](film), modality)
+                vectors_B4D[rows, branch] = outputs[-1]
+            for layer, output in zip(publics, outputs, strict=True):
+                layer[rows, modality] = output
         return Outputs(vectors_B4D, self.head(vectors_B4D.flatten(1)), publics)
 
     def _pictures(self, frames: Tensor) -> Tensor:
@@ -88,10 +89,14 @@ class PrivatePublicNetwork(nn.Module):
         return ((frames.float() / 255 - self.mean) / self.std).movedim(-1, 1)
 
 
-def _standardised(sound: Tensor) -> Tensor:
-    """Each video's spectrograms with mean 0 and deviation 1 over all slices, so that the loudness of a recording does not count."""
+def _spectrograms(sound: Tensor) -> Tensor:
+    """float16 [B, T, bands, width] -> a film [B, 1, T, bands, width]
+
+    A video's spectrograms get mean 0 and deviation 1 over all slices, so that the loudness of a recording does not count.
+    """
+    sound = sound.float()
     mean = sound.mean((1, 2, 3), keepdim=True)
-    return (sound - mean) / sound.std((1, 2, 3), keepdim=True).clamp(min=1e-3)
+    return ((sound - mean) / sound.std((1, 2, 3), keepdim=True).clamp(min=1e-3)).unsqueeze(1)
 
 
 # --- the losses -----------------------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def converted(data: bytes) -> dict[str, np.ndarray]:
     activations = {operator.activation for operator in convolutions}
     if activations not in ({RELU}, {RELU6}):
         raise TfliteError("its convolutions are not all followed by a ReLU, or all by a ReLU6")
-    found["ceiling"] = np.float32(6 if activations == {RELU6} else np.inf)
-    return {name: np.ascontiguousarray(value) for name, value in found.items()}
+    found["ceiling"] = np.array(6 if activations == {RELU6} else np.inf, np.float32)
+    return {name: np.atleast_1d(value).copy() for name, value in found.items()}
 
 
 def _only(operators: list[Operator], kind: int, name: str) -> Operator:

@@ -6,6 +6,7 @@ network needs are read; the numbers below are those of TensorFlow's schema.
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ IDENTIFIER = b"TFL3"
 CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, LOGISTIC = 3, 4, 9, 14  # kinds of operators
 ACTIVATION = {CONV_2D: 3, DEPTHWISE_CONV_2D: 4}  # the field of an operator's options with the activation that follows it
 RELU, RELU6 = 1, 3
-TYPES = {0: np.dtype("<f4"), 2: np.dtype("<i4"), 9: np.dtype("i1")}  # float32, int32, int8; others are not read
+TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 2: np.dtype("<i4"), 9: np.dtype("i1")}  # other types are not read
 
 
 class TfliteError(ValueError):

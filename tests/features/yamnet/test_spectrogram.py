@@ -60,4 +60,5 @@ def test_less_than_a_window_gives_nothing_and_a_long_sound_is_done_piece_by_piec
 def test_loudness_counts_and_pitch_is_heard() -> None:
     loudest = [int(spectrogram(tone(hz, 1.0, RATE))[:90].mean(axis=0).argmax()) for hz in (200, 800, 3200, 7000)]
     assert loudest == sorted(set(loudest))
-    assert (spectrogram(tone(440, 1.0, RATE)) > spectrogram(tone(440, 1.0, RATE) / 8)).mean() > 0.9
+    loud, soft = (spectrogram(tone(440, 1.0, RATE) / divisor)[:90] for divisor in (1, 8))
+    assert (loud > soft).all()
