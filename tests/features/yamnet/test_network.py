@@ -1,5 +1,6 @@
 """YAMNet is held to TensorFlow Lite: self-made networks, and the trained one on real clips where its file is at hand."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,9 @@ def interpreted(data: bytes, inputs: np.ndarray, tensor: int | None = None) -> n
     interpreter = pytest.importorskip(
         "ai_edge_litert.interpreter", reason="ai-edge-litert is not installed: YAMNet is NOT held to TensorFlow Lite"
     )
-    plain = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # which leaves the inner tensors to be looked at
-    inner = {"experimental_preserve_all_tensors": True, "experimental_op_resolver_type": plain}
-    lite = interpreter.Interpreter(model_content=data, **({} if tensor is None else inner))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning: Enabling `experimental_preserve_all_tensors`", UserWarning)
+        lite = interpreter.Interpreter(model_content=data, experimental_preserve_all_tensors=tensor is not None)
     lite.allocate_tensors()
     place, answer = lite.get_input_details()[0]["index"], lite.get_output_details()[0]["index"]
     found = []
