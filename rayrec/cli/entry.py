@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rayrec import __version__
-from rayrec.cli import events, init, service, stages, topics
+from rayrec.cli import events, init, service, stages, topics, weights
 from rayrec.cli.common import CommandGroup, ConsoleHandler, console
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(init.app)
+app.add_typer(weights.app)
 app.add_typer(stages.app)
 app.add_typer(topics.app, name="topics", rich_help_panel=stages.PANEL)
 app.add_typer(service.app)

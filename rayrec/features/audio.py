@@ -35,9 +35,17 @@ def log_mel(waveform: np.ndarray, sample_rate: int, bands: int = 64, window_s: f
     padded = np.pad(waveform.astype(np.float32), (0, max(0, window - len(waveform))))
     windows = np.lib.stride_tricks.sliding_window_view(padded, window)[::step]
     points = 1 << (window - 1).bit_length()
-    hann = np.hanning(window + 1)[:-1].astype(np.float32)
-    energies = np.abs(np.fft.rfft(windows * hann, points)) ** 2
+    energies = magnitudes(windows, points) ** 2
     return np.log(_mel_bands(sample_rate, points, bands) @ energies.T + LOG_FLOOR).astype(np.float32)
+
+
+def magnitudes(windows: np.ndarray, points: int) -> np.ndarray:
+    """The magnitude of each frequency of each window, float32 [frames, points / 2 + 1], of windows float32 [frames, samples].
+
+    They are weighted as Hann windows first.
+    """
+    hann = np.hanning(windows.shape[1] + 1)[:-1].astype(np.float32)
+    return np.abs(np.fft.rfft(windows * hann, points))
 
 
 @functools.lru_cache(maxsize=8)

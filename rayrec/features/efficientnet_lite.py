@@ -6,10 +6,10 @@ so that a stride of 2 halves its size rounded up, with the odd row and column at
 """
 
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from rayrec.config import PACKAGED
 from rayrec.features.packaged import PackagedFile
+from rayrec.features.padding import same_padded
 
 SIZE, RESIZE = 224, 256
 MEAN, STD = [127 / 255] * 3, [128 / 255] * 3  # (x - 127) / 128, of colours scaled to 0..1
@@ -90,11 +90,4 @@ class _Convolution(nn.Conv2d):
         self.span, self.step = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = (self._missing(side) for side in x.shape[-2:])
-        if height or width:
-            x = pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return super().forward(x)
-
-    def _missing(self, side: int) -> int:
-        """How many rows or columns a picture of this side lacks."""
-        return max(0, (-(-side // self.step) - 1) * self.step + self.span - side)
+        return super().forward(same_padded(x, self.span, self.step))

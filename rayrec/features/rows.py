@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec import tables
-from rayrec.config import Config, Features
+from rayrec.config import AudioFeatures, Config, Features
 from rayrec.features import audio
 from rayrec.features.media import decode
 from rayrec.features.media.covers import with_cover
+from rayrec.features.yamnet.spectrogram import BANDS, patches, spectrogram
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +24,20 @@ if TYPE_CHECKING:
     from rayrec.features.networks import FeatureNetwork
     from rayrec.features.text import TextNetwork
     from rayrec.features.universal_sentences import UniversalSentenceEncoder
+    from rayrec.features.yamnet.network import YAMNet
 
 GIVEN = ("video_id", "title", "file_version")  # the columns that a row brings with it, beside its `uri` and `cover_uri`
 FACTS = ("duration_s", "frames", "fps", "width", "height", "sample_rate", "cover_jpeg")
-DECODER_MODALITIES = ("audio",)  # those that need no network: the first step computes them
-PIXELS = ("images", "cover_pixels", "clips")  # raw uint8; their shapes follow from the config
+DECODER_MODALITIES = ("audio",)  # those that may need no network: the first step then computes them
+# What the networks read: raw uint8, whose shapes follow from the config, and raw float32.
+PIXELS, SPECTROGRAM = ("images", "cover_pixels", "clips"), "spectrogram"
 FAILED = "failed"  # the status, between the steps, of a file from which nothing could be read
 
 _FEATURES = tables.spec_of("features").schema
 DECODED = pa.schema(
     [pa.field(name, tables.TEXT) for name in GIVEN]
     + [pa.field(name, _FEATURES.field(name).type) for name in ("status", "error", *DECODER_MODALITIES, *FACTS)]
-    + [pa.field(name, pa.large_binary()) for name in PIXELS]
+    + [pa.field(name, pa.large_binary()) for name in (*PIXELS, SPECTROGRAM)]
 )
 # Rows of `features` as they come from the second step; some still have the status FAILED.
 EXTRACTED = pa.schema([pa.field(field.name, field.type) for field in _FEATURES])
@@ -48,6 +51,7 @@ class Networks:
 
     image: "FeatureNetwork | None" = None
     motion: "FeatureNetwork | None" = None
+    audio: "YAMNet | None" = None
     text: "TextNetwork | UniversalSentenceEncoder | None" = None
 
     def to(self, device: "torch.device") -> "Networks":
@@ -56,17 +60,20 @@ class Networks:
 
 
 def load_networks(features: Features, seed: int) -> Networks:
-    """The networks, on the CPU. Raises `ConfigError` for settings that can't be used, those of the sound included."""
+    """The networks, on the CPU. Raises `ConfigError` for settings that can't be used, those of sound without a network included."""
     # Imported here, because torchvision takes 6 s.
     from rayrec.features.image import image_network
     from rayrec.features.motion import motion_network
     from rayrec.features.text import text_network
+    from rayrec.features.yamnet.network import yamnet
 
-    if features.audio is not None:
+    hears = features.audio is not None and features.audio.model == "yamnet"
+    if features.audio is not None and not hears:
         audio.check(features.audio)
     return Networks(
         image=image_network(features.image, seed) if features.image is not None else None,
         motion=motion_network(features.motion, seed) if features.motion is not None else None,
+        audio=yamnet(features.audio) if features.audio is not None and hears else None,
         text=text_network(features.text) if features.text is not None else None,
     )
 
@@ -104,7 +111,7 @@ def decode_rows(rows: pa.Table, settings: Features, failure: str | None = None) 
 def _decoded_row(uri: str | None, cover_uri: str | None, settings: Features) -> dict[str, object]:
     try:
         media = _decoded_media(uri, cover_uri, settings)
-        sound = audio.audio_features(media.waveform, settings.audio) if settings.audio and media.waveform is not None else None
+        sound = _sound(media.waveform, settings.audio) if settings.audio and media.waveform is not None else {}
     except decode.DecodeError as error:
         return {"status": FAILED, "error": str(error)}
     except MemoryError:
@@ -115,12 +122,19 @@ def _decoded_row(uri: str | None, cover_uri: str | None, settings: Features) -> 
     return {
         "status": "partial" if media.faults else "ok",
         "error": "; ".join(media.faults) or None,
-        "audio": sound,
+        **sound,
         **{name: getattr(media, name) for name in FACTS},
         "images": _packed(media.images),
         "cover_pixels": _packed(media.cover),
         "clips": _packed(media.clips),
     }
+
+
+def _sound(waveform: np.ndarray, settings: AudioFeatures) -> dict[str, object]:
+    """The features of a sound, or what the network reads of it; null for a sound that is too short."""
+    if settings.model == "yamnet":
+        return {SPECTROGRAM: _packed(spectrogram(waveform))}
+    return {"audio": audio.audio_features(waveform, settings)}
 
 
 def _decoded_media(uri: str | None, cover_uri: str | None, settings: Features) -> decode.Media:
@@ -138,32 +152,37 @@ def _decoded_media(uri: str | None, cover_uri: str | None, settings: Features) -
 
 
 def network_rows(decoded: pa.Table, settings: Features, networks: Networks) -> pa.Table:
-    """Turn the pixels and titles of decoded rows into vectors. `settings` are the resolved ones."""
+    """Turn the pixels, spectrograms and titles of decoded rows into vectors. `settings` are the resolved ones."""
     columns: dict[str, object] = {}
     if networks.image is not None and settings.image is not None:
         from rayrec.features.image import image_features
 
         side = networks.image.size
-        frames, covers = _pixels(decoded["images"], (-1, side, side, 3)), _pixels(decoded["cover_pixels"], (side, side, 3))
+        frames, covers = _arrays(decoded["images"], (-1, side, side, 3)), _arrays(decoded["cover_pixels"], (side, side, 3))
         columns["image"], columns["cover"] = image_features(networks.image, frames, covers)
     if networks.motion is not None and settings.motion is not None:
         from rayrec.features.motion import motion_features
 
         side, count = networks.motion.size, settings.motion.frames
-        columns["motion"] = motion_features(networks.motion, _pixels(decoded["clips"], (-1, count, side, side, 3)))
+        columns["motion"] = motion_features(networks.motion, _arrays(decoded["clips"], (-1, count, side, side, 3)))
+    if networks.audio is not None:
+        from rayrec.features.yamnet.network import sound_features
+
+        sounds = _arrays(decoded[SPECTROGRAM], (-1, BANDS), np.float32)
+        columns["audio"] = sound_features(networks.audio, [None if sound is None else patches(sound) for sound in sounds])
     if networks.text is not None:
         from rayrec.features.text import text_features
 
         columns["text"] = text_features(networks.text, decoded["title"].to_pylist())
     arrays = {name: pa.array(values, _FEATURES.field(name).type) for name, values in columns.items()}
-    arrays |= {name: decoded[name] for name in DECODED.names if name in EXTRACTED.names}
+    arrays |= {name: decoded[name] for name in DECODED.names if name in EXTRACTED.names and name not in columns}
     absent = {field.name: pa.nulls(decoded.num_rows, field.type) for field in EXTRACTED if field.name not in arrays}
     return pa.table(arrays | absent, schema=EXTRACTED)
 
 
-def _packed(pixels: np.ndarray | None) -> bytes | None:
-    return None if pixels is None else pixels.tobytes()
+def _packed(array: np.ndarray | None) -> bytes | None:
+    return None if array is None else array.tobytes()
 
 
-def _pixels(column: pa.ChunkedArray, shape: tuple[int, ...]) -> list[np.ndarray | None]:
-    return [np.frombuffer(value.as_buffer(), np.uint8).reshape(shape) if value.is_valid else None for value in column]
+def _arrays(column: pa.ChunkedArray, shape: tuple[int, ...], kind: type = np.uint8) -> list[np.ndarray | None]:
+    return [np.frombuffer(value.as_buffer(), kind).reshape(shape) if value.is_valid else None for value in column]

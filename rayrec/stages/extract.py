@@ -71,7 +71,8 @@ def extract(run: StageRun) -> None:
 def settings(config: Config) -> dict[str, Any]:
     """What the features depend on, weights files included. The numbers of decoders and models don't matter."""
     features = config.features
-    weights = {section.weights for section in (features.image, features.motion) if section is not None} - {"DEFAULT", "none"}
+    networks = (features.image, features.motion, features.audio)
+    weights = {section.weights for section in networks if section is not None and section.weights} - {"DEFAULT", "none"}
     if features.text is not None and Path(features.text.model).is_dir():
         weights |= {str(path) for path in Path(features.text.model).rglob("*") if path.is_file()}
     sections = (value for _, value in features if isinstance(value, Section))  # a modality that is left out is None

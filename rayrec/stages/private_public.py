@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from rayrec import __version__, tables
 from rayrec.config import Config, ConfigError, PrivatePublic, dump
 from rayrec.features.media.files import file_versions
+from rayrec.features.origins import private_public_in_words
 from rayrec.features.private_public.inputs import INPUTS, read_inputs
 from rayrec.features.private_public.videos import HELD_OUT, REST, ROLES, TRAIN, catalog_videos, classes_of, with_roles
 from rayrec.serving.cluster.connection import connect
@@ -61,6 +62,7 @@ def learn_private_public(run: StageRun) -> None:
     if pending.num_rows:
         from rayrec.stages.on_ray.training import await_workers
 
+        log.info("private_public: %s", run.settings["networks"])
         connect(run.config)
         await_workers(run.config, _processes(settings))
     for rows in _decoded(pending, settings, run.config.features.decode_timeout_s):
@@ -81,7 +83,11 @@ def settings(config: Config) -> dict[str, Any]:
     if section is None:
         return {}
     files = [section.weights] if section.weights not in ("none", "DEFAULT") else []
-    return {"PrivatePublic": section.model_dump(mode="json", exclude=PLACEMENT), "weights": file_versions(files)}
+    return {
+        "PrivatePublic": section.model_dump(mode="json", exclude=PLACEMENT),
+        "weights": file_versions(files),
+        "networks": private_public_in_words(section),
+    }
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------------------

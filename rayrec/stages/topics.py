@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from rayrec import tables
 from rayrec.config import Config, dump, need_package
 from rayrec.features.media.files import file_versions
+from rayrec.features.origins import topic_networks_in_words
 from rayrec.serving.cluster.room import check_training
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace, WorkspaceError
@@ -50,6 +51,7 @@ def learn_topics(run: StageRun) -> None:
     from rayrec.topics.model import TopicModel
 
     catalog, settings = run.read("catalog", COLUMNS), run.config.topics
+    log.info("topics: %s", run.settings["networks"])
     await_workers(run.config, _processes(run.config))
     videos_tags, names = tag_graph.incidence(catalog["tags"], settings.max_tags, settings.min_tag_videos)
     vectors = tag_graph.tag_vectors(videos_tags, names, settings, run.config.seed) if names else np.empty((0, settings.tag_size))
@@ -78,7 +80,8 @@ def assign_topics(run: StageRun) -> None:
 
 def settings(config: Config) -> dict[str, Any]:
     """What topics depend on. The number of processes that train them changes nothing but rounding."""
-    return {"Topics": config.topics.model_dump(mode="json", exclude={"workers", "gpus_per_worker", "clustering", "restarts"})}
+    section = config.topics.model_dump(mode="json", exclude={"workers", "gpus_per_worker", "clustering", "restarts"})
+    return {"Topics": section, "networks": topic_networks_in_words(config.topics)}
 
 
 def sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:

@@ -53,6 +53,10 @@ def test_status_and_stop_import_nothing_heavy(config: Path) -> None:
         assert imported_by([command, str(config)], (*HEAVY, "pyarrow.dataset", "fsspec", "httpx")) == []
 
 
+def test_a_file_of_weights_is_converted_without_torch() -> None:
+    assert imported_by(["convert", "nowhere.tflite", "a.safetensors"], (*HEAVY, "pyarrow"), status=1) == []
+
+
 def test_swap_and_rollback_find_out_without_ray_that_nothing_runs(config: Path) -> None:
     for command in ("swap", "rollback"):
         assert imported_by([command, str(config)], (*HEAVY, "pyarrow.dataset"), status=1) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rayrec.config import Config, Features, ImageFeatures, TextFeatures, base, dump, load
+from rayrec.config import YAMNET_RATE, AudioFeatures, Config, ConfigError, Features, ImageFeatures, TextFeatures, base, dump, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +37,16 @@ def test_titles_that_are_read_if_the_network_is_installed(monkeypatch: pytest.Mo
     assert Features.model_validate({"text": {"model": "a/b", "optional": True}}).text is not None
     monkeypatch.setattr(base, "find_spec", lambda name: True)
     assert Features(text=optional).text == optional
+
+
+def test_yamnet_has_its_own_rate_and_needs_weights() -> None:
+    config = load(None, ["features.audio={model: yamnet, weights: a.safetensors}"])
+    assert config.features.audio == AudioFeatures(model="yamnet", weights="a.safetensors", sample_rate=YAMNET_RATE)
+    assert Config.model_validate(dump(config)) == config
+    for wrong, reason in (
+        ("{model: yamnet}", "needs weights"),
+        ("{weights: a.safetensors}", "are for model: yamnet"),
+        ("{model: yamnet, weights: a, sample_rate: 22050}", "sample_rate=16000"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            load(None, [f"features.audio={wrong}"])

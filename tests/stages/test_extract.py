@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rayrec.config import Config, ConfigError, CoverNetwork, Features, TextFeatures
+from rayrec.config import AudioFeatures, Config, ConfigError, CoverNetwork, Features, TextFeatures
 from rayrec.features.part_files import write_rows
 from rayrec.features.rows import EXTRACTED, decode_rows, load_networks, network_rows, resolved
 from rayrec.stages import extract
@@ -323,10 +323,12 @@ def test_only_what_changes_features_counts_as_a_setting(tmp_path: Path, catalog_
     # A weights file is what is in it.
     path = tmp_path / "weights.pt"
     image = config.features.image.model_copy(update={"weights": str(path)})
-    weighted = config.model_copy(update={"features": config.features.model_copy(update={"image": image})})
-    absent = extract.settings(weighted)
-    path.write_bytes(b"some")
-    assert absent != extract.settings(weighted) != extract.settings(config)
+    for section in ({"image": image}, {"audio": AudioFeatures(model="yamnet", weights=str(path))}):
+        weighted = config.model_copy(update={"features": config.features.model_copy(update=section)})
+        path.unlink(missing_ok=True)
+        absent = extract.settings(weighted)
+        path.write_bytes(b"some")
+        assert absent != extract.settings(weighted) != extract.settings(config)
 
 
 def test_real_clips(real_videos: list[Path], small: Features) -> None:

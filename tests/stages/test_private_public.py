@@ -95,6 +95,7 @@ def test_the_whole_stage(tmp_path: Path, learned: Learned, ray_cluster: str, mon
     workspace, manifest = learned(catalog)
     assert tried == ["broken"]
     assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (12, 11, 1)
+    assert manifest.settings["networks"] == "small, learned from the catalog alone; public: shared"
     assert workspace.rejects("private_public")["id"].to_pylist() == ["broken"]
     vectors = workspace.read("private_public")
     assert vectors["video_id"].to_pylist() == [f"clip{number}" for number in range(11)]  # the catalog's order

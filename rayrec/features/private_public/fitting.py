@@ -3,7 +3,7 @@
 Memory holds `GROUP_FILES` part files at a time, however many there are. Each worker takes its share of the files, whole, so that a
 batch holds other videos with another number of workers: several train as good a network as one would, but not the same one. Within
 a batch all is exact: each term is normalised by the videos of all workers, also in the last batches, which may be incomplete or
-empty on some workers. The batch norms of `body: s3d` see one worker's videos; their running statistics are averaged.
+empty on some workers. The batch norms of `s3d` and `i3d` see one worker's videos; their running statistics are averaged.
 """
 
 import io
@@ -145,8 +145,7 @@ class TrainableNetwork(Trainable[Share]):
                 yield Share(inputs, labels, total(counts_of(inputs, labels), self.worker)), examples
 
     def losses(self, share: Share, examples: int) -> Sequence[Tensor]:
-        vectors, logits = self.network(share.inputs)
-        return losses(vectors, logits, share.inputs, share.labels, self.settings, share.counts)
+        return losses(self.network(share.inputs), share.inputs, share.labels, self.settings, share.counts)
 
     def validate(self) -> dict[str, float]:
         loss, accuracy = evaluate(self.network, self.held_out, self.settings, self.device, self.worker)
@@ -183,7 +182,7 @@ def evaluate(
     share = held_out.taken(np.arange(len(held_out.paths))[worker.rank :: worker.world_size])
     for inputs, labels, _ in batches(share, settings, settings.batch_size):
         labels = labels.to(device)
-        _, logits = network(inputs.to(device))
+        logits = network(inputs.to(device)).logits
         right = (logits.argmax(-1) == labels).sum()
         sums += torch.stack([cross_entropy(logits, labels, reduction="sum"), right, right.new_tensor(len(labels))])
     loss, right, count = total(sums, worker).tolist()
@@ -203,7 +202,7 @@ def write_vectors(
         ids: list[str] = []
         vectors: list[np.ndarray] = []
         for inputs, _, names in batches(PartFiles(parts.fs, [path], [0]), settings, settings.batch_size):
-            vectors += list(network(inputs.to(device))[0].flatten(1).cpu().numpy())
+            vectors += list(network(inputs.to(device)).vectors.flatten(1).cpu().numpy())
             ids += names
         buffer = io.BytesIO()
         pq.write_table(pa.table({"video_id": pa.array(ids, tables.TEXT), "vector": pa.array(vectors, tables.VECTOR)}), buffer)
