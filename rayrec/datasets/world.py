@@ -5,7 +5,8 @@ from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.screening import SourceTable
 from rayrec.datasets.source import Source
 from rayrec.datasets.synthetic.media import write_clips
-from rayrec.datasets.synthetic.world import MEDIA, make
+from rayrec.datasets.synthetic.simulation import MEDIA
+from rayrec.datasets.synthetic.world import make
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.stores import join_uri
 

@@ -12,7 +12,8 @@ import pytest
 
 from rayrec.config import Config, WorldData, load
 from rayrec.datasets.synthetic.media import write_clips
-from rayrec.datasets.synthetic.world import MEDIA, make
+from rayrec.datasets.synthetic.simulation import MEDIA
+from rayrec.datasets.synthetic.world import make
 from rayrec.features.media.files import file_versions
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import Bundle, load_scorer, locate
