@@ -7,6 +7,7 @@ Users have two side columns: `age_group` is weakly related to some primary class
 hold what no real data set offers: the topics, and the probability of every click.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,6 +18,7 @@ from rayrec import tables
 from rayrec.config import SimulatedData
 from rayrec.datasets.synthetic.choice import MODALITIES, QUALITY_SD, Tastes, click_probability, make_tastes
 from rayrec.datasets.synthetic.exposure import DAY_MS, PAGE, Log, Stock, browse, visits
+from rayrec.datasets.synthetic.media import Clip
 
 START_MS = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp() * 1000)  # the log's first midnight, a Monday
 MEDIA = "media"
@@ -51,49 +53,19 @@ class Videos:
 
 
 @dataclass(frozen=True)
-class Simulation:
-    """The videos and what people did with them: tables, of which the catalog is still to be made."""
+class World:
+    """The uris of `catalog` are relative to the folder in which MEDIA, the folder of the clips, is."""
 
-    videos: Videos
+    catalog: pa.Table
     interactions: pa.Table
     users: pa.Table
     truth: dict[str, pa.Table]
+    clips: Sequence[Clip]
 
 
-def simulate(settings: SimulatedData, taxonomy: Taxonomy, seed: int) -> Simulation:
-    """Videos, and the log of a feed that showed them. Everything follows from the seed."""
-    videos = _make_videos(settings, taxonomy, random_of(seed, 1))
-    groups, tastes = _make_users(settings, taxonomy, random_of(seed, 2))
-    feed_random = random_of(seed, 3)
-    user, at_ms = visits(settings.users, settings.requests, settings.videos, settings.days, feed_random)
-    log = browse(videos.stock, tastes, user, at_ms, feed_random)
-    return Simulation(
-        videos,
-        interactions=_interactions(log, settings),
-        users=_users(groups, random_of(seed, 6)),
-        truth=_truth(videos, tastes, log, settings),
-    )
-
-
-def random_of(seed: int, part: int) -> np.random.Generator:
-    """The random stream of one part of a world. A change in one part does not change the others."""
-    return np.random.default_rng((seed, part))
-
-
-def catalog(videos: Videos, **columns: object) -> pa.Table:
-    """The catalog: what is simulated of the videos, and further columns. The uris are relative to the folder that has MEDIA."""
-    simulated: dict[str, object] = {
-        "video_id": videos.ids,
-        "uri": [f"{MEDIA}/{video}.mp4" for video in videos.ids],
-        "author_id": [f"a{author:03d}" for author in videos.author],
-        "published_at": START_MS + videos.stock.published_ms,
-        "duration_s": videos.stock.duration_s.astype(np.float32),
-    }
-    return tables.from_columns("catalog", simulated | columns)
-
-
-def _make_videos(settings: SimulatedData, taxonomy: Taxonomy, rng: np.random.Generator) -> Videos:
+def make_videos(settings: SimulatedData, taxonomy: Taxonomy, seed: int) -> Videos:
     """Authors have one to three topics. The topic of a video is one of its author's, or in a tenth of the videos any topic."""
+    rng = random_of(seed, 1)
     total, topics = settings.videos, len(taxonomy.primary)
     authors = max(2, total // VIDEOS_PER_AUTHOR)
     first = rng.permutation(np.arange(authors) % topics)  # so that every topic has an author, when there are enough
@@ -114,6 +86,39 @@ def _make_videos(settings: SimulatedData, taxonomy: Taxonomy, rng: np.random.Gen
         duration_s=frames / settings.fps,
     )
     return Videos(topic, author, stock, frames)
+
+
+def with_people(
+    settings: SimulatedData, taxonomy: Taxonomy, videos: Videos, described: dict[str, object], clips: Sequence[Clip], seed: int
+) -> World:
+    """The world of these videos, whose catalog has the columns `described` as well, and the log of a feed that showed them."""
+    groups, tastes = _make_users(settings, taxonomy, random_of(seed, 2))
+    feed_random = random_of(seed, 3)
+    user, at_ms = visits(settings.users, settings.requests, settings.videos, settings.days, feed_random)
+    log = browse(videos.stock, tastes, user, at_ms, feed_random)
+    return World(
+        catalog=_catalog(videos, described),
+        interactions=_interactions(log, settings),
+        users=_users(groups, random_of(seed, 6)),
+        truth=_truth(videos, tastes, log, settings),
+        clips=clips,
+    )
+
+
+def random_of(seed: int, part: int) -> np.random.Generator:
+    """The random stream of one part of a world. A change in one part does not change the others."""
+    return np.random.default_rng((seed, part))
+
+
+def _catalog(videos: Videos, described: dict[str, object]) -> pa.Table:
+    simulated: dict[str, object] = {
+        "video_id": videos.ids,
+        "uri": [f"{MEDIA}/{video}.mp4" for video in videos.ids],
+        "author_id": [f"a{author:03d}" for author in videos.author],
+        "published_at": START_MS + videos.stock.published_ms,
+        "duration_s": videos.stock.duration_s.astype(np.float32),
+    }
+    return tables.from_columns("catalog", simulated | described)
 
 
 def _publish_times(total: int, days: int, rng: np.random.Generator) -> np.ndarray:

@@ -4,7 +4,11 @@ Topics 4i..4i+3 share a primary class, 2i and 2i+1 a secondary class. No word be
 also its tags.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
 
 PRIMARY = ("food", "sport", "animals", "music", "travel", "making")
 SECONDARY = (
@@ -87,3 +91,12 @@ TITLES = (
     "{f} {w}, {f} {w} {place}",
 )
 NOISE_TAGS = "fyp viral trending funny vlog asmr satisfying pov challenge hacks relax family summer home"
+
+
+def filled(pattern: str, words: Sequence[str], rng: np.random.Generator) -> str:
+    """The pattern of a title with a filler for each {f} and a word for each {w}; none is there twice if there are enough."""
+    for mark, pool in (("{f}", FILLERS.split()), ("{w}", words)):
+        drawn = cycle(rng.permutation(pool).tolist())
+        while mark in pattern:
+            pattern = pattern.replace(mark, next(drawn), 1)
+    return pattern

@@ -6,41 +6,22 @@ clips in `scenes.py` and `media.py`, and the topics with their words in `words.p
 What a title says of colour, place and sound is true of its clip, also where its topic misleads.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-import pyarrow as pa
 
 from rayrec.config import WorldData
 from rayrec.datasets.synthetic.choice import MODALITIES
 from rayrec.datasets.synthetic.scenes import Scene
-from rayrec.datasets.synthetic.simulation import Taxonomy, Videos, catalog, random_of, simulate
-from rayrec.datasets.synthetic.words import FILLERS, NOISE_TAGS, PACES, PLACES, PRIMARY, SECONDARY, TITLES, TOPICS
-
-
-@dataclass(frozen=True)
-class World:
-    """The uris of `catalog` are relative to the folder in which `simulation.MEDIA`, the folder of the clips, is."""
-
-    catalog: pa.Table
-    interactions: pa.Table
-    users: pa.Table
-    truth: dict[str, pa.Table]
-    clips: list[Scene]
+from rayrec.datasets.synthetic.simulation import Taxonomy, Videos, World, make_videos, random_of, with_people
+from rayrec.datasets.synthetic.words import NOISE_TAGS, PACES, PLACES, PRIMARY, SECONDARY, TITLES, TOPICS, filled
 
 
 def make(settings: WorldData, seed: int) -> World:
     """The world's tables, and the descriptions of its clips; `media.write_clips` makes their files."""
     topics = np.arange(settings.topics)
-    simulated = simulate(settings, Taxonomy(topics // 4, topics // 2, len(PRIMARY)), seed)
-    clips = _clips(simulated.videos, settings, seed)
-    return World(
-        catalog=_catalog(simulated.videos, clips, random_of(seed, 5)),
-        interactions=simulated.interactions,
-        users=simulated.users,
-        truth=simulated.truth,
-        clips=clips,
-    )
+    taxonomy = Taxonomy(topics // 4, topics // 2, len(PRIMARY))
+    videos = make_videos(settings, taxonomy, seed)
+    clips = _clips(videos, settings, seed)
+    return with_people(settings, taxonomy, videos, _described(videos, clips, random_of(seed, 5)), clips, seed)
 
 
 def _clips(videos: Videos, settings: WorldData, seed: int) -> list[Scene]:
@@ -55,25 +36,20 @@ def _clips(videos: Videos, settings: WorldData, seed: int) -> list[Scene]:
     return clips
 
 
-def _catalog(videos: Videos, clips: list[Scene], rng: np.random.Generator) -> pa.Table:
+def _described(videos: Videos, clips: list[Scene], rng: np.random.Generator) -> dict[str, object]:
+    """Columns of the catalog."""
     spoken = videos.stock.shown[:, MODALITIES.index("words")]
-    return catalog(
-        videos,
-        title=[_title(topic, clip, rng) for topic, clip in zip(spoken, clips, strict=True)],
-        tags=[_tags(topic, rng) for topic in spoken],
-        primary_class=[PRIMARY[topic // 4] for topic in videos.topic],
-        secondary_class=[SECONDARY[topic // 2] for topic in videos.topic],
-    )
+    return {
+        "title": [_title(topic, clip, rng) for topic, clip in zip(spoken, clips, strict=True)],
+        "tags": [_tags(topic, rng) for topic in spoken],
+        "primary_class": [PRIMARY[topic // 4] for topic in videos.topic],
+        "secondary_class": [SECONDARY[topic // 2] for topic in videos.topic],
+    }
 
 
 def _title(topic: int, clip: Scene, rng: np.random.Generator) -> str:
     """Words of the topic, among words that any title may have and what is seen and heard."""
-    pattern = str(rng.choice(TITLES))
-    fillers, words = list(rng.permutation(FILLERS.split())), list(rng.permutation(TOPICS[topic].words.split()))
-    while "{f}" in pattern:
-        pattern = pattern.replace("{f}", fillers.pop(), 1)
-    while "{w}" in pattern:
-        pattern = pattern.replace("{w}", words.pop(), 1)
+    pattern = filled(str(rng.choice(TITLES)), TOPICS[topic].words.split(), rng)
     return pattern.format(colour=clip.colour, place=PLACES[clip.place], pace=clip.pace, sound=TOPICS[clip.heard].sound)
 
 

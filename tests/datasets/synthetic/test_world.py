@@ -7,8 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from rayrec.config import WorldData
 from rayrec.datasets.synthetic.exposure import DAY_MS
-from rayrec.datasets.synthetic.simulation import START_MS
-from rayrec.datasets.synthetic.world import World, make
+from rayrec.datasets.synthetic.simulation import START_MS, World
+from rayrec.datasets.synthetic.world import make
 
 SMALL = WorldData(videos=12, users=10, topics=4, days=2, requests=40, picture=64)
 
