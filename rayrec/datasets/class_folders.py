@@ -45,11 +45,12 @@ class ClassFolders:
     rejected: list[pa.Table] = field(default_factory=list)
 
     def deal(self, name: str, folds: int, wanted: int, read: Callable[[str], object], rng: np.random.Generator) -> list[list[str]]:
-        """About as many files of a class as are wanted, dealt into folds: a file is in one of them only.
+        """About as many files of a class as are wanted, in folds that share none, each in random order.
 
-        Every file is read, and rejected if it can't be. Raises `TableError` if a fold gets none.
+        A fold has files that follow one another in the order of names, because neighbours are often parts of one recording, or
+        pictures of one scene. Every file is read, and rejected if it can't be. Raises `TableError` if a fold gets none.
         """
-        chosen = rng.permutation(self.files[name]).tolist()[: max(wanted, folds)]
+        chosen = sorted(rng.permutation(self.files[name]).tolist()[: max(wanted, folds)])
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
             faults = list(pool.map(lambda uri: _fault(read, uri), chosen))
         bad = {uri: fault for uri, fault in zip(chosen, faults, strict=True) if fault is not None}
@@ -61,7 +62,7 @@ class ClassFolders:
                 f"{join_uri(self.folder, name)}: only {len(good)} of the {self.kind.name} can be used, and each of "
                 f"dataset.folds={folds} needs one; add {self.kind.name}, or lower `dataset.folds`{first}"
             )
-        return [good[fold::folds] for fold in range(folds)]
+        return [rng.permutation(part).tolist() for part in np.array_split(good, folds)]
 
 
 def list_classes(folder: str, kind: Kind) -> ClassFolders:

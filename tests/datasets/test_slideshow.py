@@ -2,8 +2,10 @@
 
 import io
 import logging
+import tarfile
 import wave
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,12 +17,14 @@ from PIL import Image
 from rayrec.config import SlideshowData
 from rayrec.datasets.class_folders import PICTURES, SOUNDS, list_classes
 from rayrec.datasets.slideshow import make
+from rayrec.datasets.synthetic.slides import read_sound
 from rayrec.tables import TableError
 from rayrec.workspace.files import open_filesystem, read_whole
 from rayrec.workspace.versions import Workspace, WorkspaceError
 
 CLASSES = {"golden_retriever": "001 - Dog bark", "Rooster": "rooster", "ship": "sea waves"}
 RATE = 16_000
+ESC10 = Path(__file__).parents[2].parent / "shared" / "data" / "esc10" / "esc10_ogg.tar"
 
 
 def hertz(kind: int, number: int) -> float:
@@ -52,7 +56,7 @@ def tone(path: Path, frequency: float, seconds: float) -> None:
 
 
 def settings(folders: Path, **more: object) -> SlideshowData:
-    small = {"videos": 36, "users": 10, "days": 2, "requests": 40, "picture": 64, "folds": 2, "pictures_per_clip": 2}
+    small = {"videos": 36, "fps": 8, "users": 10, "days": 2, "requests": 40, "picture": 64, "folds": 2, "pictures_per_clip": 2}
     given = {"kind": "slideshow", "pictures": str(folders / "pictures"), "sounds": str(folders / "sounds")}
     return SlideshowData.model_validate(given | small | more)
 
@@ -84,7 +88,7 @@ def test_clips_show_and_play_their_class_and_folds_share_nothing(
     for video in catalog:
         pictures, sound = contents(video["uri"])
         assert pictures.shape[1:] == (64, 64, 3)
-        assert video["duration_s"] == pytest.approx(len(pictures) / 12)
+        assert video["duration_s"] == pytest.approx(len(pictures) / 8)
         assert len(sound) / 22_050 == pytest.approx(video["duration_s"], abs=0.15)
         kind, place = list(CLASSES).index(video["primary_class"]), (video["primary_class"], video["fold"])
         colours = pictures.mean(axis=(1, 2))
@@ -102,6 +106,20 @@ def test_clips_show_and_play_their_class_and_folds_share_nothing(
         assert used[name, 0] & used[name, 1] == set()
         assert pitches[name, 0] | pitches[name, 1] == set(range(4))
         assert pitches[name, 0] & pitches[name, 1] == set()
+
+
+@pytest.mark.skipif(not ESC10.exists(), reason="the recordings of ESC-10 are not beside the checkout")
+def test_parts_of_one_recording_stay_in_one_fold(tmp_path: Path) -> None:
+    """The names of ESC-10's files begin with its own fold, which keeps the parts of a recording together."""
+    with tarfile.open(ESC10) as archive:
+        for member in archive:
+            if member.name.startswith(("esc10/001", "esc10/002")):
+                archive.extract(member, tmp_path, filter="data")
+    sounds = list_classes(str(tmp_path / "esc10"), SOUNDS)
+    folds = sounds.deal("001 - Dog bark", 5, 60, partial(read_sound, samples=1000), np.random.default_rng(1))
+    assert [{Path(uri).name[0] for uri in fold} for fold in folds] == [{"1"}, {"2"}, {"3"}, {"4"}, {"5"}]
+    assert [len(set(fold)) for fold in folds] == [8] * 5
+    assert sounds.rejected[-1].num_rows == 0
 
 
 def test_the_last_fold_of_a_class_has_its_newest_clips(folders: Path) -> None:
