@@ -38,9 +38,9 @@ class Topic:
 
 
 TOPICS = (
-    Topic("bread sourdough loaf crust baguette flour dough rye", "brown yellow orange", "kitchen market garden", "crackling"),
+    Topic("bread sourdough crust dough loaf flour baguette rye", "brown yellow orange", "kitchen market garden", "crackling"),
     Topic("cake frosting cupcake sponge icing layers cherry cream", "pink white purple brown", "kitchen studio garden", "whirring"),
-    Topic("noodles ramen broth wok chopsticks dumplings soy chili", "red blue black white", "kitchen market night", "bubbling"),
+    Topic("noodles ramen broth wok chili dumplings chopsticks soy", "red blue black white", "kitchen market night", "bubbling"),
     Topic("grill barbecue charcoal ribs skewer marinade flames steak", "black red blue", "garden beach street", "sizzling"),
     Topic("football goal striker dribble penalty keeper kick derby", "white orange yellow", "stadium garden street", "cheering"),
     Topic("tennis serve backhand racket rally volley court set", "red blue green purple", "stadium garden beach", "thwacks"),
