@@ -121,8 +121,8 @@ def _title(words: list[str], described: float, rng: np.random.Generator) -> str:
 
 def _tags(words: list[str], described: float, rng: np.random.Generator) -> list[str]:
     """One to three tags that say nothing, and in a share of the lists one to three words of the class."""
-    own = rng.permutation(words)[: rng.integers(1, 4)] if rng.uniform() < described else []
-    return [*map(str, own), *map(str, rng.choice(NOISE_TAGS.split(), rng.integers(1, 4), replace=False))]
+    own: list[str] = rng.permutation(words)[: rng.integers(1, 4)].tolist() if rng.uniform() < described else []
+    return own + rng.choice(NOISE_TAGS.split(), rng.integers(1, 4), replace=False).tolist()
 
 
 DATASET = Dataset(read, files=lambda settings: [settings.pictures, settings.sounds])
