@@ -44,7 +44,7 @@ class Slides:
 
 
 def _view(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """A square inside the picture, at least as wide as its short side without the room: left, top, right, bottom."""
+    """A square inside the picture, from 1/ROOM of its short side to all of it wide: left, top, right, bottom."""
     side = rng.uniform(1 / ROOM, 1) * min(picture.size)
     left, top = (rng.uniform(0, length - side) for length in picture.size)
     return np.array([left, top, left + side, top + side])
