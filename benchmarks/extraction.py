@@ -67,7 +67,7 @@ def make_clips(folder: Path, count: int, seed: int) -> pa.Table:
     """The rows to decode."""
     from rayrec.datasets.synthetic import media, world
 
-    clips = world.make(WorldData(videos=count, users=10, requests=20, days=2), seed).clips
+    clips = world.make(WorldData(videos=count, users=10, requests=20, days=2, picture=128), seed).clips
     media.write_clips(clips, pafs.LocalFileSystem(), str(folder))
     return rows_of([folder / f"{clip.name}.mp4" for clip in clips])
 

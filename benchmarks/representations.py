@@ -3,7 +3,8 @@
     python benchmarks/representations.py CONFIG [KEY=VALUE]... [--splits N]
 
 The workspace of the config must hold a catalog, and vectors where there are media. `rayrec topics report` shows one split; of a
-small catalog its held-out tenth is too small to tell much, so this takes the mean and the deviation over several.
+small catalog its held-out tenth is too small to tell much, so this takes the mean and the deviation over several. Where the catalog
+has a column `fold`, as that of a slideshow, each split holds out a fold, whose pictures and sounds are in no other video.
 """
 
 import argparse
@@ -31,10 +32,13 @@ def main() -> None:
     )
     classes = known_classes(catalog, truth)
     pixels = features if config.topics.cover_network is not None else None
+    folds = catalog["fold"].to_numpy() if "fold" in catalog.column_names else None
+    splits = given.splits if folds is None else min(given.splits, folds.max() + 1)
     runs = []
-    for split in range(given.splits):
-        runs.append(compare(catalog, vectors, pixels, classes, config.topics, config.seed + split))
-        print(f"split {split + 1} of {given.splits}", file=sys.stderr)
+    for split in range(splits):
+        held = None if folds is None else np.flatnonzero(folds == split)
+        runs.append(compare(catalog, vectors, pixels, classes, config.topics, config.seed + split, held))
+        print(f"split {split + 1} of {splits}", file=sys.stderr)
     for kind in classes:
         rows = []
         for name in runs[0]:
@@ -43,8 +47,8 @@ def main() -> None:
                 values = [getattr(run[name][kind], figure) for run in runs]
                 row[figure] = f"{np.mean(values):.3f} ± {np.std(values):.3f}"
             rows.append(row)
-        held = f"{given.splits} splits, {round(0.1 * catalog.num_rows)} videos held out"
-        show(f"{kind}, {len(np.unique(classes[kind]))} of them, {held}", rows)
+        count = round(catalog.num_rows / (10 if folds is None else folds.max() + 1))
+        show(f"{kind}, {len(np.unique(classes[kind]))} of them, {splits} splits, {count} videos held out", rows)
 
 
 if __name__ == "__main__":

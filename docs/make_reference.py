@@ -93,8 +93,9 @@ def _code(value: Any) -> str:
 
 
 def _comments(section: type[config.Section]) -> dict[str, str]:
-    """What the source says of each field: the comment lines above it and the one behind it."""
-    source = inspect.cleandoc("\n" + inspect.getsource(section))
+    """What the source says of each field: the comment lines above it and the one behind it. A field may be that of a base class."""
+    bases = [base for base in reversed(section.__mro__) if issubclass(base, config.Section)]
+    source = "\n".join(inspect.cleandoc("\n" + inspect.getsource(base)) for base in bases)
     comments: dict[str, list[str]] = {}
     above: list[str] = []
     for line in source.splitlines():
@@ -102,7 +103,7 @@ def _comments(section: type[config.Section]) -> dict[str, str]:
         text = found[-1].removeprefix("#").strip() if found else ""
         field = re.match(r"\s*(\w+): ", line)
         if field and field[1] in section.model_fields:
-            comments[field[1]] = [*above, *([text] if text else [])]
+            comments[field[1]] = [*above, *([text] if text else [])] or comments.get(field[1], [])
             above = []
         else:
             above = [*above, text] if text and line.strip().startswith("#") else []

@@ -4,7 +4,7 @@ A stage is redone when the sections that it depends on change (or `seed`), and n
 """
 
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
-from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, WorldData, YouTubeData
+from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, SimulatedData, SlideshowData, WorldData, YouTubeData
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
     MODALITIES,
@@ -59,6 +59,8 @@ __all__ = [
     "Selection",
     "Serving",
     "Share",
+    "SimulatedData",
+    "SlideshowData",
     "Span",
     "Split",
     "TextFeatures",

@@ -4,26 +4,49 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from rayrec.config.base import Count, Section
+from rayrec.config.base import Count, Section, Share
 
 
-class WorldData(Section):
-    """The synthetic world of `datasets/synthetic/`: real mp4 files, and a log of simulated people."""
+class SimulatedData(Section):
+    """What the data sets that simulate people have in common."""
 
-    kind: Literal["world"] = "world"
     videos: Annotated[int, Field(ge=12)] = 480
     users: Count = 600
-    topics: Annotated[int, Field(ge=2, le=24)] = 24  # `datasets/synthetic/words.py` has words for 24 topics
     days: Annotated[int, Field(ge=2)] = 7
     requests: Count = 7200  # pages of ten impressions
-    picture: Annotated[int, Field(ge=64, multiple_of=16)] = 128  # side of the square picture, in pixels
+    misleading: Share = 0.12  # share of the videos whose picture shows another topic, as many whose sound does, and whose words do
+    picture: Annotated[int, Field(ge=64, multiple_of=16)] = 256  # side of the square picture, in pixels
     fps: Count = 12
 
     @model_validator(mode="after")
-    def _enough_requests(self) -> "WorldData":
+    def _enough_requests(self) -> "SimulatedData":
         if self.requests < 2 * self.users:
             raise ValueError(f"requests={self.requests} are too few for users={self.users}: set at least two requests per user")
         return self
+
+
+class WorldData(SimulatedData):
+    """The synthetic world of `datasets/synthetic/`: real mp4 files, and a log of simulated people."""
+
+    kind: Literal["world"] = "world"
+    topics: Annotated[int, Field(ge=2, le=24)] = 24  # `datasets/synthetic/words.py` has words for 24 topics
+
+
+class SlideshowData(SimulatedData):
+    """Short clips of your own pictures and sounds, made from a folder for each class, and a log of simulated people."""
+
+    kind: Literal["slideshow"]
+    pictures: str  # a folder with a subfolder of pictures for each class
+    sounds: str  # a folder with a subfolder of sounds for each class
+    # Class of pictures -> class of sounds. The others are paired by equal names, and the rest in the order of the alphabet.
+    sound_classes: dict[str, str] = {}
+    # Class of pictures -> the words of its titles and tags; the default is the names of both folders.
+    words: dict[str, list[str]] = {}
+    described: Share = 0.5  # share of the titles whose words tell the class, and share of the lists of tags that do
+    # The pictures and sounds of each class are dealt into so many folds. A clip is made from one fold, which the catalog names.
+    folds: Annotated[int, Field(ge=2)] = 5
+    pictures_per_clip: Count = 3
+    misleading: Share = 0
 
 
 class MovieLensData(Section):
@@ -60,7 +83,7 @@ class FilesData(Section):
 
 
 # The reader of a kind is the module of that name in `rayrec/datasets/`.
-AnyDataset = WorldData | MovieLensData | FilesData | YouTubeData
+AnyDataset = WorldData | SlideshowData | MovieLensData | FilesData | YouTubeData
 DATASETS: dict[str, type[Section]] = {
     get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(AnyDataset)
 }

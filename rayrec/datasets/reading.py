@@ -126,11 +126,11 @@ def list_videos(folder: str) -> SourceTable | None:
     listing = list_folder(folder)
     if listing is None:
         return None
-    shown = [name for name in listing.names if not _is_hidden(name)]
+    shown = [name for name in listing.names if not is_hidden(name)]
     videos = [name for name in shown if PurePosixPath(name).suffix.lower() in VIDEO_ENDINGS]
     if not videos:
         raise TableError(f"{folder}: the folder contains no video ({', '.join(VIDEO_ENDINGS)})")
-    _warn_of_others(folder, set(shown) - set(videos), "videos")
+    warn_of_others(folder, set(shown) - set(videos), "videos")
     stems = [str(PurePosixPath(name).with_suffix("")) for name in videos]
     counts, names = Counter(stems), set(videos)
     ids = [name if counts[stem] > 1 or stem in names else stem for stem, name in zip(stems, videos, strict=True)]
@@ -152,16 +152,16 @@ def list_tables(path: str) -> list[str]:
         return [path]
     for name in listing.unreadable:
         log.warning("%s: the file %s is left out, because its name is not UTF-8; rename it", path, name)
-    shown = [name for name in listing.names if not _is_hidden(name, "_.")]
+    shown = [name for name in listing.names if not is_hidden(name, "_.")]
     listed = [name for name in shown if name.lower().endswith(TABLE_ENDINGS)]
     if not listed:
         raise TableError(f"{path}: the folder contains no table ({', '.join(TABLE_ENDINGS)})")
-    _warn_of_others(path, set(shown) - set(listed), "tables")
+    warn_of_others(path, set(shown) - set(listed), "tables")
     return [join_uri(path, name) for name in listed]
 
 
-def _warn_of_others(folder: str, names: set[str], kind: str) -> None:
-    """Log how many files of a folder are no videos or tables, and their endings."""
+def warn_of_others(folder: str, names: set[str], kind: str) -> None:
+    """Log how many files of a folder are not of this kind, such as videos, and their endings."""
     if others := Counter(PurePosixPath(name).suffix.lower() or "none" for name in names):
         endings = ", ".join(f"{ending}: {count}" for ending, count in sorted(others.items()))
         log.warning(
@@ -169,7 +169,7 @@ def _warn_of_others(folder: str, names: set[str], kind: str) -> None:
         )
 
 
-def _is_hidden(name: str, marks: str = ".") -> bool:
+def is_hidden(name: str, marks: str = ".") -> bool:
     return any(part[0] in marks for part in name.split("/"))
 
 

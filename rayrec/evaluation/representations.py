@@ -61,11 +61,16 @@ def compare(
     classes: dict[str, np.ndarray],
     settings: Topics,
     seed: int,
+    held: np.ndarray | None = None,
 ) -> dict[str, dict[str, Score]]:
-    """The scores of each representation for each kind of classes; `classes` are int64 [videos], -1 for none."""
-    order = np.random.default_rng(seed).permutation(catalog.num_rows)
-    held_count = max(2, round(HELD_OUT * catalog.num_rows))
-    held, fitted = np.sort(order[:held_count]), np.sort(order[held_count:])
+    """The scores of each representation for each kind of classes; `classes` are int64 [videos], -1 for none.
+
+    `held` has the rows of the catalog that are held out, a tenth drawn from the seed if it is None.
+    """
+    if held is None:
+        order = np.random.default_rng(seed).permutation(catalog.num_rows)
+        held = np.sort(order[: max(2, round(HELD_OUT * catalog.num_rows))])
+    fitted = np.setdiff1d(np.arange(catalog.num_rows), held)
     found = representations(catalog, vectors, features, fitted, settings, seed)
     return {
         name: {kind: score(values[held], numbers[held], seed) for kind, numbers in classes.items()}

@@ -37,6 +37,15 @@ def list_folder(uri: str) -> Listing | None:
     return Listing(sorted(set(found) - strange), sorted(unreadable))
 
 
+def list_subfolders(uri: str) -> list[str]:
+    """The names of the folders in a folder, also of those without files, sorted. Names that are not UTF-8 are left out."""
+    filesystem, root = open_filesystem(uri)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _is_utf8(entry.name))
+    inside = filesystem.get_file_info(pafs.FileSelector(root))
+    return sorted(info.base_name for info in inside if info.type == pafs.FileType.Directory)
+
+
 def _walk(root: str) -> Iterator[str]:
     entered: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=lambda error: log.warning("left out: %s", error)):

@@ -72,6 +72,26 @@ def test_joining_what_picture_title_and_tags_say_is_best() -> None:
     assert nmi["MMoE + tags"] >= nmi["MMoE"]
 
 
+def test_the_given_videos_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is right about them alone scores one, and is learned on the others."""
+    rng = np.random.default_rng(0)
+    kinds, held = rng.integers(0, 3, 60), np.arange(20, 40)
+    values = rng.normal(size=(60, 3))
+    values[held] = np.eye(3)[kinds[held]]
+    learned_on: list[np.ndarray] = []
+
+    def representations(*given: object) -> dict[str, np.ndarray]:
+        learned_on.append(np.asarray(given[3]))
+        return {"right": values}
+
+    monkeypatch.setattr("rayrec.evaluation.representations.representations", representations)
+    catalog = pa.table({"video_id": [str(row) for row in range(60)]})
+    assert compare(catalog, None, None, {"kinds": kinds}, SETTINGS, 0, held)["right"]["kinds"].nmi == pytest.approx(1)
+    assert compare(catalog, None, None, {"kinds": kinds}, SETTINGS, 0)["right"]["kinds"].nmi < 1
+    assert learned_on[0].tolist() == [*range(20), *range(40, 60)]
+    assert len(learned_on[1]) == 54
+
+
 def test_the_kinds_of_classes_of_a_catalog() -> None:
     catalog = tables.from_columns("catalog", {"video_id": ["a", "b", "c"], "primary_class": ["x", None, "y"]})
     truth = tables.from_columns("truth_topics", {"video_id": ["c", "a"], "topic": pa.array([5, 7], pa.int32())})

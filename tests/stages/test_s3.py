@@ -12,7 +12,8 @@ import pytest
 
 from rayrec.config import Config, WorldData, load
 from rayrec.datasets.synthetic.media import write_clips
-from rayrec.datasets.synthetic.world import MEDIA, make
+from rayrec.datasets.synthetic.simulation import MEDIA
+from rayrec.datasets.synthetic.world import make
 from rayrec.features.media.files import file_versions
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import Bundle, load_scorer, locate
@@ -48,7 +49,7 @@ def configs(s3: S3, ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def write_data_set(folder: Path) -> None:
-    """The tables and the clips of a tiny world. The encoder does not make the same clips twice, so both configs read these."""
+    """The tables and the clips of a tiny world, which both configs read."""
     world = make(WorldData(kind="world", videos=24, users=40, topics=6, days=3, requests=300, picture=64, fps=8), seed=7)
     write_clips(world.clips, pafs.LocalFileSystem(), f"{folder}/{MEDIA}")
     for name in ("catalog", "interactions", "users"):

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from rayrec.workspace.listing import list_folder
+from rayrec.workspace.listing import list_folder, list_subfolders
 
 
 def test_a_folder_is_entered_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
@@ -39,5 +39,6 @@ def test_remote_folders_and_what_is_none(tmp_path: Path) -> None:
     assert local == remote
     assert remote is not None
     assert remote.names == ["sub/a.csv"]
+    assert list_subfolders(str(tmp_path)) == list_subfolders("memory://listing") == ["sub"]
     assert list_folder(str(tmp_path / "sub" / "a.csv")) is None
     assert list_folder(str(tmp_path / "missing")) is None

@@ -29,7 +29,7 @@ MODALITY_CONCENTRATION = (1.4, 1.0, 1.4)  # of the Dirichlet distribution of w(u
 STRONG_TOPICS = (2, 3, 4)  # the number of topics that a user likes on any day is one of these
 DRIFT_SD = 0.15  # of the daily step of a strong interest
 SWAP_SHARE = 0.08  # of users who replace a strong topic by another on a day
-SIBLING = 0.2  # share of an interest that carries over to the other topic of its secondary class
+SIBLING = 0.2  # share of an interest that carries over to the other topics of its secondary class
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,21 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
 
 
-def make_tastes(topic_appeal: np.ndarray, days: int, rng: np.random.Generator) -> Tastes:
-    """Tastes that drift from day to day. `topic_appeal` [users, topics] says how likely a user likes a topic; rows sum to 1."""
+def make_tastes(topic_appeal: np.ndarray, secondary: np.ndarray, days: int, rng: np.random.Generator) -> Tastes:
+    """Tastes that drift from day to day. `topic_appeal` [users, topics] says how likely a user likes a topic; rows sum to 1.
+
+    `secondary` [topics] is the secondary class of each topic, as a number.
+    """
     users, topics = topic_appeal.shape
     # The largest keys log(p) + Gumbel noise draw topics in proportion to p, without repetition.
     liking = np.log(topic_appeal) + rng.gumbel(size=(users, topics))
     rank = (-liking).argsort(axis=1).argsort(axis=1)
     strength = np.where(rank < rng.choice(STRONG_TOPICS, users)[:, None], rng.uniform(0.7, 1.3, (users, topics)), 0)
     whim = rng.normal(0, 0.1, (users, topics))  # weak likes and dislikes, which do not drift
+    siblings = (secondary[:, None] == secondary) & ~np.eye(topics, dtype=bool)
     by_day = []
     for _ in range(days):
-        by_day.append(whim + strength + SIBLING * _sibling(strength))
+        by_day.append(whim + strength + SIBLING * (strength @ siblings))
         strength = _next_day(strength, topic_appeal, rng)
     return Tastes(np.stack(by_day, axis=1), rng.dirichlet(MODALITY_CONCENTRATION, users))
 
@@ -83,11 +87,3 @@ def _next_day(strength: np.ndarray, topic_appeal: np.ndarray, rng: np.random.Gen
     strength[swaps, old[swaps]] = 0
     strength[swaps, new[swaps]] = 1
     return strength
-
-
-def _sibling(strength: np.ndarray) -> np.ndarray:
-    """The strength of each topic's sibling. Topics 2i and 2i+1 are siblings; with an odd number of topics the last has none."""
-    swapped = np.zeros_like(strength)
-    pairs = strength.shape[1] // 2 * 2
-    swapped[:, 0:pairs:2], swapped[:, 1:pairs:2] = strength[:, 1:pairs:2], strength[:, 0:pairs:2]
-    return swapped

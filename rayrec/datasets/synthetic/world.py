@@ -1,166 +1,61 @@
 """Makes the tables of the synthetic world, and the descriptions of its clips.
 
-Everything follows from the seed: the tables byte for byte, the pictures and sounds sample for sample. The `truth_*` tables hold
-what no real data set offers: the topics, and the probability of every click.
+Everything follows from the seed: the tables and the files of the clips byte for byte. People and their log are in `simulation.py`,
+clips in `scenes.py` and `media.py`, and the topics with their words in `words.py`.
 
-A video has one main topic, which its classes name. In each modality a share of the videos misleads: their picture, sound or words
-show another topic. The choice model is in `choice.py`, the logging policy in `exposure.py`, pictures and sounds are in `media.py`,
-and the words in `words.py`.
-
-Users have two side columns: `age_group` is weakly related to some primary classes, and `region` to nothing.
+What a title says of colour, place and sound is true of its clip, also where its topic misleads.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
-
 import numpy as np
-import pyarrow as pa
 
-from rayrec import tables
 from rayrec.config import WorldData
-from rayrec.datasets.synthetic.choice import MODALITIES, QUALITY_SD, Tastes, click_probability, make_tastes
-from rayrec.datasets.synthetic.exposure import DAY_MS, PAGE, Log, Stock, browse, visits
-from rayrec.datasets.synthetic.media import Clip
-from rayrec.datasets.synthetic.words import FILLERS, NOISE_TAGS, PRIMARY, SECONDARY, TITLES, TOPIC_WORDS
-
-START_MS = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp() * 1000)  # the log's first midnight, a Monday
-MEDIA = "media"
-BACKLOG_DAYS = 30  # the earlier videos were published in this number of days before it
-MISLEADING = 0.12  # share of videos whose picture (or sound, or words) shows another topic
-VIDEOS_PER_AUTHOR = 8
-SECONDS = (3.1, 5.9)  # the shortest and the longest clip
-AGE_GROUPS = ("13-17", "18-24", "25-34", "35-49", "50+")
-REGIONS = ("north", "east", "south", "west")
-
-
-@dataclass(frozen=True)
-class World:
-    """The uris of `catalog` are relative to the folder in which MEDIA, the folder of the clips, is."""
-
-    catalog: pa.Table
-    interactions: pa.Table
-    users: pa.Table
-    truth: dict[str, pa.Table]
-    clips: list[Clip]
-
-
-@dataclass(frozen=True)
-class Videos:
-    """The videos of the world. All arrays are over videos."""
-
-    topic: np.ndarray
-    author: np.ndarray
-    stock: Stock
-    frames: np.ndarray
+from rayrec.datasets.synthetic.choice import MODALITIES
+from rayrec.datasets.synthetic.scenes import Scene
+from rayrec.datasets.synthetic.simulation import Taxonomy, Videos, World, make_videos, random_of, with_people
+from rayrec.datasets.synthetic.words import NOISE_TAGS, PACES, PLACES, PRIMARY, SECONDARY, TITLES, TOPICS, filled
 
 
 def make(settings: WorldData, seed: int) -> World:
     """The world's tables, and the descriptions of its clips; `media.write_clips` makes their files."""
-    videos = _make_videos(settings, _random(seed, 1))
-    groups, tastes = _make_users(settings, _random(seed, 2))
-    feed_random = _random(seed, 3)
-    user, at_ms = visits(settings.users, settings.requests, settings.videos, settings.days, feed_random)
-    log = browse(videos.stock, tastes, user, at_ms, feed_random)
-    return World(
-        catalog=_catalog(videos, _random(seed, 5)),
-        interactions=_interactions(log, settings),
-        users=_users(groups, _random(seed, 6)),
-        truth=_truth(videos, tastes, log, settings),
-        clips=_clips(videos, settings, seed),
-    )
-
-
-def _clips(videos: Videos, settings: WorldData, seed: int) -> list[Clip]:
-    picture, sound, _ = videos.stock.shown.T.tolist()
-    frames, ids = videos.frames.tolist(), _ids("v", settings.videos)
-    side, fps = settings.picture, settings.fps
-    each = zip(ids, picture, sound, frames, strict=True)
-    return [Clip(name, seen, heard, length, fps, side, (seed, 4, video)) for video, (name, seen, heard, length) in enumerate(each)]
-
-
-def _make_videos(settings: WorldData, rng: np.random.Generator) -> Videos:
-    """Authors have one to three topics. The topic of a video is one of its author's, or in a tenth of the videos any topic."""
-    total, topics = settings.videos, settings.topics
-    authors = max(2, total // VIDEOS_PER_AUTHOR)
-    first = rng.permutation(np.arange(authors) % topics)  # so that every topic has an author, when there are enough
-    author_topics = [[topic, *rng.choice(topics, rng.integers(0, 3))] for topic in first]
-    author = rng.choice(authors, total, p=rng.dirichlet(np.full(authors, 6.0)))
-    topic = np.array([rng.choice(author_topics[a]) for a in author])
-    topic = np.where(rng.uniform(size=total) < 0.1, rng.integers(topics, size=total), topic)
-    shown = np.repeat(topic[:, None], len(MODALITIES), axis=1)
-    # Any other topic: 1 to topics-1 steps further in the cycle.
-    elsewhere = (shown + rng.integers(1, topics, shown.shape)) % topics
-    shown = np.where(rng.uniform(size=shown.shape) < MISLEADING, elsewhere, shown)
-    frames = rng.integers(int(np.ceil(SECONDS[0] * settings.fps)), int(SECONDS[1] * settings.fps) + 1, total)
-    stock = Stock(
-        published_ms=_publish_times(total, settings.days, rng),
-        secondary=topic // 2,
-        shown=shown,
-        quality=rng.normal(0, QUALITY_SD, total),
-        duration_s=frames / settings.fps,
-    )
-    return Videos(topic, author, stock, frames)
-
-
-def _publish_times(total: int, days: int, rng: np.random.Generator) -> np.ndarray:
-    """Ms since the first midnight: 5 % on the last day (early enough to be seen), 3 % on each day before it, the others earlier.
-
-    At least one page of videos is published before the log begins.
-    """
-    daily = [round(0.03 * total)] * (days - 1) + [round(0.05 * total)]
-    while sum(daily) > total - PAGE:
-        daily[daily.index(max(daily))] -= 1
-    parts = [day * DAY_MS + rng.integers(0, DAY_MS * 3 // 4, count) for day, count in enumerate(daily)]
-    backlog = rng.integers(-BACKLOG_DAYS * DAY_MS, 0, total - sum(daily))
-    return rng.permutation(np.concatenate([backlog, *parts]))
-
-
-def _make_users(settings: WorldData, rng: np.random.Generator) -> tuple[np.ndarray, Tastes]:
-    """Age groups, and tastes that are weakly related to them: each group likes two primary classes half as much again."""
     topics = np.arange(settings.topics)
-    popularity = rng.dirichlet(np.full(settings.topics, 6.0))  # some topics are liked by more people than others
-    groups = rng.integers(len(AGE_GROUPS), size=settings.users)
-    favoured = np.array([rng.choice(len(PRIMARY), 2, replace=False) for _ in AGE_GROUPS])
-    leaning = 1 + 0.5 * (favoured[:, :, None] == topics // 4).any(axis=1)
-    appeal = (popularity + 1e-6) * leaning[groups]
-    return groups, make_tastes(appeal / appeal.sum(axis=1, keepdims=True), settings.days, rng)
+    taxonomy = Taxonomy(topics // 4, topics // 2, len(PRIMARY))
+    videos = make_videos(settings, taxonomy, seed)
+    clips = _clips(videos, settings, seed)
+    return with_people(settings, taxonomy, videos, _described(videos, clips, random_of(seed, 5)), clips, seed)
 
 
-def _catalog(videos: Videos, rng: np.random.Generator) -> pa.Table:
-    ids = _ids("v", len(videos.topic))
+def _clips(videos: Videos, settings: WorldData, seed: int) -> list[Scene]:
+    rng = random_of(seed, 7)
+    clips = []
+    for number, (name, (seen, heard, _), frames) in enumerate(
+        zip(videos.ids, videos.stock.shown.tolist(), videos.frames.tolist(), strict=True)
+    ):
+        colour, place = str(rng.choice(TOPICS[seen].colours.split())), str(rng.choice(TOPICS[seen].places.split()))
+        pace = str(rng.choice(list(PACES)))
+        clips.append(Scene(name, seen, colour, place, heard, pace, frames, settings.fps, settings.picture, seed=(seed, 4, number)))
+    return clips
+
+
+def _described(videos: Videos, clips: list[Scene], rng: np.random.Generator) -> dict[str, object]:
+    """Columns of the catalog."""
     spoken = videos.stock.shown[:, MODALITIES.index("words")]
-    return tables.from_columns(
-        "catalog",
-        {
-            "video_id": ids,
-            "uri": [f"{MEDIA}/{video}.mp4" for video in ids],
-            "title": [_title(topic, rng) for topic in spoken],
-            "tags": [_tags(topic, rng) for topic in spoken],
-            "primary_class": [PRIMARY[topic // 4] for topic in videos.topic],
-            "secondary_class": [SECONDARY[topic // 2] for topic in videos.topic],
-            "author_id": [f"a{author:03d}" for author in videos.author],
-            "published_at": START_MS + videos.stock.published_ms,
-            "duration_s": videos.stock.duration_s.astype(np.float32),
-        },
-    )
+    return {
+        "title": [_title(topic, clip, rng) for topic, clip in zip(spoken, clips, strict=True)],
+        "tags": [_tags(topic, rng) for topic in spoken],
+        "primary_class": [PRIMARY[topic // 4] for topic in videos.topic],
+        "secondary_class": [SECONDARY[topic // 2] for topic in videos.topic],
+    }
 
 
-def _title(topic: int, rng: np.random.Generator) -> str:
-    """Words of the topic, one in six from its sibling, among words that any title may have."""
-    pattern = str(rng.choice(TITLES))
-    own, sibling = TOPIC_WORDS[topic].split(), TOPIC_WORDS[topic ^ 1].split()
-    fillers, words = list(rng.permutation(FILLERS.split())), list(rng.permutation(own))
-    while "{f}" in pattern:
-        pattern = pattern.replace("{f}", fillers.pop(), 1)
-    while "{w}" in pattern:
-        word = str(rng.choice(sibling)) if rng.uniform() < 1 / 6 else words.pop()
-        pattern = pattern.replace("{w}", word, 1)
-    return pattern
+def _title(topic: int, clip: Scene, rng: np.random.Generator) -> str:
+    """Words of the topic, among words that any title may have and what is seen and heard."""
+    pattern = filled(str(rng.choice(TITLES)), TOPICS[topic].words.split(), rng)
+    return pattern.format(colour=clip.colour, place=PLACES[clip.place], pace=clip.pace, sound=TOPICS[clip.heard].sound)
 
 
 def _tags(topic: int, rng: np.random.Generator) -> list[str]:
     """Two to six tags: most from the topic, some from the secondary class (its name, two words of the sibling), some noise."""
-    own, sibling = TOPIC_WORDS[topic].split()[:5], TOPIC_WORDS[topic ^ 1].split()[:2]
+    own, sibling = TOPICS[topic].words.split()[:5], TOPICS[topic ^ 1].words.split()[:2]
     pools = (own, [SECONDARY[topic // 2], *sibling], NOISE_TAGS.split())
     wanted = rng.integers(2, 7)
     tags: dict[str, None] = {}
@@ -168,59 +63,3 @@ def _tags(topic: int, rng: np.random.Generator) -> list[str]:
         pool = pools[rng.choice(3, p=(0.6, 0.15, 0.25))]
         tags[str(rng.choice(pool))] = None
     return list(tags)
-
-
-def _interactions(log: Log, settings: WorldData) -> pa.Table:
-    return tables.from_columns(
-        "interactions",
-        {
-            "user_id": _ids("u", settings.users)[log.user],
-            "video_id": _ids("v", settings.videos)[log.video],
-            "shown_at": START_MS + log.at_ms,
-            "clicked": log.clicked,
-            "watch_s": log.watch_s.astype(np.float32),
-            "request_id": _ids("r", settings.requests)[log.request],
-        },
-    )
-
-
-def _users(groups: np.ndarray, rng: np.random.Generator) -> pa.Table:
-    return tables.from_columns(
-        "users",
-        {
-            "user_id": _ids("u", len(groups)),
-            "age_group": pa.array([AGE_GROUPS[group] for group in groups], tables.TEXT),
-            "region": pa.array([REGIONS[region] for region in rng.integers(len(REGIONS), size=len(groups))], tables.TEXT),
-        },
-    )
-
-
-def _truth(videos: Videos, tastes: Tastes, log: Log, settings: WorldData) -> dict[str, pa.Table]:
-    last_day = settings.days - 1
-    present = np.unique(log.user[log.at_ms // DAY_MS == last_day])
-    affinity = tastes.affinity(present, last_day, videos.stock.shown)
-    preferences = click_probability(affinity, videos.stock.quality, 0)
-    user_ids, video_ids = _ids("u", settings.users), _ids("v", settings.videos)
-    columns: dict[str, dict[str, object]] = {
-        "truth_topics": {"video_id": video_ids, "topic": videos.topic.astype(np.int32)},
-        "truth_clicks": {
-            "request_id": _ids("r", settings.requests)[log.request],
-            "video_id": video_ids[log.video],
-            "click_probability": log.probability.astype(np.float32),
-        },
-        "truth_preferences": {
-            "user_id": np.repeat(user_ids[present], len(video_ids)),
-            "video_id": np.tile(video_ids, len(present)),
-            "click_probability": preferences.ravel().astype(np.float32),
-        },
-    }
-    return {name: tables.from_columns(name, table) for name, table in columns.items()}
-
-
-def _ids(letter: str, total: int) -> np.ndarray:
-    return np.array([f"{letter}{number:0{len(str(total - 1))}d}" for number in range(total)], dtype=object)
-
-
-def _random(seed: int, part: int) -> np.random.Generator:
-    """The random stream of one part of the world. A change in one part does not change the others."""
-    return np.random.default_rng((seed, part))

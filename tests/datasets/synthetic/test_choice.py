@@ -27,7 +27,7 @@ def test_watch_time_grows_with_affinity_and_stays_below_the_duration() -> None:
 
 
 def test_tastes_are_sparse_and_drift() -> None:
-    tastes = make_tastes(np.full((500, 24), 1 / 24), days=7, rng=np.random.default_rng(1))
+    tastes = make_tastes(np.full((500, 24), 1 / 24), np.arange(24) // 2, days=7, rng=np.random.default_rng(1))
     liked = tastes.interest > 0.45
     assert 2 <= liked[:, 0].sum(axis=1).mean() <= 4
     assert tastes.weight.sum(axis=1) == pytest.approx(1)

@@ -7,7 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from rayrec.config import WorldData
 from rayrec.datasets.synthetic.exposure import DAY_MS
-from rayrec.datasets.synthetic.world import START_MS, World, make
+from rayrec.datasets.synthetic.simulation import START_MS, World
+from rayrec.datasets.synthetic.world import make
 
 SMALL = WorldData(videos=12, users=10, topics=4, days=2, requests=40, picture=64)
 
@@ -115,7 +116,7 @@ def test_tags_tell_the_topic_better_than_classes_do(log: pd.DataFrame, world: Wo
 
 def test_some_pictures_and_sounds_mislead(world: World) -> None:
     topics = world.truth["truth_topics"]["topic"].to_numpy()
-    for modality in ("picture", "sound"):
+    for modality in ("seen", "heard"):
         shown = np.array([getattr(clip, modality) for clip in world.clips])
         assert 0.05 < (shown != topics).mean() < 0.2
 
