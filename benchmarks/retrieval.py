@@ -5,8 +5,8 @@
 
 The first form reads `catalog` and `features` from the workspaces of two configs, whose videos share no picture and no sound. The
 second makes the features itself, once, of pictures in FOLDER/cifar10 and sounds in FOLDER/esc10: a video of class n has a picture
-of CIFAR-10's class n, a sound of ESC-10's, and a title that names one or both. Training videos have CIFAR-10's training pictures
-and folds 1 to 4 of the sounds, test videos the test pictures and fold 5.
+of CIFAR-10's class n, a sound of ESC-10's, a title that names one or both, and some tags. Training videos have CIFAR-10's training
+pictures and folds 1 to 4 of the sounds, test videos the test pictures and fold 5.
 
 Every test video asks with its title, cover and sound; all other test videos are ranked, but those that have the same picture
 or the same sound when that is what asks; those of its class are relevant.
@@ -19,7 +19,7 @@ import itertools
 import sys
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from rayrec.retrieval.inputs import Inputs, inputs_of
 from rayrec.retrieval.labels import Labels
 from rayrec.retrieval.measures import mean_average_precision, recall_at
 from rayrec.retrieval.model import SearchModel
+from rayrec.retrieval.queries import QueryReader
 from rayrec.retrieval.space import mean_of, projected
 from rayrec.workspace.versions import Workspace
 
@@ -45,6 +46,7 @@ ASKS |= {"text -> untitled video": ("text", "text"), "picture -> sound": ("cover
 TOP = 10
 COMPONENTS = (5, 10, 20, 40)
 TRIED = {"hidden": (0, 256), "temperature": (0.05, 0.1, 0.2), "alike": (0.0, 1.0, 3.0)}
+EXPANSIONS = (0.0, 0.25, 0.5, 1.0)
 WORDS = ("in the wild", "today", "my best clip", "wait for it", "at home", "part 2", "so close", "you will like this")
 FEATURES = Features(
     image=ImageFeatures(model="efficientnet_lite0", output="pooled", size=128),
@@ -93,21 +95,40 @@ class Figures:
 # --- the three ways -------------------------------------------------------------------------------------------------------------
 
 
-def by_space(train: Videos, test: Videos, settings: Search, seed: int) -> tuple[dict[str, Figures], str]:
-    """Ours, with the settings that find held-out training videos best."""
+def by_space(
+    train: Videos, test: Videos, settings: Search, features: Features, seed: int
+) -> tuple[dict[str, Figures], dict[str, Figures], str]:
+    """Ours, with the settings that find held-out training videos best: by queries as they are served, and without expansion."""
     labels = Labels.of(train.catalog, settings.max_tags)
     _, held_out = split(train.inputs.count, settings.held_out, seed)
+    texts = QueryReader(features, seed, 0).texts(labels.names) if labels.names else None
     best: tuple[float, SearchModel] | None = None
     for values in itertools.product(*TRIED.values()):
-        tried = settings.model_copy(update=dict(zip(TRIED, values, strict=True)))
-        model = SearchModel(fit(train.inputs, labels, tried, seed), tried, FEATURES, seed)
-        found = np.mean([figures.map for figures in answers_of(model, train.take(held_out)).values()])
+        tried = settings.model_copy(update=dict(zip(TRIED, values, strict=True)) | {"expansion": 0.0})
+        model = SearchModel(fit(train.inputs, labels, tried, seed), tried, features, seed)
+        found = mean_map(model, train.take(held_out))
         print(f"seed {seed}: {dict(zip(TRIED, values, strict=True))}: {found:.4f} on validation", file=sys.stderr)
         if best is None or found > best[0]:
-            best = float(found), model
+            best = found, model
     assert best is not None
-    chosen = best[1].settings
-    return answers_of(best[1], test), ", ".join(f"{name} {getattr(chosen, name)}" for name in TRIED)
+    model, plain = best[1], answers_of(best[1], test)
+    if texts is not None:
+        model.fit_tags(texts, labels, model.video_vectors(train.inputs))
+        tried = [replace(model, settings=model.settings.model_copy(update={"expansion": share})) for share in EXPANSIONS]
+        model = max(tried, key=lambda each: mean_map(each, train.take(held_out)))
+    how = ", ".join(f"{name} {getattr(model.settings, name)}" for name in (*TRIED, "expansion"))
+    return answers_of(model, test), plain, how
+
+
+def mean_map(model: SearchModel, videos: Videos) -> float:
+    return float(np.mean([figures.map for figures in answers_of(model, videos).values()]))
+
+
+def asked(model: SearchModel, inputs: Inputs, modality: str) -> np.ndarray:
+    """What each video asks by one modality, as the service reads it, float32 [V, S]; zeros for one that lacks it."""
+    found, asks = np.zeros((inputs.count, model.space.size), dtype=np.float32), inputs.present[modality]
+    found[asks] = model.query_vectors(modality, inputs.values[modality][asks])[0]
+    return found
 
 
 def answers_of(model: SearchModel, videos: Videos) -> dict[str, Figures]:
@@ -117,7 +138,7 @@ def answers_of(model: SearchModel, videos: Videos) -> dict[str, Figures]:
         if asking not in vectors or ("only" in without and without.split()[1] not in vectors):
             continue
         answers = vectors[without.split()[1]] if "only" in without else mean_of(vectors, count, model.space.size, without)
-        found[name] = Figures.of(vectors[asking], answers, videos, asking)
+        found[name] = Figures.of(asked(model, videos.inputs, asking), answers, videos, asking)
     return found
 
 
@@ -231,12 +252,13 @@ def extracted(data: Path, part: str, folds: str) -> pa.Table:
         words = [seen, heard.split(" - ")[1].lower(), f"{seen} and {heard.split(' - ')[1].lower()}"]
         for number, vector in enumerate(vectors):
             title = f"{rng.choice(words)} {rng.choice(WORDS)}"
-            rows.append((f"{part}-{seen}-{number}", title, seen, vector, voices[rng.integers(len(voices))]))
+            tags = [word for word in sorted({seen, *heard.split(" - ")[1].lower().split()}) if rng.random() < 0.5]
+            rows.append((f"{part}-{seen}-{number}", title, tags, seen, vector, voices[rng.integers(len(voices))]))
         print(f"{part}: {seen} with {heard}: {len(covers)} pictures, {len(voices)} sounds", file=sys.stderr)
-    ids, titles, classes, vectors, voices = zip(*rows, strict=True)
+    ids, titles, tags, classes, vectors, voices = zip(*rows, strict=True)
     texts = text_features(text_network(FEATURES.text), list(titles))
     columns = {"cover": vectors, "audio": voices, "text": texts}
-    facts = {"video_id": ids, "title": titles, "tags": [[]] * len(ids), "primary_class": classes}
+    facts = {"video_id": ids, "title": titles, "tags": list(tags), "primary_class": classes}
     return pa.table(facts | {name: pa.array(list(each), tables.VECTOR) for name, each in columns.items()})
 
 
@@ -266,12 +288,15 @@ def main() -> None:
         train, test = made_of(given.data, given.scratch, names)
     else:
         train, test = of_workspace(config, names), of_workspace(load(given.test), names)
-    runs: dict[str, list[dict[str, Figures]]] = {"nearest neighbours": [by_neighbours(test)], "CCA": [], "one space": []}
+    runs: dict[str, list[dict[str, Figures]]] = {"nearest neighbours": [by_neighbours(test)], "CCA": []}
+    runs |= {"one space": [], "one space, expanded": []}
     chosen = []
     for seed in range(given.seeds):
         runs["CCA"].append(by_cca(train, test, seed, config.search.held_out))
-        found, how = by_space(train, test, config.search, seed)
-        runs["one space"].append(found)
+        features = FEATURES if file is None else config.features
+        expanded, plain, how = by_space(train, test, config.search, features, seed)
+        runs["one space"].append(plain)
+        runs["one space, expanded"].append(expanded)
         chosen.append(how)
     rows, facts = [], {}
     for name in ASKS:

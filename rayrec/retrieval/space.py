@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from rayrec.config import Search
-from rayrec.retrieval.inputs import Inputs
+from rayrec.retrieval.inputs import TEXT, Inputs
 
 PROJECTED_AT_ONCE = 8192
+FAR = 10.0  # deviations from the mean: a query may be like no video
 FLAT = 1e-6  # a smaller deviation counts as none: such a feature says nothing
 
 
@@ -35,11 +36,18 @@ class Space(nn.Module):
             self.register_buffer(f"{name}_scale", torch.ones(size))
 
     def fit_scales(self, inputs: Inputs) -> None:
-        """Set the mean and the deviation of each feature to those of these videos."""
+        """Set the mean and the deviation of each feature to those of these videos.
+
+        The numbers of a text are alike, and have one deviation. With one for each, a word that all titles have, and whose number
+        hardly varies, would say more of a query that lacks it than all other words.
+        """
         for name in self.sizes:
             values = inputs.values[name][inputs.present[name]].astype(np.float64)
             deviation = values.std(axis=0)
-            scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > FLAT)
+            varies = deviation > FLAT
+            if name == TEXT and varies.any():
+                deviation = np.full_like(deviation, np.sqrt(np.mean(deviation[varies] ** 2)))
+            scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
             self.get_buffer(f"{name}_mean").copy_(torch.from_numpy(values.mean(axis=0)))
             self.get_buffer(f"{name}_scale").copy_(torch.from_numpy(scale))
 
@@ -49,7 +57,7 @@ class Space(nn.Module):
 
     def project(self, name: str, values_ND: Tensor) -> Tensor:
         standard_ND = (values_ND - self.get_buffer(f"{name}_mean")) * self.get_buffer(f"{name}_scale")
-        return nn.functional.normalize(self.projections[name](standard_ND), dim=1)
+        return nn.functional.normalize(self.projections[name](standard_ND.clamp(-FAR, FAR)), dim=1)
 
     @property
     def device(self) -> torch.device:

@@ -1,6 +1,7 @@
 """The space is learned: modalities meet, classes attract, and any number of workers follows the same gradient."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from rayrec.retrieval.inputs import Inputs, inputs_of
 from rayrec.retrieval.labels import Labels
 from rayrec.retrieval.measures import mean_average_precision
 from rayrec.retrieval.space import Space, mean_of, projected
+from rayrec.tables import TEXT
 from rayrec.training.exchange import Worker
 from rayrec.training.trainer import CPU
 from tests.fixtures.search import QUICK, SearchWorld, search_world
@@ -33,7 +35,7 @@ def gradients(part: TrainableSpace) -> tuple[list[float], list[torch.Tensor]]:
     assert share is not None
     losses = part.losses(share, examples)
     losses[0].backward()
-    return [float(loss) for loss in losses], [weights.grad for weights in part.space.parameters() if weights.grad is not None]
+    return [loss.item() for loss in losses], [weights.grad for weights in part.space.parameters() if weights.grad is not None]
 
 
 def test_the_shares_of_workers_add_up_to_the_loss_of_one() -> None:
@@ -64,8 +66,8 @@ def test_the_losses_are_those_that_the_papers_define() -> None:
                 right = {j: float(share.alike[i, j]) for j in keys if share.alike[i, j] > 0}
                 for j, weight in right.items():
                     expected_alike -= weight / sum(right.values()) * np.log(scores[j] / sum(scores.values()))
-    assert float(own) == pytest.approx(expected_own / (20 * 6), rel=1e-4)
-    assert float(alike) == pytest.approx(expected_alike / (20 * 9), rel=1e-4)
+    assert own.item() == pytest.approx(expected_own / (20 * 6), rel=1e-4)
+    assert alike.item() == pytest.approx(expected_alike / (20 * 9), rel=1e-4)
 
 
 def test_each_modality_finds_new_videos_of_its_class_by_the_others() -> None:
@@ -85,10 +87,7 @@ def test_without_classes_and_tags_a_videos_own_modalities_still_meet() -> None:
     hidden = rng.normal(size=(400, 4))
     values = {name: (hidden @ rng.normal(size=(4, 10))).astype(np.float32) for name in ("cover", "audio")}
     there = np.ones(400, dtype=bool)
-    world = search_world(400)
-    unlabelled = world.catalog.drop_columns(["tags", "primary_class"])
-    unlabelled = unlabelled.append_column("tags", world.catalog["tags"].slice(0, 0).take([None] * 400))
-    unlabelled = unlabelled.append_column("primary_class", world.catalog["primary_class"].take([None] * 400))
+    unlabelled = pa.table({"primary_class": pa.nulls(400, TEXT), "tags": pa.nulls(400, pa.list_(TEXT))})
     read = Inputs(400, values, {"cover": there, "audio": there})
     space = fit(read, Labels.of(unlabelled, 100), QUICK, seed=0)
     _, held_out = split(400, QUICK.held_out, 0)

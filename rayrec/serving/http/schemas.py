@@ -92,7 +92,7 @@ class EventsRequest(Request):
 
 
 class SearchFilters(Request):
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True) | example(**FILTERS)
+    model_config = example(**FILTERS)
 
     class_: Name | None = Field(default=None, alias="class", description="only videos of this primary or secondary class")
     author: Id | None = Field(default=None, description="only videos of this author")
