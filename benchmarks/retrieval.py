@@ -45,7 +45,7 @@ ASKS = {"text -> video": ("text", ""), "picture -> video": ("cover", ""), "sound
 ASKS |= {"text -> untitled video": ("text", "text"), "picture -> sound": ("cover", "only audio")}
 TOP = 10
 COMPONENTS = (5, 10, 20, 40)
-TRIED = {"hidden": (0, 256), "temperature": (0.05, 0.1, 0.2), "alike": (0.0, 1.0, 3.0)}
+TRIED = {"hidden": (0, 256), "temperature": (0.1, 0.2, 0.4), "alike": (0.0, 1.0, 3.0, 10.0)}
 EXPANSIONS = (0.0, 0.25, 0.5, 1.0)
 WORDS = ("in the wild", "today", "my best clip", "wait for it", "at home", "part 2", "so close", "you will like this")
 FEATURES = Features(
@@ -116,8 +116,21 @@ def by_space(
         model.fit_tags(texts, labels, model.video_vectors(train.inputs))
         tried = [replace(model, settings=model.settings.model_copy(update={"expansion": share})) for share in EXPANSIONS]
         model = max(tried, key=lambda each: mean_map(each, train.take(held_out)))
+    model.fit_floors(train.inputs, labels)
     how = ", ".join(f"{name} {getattr(model.settings, name)}" for name in (*TRIED, "expansion"))
-    return answers_of(model, test), plain, how
+    return answers_of(model, test), plain, f"{how}; above the floor: {at_floor(model, test)}"
+
+
+def at_floor(model: SearchModel, videos: Videos) -> str:
+    """Of the test videos above the learned floor the share that is relevant, and the share of the relevant ones that is there."""
+    found, vectors = [], model.video_vectors(videos.inputs)
+    for modality in model.space.sizes:
+        others = ~videos.same(modality)
+        above = (asked(model, videos.inputs, modality) @ vectors.T > model.floors[modality]) & others
+        right = (above & videos.relevant).sum()
+        precision, recall = right / max(1, above.sum()), right / (videos.relevant & others).sum()
+        found.append(f"{modality} precision {precision:.2f}, recall {recall:.2f}")
+    return ", ".join(found)
 
 
 def mean_map(model: SearchModel, videos: Videos) -> float:

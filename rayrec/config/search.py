@@ -17,8 +17,8 @@ class Search(Section):
     modalities: list[Modality] = ["text", "cover", "motion", "audio"]
     size: Count = 128  # numbers in a vector of the space
     hidden: Annotated[int, Field(ge=0)] = 256  # units between a modality's features and the space; 0: the projection is linear
-    temperature: Annotated[float, Field(gt=0)] = 0.1  # of the contrastive losses
-    alike: Annotated[float, Field(ge=0)] = 1.0  # the weight of the loss by which videos of a class, or with common tags, attract
+    temperature: Annotated[float, Field(gt=0)] = 0.2  # of the contrastive losses
+    alike: Annotated[float, Field(ge=0)] = 3.0  # the weight of the loss by which videos of a class, or with common tags, attract
     learn_videos: Count = 100_000  # the space is learned from so many videos at most, drawn from the whole catalog
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of them on which early stopping and the floor are decided
     epochs: Count = 60
@@ -31,7 +31,7 @@ class Search(Section):
     restarts: Annotated[int, Field(ge=0)] = 3  # how often a training continues from its checkpoint after a worker has died
     max_tags: Count = 12_000  # only so many of the most frequent tags expand a query
     expansion_tags: Annotated[int, Field(ge=0)] = 3  # a query moves towards the videos of so many tags; 0: it does not
-    expansion: Annotated[float, Field(ge=0)] = 0.5  # how far
+    expansion: Annotated[float, Field(ge=0)] = 0.25  # how far
     # A video is found only if it scores higher than this share of the videos that have nothing to do with a query.
     floor: Share = 0.95
     replicas: Count = 1  # of the deployment that answers searches
