@@ -51,7 +51,7 @@ class QueryReader:
         with self._loading:
             network = self._pictures
         square = np.frombuffer(decoded["pixels"], np.uint8).reshape(network.size, network.size, 3)
-        return np.stack(image_features(network, [], [square])[1])
+        return np.array(image_features(network, [], [square])[1], dtype=np.float32)
 
     def texts(self, texts: list[str]) -> np.ndarray:
         """The features of words, float32 [N, D]. Raises `QueryError` for a text without any word."""
