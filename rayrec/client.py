@@ -51,6 +51,8 @@ class Call:
     path: str
     body: Json | None = None
     query: Json = field(default_factory=dict)
+    content: bytes | None = None  # a body that is not JSON
+    content_type: str = ""  # of the content
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def request(self) -> Json:
@@ -59,8 +61,9 @@ class Call:
             "method": self.method,
             "url": self.path,
             "json": self.body,
+            "content": self.content,
             "params": self.query,
-            "headers": {"X-Request-Id": self.id},
+            "headers": {"X-Request-Id": self.id} | ({"Content-Type": self.content_type} if self.content_type else {}),
         }
 
 
@@ -93,6 +96,33 @@ class _Methods(ABC, Generic[Answer]):
         """
         sent = [{"event_id": uuid.uuid4().hex, **event, **_texts(event, "user_id", "video_id")} for event in events]
         return self._make(Call("POST", "/v1/events", {"events": sent}))
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        picture: bytes | None = None,
+        sound: bytes | None = None,
+        k: int = 10,
+        min_score: float | None = None,
+        class_: str | None = None,
+        author: Id | None = None,
+        since: int | None = None,
+    ) -> Answer:
+        """Gets at most k videos that words, or the bytes of a picture's or a sound's file, find: `videos`, the best first.
+
+        `since` is in UTC milliseconds. Raises `ValueError` unless there is just one query.
+        """
+        asked = [each for each in (text, picture, sound) if each is not None]
+        if len(asked) != 1:
+            raise ValueError("give either a text, a picture or a sound")
+        filters: Json = {"class": class_, "author": None if author is None else text_of(author), "since": since}
+        limits: Json = {"k": k, "min_score": min_score}
+        if text is not None:
+            return self._make(Call("POST", "/v1/search", {"text": text, "filters": filters} | limits))
+        query = {name: value for name, value in (filters | limits).items() if value is not None}
+        kind = "image/*" if sound is None else "audio/*"
+        return self._make(Call("POST", "/v1/search", query=query, content=picture or sound, content_type=kind))
 
     def similar(self, video_id: Id, k: int = 10) -> Answer:
         """Gets the k videos that are most similar to a video: `videos`, the most similar first."""

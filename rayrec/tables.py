@@ -123,6 +123,8 @@ TABLES: dict[str, TableSpec] = {
     "tag_vectors": TableSpec(_schema({"tag": TEXT, "vector": VECTOR, "videos": pa.int32()}), stage="topics", key=("tag",)),
     # The joint representation of each video, L2-normalised: what topics were clustered on (Pu et al.).
     "embeddings": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="topics", key=("video_id",)),
+    # Where each video is in the space of search, L2-normalised.
+    "search_vectors": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="search_index", key=("video_id",)),
     "predictions": TableSpec(
         _schema(
             {

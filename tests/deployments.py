@@ -25,6 +25,8 @@ def demands(config: Config) -> Iterator[tuple[str, int, dict[str, float]]]:
     yield from _processes("topics.workers", topics.workers, topics.gpus_per_worker)
     if config.private_public is not None:
         yield from _processes("private_public.workers", config.private_public.workers, config.private_public.gpus_per_worker)
+    if config.search is not None:
+        yield from _processes("search.workers", config.search.workers, config.search.gpus_per_worker)
     yield from _processes("tuning.concurrent", config.tuning.concurrent, training.gpus_per_worker)
     yield from _processes(
         "serving.max_ranker_replicas", serving.max_ranker_replicas or serving.ranker_replicas, serving.gpus_per_ranker

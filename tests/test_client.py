@@ -175,3 +175,19 @@ def test_it_is_imported_hardly_later_than_httpx() -> None:
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(3)
     ]
     assert min(seconds) < 0.15  # of CPU
+
+
+def test_a_search_sends_words_as_json_and_media_as_they_are(ask: Ask, played: Played) -> None:
+    played.answers += [httpx.Response(200, json={"videos": []})] * 3
+    ask(lambda service: service.search("a song", k=3, author=7))
+    ask(lambda service: service.search(picture=b"GIF", class_="music", min_score=0.0))
+    ask(lambda service: service.search(sound=b"RIFF", since=5))
+    words, picture, sound = played.requests
+    filters = {"class": None, "author": "7", "since": None}
+    assert json.loads(words.content) == {"text": "a song", "filters": filters, "k": 3, "min_score": None}
+    assert (picture.content, picture.headers["content-type"]) == (b"GIF", "image/*")
+    assert dict(picture.url.params) == {"class": "music", "k": "10", "min_score": "0.0"}
+    assert (sound.content, sound.headers["content-type"]) == (b"RIFF", "audio/*")
+    assert dict(sound.url.params) == {"since": "5", "k": "10"}
+    with pytest.raises(ValueError, match="either a text, a picture or a sound"):
+        ask(lambda service: service.search("a song", picture=b"GIF"))

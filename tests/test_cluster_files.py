@@ -60,7 +60,7 @@ def test_the_cloud_offers_what_each_config_asks(name: str) -> None:
 
 
 def test_every_node_has_the_extras_that_stages_need(cluster: dict[str, Any]) -> None:
-    assert "make -C ~/rayrec install EXTRAS=[mlflow,redis,text,tune,weights]" in cluster["setup_commands"]
+    assert "make -C ~/rayrec install EXTRAS=[mlflow,redis,search,text,tune,weights]" in cluster["setup_commands"]
 
 
 def test_every_node_gets_the_token_and_the_environment_before_ray_starts(cluster: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ HELP = {
     "extract": "Extract feature vectors from the videos of the catalog.",
     "private_public": "Train the private/public network and compute each video's global feature (section `private_public`).",
     "reduce": "Normalise the feature vectors and reduce them by PCA.",
+    "search_index": "Learn one space for words, pictures and sounds, and index the videos in it (section `search`).",
     "encode": "Turn the log into the numbers that rankers are trained on.",
     "train": "Train the ranker on the log of clicks.",
     "evaluate": "Measure the ranker and the pages that it makes on the test split.",

@@ -22,6 +22,7 @@ from rayrec.config.features import (
 from rayrec.config.loading import load, with_values
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
+from rayrec.config.search import PICTURE, SOUND, WORDS, Search
 from rayrec.config.serving import Serving
 from rayrec.config.topics import CoverNetwork, Topics
 from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Span, Training, Tuning
@@ -32,6 +33,9 @@ __all__ = [
     "EXTRACTED_MODALITIES",
     "MODALITIES",
     "PACKAGED",
+    "PICTURE",
+    "SOUND",
+    "WORDS",
     "YAMNET_RATE",
     "AudioFeatures",
     "ByKind",
@@ -55,6 +59,7 @@ __all__ = [
     "Recall",
     "RecallSource",
     "Reduction",
+    "Search",
     "Section",
     "Selection",
     "Serving",

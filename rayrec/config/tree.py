@@ -9,6 +9,7 @@ from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.features import Features, PrivatePublic, Reduction
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, Selection
+from rayrec.config.search import Search
 from rayrec.config.serving import Serving
 from rayrec.config.topics import Topics
 from rayrec.config.training import Comparison, Encoding, Training, Tuning
@@ -25,6 +26,7 @@ class Config(Section):
     private_public: PrivatePublic | None = None  # the stage is skipped unless this section is there
     reduction: Reduction = Reduction()
     topics: Topics = Topics()
+    search: Search | None = None  # the stage `search_index` is skipped unless this section is there
     split: Split = Split()
     encoding: Encoding = Encoding()
     ranker: Ranker = Ranker()

@@ -5,6 +5,7 @@
     topics.arrow      the words of each topic
     users.arrow       the last clicks and the last seen videos of each user of the log, as item indices, sorted by user id
     ranker/           the `Scorer` as it saves itself
+    search/           the index of the videos by words, pictures and sounds (`rayrec.serving.searching`), if there is one
     checksums.json    the SHA-256 of each of these files, written last
 
 `Bundle` is what the HTTP ingress loads: it needs no torch, and maps its tables into memory instead of reading them. `load_scorer`
@@ -215,9 +216,9 @@ def write(
     users: Iterable[pa.Table],
     scorer: "Scorer",
 ) -> None:
-    """Writes a bundle of these tables and this ranker into an empty folder. The caller makes it visible.
+    """Writes a bundle of these tables and this ranker into a folder, which may hold its folder `search`, and nothing else.
 
-    `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`).
+    The caller makes it visible. `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`).
     """
     scorer.save(fs, f"{folder}/ranker")
     with fs.open_output_stream(f"{folder}/bundle.json") as stream:

@@ -1,7 +1,7 @@
 """The order of the stages that lead from raw videos to a bundle.
 
-    ingest -> extract -> [private_public] -> reduce -> topics -> encode -> train -> evaluate
-                                                                                 -> publish -> (serve)
+    ingest -> extract -> [private_public] -> reduce -> topics -> [search_index] -> encode -> train -> evaluate
+                                                                                                   -> publish -> (serve)
 
 Each stage is in the module of its name, which ends with its `STAGE`. A module is imported when its stage is asked for, so that a
 command loads only the libraries that its own work needs.
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rayrec.workspace.stage import Stage
     from rayrec.workspace.versions import Manifest
 
-ROAD = ("ingest", "extract", "private_public", "reduce", "topics", "encode", "train", "evaluate", "publish")
+ROAD = ("ingest", "extract", "private_public", "reduce", "topics", "search_index", "encode", "train", "evaluate", "publish")
+OPTIONAL = {"private_public": "private_public", "search_index": "search"}  # stage -> the section that it needs
 # Run only when asked for; they read the tables that the stages of the pipeline have written.
 ON_DEMAND = ("tune", "compare", "topic_report")
 
@@ -31,8 +32,8 @@ def load_stage(name: str) -> "Stage":
 
 
 def names_for(config: "Config") -> list[str]:
-    """The names of the stages that this config wants, in order: `private_public` only if the config has that section."""
-    return [name for name in ROAD if name != "private_public" or config.private_public is not None]
+    """The names of the stages that this config wants, in order: those of `OPTIONAL` only if the config has their section."""
+    return [name for name in ROAD if name not in OPTIONAL or getattr(config, OPTIONAL[name]) is not None]
 
 
 def stages_for(config: "Config") -> "list[Stage]":

@@ -102,10 +102,11 @@ def test_status_and_errors_on_the_command_line(config: Config, config_path: Path
     assert "Traceback" not in wrong.output
 
 
-def test_the_private_public_network_is_trained_only_if_the_config_has_its_section() -> None:
+def test_some_stages_run_only_if_the_config_has_their_section() -> None:
     demo = load(ROOT / "configs" / "demo.yaml")
     assert [stage.name for stage in stages_for(demo)] == [name for name in ROAD if name != "private_public"]
     assert stages_for(load(ROOT / "configs" / "demo.yaml", ["private_public={}"])) == [load_stage(name) for name in ROAD]
+    assert "search_index" not in [stage.name for stage in stages_for(load(None))]
 
 
 def test_every_stage_of_the_road_is_a_command() -> None:

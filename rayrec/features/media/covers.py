@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from rayrec.config import Features
+from rayrec.config import Features, ImageFeatures
 from rayrec.errors import RayrecError
 from rayrec.features.media.decode import Media
 from rayrec.features.media.files import file_versions, locate
@@ -43,26 +43,39 @@ def with_cover(media: Media, uri: str, settings: Features) -> Media:
     except CoverError as error:
         return replace(media, faults=(*media.faults, f"cover: {error}"))
     kept = picture.resize(kept_size(picture.size, settings.cover_side), Image.Resampling.BILINEAR)
-    square = _square(picture, settings.image.size, settings.image.resize) if settings.image else None
+    square = square_of(picture, settings.image) if settings.image else None
     return replace(media, cover=square, cover_jpeg=jpeg(np.array(kept)))
 
 
 def read_picture(uri: str) -> Image.Image:
     """The picture, upright, in RGB. Raises `CoverError`."""
     try:
-        data = _fetched(uri) if uri.startswith(WEB) else _read(uri)
+        return picture_of(_fetched(uri) if uri.startswith(WEB) else _read(uri))
+    except CoverError:
+        raise
+    except FileNotFoundError:
+        raise CoverError("there is no such file") from None
+    except Exception as error:  # stores raise errors of every kind
+        raise _unreadable(error) from error
+
+
+def picture_of(data: bytes) -> Image.Image:
+    """The picture in the bytes of a file, upright, in RGB. Raises `CoverError`."""
+    try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise CoverError(f"it has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read")
         return ImageOps.exif_transpose(picture).convert("RGB")
     except CoverError:
         raise
-    except FileNotFoundError:
-        raise CoverError("there is no such file") from None
     except Image.UnidentifiedImageError:
         raise CoverError(f"it is not a picture ({', '.join(FORMATS)})") from None
-    except Exception as error:  # readers of damaged pictures, and stores, raise errors of every kind
-        raise CoverError(f"it can't be read ({str(error) or type(error).__name__})") from error
+    except Exception as error:  # readers of damaged pictures raise errors of every kind
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> CoverError:
+    return CoverError(f"it can't be read ({str(error) or type(error).__name__})")
 
 
 def _read(uri: str) -> bytes:
@@ -90,10 +103,10 @@ def _fetched(uri: str) -> bytes:
     return bytes(data)
 
 
-def _square(picture: Image.Image, size: int | None, resize: int | None) -> np.ndarray:
+def square_of(picture: Image.Image, settings: ImageFeatures) -> np.ndarray:
     """uint8 [size, size, 3]: the short side is resized, then the centre is cropped, as frames are."""
-    assert size is not None, "`rows.resolved` takes the sizes from the networks"
-    short = resize or size
+    assert settings.size is not None, "`rows.resolved` takes the sizes from the networks"
+    size, short = settings.size, settings.resize or settings.size
     width, height = (min(round(side * short / min(picture.size)), MAX_ASPECT * short) for side in picture.size)
     left, top = (width - size) // 2, (height - size) // 2
     return np.array(picture.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size)))

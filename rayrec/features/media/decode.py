@@ -57,9 +57,9 @@ class Media:
     faults: tuple[str, ...] = ()
 
 
-def decode(uri: str, settings: Features) -> Media:
-    """Read a file (a local path, or any URI that pyarrow or fsspec opens). Raises `DecodeError` when nothing can be read."""
-    with _opened(uri) as container:
+def decode(source: str | bytes, settings: Features) -> Media:
+    """Read a file: a path, any URI that pyarrow or fsspec opens, or its bytes. Raises `DecodeError` if nothing can be read."""
+    with _opened(source) as container:
         moving = [stream for stream in container.streams.video if not stream.disposition & STILL]
         pictures, no_picture = _decodable("picture", moving)
         sounds, no_sound = _decodable("sound", container.streams.audio)
@@ -101,17 +101,23 @@ def _played_sound(streams: list[AudioStream], packets: dict[int, Packets]) -> Au
     return max(heard, key=lambda stream: bool(stream.disposition & Disposition.default), default=None)
 
 
-@contextmanager
-def _opened(uri: str) -> Iterator[InputContainer]:
+def _file(source: str | bytes) -> pa.NativeFile:
+    if isinstance(source, bytes):
+        return pa.BufferReader(source)
     try:
-        filesystem, path = locate(uri)
+        filesystem, path = locate(source)
         if is_special(filesystem, path):
             raise DecodeError("it is no regular file but a pipe, a socket or a device")
-        file = filesystem.open_input_file(path)
+        return filesystem.open_input_file(path)
     except FileNotFoundError:
         raise DecodeError("there is no such file") from None
     except (OSError, ImportError, ValueError, pa.ArrowException) as error:
         raise DecodeError(f"the file can't be opened: {error}") from error
+
+
+@contextmanager
+def _opened(source: str | bytes) -> Iterator[InputContainer]:
+    file = _file(source)
     with file:
         if file.size() == 0:
             raise DecodeError("the file is empty")

@@ -1,4 +1,4 @@
-"""The Serve application: `TopicRecall`, the HTTP ingress, and `NeuralRanker`, which it asks for scores.
+"""The Serve application: `TopicRecall`, the HTTP ingress, `NeuralRanker`, which it asks for scores, and `VideoSearch`.
 
 `app` builds it, for `serve deploy` (`import_path: rayrec.serving.cluster.deployments:app`) as well as for `rayrec serve`.
 
@@ -6,6 +6,9 @@ The deployments' `user_config`, a `Rollout`, says which bundles are in use. When
 loads the new bundle beside the one in use, has every ranker load it, tries it out, and switches. Serve ends a replica whose
 `reconfigure` raises, and sends no requests to a replica while `reconfigure` runs. Therefore the `reconfigure` of a running replica
 only notes what is wanted. A bundle that can't be loaded is refused: the replica keeps what it has and says so in its `report`.
+
+`VideoSearch` is there if the config has the section `search`. It has no `user_config`: `TopicRecall` tells it which bundles are in
+use.
 """
 
 from typing import Any
@@ -18,10 +21,12 @@ from rayrec.config.wording import wording
 from rayrec.recall import sources
 from rayrec.serving.cluster.ranker import NeuralRanker
 from rayrec.serving.cluster.recall import TopicRecall
+from rayrec.serving.cluster.search import VideoSearch
 from rayrec.serving.rollout.arms import Rollout
 from rayrec.serving.rollout.versions import MAX_BATCH
 from rayrec.serving.state.opening import check_installed, is_redis
 
+MAX_SEARCHES = 32  # that wait for a replica that searches
 MAX_QUEUED = 64  # requests that wait for a ranker; beyond that, callers are told to come back later
 
 
@@ -37,12 +42,12 @@ class Arguments(BaseModel):
 def app(args: dict[str, Any]) -> serve.Application:
     """Raises `ConfigError` if the arguments or the config are wrong."""
     config = _config_of(args)
-    common: dict[str, Any] = {
-        "user_config": Rollout().model_dump(),
+    alike: dict[str, Any] = {
         "health_check_period_s": 2,  # a dead replica is noticed and replaced after so long
         "max_surge_percent": 100,  # a replica that must restart for a new config is kept until the new replica runs
         "logging_config": {"enable_access_log": False},  # TopicRecall logs each request itself; one log of a process is enough
     }
+    common = alike | {"user_config": Rollout().model_dump()}
     ranker = serve.deployment(
         NeuralRanker,
         **_ranker_scale(config),
@@ -60,7 +65,17 @@ def app(args: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": 0.5} | _recall_placement(config),
         **common,
     )
-    return recall.bind(config, ranker.bind(config.workspace))
+    if config.search is None:
+        return recall.bind(config, ranker.bind(config.workspace))
+    search = serve.deployment(
+        VideoSearch,
+        num_replicas=config.search.replicas,
+        max_ongoing_requests=MAX_SEARCHES,
+        max_queued_requests=MAX_SEARCHES,
+        ray_actor_options={"num_cpus": 0.25},  # it works only while somebody searches
+        **alike,
+    )
+    return recall.bind(config, ranker.bind(config.workspace), search.bind(config))
 
 
 def _config_of(args: dict[str, Any]) -> Config:

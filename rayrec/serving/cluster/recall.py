@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
@@ -34,12 +35,14 @@ from rayrec.serving.recommender import OverloadedError, Rank, Recommender, UserS
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
+from rayrec.serving.search_query import Found, SearchError, SearchQuery, Unanswered
 from rayrec.serving.state.opening import open_store
 from rayrec.workspace.versions import Workspace
 
 LOAD_TIMEOUT_S = 240.0  # for the rankers to load a bundle
 PRUNE_INTERVAL_S = 3600.0
 HOUR_MS = 3600 * 1000
+UNREACHABLE = (RayActorError, RayServeException, grpc.RpcError, TimeoutError, BundleError)  # of another deployment
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +50,11 @@ log = logging.getLogger(__name__)
 class TopicRecall:
     """The HTTP ingress: walks through a request's steps and asks the ranker for scores."""
 
-    def __init__(self, config: Config, ranker: DeploymentHandle) -> None:
+    def __init__(self, config: Config, ranker: DeploymentHandle, search: DeploymentHandle | None = None) -> None:
         bind_to_node_address()
         check_request_ids()
         log_as_json()
-        self.config, self.ranker, self.keys = config, ranker, auth.Keys.of()
+        self.config, self.ranker, self.searcher, self.keys = config, ranker, search, auth.Keys.of()
         auth.check_exposure(config.serving.host, self.keys)
         auth.check_exposure(ray.util.get_node_ip_address(), self.keys)
         self.workspace, self.store, self.metrics = Workspace(config.workspace), open_store(config), RayMetrics()
@@ -61,7 +64,11 @@ class TopicRecall:
         self._switching, self._tasks = asyncio.Lock(), set[asyncio.Task[None]]()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(lambda: self.arms, self.config.serving, self.keys, self.metrics, lambda: swap_history(self.workspace))
+        swaps = partial(swap_history, self.workspace)
+        if self.searcher is None or self.config.search is None:
+            return create_api(lambda: self.arms, self.config.serving, self.keys, self.metrics, swaps)
+        limit = self.config.search.max_upload_bytes
+        return create_api(lambda: self.arms, self.config.serving, self.keys, self.metrics, swaps, self._search, limit)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """A new replica loads what is wanted, or else another published bundle. It raises if none can be loaded.
@@ -117,6 +124,9 @@ class TopicRecall:
     def _use(self, arms: Arms) -> None:
         """Answers from these arms from now on. Requests in progress keep the recommender that they began with."""
         previous, self.arms = self.arms, arms
+        if self.searcher is not None:
+            for recommender in arms.named().values():
+                self._start(self._prepare_search(recommender.bundle.version))
         for value, changed in ((0, previous), (1, arms)):
             for name, recommender in changed.named().items() if changed else ():
                 self.metrics.set("bundle_loaded", value, version=recommender.bundle.version, arm=name)
@@ -195,11 +205,32 @@ class TopicRecall:
                 return np.frombuffer(answer, np.float32)
             except BackPressureError as error:
                 raise OverloadedError("too many requests wait for the ranker") from error
-            except (RayActorError, RayServeException, grpc.RpcError, TimeoutError, BundleError) as error:
+            except UNREACHABLE as error:
                 if last:
                     raise OverloadedError(f"the ranker did not answer: {error!r}") from error
                 log.warning("a ranker did not answer, asking another one: %r", error)
         raise AssertionError("unreachable")
+
+    # --- searching ---
+
+    async def _search(self, version: str, query: SearchQuery) -> Found:
+        """Raises `SearchError` for a query that can't be answered, and `OverloadedError` if nothing answers now."""
+        assert self.searcher is not None
+        try:
+            answer = await asyncio.wait_for(self.searcher.search.remote(version, query), self.config.serving.timeout_s)
+        except (*UNREACHABLE, BackPressureError) as error:
+            raise OverloadedError(f"the search did not answer: {error!r}") from error
+        if isinstance(answer, Unanswered):
+            raise SearchError(answer.status, answer.sentence)
+        return cast(Found, answer)
+
+    async def _prepare_search(self, version: str) -> None:
+        """Has all replicas that search load a bundle. They load it when a query needs it, if they can't now."""
+        assert self.searcher is not None
+        try:
+            await self.searcher.broadcast("prepare", version).results_async()
+        except Exception as problem:
+            log.warning("bundle %s: the search is not prepared: %r", version, problem)
 
     # --- what runs for ever ---
 

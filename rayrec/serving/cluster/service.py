@@ -83,6 +83,9 @@ def check(config: Config) -> None:
     check_installed(config)
     check_room("serving.ranker_replicas", serving.ranker_replicas, cpus=1, gpus=serving.gpus_per_ranker)
     check_room("serving.recall_replicas", serving.recall_replicas, cpus=0.5, also_cpus=serving.ranker_replicas)
+    if config.search is not None:
+        others = serving.ranker_replicas + 0.5 * serving.recall_replicas
+        check_room("search.replicas", config.search.replicas, cpus=0.25, also_cpus=others)
     if running(config) is None:
         end_remains(config)
         max_connections()

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic_core import to_json
 
 from rayrec.recall.source import NO_TOPIC
-from rayrec.serving.http.schemas import SimilarVideo, Video
+from rayrec.serving.http.schemas import FoundVideo, SimilarVideo, Video
 from rayrec.serving.recommender import Page, Recommender
 from rayrec.workspace.stores import split_uri
 
@@ -49,6 +49,12 @@ def page(recommender: Recommender, found: Page, arm: str, debug: bool) -> bytes:
 def similar(recommender: Recommender, items: np.ndarray, similarity: np.ndarray) -> list[SimilarVideo]:
     videos = _video_fields(recommender, items.tolist())
     return [SimilarVideo(**fields, likeness=round(float(likeness), 4)) for fields, likeness in zip(videos, similarity, strict=True)]
+
+
+def found(recommender: Recommender, items: Sequence[tuple[int, float]]) -> list[FoundVideo]:
+    """The videos of items with their scores."""
+    videos = _video_fields(recommender, [item for item, _ in items])
+    return [FoundVideo(**fields, score=round(score, 4)) for fields, (_, score) in zip(videos, items, strict=True)]
 
 
 def media_location(uri: str | None) -> Path | str | None:

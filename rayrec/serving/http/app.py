@@ -8,30 +8,43 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
 from rayrec import __version__
-from rayrec.config import Serving
+from rayrec.config import Search, Serving
 from rayrec.serving.http.auth import API_PREFIX, AuthMiddleware, Keys
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.errors import RESPONSES, add_error_handlers
 from rayrec.serving.http.limits import LimitsMiddleware
 from rayrec.serving.http.request_log import RequestLogMiddleware
-from rayrec.serving.http.routes import dashboard, events, operation, pages, recommend, users, videos
+from rayrec.serving.http.routes import dashboard, events, operation, pages, recommend, search, users, videos
+from rayrec.serving.http.schemas import SearchRequest
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
+from rayrec.serving.search_query import Search as Ask
 
-BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20}  # bytes
+BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20, "/v1/search": 64 * 2**10}  # bytes
 
 
 def create_api(
-    arms: Callable[[], Arms | None], serving: Serving, keys: Keys, metrics: Metrics, swaps: Callable[[], list[Swap]]
+    arms: Callable[[], Arms | None],
+    serving: Serving,
+    keys: Keys,
+    metrics: Metrics,
+    swaps: Callable[[], list[Swap]],
+    ask: Ask | None = None,
+    max_upload_bytes: int = Search().max_upload_bytes,
 ) -> FastAPI:
-    """`arms` returns what answers now, or None while nothing is loaded; it is called for each request."""
-    backend = Backend(arms, serving, metrics, swaps)
+    """`arms` returns what answers now, or None while nothing is loaded; it is called for each request. `ask` answers searches."""
+    backend = Backend(arms, serving, metrics, swaps, ask)
     limits = Middleware(
-        LimitsMiddleware, body_limits=BODY_LIMITS, requests_per_s=serving.requests_per_s, timeout_s=serving.timeout_s
+        LimitsMiddleware,
+        body_limits=BODY_LIMITS,
+        requests_per_s=serving.requests_per_s,
+        timeout_s=serving.timeout_s,
+        uploads={"/v1/search": (search.UPLOADED, max_upload_bytes)},
     )
     api = FastAPI(
         title="rayrec",
@@ -43,13 +56,20 @@ def create_api(
         responses=RESPONSES,
     )
     add_error_handlers(api)
-    for module in (recommend, events, users, videos, operation, dashboard):
+    for module in (recommend, events, users, videos, search, operation, dashboard):
         api.include_router(module.create_router(backend))
     api.include_router(pages.router)
     api.mount("/page", StaticFiles(directory=pages.FOLDER))
+    _describe_search(api)
     if keys:
         _describe_keys(api)
     return api
+
+
+def _describe_search(api: FastAPI) -> None:
+    """States in /openapi.json what the JSON of a search holds. FastAPI describes only the bodies that it reads itself."""
+    _, models = models_json_schema([(SearchRequest, "validation")], ref_template="#/components/schemas/{model}")
+    api.openapi()["components"]["schemas"] |= models["$defs"]
 
 
 def _describe_keys(api: FastAPI) -> None:

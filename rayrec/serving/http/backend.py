@@ -15,6 +15,7 @@ from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import OverloadedError, Recommender
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
+from rayrec.serving.search_query import Search
 from rayrec.values import text_of
 
 FILES_AT_ONCE = 16  # reads of covers and media
@@ -25,7 +26,7 @@ UserId = Annotated[str, Path(min_length=1, max_length=512, examples=["ann"]), Af
 
 @dataclass(frozen=True)
 class Backend:
-    """The arms that answer, the settings, where requests are counted, and the history of swaps.
+    """The arms that answer, the settings, where requests are counted, the history of swaps, and what searches.
 
     `loaded_arms` returns None while nothing is loaded. It is called for each request, since a swap replaces the arms.
     """
@@ -34,6 +35,7 @@ class Backend:
     serving: Serving
     metrics: Metrics
     swaps: Callable[[], list[Swap]]
+    search: Search | None = None  # None unless the config has the section `search`
     # Operators' writes wait here, one behind the other, for a store that can't write now. What only reads has other threads.
     _writes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "writes"))
     # Covers and media are read here, so that a store of files that does not answer stops nothing else.

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,13 +40,21 @@ class TokenBuckets:
 class LimitsMiddleware:
     """ASGI middleware that refuses requests beyond the limits. It comes after `AuthMiddleware`, which names the caller.
 
-    `body_limits` holds the maximum size of a body, in bytes, by path; bodies that are posted to these paths must be JSON. If
+    `body_limits` holds the maximum size of a body, in bytes, by path; bodies that are posted to these paths must be JSON. `uploads`
+    holds, by path, the beginnings of content types that are accepted beside it, such as `image/`, and the limit of their sizes. If
     `requests_per_s` is None, the rate is unlimited. A request has `timeout_s` until its answer begins. From then on it has no time
     limit and no longer counts as being answered, since a video may play for a long time.
     """
 
-    def __init__(self, app: ASGIApp, body_limits: Mapping[str, int], requests_per_s: float | None, timeout_s: float) -> None:
-        self.app, self.body_limits, self.timeout_s = app, body_limits, timeout_s
+    def __init__(
+        self,
+        app: ASGIApp,
+        body_limits: Mapping[str, int],
+        requests_per_s: float | None,
+        timeout_s: float,
+        uploads: Mapping[str, tuple[tuple[str, ...], int]] = MappingProxyType({}),
+    ) -> None:
+        self.app, self.body_limits, self.timeout_s, self.uploads = app, body_limits, timeout_s, uploads
         self.buckets = TokenBuckets(requests_per_s) if requests_per_s else None
         self.at_once = 0
 
@@ -66,9 +75,8 @@ class LimitsMiddleware:
         self.at_once += 1
         try:
             async with asyncio.timeout(self.timeout_s) as deadline:
-                self._check(scope)
+                limit = self._check(scope)
                 if scope["method"] not in ("GET", "HEAD"):
-                    limit = self.body_limits.get(scope["path"], DEFAULT_BODY_LIMIT)
                     receive = _replay(await _read_body(scope["path"], receive, limit), receive)
                 arrived = True
                 await self.app(scope, receive, begin)
@@ -84,14 +92,22 @@ class LimitsMiddleware:
             if not begun:
                 self.at_once -= 1
 
-    def _check(self, scope: Scope) -> None:
-        """Raises `RefusedError` for a request that is over a limit, or whose body is not declared to be JSON."""
+    def _check(self, scope: Scope) -> int:
+        """The bytes that the body may have.
+
+        Raises `RefusedError` for a request that is over a limit, or whose body is not declared to be of a type that is accepted.
+        """
         if scope["path"] != UNLIMITED:
             self._check_rate(scope.get(CALLER) or (scope.get("client") or ("", 0))[0])
         kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1").split(";")[0].strip().lower()
+        types, size = self.uploads.get(scope["path"], ((), 0))
+        if kind.startswith(types):
+            return size
         if scope["method"] == "POST" and scope["path"] in self.body_limits and kind != "application/json":
             found = f"not {kind}" if kind else "as the request names no type"
-            raise RefusedError(415, f"send the body as 'Content-Type: application/json', {found}")
+            others = "".join(f" or {each}..." for each in types)
+            raise RefusedError(415, f"send the body as 'Content-Type: application/json'{others}, {found}")
+        return self.body_limits.get(scope["path"], DEFAULT_BODY_LIMIT)
 
     def _check_rate(self, caller: str) -> None:
         if self.buckets and (wait := self.buckets.wait(caller)):

@@ -15,6 +15,9 @@ Value = Annotated[str, Field(max_length=512)] | int | Annotated[float, Field(all
 MAX_EVENTS = 1000  # in one batch
 MAX_CONTEXT = 50  # fields of one request
 MAX_WATCH_S = 86_400.0  # in one event: a day
+MAX_TEXT = 1000  # characters of a query
+MinScore = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+MIN_SCORE = "only videos with a higher score; by default the floor that was learned, below which nothing is relevant"
 
 
 def example(**fields: Any) -> ConfigDict:
@@ -50,6 +53,7 @@ EVENT = {
 }
 REFUSED = {"event_id": "e9", "error": "there is no video 'v0'"}
 QUEUED = {"video_id": "v7", "title": "A song in the rain", "ctr": 0.18, "exposures": 250, "cover": "/v1/videos/v7/cover"}
+FILTERS = {"class": "music", "author": None, "since": 1763700000000}
 RECOMMENDED = VIDEO | {"score": 0.31, "why": "topic: guitar, song", "topic": 3}
 
 
@@ -87,7 +91,30 @@ class EventsRequest(Request):
     events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
-BODIES: dict[str, type[Request]] = {"/v1/recommend": RecommendRequest, "/v1/events": EventsRequest}
+class SearchFilters(Request):
+    model_config = example(**FILTERS)
+
+    class_: Name | None = Field(default=None, alias="class", description="only videos of this primary or secondary class")
+    author: Id | None = Field(default=None, description="only videos of this author")
+    since: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="only videos that were published at this time (UTC milliseconds) or later"
+    )
+
+
+class SearchRequest(Request):
+    model_config = example(text="a song in the rain", filters=FILTERS, k=10)
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = Field(description="what the videos should be about")
+    filters: SearchFilters = SearchFilters()
+    k: int = Field(10, ge=1, description="the number of videos at most")
+    min_score: MinScore | None = Field(default=None, description=MIN_SCORE)
+
+
+BODIES: dict[str, type[Request]] = {
+    "/v1/recommend": RecommendRequest,
+    "/v1/events": EventsRequest,
+    "/v1/search": SearchRequest,
+}
 
 
 class ErrorAnswer(BaseModel):
@@ -194,6 +221,21 @@ class SimilarAnswer(BaseModel):
 
     video_id: str
     videos: list[SimilarVideo] = Field(description="the most similar first")
+
+
+class FoundVideo(Video):
+    model_config = example(**VIDEO, score=0.71)
+
+    score: float = Field(description="cosine similarity of the query and the video in the space of search")
+
+
+class SearchAnswer(BaseModel):
+    model_config = example(bundle="20261121-101500-3f2a", videos=[VIDEO | {"score": 0.71}], tags=["guitar"], min_score=0.35)
+
+    bundle: str = Field(description="version of the bundle that answered")
+    videos: list[FoundVideo] = Field(description="the best first; none if nothing is relevant")
+    tags: list[str] = Field(description="the tags nearest to the query, towards whose videos it was moved")
+    min_score: float = Field(description="the score above which a video counts as found")
 
 
 class RecommendedVideo(Video):

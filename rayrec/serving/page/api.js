@@ -18,12 +18,14 @@ export class ServiceError extends Error {
   }
 }
 
-// `last`: the page is closing, so the call is sent once, and the browser completes it after the page has closed.
+// `body` is sent as JSON, or, if it is a file, as it is. `last`: the page is closing, so the call is sent once, and the browser completes it after the page has closed.
 export async function call(path, body, { last = false } = {}) {
   for (let tries = 1; ; tries++) {
     const used = key();
-    const headers = { ...(used && { Authorization: `Bearer ${used}` }), ...(body && { "Content-Type": "application/json" }) };
-    const options = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), keepalive: last };
+    const raw = body instanceof Blob;
+    const type = raw ? body.type : "application/json";
+    const headers = { ...(used && { Authorization: `Bearer ${used}` }), ...(body && { "Content-Type": type }) };
+    const options = { method: body ? "POST" : "GET", headers, body: raw ? body : body && JSON.stringify(body), keepalive: last };
     const response = await fetch(path, options).catch(() => null);
     if (response?.ok) return response;
     if (response?.status === 401 && !last) {

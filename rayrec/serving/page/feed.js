@@ -6,6 +6,7 @@ import { $, element, icon, prefersStill } from "./dom.js";
 import { Outbox } from "./outbox.js";
 import { panelIsOver, startPanel } from "./panel.js";
 import { sound } from "./player.js";
+import { searchIsOpen, startSearch } from "./search.js";
 import { Slide } from "./slide.js";
 import { onViewer, startViewer, viewer } from "./viewer.js";
 import { forgetWeights, showWeights } from "./weights.js";
@@ -75,6 +76,25 @@ function place(page, next) {
   }
   if (!current && feed.firstElementChild) settle();
   else nearby();
+}
+
+// A video that was found comes right after the one in view, and into view.
+function open(video, about) {
+  const slide = new Slide({ ...video, about, topic: null }, { user: viewer() }, { record, toggleSound, skip, like });
+  slide.node.inert = true;
+  slides.set(slide.node, slide);
+  if (current) current.node.after(slide.node);
+  else feed.prepend(slide.node);
+  go(1);
+  if (!current) settle();
+}
+
+// What lies under the results of a search is still.
+function covered(isOpen) {
+  for (const id of ["feed", "steps"]) $(id).inert = isOpen;
+  if (isOpen) current?.clip?.pause();
+  else if (!prefersStill()) current?.clip?.play();
+  current?.showState?.();
 }
 
 function theEnd() {
@@ -204,12 +224,13 @@ const KEYS = {
   s: () => current?.video && skip(current),
   m: toggleSound,
   w: () => current?.toggleReasons?.(),
+  f: () => $("words").focus(),
   " ": () => current?.togglePlay?.(),
 };
 
 addEventListener("keydown", (event) => {
   const pressed = event.key.length > 1 ? event.key : event.key.toLowerCase();
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog") || panelIsOver()) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog") || panelIsOver() || searchIsOpen()) return;
   if (pressed === " " && event.target.closest("button, a, summary")) return;
   if (pressed.length === 1 && pressed !== " " && !$("letters").checked) return;
   if (!KEYS[pressed] || (event.repeat && !["ArrowDown", "ArrowUp", "j", "k"].includes(pressed))) return;
@@ -256,6 +277,7 @@ $("next").addEventListener("click", () => go(1));
 $("letters").checked = localStorage.getItem("letters") !== "off"; // single-letter keys interfere with speech input
 $("letters").addEventListener("change", () => localStorage.setItem("letters", $("letters").checked ? "on" : "off"));
 startPanel();
+startSearch({ open, changed: covered });
 onViewer(restart);
 startViewer();
 showUser();

@@ -144,11 +144,12 @@ export class Slide {
   }
 
   #explain() {
-    const { topic, topics, why, score } = this.video;
+    const { topic, topics, about, score } = this.video;
+    const why = about ? `Found for ${about}` : this.video.why; // a video that was searched for
     const words = topics.find((each) => each.topic === topic)?.words;
     const name = topic == null ? why : nameOfTopic(topic, words) || why;
     this.find(".why-text").textContent = topic == null ? why : name;
-    const sentence =
+    const sentence = about ? `You searched for ${about}.` :
       { popular: "Many people click this video.", new: "This video is new: few people have seen it yet." }[why] ?? `You recently clicked videos about ${name}.`;
     const near = topics.map((each) => {
       const bar = element("span", { class: "bar", "aria-hidden": "true" });
@@ -161,7 +162,7 @@ export class Slide {
     this.find(".why").classList.toggle("plain", topic == null);
     this.find(".reasons").append(
       element("p", { text: sentence }),
-      element("p", { class: "chance" }, element("span", { text: "Probability that you click it" }), element("b", { text: percent(score, 1) })),
+      element("p", { class: "chance" }, element("span", { text: about ? "How near it is to that" : "Probability that you click it" }), element("b", { text: percent(score, 1) })),
       ...(near.length ? [element("p", { class: "quiet", text: "How well it matches its topics" }), element("ul", {}, ...near)] : []),
     );
   }

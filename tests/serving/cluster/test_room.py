@@ -39,6 +39,8 @@ def test_what_fits_is_fine() -> None:
         ("topics", ["topics.workers=5"], "topics.workers=5 with 1 CPUs each"),
         ("private_public", ["private_public={workers: 5}"], "private_public.workers=5 with 1 CPUs each"),
         ("private_public", [], "the config has no such section"),
+        ("search_index", ["search={workers: 5}"], "search.workers=5 with 1 CPUs each"),
+        ("search_index", [], "add `search: {}`"),
         ("extract", ["features.models=2", "features.gpus_per_model=1"], "features.models=2 with 1 GPUs each"),
         ("train", ["ranker.model=wide_dep"], "there is no model 'wide_dep'; did you mean 'wide_deep'"),
         ("evaluate", ["recall.sources={topcs: 1}"], "there is no source 'topcs'; did you mean 'topics'"),

@@ -1,0 +1,181 @@
+"""Finds the vectors nearest to a query: exactly, by one pass over all of them, or, in large catalogs, approximately.
+
+The exact search is a product of matrices in blocks, which at a million vectors takes tens of milliseconds. Above `exact_videos` the
+vectors that the index began with are searched by `usearch`'s graph (HNSW; Malkov & Yashunin, 2018), which the extra `search`
+installs; those that were added since, and whatever few a filter leaves, are searched exactly.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.config.base import is_installed
+from rayrec.tables import TEXT
+
+# What is known of a video beside its vector, for filters.
+FACTS = pa.schema({"video_id": TEXT, "primary_class": TEXT, "secondary_class": TEXT, "author_id": TEXT, "published_at": pa.int64()})
+BLOCK = 1 << 16  # vectors whose scores are in memory at a time
+MAX_GROWING = 1 << 12  # videos of a segment that is copied when others are added to it
+OVERSAMPLING = 4  # times k that are asked of the graph, so that some are left when others have been replaced or filtered out
+EXPANSION = 256  # how many nearest ones the graph keeps in sight while it searches
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What videos a query is about; None stands for all."""
+
+    class_: str | None = None  # the primary or the secondary class
+    author: str | None = None
+    since: int | None = None  # published at this time (UTC ms) or later
+
+    def mask(self, facts: pa.Table) -> np.ndarray | None:
+        """Which rows of a table of FACTS pass, bool [N]; None for all."""
+        wanted = []
+        if self.class_ is not None:
+            classes = (pc.equal(facts[name], self.class_) for name in ("primary_class", "secondary_class"))
+            wanted.append(pc.or_kleene(*classes))
+        if self.author is not None:
+            wanted.append(pc.equal(facts["author_id"], self.author))
+        if self.since is not None:
+            wanted.append(pc.greater_equal(facts["published_at"], self.since))
+        if not wanted:
+            return None
+        masks = [each.combine_chunks().fill_null(False).to_numpy(zero_copy_only=False) for each in wanted]
+        found: np.ndarray = np.logical_and.reduce(masks)
+        return found
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Videos with their vectors. It is never changed: what replaces it is another one."""
+
+    facts: pa.Table  # FACTS
+    vectors: np.ndarray  # float32 [N, S] of length 1, or zeros for a video that can't be found
+    alive: np.ndarray  # bool [N]; False for a video whose vector has been replaced
+    graph: Any = None  # of usearch
+
+    def best(self, query: np.ndarray, k: int, floor: float, filters: Filters, exact_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of at most k videos with a score above the floor, and their scores, the best first."""
+        mask = filters.mask(self.facts)
+        possible = self.alive if mask is None else self.alive & mask
+        if self.graph is not None and possible.sum() > exact_rows:
+            matches = self.graph.search(query, OVERSAMPLING * k)
+            rows = np.asarray(matches.keys, dtype=np.int64)
+            rows = rows[possible[rows]]
+            return _largest(rows, self.vectors[rows] @ query, k, floor)
+        some = None if possible.all() else np.flatnonzero(possible)
+        found = [_largest(rows, scores, k, floor) for rows, scores in self._scores(query, some)]
+        rows, scores = (np.concatenate(each) for each in zip(*found, strict=True)) if found else (np.empty(0, int), np.empty(0))
+        return _largest(rows, scores, k, floor)
+
+    def _scores(self, query: np.ndarray, some: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(self.vectors) if some is None else len(some), BLOCK):
+            if some is None:
+                piece = self.vectors[start : start + BLOCK]
+                yield np.arange(start, start + len(piece)), piece @ query
+            else:
+                rows = some[start : start + BLOCK]
+                yield rows, self.vectors[rows] @ query
+
+
+class Index:
+    """The videos that can be found. Any thread may search while another adds."""
+
+    def __init__(self, facts: pa.Table, vectors: np.ndarray, exact_videos: int, graph: bytes | None = None) -> None:
+        """`facts` (FACTS) and `vectors` (float32 [N, S] of length 1, or zeros for a video without one) are in the same order.
+
+        `graph` is what `graph_of` made of these vectors. It is used where a query is about more than `exact_videos`.
+        """
+        self.exact_videos, self._lock = exact_videos, threading.Lock()
+        alive = np.ones(len(vectors), dtype=bool)
+        self._segments: tuple[_Segment, ...] = (_Segment(_conformed(facts), vectors, alive, _restored(graph)),)
+
+    def __len__(self) -> int:
+        return sum(int(segment.alive.sum()) for segment in self._segments)
+
+    def search(self, query: np.ndarray, k: int, floor: float = -1.0, filters: Filters = Filters()) -> tuple[list[str], list[float]]:
+        """The ids of at most k videos that score above the floor, and their scores (cosines), the best first.
+
+        `query` is float32 [S], of length 1.
+        """
+        found: list[tuple[float, str]] = []
+        for segment in self._segments:
+            rows, scores = segment.best(query, k, floor, filters, self.exact_videos)
+            ids = segment.facts["video_id"].take(pa.array(rows)).to_pylist()
+            found += zip(scores.tolist(), ids, strict=True)
+        found = sorted(found, key=lambda each: -each[0])[:k]
+        return [video_id for _, video_id in found], [score for score, _ in found]
+
+    def add(self, facts: pa.Table, vectors: np.ndarray) -> None:
+        """Make videos findable from now on. One that is there already gets the new vector and facts.
+
+        `facts` needs a `video_id`; columns of FACTS that it lacks are unknown.
+        """
+        added = _Segment(_conformed(facts), vectors.astype(np.float32), np.ones(len(vectors), dtype=bool))
+        ids = added.facts["video_id"].combine_chunks()
+        with self._lock:
+            segments = [_without(segment, ids) for segment in self._segments]
+            if len(segments) > 1 and len(segments[-1].vectors) + len(added.vectors) <= MAX_GROWING:
+                added = _joined(segments.pop(), added)
+            self._segments = (*segments, added)
+
+
+def _without(segment: _Segment, ids: pa.Array) -> _Segment:
+    """The segment without the videos of these ids."""
+    gone = pc.is_in(segment.facts["video_id"], value_set=ids).combine_chunks().to_numpy(zero_copy_only=False)
+    return replace(segment, alive=segment.alive & ~gone) if gone.any() else segment
+
+
+def _joined(first: _Segment, second: _Segment) -> _Segment:
+    facts = pa.concat_tables([first.facts, second.facts])
+    return _Segment(
+        facts, np.concatenate([first.vectors, second.vectors]), np.concatenate([first.alive, second.alive]), first.graph
+    )
+
+
+def _conformed(facts: pa.Table) -> pa.Table:
+    columns = {
+        field.name: facts[field.name].cast(field.type) if field.name in facts.column_names else pa.nulls(facts.num_rows, field.type)
+        for field in FACTS
+    }
+    return pa.table(columns, schema=FACTS)
+
+
+def _largest(rows: np.ndarray, scores: np.ndarray, k: int, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of the scores above the floor, the best first. A score of exactly 0 is that of a video without a vector."""
+    above = np.flatnonzero((scores > floor) & (scores != 0))
+    if len(above) > k:
+        above = above[np.argpartition(-scores[above], k - 1)[:k]]
+    best = above[np.argsort(-scores[above], kind="stable")]
+    return rows[best], scores[best]
+
+
+def graph_of(vectors: np.ndarray) -> bytes | None:
+    """usearch's graph of the vectors [N, S] that are not zero, as the bytes of its file; None where usearch is not installed."""
+    if not is_installed("usearch"):
+        log.warning("search: usearch is not installed, so all %d vectors are compared: pip install 'rayrec[search]'", len(vectors))
+        return None
+    import usearch.index
+
+    graph = usearch.index.Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
+    keys = np.flatnonzero(vectors.any(axis=1))
+    graph.add(keys, vectors[keys])
+    return bytes(graph.save())
+
+
+def _restored(graph: bytes | None) -> Any:
+    if graph is None or not is_installed("usearch"):
+        return None
+    import usearch.index
+
+    found = usearch.index.Index.restore(graph)
+    found.expansion_search = EXPANSION
+    return found
