@@ -1,7 +1,9 @@
 """The encoded log and the workspace's tables as `RankingData`: training and evaluation read them in this one way."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -43,8 +45,20 @@ class RankingData:
     clicks: ClickHistory
     train: ExampleSource  # `Examples` where they are in memory
     validation: Examples
-    test: Examples
-    test_row: np.ndarray  # int32 [test], the number of each test example in the whole test split, in time order
+    read_test: Callable[[], tuple[Examples, np.ndarray]]  # for `test` and `test_row`, which training never holds
+
+    @cached_property
+    def _test(self) -> tuple[Examples, np.ndarray]:
+        return self.read_test()
+
+    @property
+    def test(self) -> Examples:
+        return self._test[0]
+
+    @property
+    def test_row(self) -> np.ndarray:
+        """int32 [test]: the number of each test example in the whole test split, in time order."""
+        return self._test[1]
 
     @property
     def users(self) -> FieldTable:
@@ -66,9 +80,8 @@ class RankingData:
     @classmethod
     def of(cls, encoders: FittedEncoders, share: Share, in_memory: bool = False) -> "RankingData":
         """The data of a share, whose training examples stay in their files unless they shall be `in_memory`."""
-        test, test_row = share.test()
         train = share.train_in_memory() if in_memory else share.train
-        return cls(encoders, share.clicks, train, share.validation(), test, test_row)
+        return cls(encoders, share.clicks, train, share.validation(), share.test)
 
 
 class TableReader(Protocol):
@@ -146,7 +159,7 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     clicks = ClickHistory.of(click_users, click_items, click_times(clicked), len(encoders.users.ids))
     examples = encoded(interactions, ids[0], ids[1], clicks, context)
     train, validation, test = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
-    return RankingData(encoders, clicks, train, validation, test, np.arange(len(test), dtype=np.int32))
+    return RankingData(encoders, clicks, train, validation, lambda: (test, np.arange(len(test), dtype=np.int32)))
 
 
 def _with_columns(items: pa.Table, other: pa.Table, columns: list[str]) -> pa.Table:
