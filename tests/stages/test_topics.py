@@ -85,6 +85,7 @@ def test_new_videos_get_topics_without_training_and_a_retrained_model_keeps_the_
     with caplog.at_level(logging.INFO, "rayrec"):
         run_stage(workspace, TOPICS, config.model_copy(update={"seed": 8}))
     assert "4 of 4 topics keep their ids" in caplog.text
+    assert "titles: bag, learned from the catalog alone" in caplog.text
     again = first_topics(workspace)
     assert np.mean([again[video] == topic for video, topic in after.items()]) > 0.9
 
@@ -174,6 +175,7 @@ def test_a_catalog_that_says_nothing_has_no_topics(config: Config, caplog: pytes
     with caplog.at_level(logging.WARNING):
         manifest, _ = run_stage(workspace, TOPICS, config)
     assert manifest.tables == {"topics": 0, "embeddings": 0, "topic_centres": 0, "tag_vectors": 0}
+    assert manifest.settings["networks"].startswith("pictures: vectors of ")
     assert "there are no topics" in caplog.text
 
 
