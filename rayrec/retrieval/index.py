@@ -1,8 +1,8 @@
 """Finds the vectors nearest to a query: exactly, by one pass over all of them, or, in large catalogs, approximately.
 
-The exact search is a product of matrices in blocks, which at a million vectors takes tens of milliseconds. Above `exact_videos` the
-vectors that the index began with are searched by `usearch`'s graph (HNSW; Malkov & Yashunin, 2018), which the extra `search`
-installs; those that were added since, and whatever few a filter leaves, are searched exactly.
+The exact search is a product of matrices in blocks, whose time grows with the number of vectors (docs/benchmarks.md). Above
+`exact_videos` the vectors that the index began with are searched by `usearch`'s graph (HNSW; Malkov & Yashunin, 2018), which the
+extra `search` installs; those that were added since, and whatever few a filter leaves, are searched exactly.
 """
 
 import logging
