@@ -180,8 +180,7 @@ def _one_block(model: "TopicModel", catalog: pa.Table, pictures: Pictures, fit: 
 
     encoded = encode(model, catalog, *pictures, reserved_device())
     if fit:
-        model.fit_means([encoded.sums()])
-        model.fit_guess([encoded.moments(model)])
+        model.fit(lambda work, *arguments: [work(encoded.known, *arguments)])
     return model, block_of(encoded, 0, model)
 
 

@@ -17,7 +17,7 @@ import torch
 from rayrec import tables
 from rayrec.config import Topics
 from rayrec.topics.clustering import BlockMap, assign
-from rayrec.topics.model import Moments, Sums, TopicModel, sums_of
+from rayrec.topics.model import Known, TopicModel
 from rayrec.topics.words import membership
 from rayrec.training.trainer import CPU
 from rayrec.workspace.files import open_filesystem
@@ -28,16 +28,10 @@ COLUMNS = ["video_id", "title", "tags", "primary_class", "secondary_class"]  # o
 
 @dataclass(frozen=True)
 class Encoded:
-    """The parts z and e of the videos of a block, before they are centred and joined."""
+    """What is known of the videos of a block, before it is joined."""
 
     catalog: pa.Table
-    parts: list[np.ndarray]  # float32 [videos, size]; zeros where nothing is known
-
-    def sums(self) -> list[Sums]:
-        return sums_of(self.parts)
-
-    def moments(self, model: TopicModel) -> Moments | None:
-        return model.moments(self.parts)
+    known: Known
 
 
 @dataclass(frozen=True)
@@ -65,13 +59,22 @@ class Assigned(NamedTuple):
 def encode(
     model: TopicModel, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU
 ) -> Encoded:
-    """The parts of the videos of a piece of the catalog. The other tables may have other videos too."""
-    return Encoded(catalog, model.parts(catalog, vectors, features, device))
+    """What is known of the videos of a piece of the catalog. The other tables may have other videos too."""
+    return Encoded(catalog, model.known(catalog, vectors, features, device))
+
+
+def on_known(map_blocks: BlockMap) -> BlockMap:
+    """A `map_blocks` for work with what is known of the videos, from one for encoded blocks."""
+    return lambda work, *arguments: map_blocks(_on_known, work, *arguments)
+
+
+def _on_known(encoded: Encoded, work: Callable[..., Any], *arguments: Any) -> Any:
+    return work(encoded.known, *arguments)
 
 
 def block_of(encoded: Encoded, number: int, model: TopicModel) -> Block:
     """The block of the videos that an encoded one describes."""
-    vectors, described = model.joined(encoded.parts, encoded.catalog.num_rows)
+    vectors, described = model.joined(encoded.known)
     ids = encoded.catalog["video_id"].combine_chunks().filter(pa.array(described))
     return Block(number, ids, vectors[described], model.tags_of(encoded.catalog)[described])
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,23 @@ from rayrec.training.trainer import CPU
 
 ENCODED_AT_ONCE = 1024
 ENCODERS, JOIN = "encoders", "join.json"
-RIDGE = 0.1  # of the mean of the diagonal, see `fit_guess`
+RIDGE = 0.1  # of the mean of the diagonal, see `_guess`
+
+PAIRS = 3  # of videos, as many as the agreement of all tags counts for in that of one
+TELLING = 0.9  # a tag tells all if at least this share of the occurrences of tags is of tags that tell no more
 
 Sums = tuple[np.ndarray, int]  # of a part: over the videos that have it, in double precision, and the number of these videos
+Agreement = tuple[np.ndarray, np.ndarray]  # of each tag: the sum of z over its videos [tags, Z], and their number [tags]
 Moments = tuple[np.ndarray, np.ndarray]  # z^T z [Z, Z] and z^T e [Z, E] over the videos that have both, in double precision
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of some videos before it is joined."""
+
+    videos: int
+    z: np.ndarray | None  # float32 [videos, Z], zeros where nothing is known; None for a catalog without covers and titles
+    tags: sp.csr_matrix | None  # which video has which of the model's tags, 0/1 [videos, tags]; None without tags
 
 
 @dataclass
@@ -29,8 +43,9 @@ class TopicModel:
     representation: Representation | None  # None for a catalog without covers and titles
     tags: list[str]
     tag_vectors: np.ndarray  # float32 [tags, tag_size]
+    tag_weights: np.ndarray | None = None  # float32 [tags], 0..1: how much each tag tells; None if z can't say it
     means: list[np.ndarray] = field(default_factory=list)  # the mean vector of each part
-    guess: np.ndarray | None = None  # float32 [Z, E]: e of a video without known tags, from z; None without z or tags
+    guess: np.ndarray | None = None  # float32 [Z, E]: e from z, for videos whose tags tell little; None without z or tags
     centres: np.ndarray = field(default_factory=lambda: np.empty((0, 1), np.float32))  # L2-normalised [topics, size]
 
     @property
@@ -43,85 +58,80 @@ class TopicModel:
         """Which video has which of the model's tags, 0/1 [videos, tags]."""
         return incidence_of(catalog["tags"], self.tags)
 
-    def parts(
-        self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU
-    ) -> list[np.ndarray]:
-        """z and e of each video, as far as the model has them. A row of zeros means that nothing is known of the video."""
-        found = []
+    def known(self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU) -> Known:
+        """z and the tags of each video, as far as the model has them."""
+        z = None
         if self.representation is not None:
             contents = self.representation.contents(catalog, vectors, features)
             encoders = self.representation.encoders.to(device)
-            z = encode(encoders, contents, np.arange(catalog.num_rows), device, ENCODED_AT_ONCE)
+            z = encode(encoders, contents, np.arange(catalog.num_rows), device, ENCODED_AT_ONCE) * contents.mask()[:, None]
             encoders.to(CPU)
-            found.append(z * contents.mask()[:, None])
-        if self.tags:
-            found.append(mean_tag_vectors(self.tags_of(catalog), self.tag_vectors))
+        return Known(catalog.num_rows, z, self.tags_of(catalog) if self.tags else None)
+
+    def parts(self, known: Known) -> list[np.ndarray]:
+        """z and e of each video, as far as the model has them. A row of zeros means that nothing is known of the video."""
+        found = [] if known.z is None else [known.z]
+        if known.tags is not None:
+            weighted = known.tags if self.tag_weights is None else known.tags.multiply(self.tag_weights).tocsr()
+            found.append(mean_tag_vectors(weighted, self.tag_vectors))
         return found
 
     def fit_join(
         self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Fit the means of the parts and the guess to this catalog, and `join` it."""
-        parts = self.parts(catalog, vectors, features, device)
-        self.fit_means([sums_of(parts)])
-        self.fit_guess([self.moments(parts)])
-        return self.joined(parts, catalog.num_rows)
+        """Fit the join to this catalog, and `join` it."""
+        known = self.known(catalog, vectors, features, device)
+        self.fit(lambda work, *arguments: [work(known, *arguments)])
+        return self.joined(known)
 
-    def fit_means(self, sums: Iterable[list[Sums]]) -> None:
-        """Set the mean of each part to that over all videos that have it; `sums` are those of one or several blocks of videos."""
-        self.means = [
-            (sum(total for total, _ in part) / max(1, sum(count for _, count in part))).astype(np.float32)
-            for part in zip(*sums, strict=True)
-        ]
+    def fit(self, over: Callable[..., Iterable[Any]]) -> None:
+        """Fit the weights of the tags, the means and the guess to all videos.
 
-    def moments(self, parts: list[np.ndarray]) -> Moments | None:
-        """What some videos add to the guess; None without z or tags."""
-        if len(parts) < 2 or not len(parts[0]):
-            return None
-        z, e = (normalize(part).astype(np.float64) for part in self._centred(parts))
-        both = z.any(axis=1) & e.any(axis=1)
-        return z[both].T @ z[both], z[both].T @ e[both]
-
-    def fit_guess(self, moments: Iterable[Moments | None]) -> None:
-        """Set the guess: the ridge regression from z to e of the videos that have both; `moments` are those of all blocks.
-
-        Without it, a video without tags is far from all that have tags, whatever its title says: their e is longer than z.
+        `over(work, *arguments)` yields `work(known, *arguments)` for each block of them.
         """
-        found = [each for each in moments if each is not None]
-        if found:
-            squares, products = (sum(each) for each in zip(*found, strict=True))
-            ridge = RIDGE * max(np.trace(squares) / len(squares), 1e-9)
-            self.guess = np.linalg.solve(squares + ridge * np.eye(len(squares)), products).astype(np.float32)
+        self.tag_weights, self.means, self.guess = None, [], None
+        if self.representation is not None and self.tags:
+            self.means = _means(over(sums_of_z))
+            self.tag_weights = _weights(over(agreement, self))
+        self.means = _means(over(sums_of, self))
+        if self.representation is not None and self.tags:
+            self.guess = _guess(over(moments, self))
 
-    def _centred(self, parts: list[np.ndarray]) -> list[np.ndarray]:
-        return [centred(part, mean) for part, mean in zip(parts, self.means, strict=True)]
+    def centred(self, known: Known) -> list[np.ndarray]:
+        """The parts less their means, each row of length 1 or 0."""
+        return [normalize(centred(part, mean)) for part, mean in zip(self.parts(known), self.means, strict=False)]
+
+    def telling(self, known: Known) -> np.ndarray:
+        """How much the tags of each video tell, 0 to 1, float32 [videos]: as much as the best of them."""
+        assert known.tags is not None
+        weights = np.ones(len(self.tags), np.float32) if self.tag_weights is None else self.tag_weights
+        return known.tags.multiply(weights).max(axis=1).toarray().ravel().astype(np.float32)
 
     def join(
         self, catalog: pa.Table, vectors: pa.Table | None, features: pa.Table | None, device: torch.device = CPU
     ) -> tuple[np.ndarray, np.ndarray]:
         """`a` of each video, L2-normalised float32 [videos, size], and the mask of the videos of which something is known."""
-        return self.joined(self.parts(catalog, vectors, features, device), catalog.num_rows)
+        return self.joined(self.known(catalog, vectors, features, device))
 
-    def joined(self, parts: list[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-        """What `join` returns, from the `parts` of so many videos."""
+    def joined(self, known: Known) -> tuple[np.ndarray, np.ndarray]:
+        """What `join` returns, from what is known of some videos. The less the tags tell, the more e is what z suggests."""
+        parts = self.centred(known)
         if not parts:
-            return np.empty((count, 1), np.float32), np.zeros(count, dtype=bool)
-        known = self._centred(parts)
+            return np.empty((known.videos, 1), np.float32), np.zeros(known.videos, dtype=bool)
         if self.guess is not None:
-            z, e = known
-            gone = z.any(axis=1) & ~e.any(axis=1)
-            if gone.any():
-                e[gone] = normalize(z[gone]) @ self.guess
-        joint: np.ndarray = join(known, self.weights)
+            z, e = parts
+            telling = self.telling(known)[:, None]
+            parts = [z, telling * e + (1 - telling) * (z @ self.guess)]
+        joint: np.ndarray = join(parts, self.weights)
         return joint, np.any(joint, axis=1)
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
-        """Write the encoders, means and guess. Tag vectors and centres are tables of the stage."""
+        """Write the encoders, weights of tags, means and guess. Tag vectors and centres are tables of the stage."""
         if self.representation is not None:
             self.representation.save(fs, f"{folder}/{ENCODERS}")
-        guess = None if self.guess is None else self.guess.tolist()
+        record = {"tag_weights": self.tag_weights, "means": self.means, "guess": self.guess}
         with fs.open_output_stream(f"{folder}/{JOIN}") as stream:
-            stream.write(json.dumps({"means": [mean.tolist() for mean in self.means], "guess": guess}).encode())
+            stream.write(json.dumps(record, default=np.ndarray.tolist).encode())
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str, read: Callable[[str], pa.Table]) -> "TopicModel":
@@ -134,22 +144,86 @@ class TopicModel:
             raise RayrecError(FOREIGN.format(folder))
         with fs.open_input_file(f"{folder}/{JOIN}") as file:
             record = json.loads(file.read())
+        if "tag_weights" not in record:
+            raise RayrecError(FOREIGN.format(folder))
+        weights, guess = (None if record[name] is None else np.array(record[name], np.float32) for name in ("tag_weights", "guess"))
         means = [np.array(mean, dtype=np.float32) for mean in record["means"]]
-        guess = None if record["guess"] is None else np.array(record["guess"], dtype=np.float32)
         tags, centres = read("tag_vectors"), read("topic_centres")
         return cls(
             Representation.load(fs, f"{folder}/{ENCODERS}") if has_encoders else None,
             tags["tag"].to_pylist(),
             _rows(tags["vector"]),
+            weights,
             means,
             guess,
             _rows(centres["centre"]),
         )
 
 
-def sums_of(parts: list[np.ndarray]) -> list[Sums]:
+# --- what a block of videos adds to the fit -------------------------------------------------------------------------------------
+
+
+def sums_of_z(known: Known) -> list[Sums]:
+    """What some videos add to the mean of z."""
+    return [] if known.z is None else [_sum(known.z)]
+
+
+def sums_of(known: Known, model: TopicModel) -> list[Sums]:
     """What some videos add to the mean of each part."""
-    return [(part.sum(axis=0, dtype=np.float64), int(part.any(axis=1).sum())) for part in parts]
+    return [_sum(part) for part in model.parts(known)]
+
+
+def agreement(known: Known, model: TopicModel) -> Agreement:
+    """What some videos add to the agreement of each tag. The model has the mean of z."""
+    assert known.tags is not None
+    z = model.centred(known)[0].astype(np.float64)
+    return known.tags.T @ z, known.tags.T @ z.any(axis=1).astype(np.int64)
+
+
+def moments(known: Known, model: TopicModel) -> Moments:
+    """What some videos add to the guess; each video counts as much as its tags tell."""
+    z, e = (part.astype(np.float64) for part in model.centred(known))
+    weighted = z * model.telling(known)[:, None]
+    return weighted.T @ z, weighted.T @ e
+
+
+def _sum(part: np.ndarray) -> Sums:
+    return part.sum(axis=0, dtype=np.float64), int(part.any(axis=1).sum())
+
+
+def _means(sums: Iterable[list[Sums]]) -> list[np.ndarray]:
+    """The mean of each part over all videos that have it."""
+    return [
+        (sum(total for total, _ in part) / max(1, sum(count for _, count in part))).astype(np.float32)
+        for part in zip(*sums, strict=True)
+    ]
+
+
+def _weights(found: Iterable[Agreement]) -> np.ndarray | None:
+    """How much each tag tells, from the mean cosine between the z of any two of its videos.
+
+    Videos with a tag such as `fyp` have no more in common than any two videos. Of a rare tag little is known, and so it is taken to
+    tell about as much as all tags do on average. None if no tag has two videos.
+    """
+    totals, videos = (sum(each) for each in zip(*found, strict=True))
+    pairs = videos * (videos - 1) / 2
+    cosines = ((totals**2).sum(axis=1) - videos) / 2  # the sum over all pairs
+    mean = cosines.sum() / max(1, pairs.sum())
+    telling = np.maximum((cosines + PAIRS * mean) / (pairs + PAIRS), 0)
+    order = np.argsort(telling, kind="stable")
+    occurrences = np.cumsum(videos[order])
+    most = telling[order][min(np.searchsorted(occurrences, TELLING * occurrences[-1]), len(order) - 1)]
+    return None if most <= 0 else np.minimum(telling / most, 1).astype(np.float32)
+
+
+def _guess(found: Iterable[Moments]) -> np.ndarray:
+    """The ridge regression from z to e of the videos that have both.
+
+    Without it, a video without tags is far from all that have tags, whatever its title says: their e is longer than z.
+    """
+    squares, products = (sum(each) for each in zip(*found, strict=True))
+    ridge = RIDGE * max(np.trace(squares) / len(squares), 1e-9)
+    return np.linalg.solve(squares + ridge * np.eye(len(squares)), products).astype(np.float32)
 
 
 def centred(part: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -110,6 +110,9 @@ def tag_vectors(videos_tags: sp.csr_matrix, names: list[str], settings: Topics, 
 
 
 def mean_tag_vectors(videos_tags: sp.csr_matrix, vectors: np.ndarray) -> np.ndarray:
-    """The mean of the vectors of each video's tags, float32 [videos, tag_size]; zeros for a video without tags."""
-    counts = np.maximum(videos_tags.sum(axis=1), 1)
-    return np.asarray(videos_tags @ vectors / counts, dtype=np.float32)
+    """The mean of the vectors of each video's tags, float32 [videos, tag_size]; zeros for a video without tags.
+
+    `videos_tags` [videos, tags] has the weight of each tag in the mean.
+    """
+    weights = np.asarray(videos_tags.sum(axis=1))
+    return np.asarray(videos_tags @ vectors / np.where(weights > 0, weights, 1), dtype=np.float32)

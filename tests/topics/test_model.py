@@ -1,5 +1,6 @@
 """The topic model: embedding, joining, its file, and videos that come later."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_covers_are_read_as_pixels_by_a_network_that_is_trained_with_the_rest(tm
     assert len(changed) == len(before)
     trained.save(pafs.LocalFileSystem(), str(tmp_path))
     restored = Representation.load(pafs.LocalFileSystem(), str(tmp_path))
-    first, second = (TopicModel(one, [], np.empty((0, 1))).parts(world.catalog, None, features)[0] for one in (trained, restored))
+    first, second = (TopicModel(one, [], np.empty((0, 1))).known(world.catalog, None, features).z for one in (trained, restored))
     np.testing.assert_array_equal(first, second)
 
 
@@ -80,7 +81,7 @@ def test_a_pretrained_transformer_is_trained_on_and_saved_whole(tmp_path: Path, 
     assert 0 < max(moved) <= 1.1 * settings.fine_tuning_rate  # one step of Adam at its own rate
     trained.save(pafs.LocalFileSystem(), str(tmp_path))
     restored = Representation.load(pafs.LocalFileSystem(), str(tmp_path))
-    first, second = (TopicModel(one, [], np.empty((0, 1))).parts(world.catalog, None, None)[0] for one in (trained, restored))
+    first, second = (TopicModel(one, [], np.empty((0, 1))).known(world.catalog, None, None).z for one in (trained, restored))
     np.testing.assert_array_equal(first, second)
 
 
@@ -186,14 +187,73 @@ def test_the_guess_is_the_ridge_regression_from_title_to_tags_whatever_the_block
     vectors = tag_graph.tag_vectors(matrix, names, settings, 0)
     model = TopicModel(train_representation(bare, world.vectors, None, settings, 0), names, vectors)
     joint, _ = model.fit_join(bare, world.vectors, None)
-    parts = model.parts(bare, world.vectors, None)
-    z, e = (normalize(centred(part, mean)) for part, mean in zip(parts, model.means, strict=True))
+    known = model.known(bare, world.vectors, None)
+    z, e = model.centred(known)
+    telling = model.telling(known)
     both = e.any(axis=1)
     assert both.sum() == 45
-    ridge = RIDGE * np.trace(z[both].T @ z[both]) / z.shape[1]
-    expected = Ridge(alpha=ridge, fit_intercept=False).fit(z[both], e[both]).predict(z[~both])
-    found = normalize(np.concatenate([settings.z_weight * z[~both], normalize(expected)], axis=1))
-    np.testing.assert_allclose(joint[~both], found, atol=1e-4)
-    whole = model.guess
-    model.fit_guess([model.moments([part[:20] for part in parts]), model.moments([part[20:] for part in parts])])
-    np.testing.assert_allclose(model.guess, whole, atol=1e-5)
+    np.testing.assert_array_equal(telling > 0, both)
+    ridge = RIDGE * np.trace(z.T @ (telling[:, None] * z)) / z.shape[1]
+    fitted = Ridge(alpha=ridge, fit_intercept=False).fit(z[both], e[both], sample_weight=telling[both])
+    expected = telling[:, None] * e + (1 - telling[:, None]) * fitted.predict(z)
+    np.testing.assert_allclose(joint, normalize(np.hstack([settings.z_weight * z, normalize(expected)])), atol=1e-4)
+
+
+def test_a_model_is_the_same_whatever_the_blocks() -> None:
+    world = little_world(60)
+    model = model_of(world, SMALL.model_copy(update={"epochs": 2}))
+    joint, _ = model.fit_join(world.catalog, world.vectors, None)
+    blocks = [model.known(world.catalog.slice(start, 20), world.vectors, None) for start in (0, 20, 40)]
+    model.fit(lambda work, *arguments: [work(block, *arguments) for block in blocks])
+    np.testing.assert_allclose(np.vstack([model.joined(block)[0] for block in blocks]), joint, atol=1e-4)
+
+
+def test_tags_that_any_video_may_have_tell_little() -> None:
+    """A third of the videos have no other tags. Their topics are those of their titles."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, 240)
+    words = [subject.split() for subject in SUBJECTS["english"]]
+    noise = ["viral", "fyp", "vlog", "summer"]
+    columns = {
+        "video_id": [f"v{row}" for row in range(240)],
+        "title": [" ".join(rng.choice(words[kind], 3, replace=False)) for kind in kinds],
+        "tags": [
+            [*rng.choice(noise, 2, replace=False), *([] if row % 3 == 0 else rng.choice(words[kind], 2, replace=False))]
+            for row, kind in enumerate(kinds)
+        ],
+        "primary_class": [f"class {kind}" for kind in kinds],
+    }
+    catalog = tables.from_columns("catalog", columns)
+    settings = SMALL.model_copy(update={"tag_size": 4})
+    matrix, names = tag_graph.incidence(catalog["tags"], 100)
+    vectors = tag_graph.tag_vectors(matrix, names, settings, 0)
+    model = TopicModel(train_representation(catalog, None, None, settings, 0), names, vectors)
+    joint, _ = model.fit_join(catalog, None, None)
+    assert model.tag_weights is not None
+    weights = dict(zip(names, model.tag_weights.tolist(), strict=True))
+    assert max(weights[tag] for tag in noise) < 0.2
+    assert min(weights[tag] for subject in words for tag in subject) > 0.6
+    z = model.centred(model.known(catalog, None, None))[0].astype(float)
+    cosines = z @ z.T
+    for tag in ("viral", "soup"):
+        members = np.flatnonzero([tag in tags for tags in columns["tags"]])
+        pairs = cosines[np.ix_(members, members)][np.triu_indices(len(members), 1)]
+        weights[tag] = pairs.mean()
+    assert weights["viral"] / weights["soup"] == pytest.approx(
+        model.tag_weights[names.index("viral")] / model.tag_weights[names.index("soup")], abs=0.05
+    )
+    bare = np.arange(240) % 3 == 0
+    nearest = (joint[bare] @ joint[~bare].T).argmax(axis=1)
+    assert (kinds[~bare][nearest] == kinds[bare]).mean() > 0.9
+
+
+def test_tags_weigh_alike_where_no_two_videos_share_one() -> None:
+    world = little_world(24)
+    index = world.catalog.schema.get_field_index("tags")
+    own = pa.array([[f"tag {row}"] for row in range(24)], pa.list_(tables.TEXT))
+    world = replace(world, catalog=world.catalog.set_column(index, "tags", own))
+    model = model_of(world, SMALL.model_copy(update={"epochs": 1}))
+    joint, described = model.fit_join(world.catalog, world.vectors, None)
+    assert model.tag_weights is None
+    assert described.all()
+    assert np.isfinite(joint).all()

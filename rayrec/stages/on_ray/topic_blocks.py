@@ -16,7 +16,7 @@ import ray
 from rayrec import tables
 from rayrec.serving.cluster.connection import connect, reserved_device
 from rayrec.stages.on_ray.clustering import over_blocks
-from rayrec.topics.blocks import Block, Encoded, block_of, encode
+from rayrec.topics.blocks import Block, Encoded, block_of, encode, on_known
 from rayrec.topics.clustering import BlockMap
 from rayrec.topics.model import TopicModel
 from rayrec.workspace.files import open_filesystem
@@ -37,14 +37,13 @@ class PartFile:
 
 
 def embedded(run: StageRun, model: TopicModel, catalog: pa.Table, fit: bool) -> BlockMap:
-    """A `map_blocks` over the blocks of all videos of the catalog. With `fit`, the model's means and guess are fitted before."""
+    """A `map_blocks` over the blocks of all videos of the catalog. With `fit`, the model's join is fitted before."""
     connect(run.config)
     sent = ray.put(model)
     run_encode = _encode.options(num_gpus=run.config.topics.gpus_per_worker)
     encoded = [run_encode.remote(run.workspace.uri, file, some, sent) for file, some in _shares(run, model, catalog)]
     if fit:
-        model.fit_means(over_blocks(encoded)(Encoded.sums))
-        model.fit_guess(over_blocks(encoded)(Encoded.moments, model))
+        model.fit(on_known(over_blocks(encoded)))
         sent = ray.put(model)
     return over_blocks([_block.remote(each, number, sent) for number, each in enumerate(encoded)])
 
