@@ -126,20 +126,25 @@ def list_videos(folder: str) -> SourceTable | None:
     listing = list_folder(folder)
     if listing is None:
         return None
-    shown = [name for name in listing.names if not _is_hidden(name)]
+    shown = [name for name in listing.names if not is_hidden(name)]
     videos = [name for name in shown if PurePosixPath(name).suffix.lower() in VIDEO_ENDINGS]
     if not videos:
         raise TableError(f"{folder}: the folder contains no video ({', '.join(VIDEO_ENDINGS)})")
     _warn_of_others(folder, set(shown) - set(videos), "videos")
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in videos]
-    counts, names = Counter(stems), set(videos)
-    ids = [name if counts[stem] > 1 or stem in names else stem for stem, name in zip(stems, videos, strict=True)]
     return SourceTable(
         folder,
-        pa.table({"video_id": texts_of(pa.array(ids, tables.TEXT)), "uri": pa.array(videos, tables.TEXT)}),
+        pa.table({"video_id": ids_of_files(videos), "uri": pa.array(videos, tables.TEXT)}),
         np.arange(len(videos)),
         [_rejected_names(folder, len(videos), listing.unreadable)],
     )
+
+
+def ids_of_files(videos: list[str]) -> pa.Array:
+    """The ids of video files: their paths without the endings, or with them where several files differ in nothing else."""
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in videos]
+    counts, names = Counter(stems), set(videos)
+    ids = [name if counts[stem] > 1 or stem in names else stem for stem, name in zip(stems, videos, strict=True)]
+    return texts_of(pa.array(ids, tables.TEXT))
 
 
 def list_tables(path: str) -> list[str]:
@@ -152,7 +157,7 @@ def list_tables(path: str) -> list[str]:
         return [path]
     for name in listing.unreadable:
         log.warning("%s: the file %s is left out, because its name is not UTF-8; rename it", path, name)
-    shown = [name for name in listing.names if not _is_hidden(name, "_.")]
+    shown = [name for name in listing.names if not is_hidden(name, "_.")]
     listed = [name for name in shown if name.lower().endswith(TABLE_ENDINGS)]
     if not listed:
         raise TableError(f"{path}: the folder contains no table ({', '.join(TABLE_ENDINGS)})")
@@ -169,7 +174,7 @@ def _warn_of_others(folder: str, names: set[str], kind: str) -> None:
         )
 
 
-def _is_hidden(name: str, marks: str = ".") -> bool:
+def is_hidden(name: str, marks: str = ".") -> bool:
     return any(part[0] in marks for part in name.split("/"))
 
 

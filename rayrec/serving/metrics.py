@@ -45,6 +45,12 @@ METRICS = {
             "Events by kind, also repeated ones and the impressions of pages; or `refused`, or `duplicate`.",
             ("kind",),
         ),
+        Metric(
+            "uploads_total",
+            "counter",
+            "Videos sent: added, known, waiting, rejected (the file) or refused.",
+            ("outcome",),
+        ),
         Metric("impressions_lost_total", "counter", "Impressions of answered pages that the store could not write."),
         Metric("queue_age_seconds", "gauge", "Time since the queues last took in the events."),
         Metric("event_lag_seconds", "gauge", "Time from the arrival of the newest event until the queues contained it."),

@@ -1,4 +1,6 @@
-"""The Serve application: `TopicRecall`, the HTTP ingress, and `NeuralRanker`, which it asks for scores.
+"""The Serve application: `TopicRecall`, the HTTP ingress, `NeuralRanker`, which it asks for scores, and `VideoIntake`.
+
+`VideoIntake` describes new videos; it is there if the config has a section `serving.uploads`.
 
 `app` builds it, for `serve deploy` (`import_path: rayrec.serving.cluster.deployments:app`) as well as for `rayrec serve`.
 
@@ -13,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ray import serve
 
-from rayrec.config import Config, ConfigError, load, with_values
+from rayrec.config import Config, ConfigError, Uploads, load, with_values
 from rayrec.config.wording import wording
 from rayrec.recall import sources
 from rayrec.serving.cluster.ranker import NeuralRanker
@@ -60,7 +62,19 @@ def app(args: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": 0.5} | _recall_placement(config),
         **common,
     )
-    return recall.bind(config, ranker.bind(config.workspace))
+    if config.serving.uploads is None:
+        return recall.bind(config, ranker.bind(config.workspace))
+    from rayrec.serving.cluster.intake import VideoIntake  # imports torch
+
+    intake = serve.deployment(
+        VideoIntake,
+        num_replicas=1,
+        max_ongoing_requests=2,  # one video that is decoded, and another one that goes through the networks
+        max_queued_requests=config.serving.uploads.max_at_once,
+        ray_actor_options={"num_cpus": 0.5} | _recall_placement(config),
+        **common,
+    )
+    return recall.bind(config, ranker.bind(config.workspace), intake.bind(config))
 
 
 def _config_of(args: dict[str, Any]) -> Config:
@@ -78,9 +92,21 @@ def _config_of(args: dict[str, Any]) -> Config:
     config = config.model_copy(update={"workspace": arguments.workspace or config.workspace})
     if "://" not in config.workspace and not config.workspace.startswith("/"):
         raise ConfigError(f"workspace {config.workspace!r}: give an absolute path or a URI, as replicas start in other folders")
+    for key, folder in folders_of(config.serving.uploads):
+        if "://" not in folder and not folder.startswith("/"):
+            raise ConfigError(f"{key}={folder!r}: give an absolute path or a URI, as replicas start in other folders")
     sources.check(config.recall)
     check_installed(config)
     return config
+
+
+def folders_of(uploads: Uploads | None) -> list[tuple[str, str]]:
+    """The folders of the section `serving.uploads`, each with its key."""
+    if uploads is None:
+        return []
+    given = [("folder", uploads.folder), ("watch_folder", uploads.watch_folder)]
+    given += [("media_roots", root) for root in uploads.media_roots]
+    return [(f"serving.uploads.{key}", folder) for key, folder in given if folder is not None]
 
 
 def _ranker_scale(config: Config) -> dict[str, Any]:
