@@ -169,7 +169,7 @@ class Fusion(nn.Module):
 
     def project(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The projected modalities [U, M, dim + 1] and the mask of those that each video has, bool [U, M]."""
-        masks = [(projection.vectors[rows_U] != 0).any(-1) for projection in self.projections]  # type: ignore[index, operator]
+        masks = [(projection.vectors[rows_U] != 0).any(-1) for projection in self.projections]  # type: ignore[index]
         return torch.stack([projection(rows_U) for projection in self.projections], 1), torch.stack(masks, 1)
 
     def forward(self, modalities: torch.Tensor, mask: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:

@@ -11,6 +11,7 @@ The networks that read pictures, clips and titles are not in it: they are found 
 settings. The vector of the private/public network is left out, as its network reads a whole catalog at a time.
 """
 
+import json
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import pyarrow.fs as pafs
 from pydantic import ValidationError
 
 from rayrec import tables
-from rayrec.config import Features, Section
+from rayrec.config import PACKAGED, Features, Section, need_package
 from rayrec.datasets.synthetic.media import Clip, encode
 from rayrec.features.media.isolation import IsolatedDecoder
 from rayrec.features.reduction import Reduction, reduced, unpack
@@ -101,7 +102,8 @@ class Placer:
         verify(fs, folder, PLACING)
         place = f"{folder}/{PLACING.rstrip('/')}"
         try:
-            facts = Facts.model_validate_json(read_whole(fs, f"{place}/{FACTS}"))
+            told = read_whole(fs, f"{place}/{FACTS}")
+            facts = Facts.model_validate_json(told)
         except FileNotFoundError as error:
             raise BundleError(
                 f"{folder}: the bundle can't describe new videos; run `rayrec extract CONFIG`, `rayrec reduce CONFIG` and "
@@ -109,6 +111,10 @@ class Placer:
             ) from error
         except ValidationError as error:
             raise BundleError(f"{place}/{FACTS} is of another version of rayrec; run `rayrec publish CONFIG` again") from error
+
+        text = json.loads(told)["features"]["text"]
+        if text and facts.features.text is None:  # an optional network that is missing here, but was there when the bundle was made
+            need_package(PACKAGED.get(text["model"], "transformers"), "weights", f"features.text.model={text['model']}")
 
         def table(name: str) -> pa.Table:
             return pa.ipc.open_file(read_whole(fs, f"{place}/{TOPICS}/{name}.arrow")).read_all()

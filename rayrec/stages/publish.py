@@ -108,5 +108,6 @@ STAGE = Stage(
     may_read=(*MAY_READ, "features", "topic_centres", "tag_vectors", "embeddings", "predictions"),
     after=("train", "encode"),
     first=(ENCODE,),
-    settings=lambda config: settings_of(config.recall),
+    # A bundle that an earlier rayrec published lacks what describes new videos, and is made again.
+    settings=lambda config: settings_of(config.recall) | {"placing": True},
 )
