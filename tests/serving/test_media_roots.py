@@ -51,8 +51,7 @@ def test_files_below_a_root_are_read(root: Path) -> None:
         *(
             "ftp://host/a.mp4",
             "s3://bucket/a.mp4",
-            "concat:{root}/in/a.mp4|/etc/passwd",
-            "~/.ssh/id_rsa",
+            "concat:/../../secret.mp4",
             "in/a.mp4\0.txt",
             "a\nb.mp4",
         ),
