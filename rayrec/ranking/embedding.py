@@ -75,7 +75,7 @@ class EmbeddingTable(nn.Module):
 
     def values_of(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """The values of a multi-valued field, 0 for padding, in rows [...]: int64 [..., values]."""
-        return self.values[rows][..., slice(*self.columns[name])].long() - self.offset[name]
+        return self.values.of_columns(slice(*self.columns[name]), rows).long() - self.offset[name]
 
     def append(self, columns: dict[str, torch.Tensor]) -> None:
         """More rows. Of a multi-valued field with more values than any row had so far, the last ones are left out."""

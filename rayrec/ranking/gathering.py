@@ -33,12 +33,16 @@ class Rows(nn.Module):
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
         """A copy of the rows at int64 [...]."""
+        return self.of_columns(slice(None), index)
+
+    def of_columns(self, columns: slice, index: torch.Tensor) -> torch.Tensor:
+        """A copy of some columns of the rows at int64 [...]; the others are not read."""
+        first, count = self.first[:, columns], len(self.first)
         if not len(self.more):
-            return self.first[index]
-        count = len(self.first)
-        found = self.first[index.clamp(max=count - 1)]
+            return first[index]
+        found = first[index.clamp(max=count - 1)]
         late = index >= count
-        found[late] = self.more[index[late] - count]
+        found[late] = self.more[:, columns][index[late] - count]
         return found
 
     def append(self, rows: torch.Tensor) -> None:

@@ -23,6 +23,7 @@ def test_rows_that_were_appended_are_found_and_the_first_ones_stay_where_they_ar
     assert rows.first.data_ptr() == whole.data_ptr()  # not copied
     assert torch.equal(rows[torch.tensor([[9, 0], [6, 5]])], whole[torch.tensor([[9, 0], [6, 5]])])
     assert torch.equal(rows[torch.arange(6)], whole[:6])
+    assert torch.equal(rows.of_columns(slice(1, 3), torch.tensor([8, 2])), whole[torch.tensor([8, 2]), 1:3])
     assert not rows.state_dict()
 
 
