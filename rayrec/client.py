@@ -13,6 +13,8 @@ their ids, so each counts once, and a page that was lost on its way counts as sh
 """
 
 import asyncio
+import mimetypes
+import os
 import random
 import time
 import uuid
@@ -20,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote
 
@@ -29,6 +32,7 @@ from .errors import RayrecError  # relative, since client/pyproject.toml packs t
 from .values import text_of
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
+VALUES = ("video_id", "author_id", "primary_class", "secondary_class")  # of a new video: compared by their canonical text
 TRANSIENT = (429, 502, 503, 504)  # a load balancer in front of the service answers 502 and 504
 Json = dict[str, Any]
 Id = str | int  # of a user, a video or an author
@@ -51,19 +55,20 @@ class Call:
     path: str
     body: Json | None = None
     query: Json = field(default_factory=dict)
-    content: bytes | None = None  # a body that is not JSON
-    content_type: str = ""  # of the content
+    file: bytes | None = None  # instead of a JSON body
+    kind: str = ""  # the content type of the file
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def request(self) -> Json:
         """The arguments for httpx's `request`."""
+        kind = {} if self.file is None else {"Content-Type": self.kind}
         return {
             "method": self.method,
             "url": self.path,
             "json": self.body,
-            "content": self.content,
+            "content": self.file,
             "params": self.query,
-            "headers": {"X-Request-Id": self.id} | ({"Content-Type": self.content_type} if self.content_type else {}),
+            "headers": {"X-Request-Id": self.id, **kind},
         }
 
 
@@ -122,11 +127,41 @@ class _Methods(ABC, Generic[Answer]):
             return self._make(Call("POST", "/v1/search", {"text": text, "filters": filters} | limits))
         query = {name: value for name, value in (filters | limits).items() if value is not None}
         kind = "image/*" if sound is None else "audio/*"
-        return self._make(Call("POST", "/v1/search", query=query, content=picture or sound, content_type=kind))
+        return self._make(Call("POST", "/v1/search", query=query, file=picture or sound, kind=kind))
 
     def similar(self, video_id: Id, k: int = 10) -> Answer:
         """Gets the k videos that are most similar to a video: `videos`, the most similar first."""
         return self._make(Call("GET", f"/v1/similar/{_in_path(video_id)}", query={"k": k}))
+
+    def add_video(
+        self,
+        file: bytes | str | os.PathLike[str] | None = None,
+        *,
+        uri: str | None = None,
+        content_type: str | None = None,
+        wait: bool = True,
+        tags: Sequence[str] = (),
+        **facts: Any,
+    ) -> Answer:
+        """Adds a video: a file (its contents or its path), or the `uri` of one that the service may read.
+
+        `facts` are `video_id`, `title`, `author_id`, `primary_class`, `secondary_class`, `cover_uri` and `published_at` (UTC ms).
+        By the time of the answer the video may be in pages; without `wait`, its file is kept, and `video_status` tells the rest.
+        """
+        known = {name: value for name, value in facts.items() if value is not None}
+        known |= _texts({name: value for name, value in known.items() if name in VALUES}) | ({"tags": list(tags)} if tags else {})
+        query = {} if wait else {"wait": "false"}
+        if uri is not None:
+            return self._make(Call("POST", "/v1/videos", known | {"uri": uri}, query))
+        if file is None:
+            raise ValueError("add_video needs a file or a uri")
+        name, data = ("", file) if isinstance(file, bytes) else (os.fspath(file), Path(file).read_bytes())
+        kind = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return self._make(Call("POST", "/v1/videos", query=known | query, file=data, kind=kind))
+
+    def video_status(self, video_id: Id) -> Answer:
+        """Gets what has become of a video that was added without waiting: `status` is ready, waiting or rejected."""
+        return self._make(Call("GET", f"/v1/videos/{_in_path(video_id)}/status"))
 
     def user(self, user_id: Id) -> Answer:
         """Gets what the service knows about a user."""

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -107,6 +108,26 @@ def test_each_method_is_one_request(played: Played, ask: Ask) -> None:
         assert f"{request.method} {request.url.raw_path.decode()}" == line
         assert (json.loads(request.content) if request.content else None) == body
         assert request.headers["Authorization"] == "Bearer k"
+
+
+def test_a_video_is_sent_as_a_file_or_named(played: Played, ask: Ask, tmp_path: Path) -> None:
+    played.answers = [ok(status="ready")] * 5
+    path = tmp_path / "clip.webm"
+    path.write_bytes(b"film")
+    ask(lambda service: service.add_video(path, title="Rain & wind", tags=["wet", "a b"], video_id=7.0, published_at=5))
+    ask(lambda service: service.add_video(b"film", wait=False, author_id=None))
+    ask(lambda service: service.add_video(uri="in/clip.mp4", tags=["wet"], author_id=8))
+    ask(lambda service: service.video_status("a/b"))
+    file, raw, named, status = played.requests
+    assert (file.method, file.url.path, file.content, file.headers["Content-Type"]) == ("POST", "/v1/videos", b"film", "video/webm")
+    query = [("title", "Rain & wind"), ("video_id", "7"), ("published_at", "5"), ("tags", "wet"), ("tags", "a b")]
+    assert sorted(file.url.params.multi_items()) == sorted(query)
+    assert raw.headers["Content-Type"] == "application/octet-stream"
+    assert raw.url.params.multi_items() == [("wait", "false")]
+    assert json.loads(named.content) == {"uri": "in/clip.mp4", "tags": ["wet"], "author_id": "8"}
+    assert status.url.raw_path == b"/v1/videos/a%2Fb/status"
+    with pytest.raises(ValueError, match="needs a file or a uri"):
+        ask(lambda service: service.add_video(title="nothing"))
 
 
 def test_a_busy_service_is_asked_again_when_it_says(played: Played, ask: Ask) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rayrec import __version__
-from rayrec.cli import events, init, service, stages, topics, weights
+from rayrec.cli import events, init, service, stages, topics, videos, weights
 from rayrec.cli.common import CommandGroup, ConsoleHandler, console
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(stages.app)
 app.add_typer(topics.app, name="topics", rich_help_panel=stages.PANEL)
 app.add_typer(service.app)
 app.add_typer(events.app, name="events", rich_help_panel=service.PANEL)
+app.add_typer(videos.app, name="videos", rich_help_panel=service.PANEL)
 about = typer.Typer()
 
 

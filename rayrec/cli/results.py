@@ -24,7 +24,9 @@ def show_metrics(config: "Config") -> None:
     for name, metrics in report["clicks"].items():
         table.add_row(name, *(number(metrics[key]) for key in columns))
     console.print(table)
-    _show_by_history(report["by_history"])
+    _show_parts(report["by_history"], "AUC by the clicks known before the impression")
+    if report.get("by_novelty"):  # not in the report of an earlier version
+        _show_parts(report["by_novelty"], "AUC by whether training has seen the video")
     columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}"}
     if any("expected_ctr" in metrics for metrics in report["pages"].values()):  # only a synthetic world knows it
         columns["expected_ctr"] = "true CTR of the page"
@@ -42,10 +44,10 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _show_by_history(models: dict[str, dict[str, dict[str, float | None]]]) -> None:
-    """AUC by the number of clicks known before the impression. All models have the same impressions in each part."""
+def _show_parts(models: dict[str, dict[str, dict[str, float | None]]], title: str) -> None:
+    """AUC of parts of the test split. All models have the same impressions in each part."""
     parts = next(iter(models.values()))
-    table = Table("clicks", *parts, title="AUC by the clicks known before the impression", title_justify="left")
+    table = Table("clicks", *parts, title=title, title_justify="left")
     for name, found in models.items():
         table.add_row(name, *(number(metrics["auc"]) for metrics in found.values()))
     table.add_row("impressions", *(f"{metrics['impressions']:,}" for metrics in parts.values()))

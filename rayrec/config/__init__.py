@@ -23,7 +23,7 @@ from rayrec.config.loading import load, with_values
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
-from rayrec.config.serving import Serving
+from rayrec.config.serving import Serving, Uploads
 from rayrec.config.topics import CoverNetwork, Topics
 from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Span, Training, Tuning
 from rayrec.config.tree import Config
@@ -72,6 +72,7 @@ __all__ = [
     "Topics",
     "Training",
     "Tuning",
+    "Uploads",
     "WorldData",
     "YouTubeData",
     "dump",

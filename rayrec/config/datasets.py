@@ -68,7 +68,9 @@ class FilesData(Section):
     """Any catalog and log in Parquet, CSV or JSON lines; the README explains it under "Bring your own data"."""
 
     kind: Literal["files"]
-    catalog: str  # a table, or a folder of videos, each of which becomes a row
+    # A table, or a folder of videos, each of which becomes a row. Further tables may follow it, such as what `rayrec videos export`
+    # writes.
+    catalog: str | Annotated[list[str], Field(min_length=1)]
     # One or several files or folders, among them what `rayrec events export` writes. The stages from `train` on need a log.
     interactions: str | list[str] | None = None
     users: str | None = None

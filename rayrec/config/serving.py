@@ -1,10 +1,24 @@
-"""The section `serving`: how the service listens, scales and keeps events."""
+"""The section `serving`: how the service listens, scales, keeps events and takes new videos."""
 
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from rayrec.config.base import Count, Section
+
+
+class Uploads(Section):
+    """How new videos come in while the service runs. `{}` takes uploaded files alone."""
+
+    max_bytes: Count = 64 * 2**20  # of an uploaded file
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0  # an upload that takes longer is answered with 408 or 503
+    max_at_once: Count = 4  # uploads that a recall replica takes at a time; more are answered with 503
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 20.0  # a file that takes longer is rejected
+    folder: str | None = None  # where uploaded files are kept; the default is <workspace>/uploads
+    # Folders and URIs of folders from which callers may name files; others are refused. Relative names start from the first one.
+    media_roots: list[str] = []
+    watch_folder: str | None = None  # a folder or its URI: every video that appears in it is added
+    watch_s: Annotated[float, Field(gt=0)] = 1.0  # how often the folder is looked through; a file must be unchanged for as long
 
 
 class Serving(Section):
@@ -23,6 +37,7 @@ class Serving(Section):
     retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are deleted
     requests_per_s: Annotated[float, Field(gt=0)] | None = None  # for each API key (without keys: address) and replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
+    uploads: Uploads | None = None  # if set, POST /v1/videos adds videos
 
     @model_validator(mode="after")
     def _scales_up(self) -> "Serving":

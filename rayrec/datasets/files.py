@@ -24,7 +24,7 @@ from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.reading import Share, list_tables, list_videos, raw_blocks, shares_of
 from rayrec.datasets.screening import SourceTable, StrangeTimes
-from rayrec.datasets.source import Limits, Source
+from rayrec.datasets.source import Limits, Piece, Source
 from rayrec.errors import did_you_mean
 from rayrec.tables import TableError
 from rayrec.workspace.files import open_filesystem
@@ -33,7 +33,8 @@ from rayrec.workspace.stores import split_uri
 
 DAY_MS, YEAR_1990 = 86_400_000, 631_152_000_000
 PIECE_ROWS = 2**18  # of small files, which are read one after the other
-EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a file that has our names and units
+EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a log that has our names and units
+EXPORTED_CATALOG = {b"rayrec": b"catalog"}  # likewise of a catalog
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class FilesPiece:
 
     def _converted(self, raw: SourceTable) -> SourceTable:
         name, settings = self.name, self.settings
-        if EXPORTED.items() <= (raw.table.schema.metadata or {}).items():
+        exported = EXPORTED_CATALOG if name == "catalog" else EXPORTED
+        if exported.items() <= (raw.table.schema.metadata or {}).items():
             return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
         columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
         conventions = Conventions(settings.list_separator, settings.time_unit, settings.click_at_least)
@@ -75,15 +77,14 @@ def read(settings: FilesData, run: StageRun) -> RawDataset:
         source_of("catalog", settings),
         source_of("interactions", settings),
         source_of("users", settings) if settings.users else None,
-        media_root=settings.media_root or _folder_of(settings.catalog),
+        media_root=settings.media_root or _folder_of(_listed(settings.catalog)[0]),
         confined=settings.media_root is not None,
     )
 
 
 def files(settings: FilesData) -> list[str]:
     """Every file and folder that the config names."""
-    given = [each for each in (settings.catalog, settings.interactions, settings.users) if each]
-    return [path for each in given for path in ([each] if isinstance(each, str) else each)]
+    return [path for each in (settings.catalog, settings.interactions, settings.users) if each for path in _listed(each)]
 
 
 def source_of(name: str, settings: FilesData) -> Source:
@@ -94,12 +95,22 @@ def source_of(name: str, settings: FilesData) -> Source:
     given = getattr(settings, name)
     if not given:
         return Source.of(SourceTable.of(f"no {name}", tables.empty(name)))
-    if name == "catalog" and (listed := list_videos(given)):
-        return Source.of(listed)
-    paths = [path for each in ([given] if isinstance(given, str) else given) for path in list_tables(each)]
+    named, videos = _listed(given), None
+    if name == "catalog" and (listed := list_videos(named[0])):
+        videos, named = Source.of(listed), named[1:]
+        if not named:
+            return videos
+    paths = [path for each in named for path in list_tables(each)]
     shares = shares_of(paths)
-    pieces = [FilesPiece(name, settings, tuple(few)) for few in _in_pieces(shares)]
-    return Source(", ".join(paths), pieces, sum(share.rows for share in shares))
+    pieces: list[Piece] = [FilesPiece(name, settings, tuple(few)) for few in _in_pieces(shares)]
+    rows = sum(share.rows for share in shares)
+    if videos is None:
+        return Source(", ".join(paths), pieces, rows)
+    return Source(", ".join([videos.name, *paths]), [*videos.pieces, *pieces], videos.rows + rows)
+
+
+def _listed(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def _in_pieces(shares: list[Share]) -> Iterator[list[Share]]:

@@ -131,15 +131,20 @@ def list_videos(folder: str) -> SourceTable | None:
     if not videos:
         raise TableError(f"{folder}: the folder contains no video ({', '.join(VIDEO_ENDINGS)})")
     warn_of_others(folder, set(shown) - set(videos), "videos")
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in videos]
-    counts, names = Counter(stems), set(videos)
-    ids = [name if counts[stem] > 1 or stem in names else stem for stem, name in zip(stems, videos, strict=True)]
     return SourceTable(
         folder,
-        pa.table({"video_id": texts_of(pa.array(ids, tables.TEXT)), "uri": pa.array(videos, tables.TEXT)}),
+        pa.table({"video_id": ids_of_files(videos), "uri": pa.array(videos, tables.TEXT)}),
         np.arange(len(videos)),
         [_rejected_names(folder, len(videos), listing.unreadable)],
     )
+
+
+def ids_of_files(videos: list[str]) -> pa.Array:
+    """The ids of video files: their paths without the endings, or with them where several files differ in nothing else."""
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in videos]
+    counts, names = Counter(stems), set(videos)
+    ids = [name if counts[stem] > 1 or stem in names else stem for stem, name in zip(stems, videos, strict=True)]
+    return texts_of(pa.array(ids, tables.TEXT))
 
 
 def list_tables(path: str) -> list[str]:

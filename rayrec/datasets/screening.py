@@ -111,7 +111,7 @@ def resolve_uris(catalog: SourceTable, column: str, root: str, confined: bool) -
     reasons = {}
     for row, uri in enumerate(catalog.table[column].to_pylist()):
         try:
-            resolved.append(None if uri is None else _resolved(uri, root, confined))
+            resolved.append(None if uri is None else resolved_uri(uri, root, confined))
         except ValueError as error:
             reasons[row] = f"{column}: {uri[:80]!r} {error}"
             resolved.append(None)
@@ -120,7 +120,7 @@ def resolve_uris(catalog: SourceTable, column: str, root: str, confined: bool) -
     catalog.reject(reasons, "video_id")
 
 
-def _resolved(uri: str, root: str, confined: bool) -> str:
+def resolved_uri(uri: str, root: str, confined: bool) -> str:
     """The absolute form of a uri. Raises `ValueError` with the end of a sentence for one that is rejected."""
     if "\0" in uri:
         raise ValueError("contains a zero byte")

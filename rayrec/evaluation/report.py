@@ -15,7 +15,9 @@ class Report:
     `clicks`: AUC, GAUC, log loss, accuracy, calibration. `pages`: Recall@k and NDCG@k of the served page and, if the truth is
     known, `expected_ctr`, the mean true click probability of the page's videos. `by_history`, `without_modality` and `reliability`
     are measured for the trained rankers only: metrics by the number of clicks known before the impression; metrics when all videos
-    lack a modality at scoring time; predicted and observed CTR of bins of impressions. `warnings` are sentences for the user.
+    lack a modality at scoring time; predicted and observed CTR of bins of impressions. So is `by_novelty`: metrics of the videos
+    that training has seen, of the others, which are scored from their content, and of the former as if they were new, too.
+    `warnings` are sentences for the user.
     """
 
     k: int
@@ -26,6 +28,7 @@ class Report:
     pages: dict[str, dict[str, float]] = field(default_factory=dict)
     by_history: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     without_modality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    by_novelty: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

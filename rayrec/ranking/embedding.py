@@ -19,7 +19,7 @@ from torch.nn import functional
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
-from rayrec.ranking.gathering import gather, unique_rows, weighted_sum
+from rayrec.ranking.gathering import Rows, gather, unique_rows, weighted_sum
 
 INITIAL_DEVIATION = 0.05  # of embeddings; `benchmarks/initial_values.py` compares others
 
@@ -27,11 +27,11 @@ INITIAL_DEVIATION = 0.05  # of embeddings; `benchmarks/initial_values.py` compar
 class EmbeddingTable(nn.Module):
     """The vocabularies of several fields as one matrix [number of all values, dim + 1]; its last column holds the values' weights.
 
-    `values` are the rows of a field table, [rows, W]: the values of all fields, concatenated, each field's counted from its offset.
+    `values` are the rows of a field table, int32 [rows, W]: the values of all fields, concatenated, each field's counted from its
+    offset.
     """
 
     sparse = True  # tells `LazyAdam` and `exchange_gradients` that the gradients are sparse
-    values: torch.Tensor
     floor_W: torch.Tensor
     start_F: torch.Tensor
     member_WF: torch.Tensor
@@ -39,14 +39,12 @@ class EmbeddingTable(nn.Module):
     def __init__(self, columns: dict[str, torch.Tensor], sizes: dict[str, int], dim: int) -> None:
         super().__init__()
         self.names, self.dim = list(columns), dim
-        wide = [column if column.ndim == 2 else column[:, None] for column in columns.values()]
-        widths = [column.shape[1] for column in wide]
+        widths = [column.shape[1] if column.ndim == 2 else 1 for column in columns.values()]
         offsets = torch.tensor([0, *(sizes[name] for name in self.names)]).cumsum(0)
         self.offset = dict(zip(self.names, offsets.tolist(), strict=False))
         starts = torch.tensor([0, *widths]).cumsum(0)
         self.columns = dict(zip(self.names, pairwise(starts.tolist()), strict=True))  # name -> (first, behind the last) column of W
-        values = torch.cat([column + offset for column, offset in zip(wide, offsets, strict=False)], 1)
-        self.register_buffer("values", values.to(torch.int32), persistent=False)
+        self.values = Rows(self._values(columns))
         # A value counts when it is above its field's padding. All values of a categorical field count.
         floor = [offset if column.ndim == 2 else -1 for column, offset in zip(columns.values(), offsets.tolist(), strict=False)]
         self.register_buffer("floor_W", torch.tensor(floor).repeat_interleave(torch.tensor(widths)).int(), persistent=False)
@@ -77,7 +75,19 @@ class EmbeddingTable(nn.Module):
 
     def values_of(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """The values of a multi-valued field, 0 for padding, in rows [...]: int64 [..., values]."""
-        return self.values[:, slice(*self.columns[name])][rows].long() - self.offset[name]
+        return self.values.of_columns(slice(*self.columns[name]), rows).long() - self.offset[name]
+
+    def append(self, columns: dict[str, torch.Tensor]) -> None:
+        """More rows. Of a multi-valued field with more values than any row had so far, the last ones are left out."""
+        self.values.append(self._values(columns))
+
+    def _values(self, columns: dict[str, torch.Tensor]) -> torch.Tensor:
+        wide = []
+        for name in self.names:
+            column, width = columns[name], self.columns[name][1] - self.columns[name][0]
+            column = column[:, :width] if column.ndim == 2 else column[:, None]
+            wide.append(functional.pad(column, (0, width - column.shape[1])) + self.offset[name])
+        return torch.cat(wide, 1).to(torch.int32)
 
 
 class FieldEmbedding(nn.Module):
@@ -90,20 +100,18 @@ class FieldEmbedding(nn.Module):
     rows, so that the rest of the model learns to do without it.
     """
 
-    numeric: torch.Tensor  # float32 [rows, numeric fields]
-
     def __init__(self, table: FieldTable, dim: int, topic_dim: int, ids: str, id_dropout: float, vectors: list[str]) -> None:
         super().__init__()
         self.ids, self.id_dropout, self.dim = ids, id_dropout, dim
-        columns = {name: tensor for kind in (table.categorical, table.multivalued) for name, tensor in sorted(kind.items())}
+        columns = _columns(table)
         apart = [name for name in columns if name == "topics" and topic_dim != dim]
         groups = [([name for name in columns if name not in apart], dim), (apart, topic_dim)]
         lookups = [EmbeddingTable({name: columns[name] for name in names}, table.sizes, size) for names, size in groups if names]
         self.lookups = nn.ModuleList(lookups)
         self.table_of = {name: lookup for lookup in lookups for name in lookup.names}
         numeric = sorted(table.numeric)
+        self.numeric = Rows(_numbers(table)) if numeric else None  # float32 [rows, numeric fields]
         if numeric:
-            self.register_buffer("numeric", torch.stack([table.numeric[name] for name in numeric], 1), persistent=False)
             self.number_vectors = nn.Parameter(_initial_vectors(len(numeric), dim))
         self.projections = nn.ModuleDict({name: Projection(table.vectors[name], dim) for name in vectors})
         self.rows = len(table.ids)
@@ -113,20 +121,30 @@ class FieldEmbedding(nn.Module):
     def forward(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The vectors of all fields of each row, concatenated [U, size], and the sum of their weights [U]."""
         parts = [lookup(rows_U, self.ids, self.id_dropout) for lookup in self.lookups]
-        if hasattr(self, "numeric"):
+        if self.numeric is not None:
             parts.append(self.numeric[rows_U].unsqueeze(-1) * self.number_vectors)
         parts += [projection(rows_U)[:, None] for projection in self.projections.values()]
         return concatenate_fields(parts)
+
+    def append(self, table: FieldTable) -> None:
+        """More rows, without the row for "unknown" that leads the table."""
+        for lookup in self.lookups:
+            assert isinstance(lookup, EmbeddingTable)
+            lookup.append({name: column[1:] for name, column in _columns(table).items()})
+        if self.numeric is not None:
+            self.numeric.append(_numbers(table)[1:])
+        for name, projection in self.projections.items():
+            assert isinstance(projection, Projection)
+            projection.vectors.append(table.vectors[name][1:])
+        self.rows += len(table.ids) - 1
 
 
 class Projection(nn.Module):
     """The vectors of a modality and a learned projection of them to [dim + 1]; a video without the modality has zeros."""
 
-    vectors: torch.Tensor
-
     def __init__(self, vectors: torch.Tensor, dim: int) -> None:
         super().__init__()
-        self.register_buffer("vectors", vectors, persistent=False)
+        self.vectors = Rows(vectors)
         self.linear = nn.Linear(vectors.shape[1], dim + 1, bias=False)
         self.linear.weight = nn.Parameter((_initial_vectors(vectors.shape[1], dim).T / vectors.shape[1] ** 0.5).contiguous())
 
@@ -144,13 +162,14 @@ class Fusion(nn.Module):
 
     def __init__(self, items: FieldTable, names: list[str], dim: int, request_size: int, guided: bool) -> None:
         super().__init__()
+        self.names = names
         self.projections = nn.ModuleList(Projection(items.vectors[name], dim) for name in names)
         self.query = nn.Linear(request_size, dim) if guided else None
         self.score = None if guided else nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))
 
     def project(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The projected modalities [U, M, dim + 1] and the mask of those that each video has, bool [U, M]."""
-        masks = [(projection.get_buffer("vectors")[rows_U] != 0).any(-1) for projection in self.projections]
+        masks = [(projection.vectors[rows_U] != 0).any(-1) for projection in self.projections]  # type: ignore[index]
         return torch.stack([projection(rows_U) for projection in self.projections], 1), torch.stack(masks, 1)
 
     def forward(self, modalities: torch.Tensor, mask: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:
@@ -188,6 +207,14 @@ class Inputs(nn.Module):
         self.fusion = Fusion(tables.items, fused, dim, self.request_size, guided) if fused else None
         self.item_fields = [*self.items.names, *(["content"] if fused else [])]
         self.item_size = self.items.size + (dim if fused else 0)
+
+    def append_items(self, table: FieldTable) -> None:
+        """More items behind the others, without the row for "unknown" that leads the table."""
+        self.items.append(table)
+        if self.fusion is not None:
+            for name, projection in zip(self.fusion.names, self.fusion.projections, strict=True):
+                assert isinstance(projection, Projection)
+                projection.vectors.append(table.vectors[name][1:])
 
     def forward(self, batch: Batch) -> "Embedded":
         request_BR, request_weight_B = self._request(batch)
@@ -284,6 +311,16 @@ def concatenate_fields(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.T
     """The vectors of all parts [U, F, dim + 1], concatenated [U, sum of F * dim], and the sum of all weights [U]."""
     vectors = torch.cat([part[..., :-1].flatten(1) for part in parts], 1)
     return vectors, torch.cat([part[..., -1] for part in parts], 1).sum(1)
+
+
+def _columns(table: FieldTable) -> dict[str, torch.Tensor]:
+    """The columns of values, the categorical ones first."""
+    return {name: tensor for kind in (table.categorical, table.multivalued) for name, tensor in sorted(kind.items())}
+
+
+def _numbers(table: FieldTable) -> torch.Tensor:
+    """The numeric columns side by side: float32 [rows, numeric fields]."""
+    return torch.stack([table.numeric[name] for name in sorted(table.numeric)], 1)
 
 
 def _initial_vectors(count: int, dim: int) -> torch.Tensor:

@@ -8,9 +8,46 @@ sorted by row, and the gradients of each row are summed in one piece, which is t
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import embedding_bag
 
 from rayrec.training.optimizers import sort_rows
+
+
+class Rows(nn.Module):
+    """The rows of a tensor, looked up by index. More rows can be appended at the cost of those alone, without a copy of the others.
+
+    They move with the module that has them, and are no part of its state dict.
+    """
+
+    first: torch.Tensor
+    more: torch.Tensor
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("first", rows, persistent=False)
+        self.register_buffer("more", rows[:0], persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.more)
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """A copy of the rows at int64 [...]."""
+        return self.of_columns(slice(None), index)
+
+    def of_columns(self, columns: slice, index: torch.Tensor) -> torch.Tensor:
+        """A copy of some columns of the rows at int64 [...]; the others are not read."""
+        first, count = self.first[:, columns], len(self.first)
+        if not len(self.more):
+            return first[index]
+        found = first[index.clamp(max=count - 1)]
+        late = index >= count
+        found[late] = self.more[:, columns][index[late] - count]
+        return found
+
+    def append(self, rows: torch.Tensor) -> None:
+        """Rows of the same shape and type behind all others."""
+        self.more = torch.cat([self.more, rows.to(self.more)])
 
 
 def unique_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

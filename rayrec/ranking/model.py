@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
-from rayrec.data.fields import Tables
+from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.windows import HistoryWindow, LatestClicks
 from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
@@ -26,6 +26,13 @@ class RankingModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
         """Click logits [B, N]."""
+
+    def append_items(self, table: FieldTable) -> None:
+        """More items behind those that the model was built for, without the row for "unknown" that leads the table.
+
+        A model that looks items up elsewhere than in an `Inputs` called `inputs` overrides this.
+        """
+        self.inputs.append_items(table)  # type: ignore[union-attr, operator]
 
     @property
     def window(self) -> HistoryWindow:

@@ -30,6 +30,7 @@ from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
 from rayrec.ranking import models
 from rayrec.ranking.model import RankingModel
+from rayrec.tables import TEXT, VECTOR
 from rayrec.training.trainer import CPU
 from rayrec.workspace.files import read_whole, write_whole
 
@@ -107,19 +108,27 @@ class Scorer:
         Raises `DataError` when the table lacks a column that training had, or holds vectors of another size.
         """
         encoder = self.item_encoder
-        wanted = [*encoder.vocabularies, *encoder.scales, *encoder.vector_scales]
-        for name in wanted:
+        for name in (*encoder.vocabularies, *encoder.scales, *encoder.vector_scales):
             if name not in table.column_names:
                 raise DataError(f"the ranker was trained with {name!r} of each video, which is not there now; {RETRAIN}")
-        refuse_not_finite(table, "video_id", wanted)
-        for name, (means, _) in encoder.vector_scales.items():
-            size = pc.max(pc.list_value_length(table[name])).as_py()
-            if size is not None and size != len(means):
-                raise DataError(f"the ranker was trained with {len(means)} numbers in {name!r}, which has {size} now; {RETRAIN}")
-        items = encoder.encode(table)
+        items = self._encoded(table)
         scorer = Scorer.build(self.settings, self.user_encoder, encoder, self.context_encoder, self.users, items)
         scorer.model.load_state_dict(self.model.state_dict())
         return scorer.to(self.device)
+
+    def append_items(self, table: pa.Table) -> None:
+        """More items behind the others, of videos that training never saw. They are scored from their content.
+
+        What the table lacks of a video's columns is unknown. The cost depends on these items alone. `item_ids` and `save` don't
+        know them. Raises `DataError` for numbers that are not finite and vectors of another size than training had.
+        """
+        encoder = self.item_encoder
+        kinds: dict[str, pa.DataType] = dict.fromkeys(encoder.vocabularies, TEXT)
+        kinds |= {name: pa.list_(TEXT) for name in encoder.multivalued}
+        kinds |= dict.fromkeys(encoder.scales, pa.float64()) | dict.fromkeys(encoder.vector_scales, VECTOR)
+        for name in kinds.keys() - set(table.column_names):
+            table = table.append_column(name, pa.nulls(table.num_rows, kinds[name]))
+        self.model.append_items(self._encoded(table))
 
     def to(self, device: torch.device) -> "Scorer":
         self.model.to(device)
@@ -188,6 +197,16 @@ class Scorer:
                 f"{RETRAIN} ({' '.join(str(error).split())[:200]})"
             ) from error
         return scorer
+
+    def _encoded(self, table: pa.Table) -> FieldTable:
+        """The encoded rows. Raises `DataError` for numbers that are not finite, and vectors of another size than training had."""
+        encoder = self.item_encoder
+        refuse_not_finite(table, "video_id", [*encoder.vocabularies, *encoder.scales, *encoder.vector_scales])
+        for name, (means, _) in encoder.vector_scales.items():
+            size = pc.max(pc.list_value_length(table[name])).as_py()
+            if size is not None and size != len(means):
+                raise DataError(f"the ranker was trained with {len(means)} numbers in {name!r}, which has {size} now; {RETRAIN}")
+        return encoder.encode(table)
 
     def _windows(self, histories: list[np.ndarray], times: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Items and times [B, H] of the clicks that the model reads of each history, by the code that training uses."""

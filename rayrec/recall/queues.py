@@ -56,6 +56,11 @@ class ItemTopics:
         within = np.arange(len(rows)) - (np.cumsum(lengths) - lengths)[rows]
         return rows, self.topics[starts[rows] + within]
 
+    def grown(self, topics: list[np.ndarray]) -> "ItemTopics":
+        """With more items behind these; `topics` are those of each, int32."""
+        ends = self.offsets[-1] + np.cumsum([len(each) for each in topics], dtype=np.int64)
+        return ItemTopics(np.concatenate([self.offsets, ends]), np.concatenate([self.topics, *topics]).astype(np.int32))
+
     def items_with_any(self, topics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The items that have any of these topics, and how many of them each item has. It reads the whole catalog."""
         found = np.searchsorted(self.offsets, np.flatnonzero(np.isin(self.topics, topics)), side="right") - 1
@@ -125,6 +130,19 @@ class TopicQueues:
             popular=popular,
             popular_interleaved=popular_interleaved,
             fresh=fresh,
+        )
+
+    def grown(self, item_topics: ItemTopics) -> "TopicQueues":
+        """The queues for more items, which are hidden until `updated` is told of them. `item_topics` has the topics of all."""
+        more = len(item_topics.offsets) - 1 - len(self.kind)
+        missing = max(0, int(item_topics.topics.max(initial=-1)) + 1 - len(self.established_by_topic))
+        return replace(
+            self,
+            item_topics=item_topics,
+            kind=np.append(self.kind, np.full(more, HIDDEN, np.int8)),
+            ctr=np.append(self.ctr, np.zeros(more, np.float32)),
+            established_by_topic=self.established_by_topic + [NO_ITEMS] * missing,
+            fresh_by_topic=self.fresh_by_topic + [NO_ITEMS] * missing,
         )
 
     def queue(self, topic: int, count: int | None = None, draw_seed: int = 0) -> np.ndarray:

@@ -5,9 +5,14 @@ import numpy as np
 from rayrec.recall.queues import ItemTopics
 
 
-def by_vector(vectors: np.ndarray, item: int) -> tuple[np.ndarray, np.ndarray]:
-    """All other items with a vector and their cosine similarities. Row i - 1 of `vectors` is item i's, of length 1 or all zeros."""
-    similarity = vectors @ vectors[item - 1]
+def by_vector(vectors: np.ndarray, item: int, more: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """All other items with a vector and their cosine similarities.
+
+    Row i - 1 of `vectors` is item i's, of length 1 or all zeros; `more` has those of the items behind them.
+    """
+    parts = [vectors] if more is None else [vectors, more]
+    vector = vectors[item - 1] if more is None or item <= len(vectors) else more[item - 1 - len(vectors)]
+    similarity = np.concatenate([part @ vector for part in parts])
     similarity[item - 1] = 0
     items = np.flatnonzero(similarity).astype(np.int32)
     return items + np.int32(1), similarity[items]

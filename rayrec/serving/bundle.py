@@ -6,12 +6,14 @@
     users.arrow       the last clicks and the last seen videos of each user of the log, as item indices, sorted by user id
     ranker/           the `Scorer` as it saves itself
     search/           the index of the videos by words, pictures and sounds (`rayrec.serving.searching`), if there is one
+    placing/          what describes a new video as the items are described (`rayrec.serving.placing`); not in every bundle
     checksums.json    the SHA-256 of each of these files, written last
 
 `Bundle` is what the HTTP ingress loads: it needs no torch, and maps its tables into memory instead of reading them. `load_scorer`
 loads the ranker and nothing else. The covers are beside the bundle (`rayrec.serving.covers`); each is read when it is asked for.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -25,7 +27,7 @@ import pyarrow.fs as pafs
 
 from rayrec import __version__
 from rayrec.errors import RayrecError
-from rayrec.recall.items import ItemData, number_authors
+from rayrec.recall.items import number_authors
 from rayrec.recall.queues import ItemTopics
 from rayrec.serving import covers, user_log
 from rayrec.serving.user_log import USERS, UserLog, UserLogs
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 FORMAT = 5
 # A bundle of format 4 has the covers in a column of items.arrow, and one of format 3 does not know which export its log contains.
 READABLE = (3, 4, FORMAT)
+PLACING = "placing/"  # the folder of what describes new videos
 FOLDER = "bundle"  # inside the folder of a version of the stage `publish`
 FACTS = {
     "video_id": TEXT,
@@ -92,6 +95,7 @@ class Bundle:
     items: pa.Table
     topics: pa.Table
     users: UserLogs
+    model: str = ""  # the fingerprint of what describes new videos, which bundles may share; "" for a bundle without it
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str, version: str, copies: Path | None = None) -> Self:
@@ -106,7 +110,8 @@ class Bundle:
             raise BundleError(
                 f"{folder} holds no video, so it would answer nothing; run `rayrec ingest CONFIG` and `rayrec publish CONFIG` again"
             )
-        return cls(version, info, fs, f"{folder.rsplit('/', 3)[0]}/{covers.FOLDER}", items, topics, UserLogs(users))
+        root, model = folder.rsplit("/", 3)[0], model_of(fs, folder)
+        return cls(version, info, fs, f"{root}/{covers.FOLDER}", items, topics, UserLogs(users), model)
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -144,11 +149,6 @@ class Bundle:
         """The most typical tags of each topic."""
         return {row["topic"]: row["words"] or [] for row in self.topics.to_pylist()}
 
-    @cached_property
-    def item_data(self) -> ItemData:
-        """What recall needs of all items."""
-        return ItemData(self.item_topics, self.author_of, lambda: self.vectors)
-
     def counters(self) -> tuple[np.ndarray, np.ndarray]:
         """Exposures and clicks of each item in the log, int64 [I] each; the arrays are copies that the caller may change."""
         return tuple(np.concatenate([[0], self.items[name].to_numpy()]) for name in ("exposures", "clicks"))  # type: ignore[return-value]
@@ -184,6 +184,12 @@ class Bundle:
     def _column(self, name: str) -> pa.Array:
         """A column of the items as one array. The file has one batch, which is not copied, as `combine_chunks` would do."""
         return self.items[name].chunk(0)
+
+
+def model_of(fs: pafs.FileSystem, folder: str) -> str:
+    """The fingerprint of the files in `placing/`; "" without any."""
+    files = {name: digest for name, digest in _checksums(fs, folder).items() if name.startswith(PLACING)}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16] if files else ""
 
 
 def load_scorer(fs: pafs.FileSystem, folder: str) -> "Scorer":

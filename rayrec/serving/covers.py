@@ -1,6 +1,7 @@
 """The covers of videos: files of JPEGs in the workspace, beside the bundles that share them. A cover is read when it is asked for.
 
     <workspace>/covers/KEY.jpegs                   the covers of a part file of `features`, one behind the other
+    <workspace>/covers/added/KEY.jpeg              the cover of a video that was added while the service runs
     <workspace>/publish/<version>/covers.parquet   `INDEX`: where the cover of each video is
 
 KEY comes from the checksum of the part file, so the covers of a part file that stays are copied once, by the first `publish`. Each
@@ -18,12 +19,13 @@ import pyarrow.parquet as pq
 
 from rayrec.errors import RayrecError
 from rayrec.tables import BYTES, TEXT
-from rayrec.workspace.files import checksum, make_folder_of, written_whole
+from rayrec.workspace.files import checksum, make_folder_of, read_whole, written_whole
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.stores import in_words
 from rayrec.workspace.versions import KEPT_UNFINISHED, Workspace
 
 FOLDER, INDEX_FILE = "covers", "covers.parquet"
+ADDED = "added"  # the folder in it of the covers of added videos
 PLACE = {
     "cover_file": pa.dictionary(pa.int32(), TEXT),  # in the folder of covers
     "cover_offset": pa.int64(),  # bytes from its beginning
@@ -91,6 +93,14 @@ def read(fs: pafs.FileSystem, path: str, offset: int, length: int, crc32: int) -
     if zlib.crc32(jpeg) != crc32:
         raise CoverError(f"{path}: the cover at byte {offset:,} is not the one that was published (its checksum differs); {again}")
     return jpeg
+
+
+def read_added(fs: pafs.FileSystem, path: str) -> bytes:
+    """The JPEG of a video that was added while the service runs. Raises `CoverError` if it can't be read."""
+    try:
+        return read_whole(fs, path)
+    except OSError as error:
+        raise CoverError(f"{path}: the cover of an added video can't be read: {in_words(error)}") from error
 
 
 def _index(workspace: Workspace, version: str) -> pa.Table:

@@ -46,6 +46,12 @@ METRICS = {
             ("kind",),
         ),
         Metric("searches_total", "counter", "Searches answered, by kind: text, picture or sound.", ("kind",)),
+        Metric(
+            "uploads_total",
+            "counter",
+            "Videos sent: added, known, waiting, rejected (the file) or refused.",
+            ("outcome",),
+        ),
         Metric("impressions_lost_total", "counter", "Impressions of answered pages that the store could not write."),
         Metric("queue_age_seconds", "gauge", "Time since the queues last took in the events."),
         Metric("event_lag_seconds", "gauge", "Time from the arrival of the newest event until the queues contained it."),

@@ -6,6 +6,7 @@ coroutine that scores, and the store is any `StateStore`.
 
 import asyncio
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,10 +20,11 @@ from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
-from rayrec.recall.similar import by_topics, by_vector, nearest
+from rayrec.recall.similar import nearest
 from rayrec.recall.source import Query
 from rayrec.serving.bundle import Bundle
-from rayrec.serving.state.store import Event, StateStore, StoreError
+from rayrec.serving.items import Items
+from rayrec.serving.state.store import Addition, Event, StateStore, StoreError
 from rayrec.serving.user_log import UNKNOWN_USER
 
 MAX_SEEN = 2000  # how many of the videos that a user has seen last are not shown again
@@ -45,7 +47,8 @@ class UserState:
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
 
 
-# (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]
+# (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
+# those of `Items.in_store`.
 Rank = Callable[[str, UserState, int, np.ndarray, dict[str, Any]], Awaitable[np.ndarray]]
 
 
@@ -62,6 +65,15 @@ class Page:
     trace: Trace
     arm: str | None = None  # the arm that answered
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
+
+
+@dataclass(frozen=True)
+class View:
+    """What a request is answered from. The three belong together: they know the same items."""
+
+    items: Items
+    pipeline: RecallPipeline
+    queues: TopicQueues
 
 
 class Recommender:
@@ -82,29 +94,47 @@ class Recommender:
         lost: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.bundle, self.store, self.rank, self.settings, self._lost = bundle, store, rank, recall, lost
-        self.pipeline = RecallPipeline(recall, selection, bundle.item_data)
+        self.selection, self._refreshing = selection, threading.Lock()
         self._rng = np.random.default_rng(seed)
         self._since = store.since(bundle.info.log_until, bundle.info.log_upto)
         self.exposures, self.clicks = bundle.counters()
         self.refreshed_at, self.last_event_at = now_ms(), bundle.info.log_until
         self._upto = 0  # the number of the last event counted
+        self._added_upto = 0  # the number of the last added video
         self._withdrawn: set[str] = set()  # by id, for the bundle may not know them
         self._published_at = bundle.published_at()
         self._available = self._published_at <= self.refreshed_at
         self._withheld = np.zeros(len(self._available), dtype=bool)
         self._upcoming = np.flatnonzero(~self._available).astype(np.int32)
-        self.queues = TopicQueues.build(bundle.item_topics, self.exposures, self.clicks, self._available, recall, self._rng)
+        items = Items.of(bundle)
+        queues = TopicQueues.build(items.topics, self.exposures, self.clicks, self._available, recall, self._rng)
+        self.view = View(items, RecallPipeline(recall, selection, items.data), queues)
         self.refresh(self.refreshed_at)
 
+    @property
+    def items(self) -> Items:
+        """All items that are known now. An item keeps its place when others are added."""
+        return self.view.items
+
+    @property
+    def queues(self) -> TopicQueues:
+        return self.view.queues
+
     def refresh(self, now: int) -> bool:
-        """Updates the queues with new events, newly published videos and withdrawals. Returns whether anything changed.
+        """Updates the queues with new events, new and newly published videos and withdrawals. Returns whether anything changed.
 
         `now` is in UTC ms. `refreshed_at` is the `now` of the last refresh, `last_event_at` that of the last one with new events.
         """
+        with self._refreshing:
+            return self._refresh(now)
+
+    def _refresh(self, now: int) -> bool:
+        # In this order: the video of an event that was counted has been added before.
         counts, withdrawn = self.store.counts(self._upto, self._since), set(self.store.withdrawn())
-        counted = self._items_of(counts.video_ids)
+        self._take(self.store.additions(self._added_upto))
+        counted = self.items.find_all(counts.video_ids)
         published = self._published_at[self._upcoming] <= now
-        toggled = self._items_of(list(withdrawn ^ self._withdrawn))
+        toggled = self.items.find_all(list(withdrawn ^ self._withdrawn))
         changed = np.unique(np.concatenate([counted, self._upcoming[published], toggled]))
         changed = changed[changed > 0]
         self._withheld[toggled] = ~self._withheld[toggled]
@@ -115,8 +145,30 @@ class Recommender:
         self._upto, self._withdrawn, self._upcoming, self.refreshed_at = counts.upto, withdrawn, self._upcoming[~published], now
         if len(changed):
             self._available[changed] = (self._published_at[changed] <= now) & ~self._withheld[changed]
-            self.queues = self.queues.updated(changed, self.exposures, self.clicks, self._available)
+            self.view = replace(self.view, queues=self.queues.updated(changed, self.exposures, self.clicks, self._available))
         return len(changed) > 0
+
+    def _take(self, additions: Sequence[Addition]) -> None:
+        """Hands new videos to all who know items. They are hidden until the queues are updated.
+
+        This is the place where another index over the items, such as one for search, is to be told of them.
+        """
+        if not additions:
+            return
+        self._added_upto, first = additions[-1].number, len(self.items)
+        items = self.items.grown(additions)
+        new = items.added[len(items.added) - (len(items) - first) :]
+        if not new:
+            return
+        published_at = np.array([video.facts.get("published_at") or 0 for video in new], np.int64)
+        nothing = np.zeros(len(new), np.int64)
+        self.exposures, self.clicks = np.append(self.exposures, nothing), np.append(self.clicks, nothing)
+        self._published_at = np.append(self._published_at, published_at)
+        self._available = np.append(self._available, nothing > 0)
+        self._withheld = np.append(self._withheld, [video.video_id in self._withdrawn for video in new])
+        self._upcoming = np.append(self._upcoming, np.arange(first, len(items), dtype=np.int32))
+        pipeline = RecallPipeline(self.settings, self.selection, items.data)
+        self.view = View(items, pipeline, self.queues.grown(items.topics))
 
     async def recommend(
         self,
@@ -153,42 +205,50 @@ class Recommender:
         draw_seed: int = 0,
     ) -> Page:
         """The page that `recommend` would answer with, without logging it. `draw_seed` decides what is drawn at random."""
-        trace, now, queues = Trace(), now_ms(), self.queues
-        user = await asyncio.to_thread(self.user, user_id)
+        trace, now, view = Trace(), now_ms(), self.view
+        items = view.items
+        user = await asyncio.to_thread(self.user, user_id, items)
         known_as = "" if user.forgotten else user_id
         trace.mark("hydrate", len(user.clicked))
 
-        async def score(items: np.ndarray) -> np.ndarray:
-            return await self.rank(known_as, user, now, items, context or {})
+        async def score(candidates: np.ndarray) -> np.ndarray:
+            state = replace(user, clicked=items.in_store(user.clicked))
+            return await self.rank(known_as, state, now, items.in_store(candidates), context or {})
 
-        exclusions = self._exclusions(user, exclude, blocked_authors)
+        exclusions = _exclusions(items, user, exclude, blocked_authors)
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
-        found = await self.pipeline.run(query, queues, score, k, trace)
+        found = await view.pipeline.run(query, view.queues, score, k, trace)
         page = found.candidates.take(found.rows)
         return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, found.scores[found.rows], trace, arm)
 
     def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items (int32) most similar to a video, and their similarities (float32), the most similar first.
 
-        Videos that may not be shown are left out. Raises `KeyError` for a video that is not in the bundle.
+        Videos that may not be shown are left out. Raises `KeyError` for an unknown video.
         """
-        item, vectors = self.bundle.item_of[video_id], self.bundle.vectors
-        found = by_vector(vectors, item) if vectors is not None else by_topics(self.bundle.item_topics, item)
-        shown = self.queues.is_shown(found[0])
+        view = self.view
+        if not (item := view.items.find(video_id)):
+            raise KeyError(video_id)
+        found = view.items.similar(item)
+        shown = view.queues.is_shown(found[0])
         items, similarity = found[0][shown], found[1][shown]
         rows = nearest(items, similarity, self.clicks, k)
         return items[rows], similarity[rows]
 
-    def user(self, user_id: str) -> UserState:
-        """Merges the log and the store in the order of time. Unknown users are in neither, forgotten ones are not in the log."""
+    def user(self, user_id: str, items: Items | None = None) -> UserState:
+        """Merges the log and the store in the order of time. Unknown users are in neither, forgotten ones are not in the log.
+
+        Only the given items are known, or all that are known now.
+        """
+        find = (items or self.items).find_all
         bundle, max_clicks = self.bundle, self.bundle.info.max_clicks
         online = self.store.activity(user_id, self._since, max_clicks, MAX_SEEN)
         log = UNKNOWN_USER if online.forgotten else bundle.user(user_id)
-        clicked = np.concatenate([log.clicked, self._items_of(online.clicked)])
+        clicked = np.concatenate([log.clicked, find(online.clicked)])
         clicked_at = np.concatenate([log.clicked_at, np.array(online.clicked_at, dtype=np.int64)])
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
-        seen = np.concatenate([log.seen, self._items_of(online.seen)])
+        seen = np.concatenate([log.seen, find(online.seen)])
         return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten)
 
     async def add_events(self, events: list[Event]) -> list[Event]:
@@ -218,22 +278,19 @@ class Recommender:
             raise StoreError(f"the events have waited for {self.store.write_delay():.1f} s to be written")
         return written.result()
 
-    def _exclusions(self, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
-        blocked = [number for author in blocked_authors if (number := self.bundle.authors.get(author))]
-        items = np.concatenate([user.seen, self._items_of(exclude)])
-        return Exclusions.of(items, np.array(blocked, dtype=np.int32), self.bundle.author_of)
-
     def _impressions(self, user_id: str, page: Page) -> list[Event]:
-        shown = enumerate(self.bundle.item_ids[item] for item in page.items)
+        shown = enumerate(self.items.ids(page.items))
         ours = uuid.uuid4().hex  # not the request's id, which callers know and may make ids of their own events from
         return [
             Event(f"{ours}-{position}", user_id, video_id, "impression", page.at, page.request_id, arm=page.arm)
             for position, video_id in shown
         ]
 
-    def _items_of(self, video_ids: Sequence[str]) -> np.ndarray:
-        """The items of these videos, 0 (which is in no queue) for those that are not in the bundle."""
-        return np.array([self.bundle.item_of.get(video_id, 0) for video_id in video_ids], dtype=np.int32)
+
+def _exclusions(items: Items, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
+    blocked = [number for author in blocked_authors if (number := items.authors.get(author))]
+    excluded = np.concatenate([user.seen, items.find_all(exclude)])
+    return Exclusions.of(excluded, np.array(blocked, dtype=np.int32), items.author_of)
 
 
 def now_ms() -> int:

@@ -19,7 +19,7 @@ from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import EncodedLog
 from rayrec.data.shares import GROUP_ROWS, Share
 from rayrec.data.windows import HistoryGather
-from rayrec.evaluation.breakdown import by_history, history_lengths, without_modality
+from rayrec.evaluation.breakdown import ID, by_history, by_novelty, history_lengths, seen_in_training, without_ids, without_modality
 from rayrec.evaluation.pages import (
     Counters,
     TestUser,
@@ -82,8 +82,14 @@ def evaluate(run: StageRun) -> None:
         pages=metrics,
         by_history={each.name: by_history(test.length, test.clicked, probabilities[each.name]) for each in rankers},
         without_modality={
-            name: {modality: basic_metrics(test.clicked, found) for modality, found in without.items()}
+            name: {modality: basic_metrics(test.clicked, found) for modality, found in without.items() if modality != ID}
             for name, without in test.without.items()
+        },
+        by_novelty={
+            each.name: by_novelty(
+                seen_in_training(each.scorer)[test.item], test.clicked, probabilities[each.name], test.without[each.name][ID]
+            )
+            for each in rankers
         },
         reliability={each.name: _as_lists(reliability(test.clicked, probabilities[each.name])) for each in rankers},
         warnings=[*click_warnings(clicks, rankers[0].name, POPULARITY), *page_warnings(metrics, rankers[0].name, POPULARITY, k)],
@@ -105,8 +111,9 @@ class TrainedRanker:
 
     @cached_property
     def without(self) -> dict[str, Scorer]:
-        """The ranker without each of its modalities."""
-        return {name: without_modality(self.scorer, name) for name in sorted(self.scorer.items.vectors)}
+        """The ranker without each of its modalities, and without the ids of videos."""
+        modalities = {name: without_modality(self.scorer, name) for name in sorted(self.scorer.items.vectors)}
+        return modalities | {ID: without_ids(self.scorer)}
 
 
 def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
@@ -146,7 +153,7 @@ class TestSplit:
     clicked: np.ndarray  # bool
     length: np.ndarray  # the clicks of the user before the impression
     probabilities: dict[str, np.ndarray]  # ranker -> float32
-    without: dict[str, dict[str, np.ndarray]]  # ranker -> modality -> the predictions where all items lack it
+    without: dict[str, dict[str, np.ndarray]]  # ranker -> modality, or ID -> the predictions where all items lack it
     counters: Counters
     users: list[TestUser]  # in the order of their first impressions
 

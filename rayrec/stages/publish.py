@@ -18,7 +18,7 @@ from rayrec.data.pieces import LogPieces
 from rayrec.data.shares import GROUP_ROWS, Share
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import item_vectors
-from rayrec.serving import bundle, covers, log_summary, searching
+from rayrec.serving import bundle, covers, log_summary, placing, searching
 from rayrec.serving.bundle import BundleError
 from rayrec.serving.recommender import MAX_SEEN
 from rayrec.stages.encode import STAGE as ENCODE
@@ -31,8 +31,8 @@ from rayrec.workspace.stage import Stage, StageRun
 def publish(run: StageRun) -> None:
     """The work of the stage. It reads the catalog, the encoded log, the interactions and the files of `train`.
 
-    If they exist, it also reads topics, topic_centres, embeddings, features, search_vectors, the other tables that the ranker uses,
-    and the report of `evaluate`.
+    If they exist, it also reads topics, topic_centres, tag_vectors, embeddings, features, search_vectors, the other tables that the
+    ranker uses, what describes new videos, and the report of `evaluate`.
     """
     trained = Scorer.load(run.fs, f"{run.input_folder('train')}/{RANKER}")
     scorer = trained.with_items(joined_items(run, trained.settings))
@@ -53,6 +53,7 @@ def publish(run: StageRun) -> None:
     folder = f"{run.folder}/{bundle.FOLDER}"
     run.fs.create_dir(folder, recursive=True)
     run.fs.delete_dir_contents(folder)  # which a killed run may have left
+    placing.write(run.workspace, folder)
     searching.write(run, folder, ids)
     bundle.write(run.fs, folder, info, pa.table(items), topic_table(run), users, scorer)
     run.count(rows_in=log.rows, rows_out=len(ids))
@@ -105,8 +106,9 @@ STAGE = Stage(
     "publish",
     publish,
     reads=(*READS, "interactions"),
-    may_read=(*MAY_READ, "features", "topic_centres", "embeddings", "predictions", "search_vectors"),
+    may_read=(*MAY_READ, "features", "topic_centres", "tag_vectors", "embeddings", "predictions", "search_vectors"),
     after=("train", "encode"),
     first=(ENCODE,),
-    settings=lambda config: settings_of(config.recall),
+    # A bundle that an earlier rayrec published lacks what describes new videos, and is made again.
+    settings=lambda config: settings_of(config.recall) | {"placing": True},
 )

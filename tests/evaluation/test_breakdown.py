@@ -8,7 +8,15 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from rayrec.config import Ranker, Split
 from rayrec.data.loading import RankingData, prepare
-from rayrec.evaluation.breakdown import PARTS, by_history, history_lengths, without_modality
+from rayrec.evaluation.breakdown import (
+    PARTS,
+    by_history,
+    by_novelty,
+    history_lengths,
+    seen_in_training,
+    without_ids,
+    without_modality,
+)
 from rayrec.ranking.scorer import Scorer
 
 ROWS = 400
@@ -77,3 +85,41 @@ def test_without_a_modality_a_ranker_scores_as_if_no_video_had_it(fusion: str) -
     np.testing.assert_array_equal(blind.score(*request), never.score(*request))
     assert np.abs(blind.score(*request) - whole.score(*request)).max() > 1e-3
     assert whole.items.vectors["audio"].any()
+
+
+def test_videos_that_training_has_seen_and_others() -> None:
+    rng = np.random.default_rng(0)
+    seen, clicked = rng.random(300) < 0.7, rng.random(300) < 0.4
+    probability, without = rng.random(300), rng.random(300)
+    found = by_novelty(seen, clicked, probability, without)
+    assert list(found) == ["seen", "unseen", "seen, ids hidden"]
+    for name, rows, said in (("seen", seen, probability), ("unseen", ~seen, probability), ("seen, ids hidden", seen, without)):
+        assert found[name]["impressions"] == rows.sum()
+        assert found[name]["auc"] == pytest.approx(roc_auc_score(clicked[rows], said[rows]))
+    assert "unseen" not in by_novelty(np.ones(300, bool), clicked, probability, without)
+
+
+def test_without_ids_a_video_is_scored_as_if_it_had_come_after_training() -> None:
+    settings = Ranker(modalities=["cover", "audio"], embedding_size=4, hidden=[8])
+    torch.manual_seed(0)
+    whole = Scorer.untrained(settings, data(settings))
+    for parameter in whole.model.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden = without_ids(whole)
+    assert seen_in_training(whole)[1:].all()
+    assert not seen_in_training(hidden).any()
+    nobody = [np.empty(0, np.int32)]
+    request = ["u0"], nobody, nobody, np.array([9])
+    table = pa.table(
+        {
+            "video_id": ["new"],
+            **{
+                name: pa.array([(whole.items.vectors[name][7].numpy() * deviations + means).tolist()], pa.list_(pa.float32()))
+                for name, (means, deviations) in whole.item_encoder.vector_scales.items()
+            },
+        }
+    )
+    whole.append_items(table)  # item 21 has the content of item 7
+    found = whole.score(*request, np.array([[7, 21]]))[0]
+    assert hidden.score(*request, np.array([[7]]))[0, 0] == pytest.approx(found[1], abs=1e-5)
+    assert abs(found[0] - found[1]) > 1e-3

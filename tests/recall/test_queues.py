@@ -172,3 +172,29 @@ def test_item_topics_follow_the_item_order(world: World) -> None:
     assert dict(zip(items.tolist(), shared.tolist(), strict=True)) == {
         i: len({2, 3} & set(lists[i])) for i in range(ITEMS) if {2, 3} & set(lists[i])
     }
+
+
+def test_items_that_are_added_are_in_the_queues_as_if_they_had_been_there(world: World) -> None:
+    _, _, lists, exposures, clicks, available = world
+    lists[-1] = [TOPICS + 2]  # a topic that no item had so far
+    topics = ItemTopics.of_lists(pa.array(lists, pa.list_(pa.int32())))
+    first, settings = 250, Recall()
+    few = ItemTopics.of_lists(pa.array(lists[:first], pa.list_(pa.int32())))
+    grown = few.grown([np.array(each, np.int32) for each in lists[first:]])
+    assert grown.offsets.tolist() == topics.offsets.tolist()
+    assert grown.topics.tolist() == topics.topics.tolist()
+    rng = np.random.default_rng(0)
+    queues = TopicQueues.build(few, exposures[:first], clicks[:first], available[:first], settings, rng).grown(grown)
+    new = np.arange(first, ITEMS, dtype=np.int32)
+    assert not queues.is_shown(new).any()  # hidden at first
+    queues = queues.updated(new, exposures, clicks, available)
+    whole = TopicQueues.build(topics, exposures, clicks, available, settings, rng)
+    assert queues.kind.tolist() == whole.kind.tolist()
+    assert sorted(queues.fresh.tolist()) == sorted(whole.fresh.tolist())
+    assert len(queues.fresh_by_topic) == len(whole.fresh_by_topic) == TOPICS + 3
+    for mine, theirs in zip(queues.fresh_by_topic, whole.fresh_by_topic, strict=True):
+        assert sorted(mine.tolist()) == sorted(theirs.tolist())
+    for topic, (mine, theirs) in enumerate(zip(queues.established_by_topic, whole.established_by_topic, strict=True)):
+        assert sorted(mine.tolist()) == sorted(theirs.tolist()), topic
+        assert queues.ctr[mine].tolist() == whole.ctr[theirs].tolist()
+    assert queues.popular.tolist() == whole.popular.tolist()

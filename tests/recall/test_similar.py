@@ -19,6 +19,15 @@ def test_by_vector() -> None:
     assert len(by_vector(vectors, 8)[0]) == 0
 
 
+def test_vectors_behind_the_others_count_like_these() -> None:
+    vectors = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    vectors[7] = 0
+    for item in range(1, 10):
+        items, similarity = by_vector(vectors[:6], item, vectors[6:])
+        assert items.tolist() == by_vector(vectors, item)[0].tolist()
+        assert similarity == pytest.approx(by_vector(vectors, item)[1], abs=1e-6)
+
+
 def test_by_topics() -> None:
     topics = ItemTopics.of_lists(pa.array([None, [0, 1], [1], [2], [0, 1, 2, 3], None], pa.list_(pa.int32())))
     items, similarity = by_topics(topics, 1)

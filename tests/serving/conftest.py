@@ -15,6 +15,7 @@ from rayrec.serving.bundle import Bundle, locate
 from rayrec.serving.recommender import Recommender
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.workspace.versions import Workspace
+from tests.serving.media_world import build_media_world
 from tests.serving.small_world import build_workspace, rank_by_number
 from tests.serving.stores import RedisServer, redis_server
 
@@ -23,6 +24,12 @@ from tests.serving.stores import RedisServer, redis_server
 def published(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The config of a workspace with a bundle. Tests must not change it."""
     return build_workspace(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
+def media_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The config of a workspace whose bundle can describe new videos. Tests must leave it as it is."""
+    return build_media_world(tmp_path_factory.mktemp("media_world"))
 
 
 @pytest.fixture(scope="session")

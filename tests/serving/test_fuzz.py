@@ -4,17 +4,20 @@
 """
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
-from rayrec.config import Serving
+from rayrec.config import Config, Serving, Uploads
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
+from rayrec.serving.inbox import Described, Inbox
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import Recommender
 from rayrec.serving.rollout.arms import Arms
+from rayrec.workspace.versions import Workspace
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: the API is not fuzzed")
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
@@ -34,8 +37,22 @@ HOST = {"Host": "localhost"}
 
 
 @pytest.fixture
-def api(recommender: Recommender) -> FastAPI:
-    return create_api(lambda: Arms(recommender), Serving(), Keys(), LocalMetrics(), list)
+def api(recommender: Recommender, published: Config, tmp_path: Path) -> FastAPI:
+    """It takes videos, none of which can be read."""
+
+    async def describe(facts: dict[str, Any]) -> Described:
+        return Described("not a video or sound file")
+
+    async def tell() -> None:
+        raise AssertionError("nothing was added")
+
+    def arms() -> Arms:
+        return Arms(recommender)
+
+    serving = Serving(uploads=Uploads(folder=str(tmp_path / "uploads"), media_roots=[str(tmp_path)]))
+    config = published.model_copy(update={"serving": serving})
+    inbox = Inbox(config, Workspace(config.workspace), recommender.store, arms, describe, tell)
+    return create_api(arms, serving, Keys(), LocalMetrics(), list, inbox)
 
 
 def test_no_request_breaks_the_service(api: FastAPI, subtests: pytest.Subtests) -> None:

@@ -121,7 +121,7 @@ def show(browser: "playwright.Browser", recommender: Recommender, listen: Callab
     def start(
         path: str, size: dict[str, int] = DESK, keys: tuple[str, ...] = (), search: Search | None = None, **settings: str
     ) -> Feed:
-        api = create_api(lambda: Arms(recommender), Serving(), Keys(keys), LocalMetrics(), lambda: SWAPS, search)
+        api = create_api(lambda: Arms(recommender), Serving(), Keys(keys), LocalMetrics(), lambda: SWAPS, ask=search)
         feed = Feed(browser.new_page(viewport=size, **settings), recommender)
         feed.page.set_default_timeout(10_000)
         opened.append(feed)

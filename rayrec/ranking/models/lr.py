@@ -25,7 +25,7 @@ from torch.nn import functional
 from rayrec.config import Count, Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
-from rayrec.ranking.gathering import gather, unique_rows
+from rayrec.ranking.gathering import Rows, gather, unique_rows
 from rayrec.ranking.model import RankingModel
 from rayrec.training.optimizers import Ftrl
 
@@ -60,6 +60,9 @@ class LR(RankingModel):
     def optimizer(self, settings: Training) -> torch.optim.Optimizer:
         return Ftrl(self.parameters(), self.options.alpha, self.options.beta, self.options.l1, self.options.l2)
 
+    def append_items(self, table: FieldTable) -> None:
+        self.items.append(table)
+
     def forward(self, batch: Batch) -> torch.Tensor:
         keys_BW, shares_BW, numbers_B = self.users(batch.user)
         context_BC = keys_of(self.seed_C, batch.context)
@@ -86,38 +89,47 @@ class HashedTable(nn.Module):
     A key is a 64-bit hash of field and value. While training, the id is unknown in a share `id_dropout` of the rows.
     """
 
-    keys: torch.Tensor  # int64 [rows, W], the id's first
-    shares: torch.Tensor  # float32 [rows, W], 0 at padding
     of_history_W: torch.Tensor  # float32, 1 for the values by which clicked videos enter
-    numbers: torch.Tensor  # float32 [rows, X]
 
     def __init__(self, table: FieldTable, ids: str, id_dropout: float) -> None:
         super().__init__()
+        self.ids, self.id_dropout = ids, id_dropout
         columns = {**table.categorical, **table.multivalued}
         names = sorted(columns, key=lambda name: (name != ids, name))  # the id's column comes first
-        keys, shares, of_history = [], [], []
-        for name in names:
-            values = columns[name] if name in table.multivalued else columns[name][:, None]
-            mask = (values > 0) if name in table.multivalued else torch.ones_like(values)
-            keys.append(keys_of(field_seed(f"{ids} {name}"), values))
+        self.widths = {name: columns[name].shape[1] if name in table.multivalued else 1 for name in names}
+        of_history = [float(name in (ids, "topics")) for name in names for _ in range(self.widths[name])]
+        self.register_buffer("of_history_W", torch.tensor(of_history), persistent=False)
+        keys, shares, numbers = self._hashed(table)
+        self.keys = Rows(keys)  # int64 [rows, W], the id's first
+        self.shares = Rows(shares)  # float32 [rows, W], 0 at padding
+        self.numbers = Rows(numbers)  # float32 [rows, X]
+        self.number_weights = nn.Parameter(torch.zeros(numbers.shape[1]))
+
+    def append(self, table: FieldTable) -> None:
+        """More rows, without the row for "unknown" that leads the table. Values beyond the widest row so far are left out."""
+        for rows, more in zip((self.keys, self.shares, self.numbers), self._hashed(table), strict=True):
+            rows.append(more[1:])
+
+    def _hashed(self, table: FieldTable) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The keys, shares and numbers of the rows of a table."""
+        keys, shares = [], []
+        for name, width in self.widths.items():
+            multivalued = name in table.multivalued
+            values = table.multivalued[name][:, :width] if multivalued else table.categorical[name][:, None]
+            values = functional.pad(values, (0, width - values.shape[1]))
+            mask = (values > 0) if multivalued else torch.ones_like(values)
+            keys.append(keys_of(field_seed(f"{self.ids} {name}"), values))
             shares.append(mask / mask.sum(1, keepdim=True).clamp(min=1))
-            of_history += [float(name in (ids, "topics"))] * values.shape[1]
         numbers = [table.numeric[name][:, None] for name in sorted(table.numeric)]
         numbers += [table.vectors[name] for name in sorted(table.vectors)]
-        numbers = numbers or [torch.zeros(len(values), 0)]
-        self.id_dropout = id_dropout
-        self.register_buffer("keys", torch.cat(keys, 1), persistent=False)
-        self.register_buffer("shares", torch.cat(shares, 1), persistent=False)
-        self.register_buffer("of_history_W", torch.tensor(of_history), persistent=False)
-        self.register_buffer("numbers", torch.cat(numbers, 1), persistent=False)
-        self.number_weights = nn.Parameter(torch.zeros(self.numbers.shape[1]))
+        return torch.cat(keys, 1), torch.cat(shares, 1), torch.cat(numbers or [torch.zeros(len(table.ids), 0)], 1)
 
     def forward(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The keys and shares of rows, both [U, W], and the part of the logit that comes from their numbers [U]."""
         keys_UW, shares_UW = self.keys[rows_U], self.shares[rows_U]
         if self.training and self.id_dropout:
             unknown_U = torch.rand(len(rows_U), device=rows_U.device) < self.id_dropout
-            keys_UW[:, 0] = torch.where(unknown_U, self.keys[0, 0], keys_UW[:, 0])
+            keys_UW[:, 0] = torch.where(unknown_U, self.keys.first[0, 0], keys_UW[:, 0])
         return keys_UW, shares_UW, self.numbers[rows_U] @ self.number_weights
 
 

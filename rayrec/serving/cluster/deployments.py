@@ -1,4 +1,4 @@
-"""The Serve application: `TopicRecall`, the HTTP ingress, `NeuralRanker`, which it asks for scores, and `VideoSearch`.
+"""The Serve application: `TopicRecall`, the HTTP ingress, `NeuralRanker`, `VideoSearch` and `VideoIntake`, which it asks.
 
 `app` builds it, for `serve deploy` (`import_path: rayrec.serving.cluster.deployments:app`) as well as for `rayrec serve`.
 
@@ -8,7 +8,7 @@ loads the new bundle beside the one in use, has every ranker load it, tries it o
 only notes what is wanted. A bundle that can't be loaded is refused: the replica keeps what it has and says so in its `report`.
 
 `VideoSearch` is there if the config has the section `search`. It has no `user_config`: `TopicRecall` tells it which bundles are in
-use.
+use. `VideoIntake` describes new videos; it is there if the config has a section `serving.uploads`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ray import serve
 
-from rayrec.config import Config, ConfigError, load, with_values
+from rayrec.config import Config, ConfigError, Uploads, load, with_values
 from rayrec.config.wording import wording
 from rayrec.recall import sources
 from rayrec.serving.cluster.ranker import NeuralRanker
@@ -65,17 +65,28 @@ def app(args: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": 0.5} | _recall_placement(config),
         **common,
     )
-    if config.search is None:
-        return recall.bind(config, ranker.bind(config.workspace))
-    search = serve.deployment(
-        VideoSearch,
-        num_replicas=config.search.replicas,
-        max_ongoing_requests=MAX_SEARCHES,
-        max_queued_requests=MAX_SEARCHES,
-        ray_actor_options={"num_cpus": 0.25},  # it works only while somebody searches
-        **alike,
-    )
-    return recall.bind(config, ranker.bind(config.workspace), search.bind(config))
+    search = intake = None
+    if config.search is not None:
+        search = serve.deployment(
+            VideoSearch,
+            num_replicas=config.search.replicas,
+            max_ongoing_requests=MAX_SEARCHES,
+            max_queued_requests=MAX_SEARCHES,
+            ray_actor_options={"num_cpus": 0.25},  # it works only while somebody searches
+            **alike,
+        ).bind(config)
+    if config.serving.uploads is not None:
+        from rayrec.serving.cluster.intake import VideoIntake  # imports torch
+
+        intake = serve.deployment(
+            VideoIntake,
+            num_replicas=1,
+            max_ongoing_requests=2,  # one video that is decoded, and another one that goes through the networks
+            max_queued_requests=config.serving.uploads.max_at_once,
+            ray_actor_options={"num_cpus": 0.5} | _recall_placement(config),
+            **common,
+        ).bind(config)
+    return recall.bind(config, ranker.bind(config.workspace), search, intake)
 
 
 def _config_of(args: dict[str, Any]) -> Config:
@@ -93,9 +104,21 @@ def _config_of(args: dict[str, Any]) -> Config:
     config = config.model_copy(update={"workspace": arguments.workspace or config.workspace})
     if "://" not in config.workspace and not config.workspace.startswith("/"):
         raise ConfigError(f"workspace {config.workspace!r}: give an absolute path or a URI, as replicas start in other folders")
+    for key, folder in folders_of(config.serving.uploads):
+        if "://" not in folder and not folder.startswith("/"):
+            raise ConfigError(f"{key}={folder!r}: give an absolute path or a URI, as replicas start in other folders")
     sources.check(config.recall)
     check_installed(config)
     return config
+
+
+def folders_of(uploads: Uploads | None) -> list[tuple[str, str]]:
+    """The folders of the section `serving.uploads`, each with its key."""
+    if uploads is None:
+        return []
+    given = [("folder", uploads.folder), ("watch_folder", uploads.watch_folder)]
+    given += [("media_roots", root) for root in uploads.media_roots]
+    return [(f"serving.uploads.{key}", folder) for key, folder in given if folder is not None]
 
 
 def _ranker_scale(config: Config) -> dict[str, Any]:

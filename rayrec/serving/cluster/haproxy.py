@@ -8,7 +8,8 @@ Ray runs this program in the place of HAProxy and passes it the configuration fi
   senders nor idle connections keep others out for long.
 - A replica gets so many requests at once that it answers each of them soon. The others wait here, in the order of their arrival,
   for at most 2 s. If callers send API keys, the caller with the fewest requests under way goes first, so that one who sends
-  hundreds at once delays mostly itself. Video files have no such limit, since a video may play for a long time.
+  hundreds at once delays mostly itself. Video files have no such limit, since a video may play for a long time, and its upload
+  may take long; how many are uploaded at once, the service limits itself.
 - Ray's own proxy, which stands in while no replica is healthy or known to HAProxy, gets few requests at once: it has no limits of
   its own, and would work for minutes on requests whose callers have left.
 - A replica counts as dead when it has not answered two health checks within 4 s each. A busy one answers them.
@@ -36,7 +37,7 @@ QUEUE_TIMEOUT_S = 2  # that a request waits until a replica takes it
 ARRIVAL_TIMEOUT_S = 5  # that a request may take to arrive
 IDLE_TIMEOUT_S = 8  # between two requests of a connection
 CHECK_TIMEOUT_S = 4  # for the answer to a health check
-STREAMS = "^/v1/videos/.+/file$"  # paths whose answers may take as long as a video
+STREAMS = "^/v1/videos(/.+/file)?$"  # paths whose answers, or requests, may take as long as a video
 
 BUSY = json.dumps({"error": "no replica can answer now; try again in a second"}, separators=(",", ":"))
 LATE = json.dumps({"error": f"the request did not arrive within {ARRIVAL_TIMEOUT_S} s"}, separators=(",", ":"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -15,10 +16,12 @@ from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.recommender import UserState
 from rayrec.serving.rollout.arms import RankerReport, Rollout
 from rayrec.serving.rollout.versions import MAX_BATCH, VersionCache, warm_up
+from rayrec.serving.state.store import Addition
 from rayrec.workspace.versions import Workspace
 
 if TYPE_CHECKING:
     from rayrec.ranking.scorer import Scorer
+    from rayrec.serving.added_items import AddedItems
 
 LINGER_S = 60.0  # how long a ranker keeps a bundle that is no longer wanted, for requests that were made with it
 
@@ -29,6 +32,7 @@ class RankRequest(NamedTuple):
     """What `TopicRecall` asks a ranker: to score the candidates of one request. Arrays are sent as their bytes.
 
     It names the bundle that the candidates come from, so that they are scored by that bundle, whichever replica switches first.
+    Items are those of `Items.in_store`.
     """
 
     version: str  # of the bundle
@@ -53,6 +57,7 @@ class NeuralRanker:
         log_as_json()
         self.workspace = Workspace(workspace)
         self.scorers = VersionCache(self._load)
+        self.added: dict[str, AddedItems] = {}  # by the version of the bundle
         self.wanted: set[str] = set()
         self._unloading: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -84,11 +89,22 @@ class NeuralRanker:
         """
         return len((await asyncio.to_thread(self.scorers.get, version)).item_ids)
 
-    async def rank(self, request: RankRequest) -> bytes:
-        """Returns the click probabilities of the request's candidates as the bytes of float32 numbers."""
+    async def rank(self, request: RankRequest) -> bytes | list[int]:
+        """Returns the click probabilities of the request's candidates as the bytes of float32 numbers.
+
+        If it lacks videos that were added, it returns their numbers instead: `take` gives it them.
+        """
         if request.version not in self.scorers:  # a replica that was started during a swap asks for it
             await asyncio.to_thread(self.scorers.get, request.version)
+        named = np.frombuffer(request.candidates + request.clicked, np.int32)
+        if missing := self._added(request.version).missing(named):
+            return missing
         return await self._rank_with_others(request)
+
+    async def take(self, version: str, additions: Sequence[Addition]) -> None:
+        """Takes videos that were added into the items of a bundle. Those that it has already are left alone."""
+        if version in self.scorers:  # whoever loads it later asks for them
+            await asyncio.to_thread(self._added(version).take, additions)
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0)
     async def _rank_with_others(self, requests: list[RankRequest]) -> list[bytes]:
@@ -105,19 +121,29 @@ class NeuralRanker:
 
     def _score(self, version: str, requests: list[RankRequest]) -> list[np.ndarray]:
         """The scores of each request's candidates, float32. All requests come from the same bundle."""
-        candidates = [np.frombuffer(request.candidates, np.int32) for request in requests]
+        local = self._added(version).local
+        candidates = [local(np.frombuffer(request.candidates, np.int32)) for request in requests]
         padded = np.zeros((len(requests), max(map(len, candidates))), np.int32)
         for row, items in zip(padded, candidates, strict=True):
             row[: len(items)] = items
         scores = self.scorers.get(version).score(
             [request.user_id for request in requests],
-            [np.frombuffer(request.clicked, np.int32) for request in requests],
+            [local(np.frombuffer(request.clicked, np.int32)) for request in requests],
             [np.frombuffer(request.clicked_at, np.int64) for request in requests],
             np.array([request.at for request in requests]),
             padded,
             [request.context for request in requests],
         )
         return [row[: len(items)] for row, items in zip(scores, candidates, strict=True)]
+
+    def _added(self, version: str) -> "AddedItems":
+        """The videos that were added to the items of a bundle, which is loaded if necessary."""
+        from rayrec.serving.added_items import AddedItems  # imports torch
+
+        scorer, found = self.scorers.get(version), self.added.get(version)
+        if found is None or found.scorer is not scorer:
+            found = self.added[version] = AddedItems(scorer)
+        return found
 
     def report(self) -> RankerReport:
         return RankerReport(replica_id(), ray.util.get_node_ip_address(), self.scorers.versions())
@@ -134,3 +160,5 @@ class NeuralRanker:
         while True:
             await asyncio.sleep(LINGER_S / 2)
             self.scorers.drop(self.wanted, LINGER_S)
+            for version in [version for version in self.added if version not in self.scorers]:
+                del self.added[version]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -31,15 +31,18 @@ from rayrec.serving.cluster.replicas import (
 from rayrec.serving.http import auth
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.request_log import log_as_json
+from rayrec.serving.inbox import Described, Inbox
 from rayrec.serving.recommender import OverloadedError, Rank, Recommender, UserState, now_ms
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
 from rayrec.serving.search_query import Found, SearchError, SearchQuery, Unanswered
 from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.store import Addition
 from rayrec.workspace.versions import Workspace
 
 LOAD_TIMEOUT_S = 240.0  # for the rankers to load a bundle
+PREPARE_TIMEOUT_S = 60.0  # for `VideoIntake` to describe added videos for a bundle
 PRUNE_INTERVAL_S = 3600.0
 HOUR_MS = 3600 * 1000
 UNREACHABLE = (RayActorError, RayServeException, grpc.RpcError, TimeoutError, BundleError)  # of another deployment
@@ -50,7 +53,13 @@ log = logging.getLogger(__name__)
 class TopicRecall:
     """The HTTP ingress: walks through a request's steps and asks the ranker for scores."""
 
-    def __init__(self, config: Config, ranker: DeploymentHandle, search: DeploymentHandle | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranker: DeploymentHandle,
+        search: DeploymentHandle | None = None,
+        intake: DeploymentHandle | None = None,
+    ) -> None:
         bind_to_node_address()
         check_request_ids()
         log_as_json()
@@ -58,17 +67,27 @@ class TopicRecall:
         auth.check_exposure(config.serving.host, self.keys)
         auth.check_exposure(ray.util.get_node_ip_address(), self.keys)
         self.workspace, self.store, self.metrics = Workspace(config.workspace), open_store(config), RayMetrics()
+        self.inbox: Inbox | None = None
+        if intake is not None:
+            self.inbox = Inbox(config, self.workspace, self.store, self._arms, self._described, self._tell_rankers)
+        self.intake = intake
+        self.told = 0  # the number of the last added video that the rankers were given
         self.arms: Arms | None = None
         self.rollout, self.refused, self.refusals = Rollout(), "", 0
         self.settled: Rollout | None = None  # the last rollout that was carried out or refused
         self._switching, self._tasks = asyncio.Lock(), set[asyncio.Task[None]]()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        swaps = partial(swap_history, self.workspace)
-        if self.searcher is None or self.config.search is None:
-            return create_api(lambda: self.arms, self.config.serving, self.keys, self.metrics, swaps)
-        limit = self.config.search.max_upload_bytes
-        return create_api(lambda: self.arms, self.config.serving, self.keys, self.metrics, swaps, self._search, limit)
+        return create_api(
+            lambda: self.arms,
+            self.config.serving,
+            self.keys,
+            self.metrics,
+            partial(swap_history, self.workspace),
+            inbox=self.inbox,
+            ask=None if self.searcher is None else self._search,
+            searching=self.config.search,
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """A new replica loads what is wanted, or else another published bundle. It raises if none can be loaded.
@@ -151,6 +170,8 @@ class TopicRecall:
         """Loads a bundle. Unless this replica is only starting, it is also loaded by every ranker and tried out."""
         recommender = await asyncio.to_thread(self._load, version, folder)
         if self.arms is not None:
+            await self._prepare_intake(recommender.bundle)
+            await asyncio.to_thread(recommender.refresh, now_ms())
             await self._prepare_rankers(recommender.bundle)
             await try_out(recommender)
         log.info("bundle %s: recall is loaded", version)
@@ -161,7 +182,7 @@ class TopicRecall:
         return Recommender(
             bundle,
             self.store,
-            self._rank_with(version),
+            self._rank_with(bundle),
             config.recall,
             config.selection,
             config.seed,
@@ -185,24 +206,75 @@ class TopicRecall:
                 f"bundle {bundle.version}: its ranker knows {wrong[0]:,} items, but its tables hold {len(bundle.item_ids):,}"
             )
 
+    # --- new videos ---
+
+    def _arms(self) -> Arms:
+        """Raises `OverloadedError` while nothing is loaded."""
+        if self.arms is None:
+            raise OverloadedError("no bundle is loaded yet")
+        return self.arms
+
+    async def _described(self, facts: dict[str, Any]) -> Described:
+        """Has a video described. Raises `OverloadedError` if `VideoIntake` has too much to do or does not answer."""
+        assert self.intake is not None
+        assert self.config.serving.uploads is not None
+        try:
+            return await asyncio.wait_for(self.intake.add.remote(facts), self.config.serving.uploads.timeout_s)
+        except BackPressureError as error:
+            raise OverloadedError("too many videos wait to be described") from error
+        except (RayActorError, DeploymentUnavailableError, grpc.RpcError, TimeoutError, BundleError) as error:
+            raise OverloadedError(f"the video was not described: {error!r}") from error
+
+    async def _prepare_intake(self, bundle: Bundle) -> None:
+        """Has the videos described that were added and are not in a bundle, so that it has them from the beginning."""
+        if self.intake is None:
+            return
+        try:
+            await asyncio.wait_for(self.intake.prepare.remote(bundle.version), PREPARE_TIMEOUT_S)
+        except Exception as error:  # they come later, when they are described
+            log.warning("bundle %s: it begins without some added videos: %r", bundle.version, error)
+
+    async def _tell_rankers(self) -> None:
+        """Gives the rankers the videos that were added since they were told last, before they are asked for them."""
+        additions = await asyncio.to_thread(self.store.additions, self.told)
+        if additions:
+            for recommender in self._arms().named().values():
+                await self._give(recommender.bundle, additions)
+            self.told = additions[-1].number
+
+    async def _give(self, bundle: Bundle, additions: Sequence[Addition]) -> None:
+        """Gives added videos to all rankers. A ranker that is not reached asks for them when it needs them."""
+        theirs = [addition for addition in additions if addition.model == bundle.model]
+        try:
+            async with asyncio.timeout(self.config.serving.timeout_s):
+                await self.ranker.broadcast("take", bundle.version, theirs).results_async()
+        except Exception as error:
+            log.warning("not all rankers were given %d added videos: %r", len(theirs), error)
+
     # --- ranking ---
 
-    def _rank_with(self, version: str) -> Rank:
+    def _rank_with(self, bundle: Bundle) -> Rank:
         async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
-            return await self._ask_ranker(RankRequest.of(version, user_id, user, at, candidates, context))
+            return await self._ask_ranker(RankRequest.of(bundle.version, user_id, user, at, candidates, context), bundle)
 
         return rank
 
-    async def _ask_ranker(self, request: RankRequest) -> np.ndarray:
+    async def _ask_ranker(self, request: RankRequest, bundle: Bundle) -> np.ndarray:
         """Returns the scores of the candidates, float32.
 
         One ranker gets half of the request's time. If it dies or does not answer in time, another one gets the other half. Raises
-        `OverloadedError` if neither answers, or at once if all rankers are overloaded.
+        `OverloadedError` if neither answers, or at once if all rankers are overloaded. A ranker that lacks videos that were added,
+        because it is new, is given them; this counts as no answer.
         """
         for last in (False, True):
             try:
                 answer = await asyncio.wait_for(self.ranker.rank.remote(request), self.config.serving.timeout_s / 2)
-                return np.frombuffer(answer, np.float32)
+                if isinstance(answer, bytes):
+                    return np.frombuffer(answer, np.float32)
+                if last:
+                    raise OverloadedError("the ranker lacks videos that were added")
+                additions = await asyncio.to_thread(self.store.additions, min(answer) - 1)
+                await self._give(bundle, additions)
             except BackPressureError as error:
                 raise OverloadedError("too many requests wait for the ranker") from error
             except UNREACHABLE as error:

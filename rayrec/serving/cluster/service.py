@@ -19,7 +19,7 @@ import httpx
 from rayrec.config import Config, Serving, dump
 from rayrec.errors import RayrecError
 from rayrec.recall import sources
-from rayrec.serving.bundle import locate, verify
+from rayrec.serving.bundle import BundleError, locate, model_of, verify
 from rayrec.serving.cluster import processes
 from rayrec.serving.cluster.connection import check_credentials, connect, end_remains, running, started
 from rayrec.serving.cluster.head import LOOPBACK, Address, ClusterError, bypass_proxies, max_connections, use_token
@@ -33,7 +33,7 @@ DEPLOY_TIMEOUT_S = 180
 ROLLOUT_TIMEOUT_S = 300
 REPORT_TIMEOUT_S = 30
 APPLICATION = "rayrec"
-RECALL, RANKER = "TopicRecall", "NeuralRanker"
+RECALL, RANKER, INTAKE = "TopicRecall", "NeuralRanker", "VideoIntake"
 SWAP_LOCK = "serving/swap.lock"  # in the workspace; whoever changes what is served holds it
 
 
@@ -53,6 +53,11 @@ def serve(config: Config) -> str:
     workspace = Workspace(config.workspace)
     version, folder = locate(workspace, None)
     verify(workspace.fs, folder)
+    if config.serving.uploads is not None and not model_of(workspace.fs, folder):
+        raise BundleError(
+            f"serving.uploads: bundle {version} can't describe new videos; it takes the stages extract and reduce, then `rayrec "
+            "publish CONFIG`. Or leave out serving.uploads"
+        )
     with started(config) as address, workspace.locked(SWAP_LOCK):
         if address.keys != auth.Keys.of().fingerprint():
             raise ClusterError(
@@ -82,9 +87,10 @@ def check(config: Config) -> None:
     sources.check(config.recall)
     check_installed(config)
     check_room("serving.ranker_replicas", serving.ranker_replicas, cpus=1, gpus=serving.gpus_per_ranker)
-    check_room("serving.recall_replicas", serving.recall_replicas, cpus=0.5, also_cpus=serving.ranker_replicas)
+    beside = serving.ranker_replicas + (0.5 if serving.uploads else 0)
+    check_room("serving.recall_replicas", serving.recall_replicas, cpus=0.5, also_cpus=beside)
     if config.search is not None:
-        others = serving.ranker_replicas + 0.5 * serving.recall_replicas
+        others = beside + 0.5 * serving.recall_replicas
         check_room("search.replicas", config.search.replicas, cpus=0.25, also_cpus=others)
     if running(config) is None:
         end_remains(config)
@@ -107,7 +113,8 @@ def apply_rollout(config: Config, rollout: Rollout) -> None:
     client = _client(config)
     found = client.get_serve_details()
     before = _rollout_of(found)
-    client.deploy_applications(with_rollout(_serve_config(found), rollout))
+    takes_videos = INTAKE in _application_of(found).get("deployments", {})
+    client.deploy_applications(with_rollout(_serve_config(found), rollout, takes_videos))
     deadline, reason = time.monotonic() + ROLLOUT_TIMEOUT_S, None
     while reason is None and time.monotonic() < deadline:
         time.sleep(0.3)
@@ -116,7 +123,7 @@ def apply_rollout(config: Config, rollout: Rollout) -> None:
         if (now := _rollout_of(found)) != rollout:
             raise SwapRefusedError(f"another swap came before this one had ended; the service was asked for {now.version} since")
     if reason != "":
-        client.deploy_applications(with_rollout(_serve_config(found), before))
+        client.deploy_applications(with_rollout(_serve_config(found), before, takes_videos))
         raise SwapRefusedError(f"the new bundle is refused: {reason or f'replicas were not ready after {ROLLOUT_TIMEOUT_S} s'}")
 
 
@@ -134,12 +141,12 @@ def details(config: Config) -> dict[str, Any]:
     return _application_of(_client(config).get_serve_details())
 
 
-def with_rollout(serve_config: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
+def with_rollout(serve_config: dict[str, Any], rollout: Rollout, takes_videos: bool = False) -> dict[str, Any]:
     """Returns a copy of a Serve config in which our deployments have this rollout as their `user_config`."""
     changed = copy.deepcopy(serve_config)
     (application,) = (each for each in changed["applications"] if each["name"] == APPLICATION)
     sections = {section["name"]: section for section in application.setdefault("deployments", [])}
-    for name in (RECALL, RANKER):
+    for name in (RECALL, RANKER, *([INTAKE] if takes_videos else [])):
         if name not in sections:
             application["deployments"].append(sections.setdefault(name, {"name": name}))
         sections[name]["user_config"] = rollout.model_dump()
@@ -254,6 +261,14 @@ def _application(config: Config, version: str, ingress: str) -> dict[str, Any]:
         settings["workspace"] = str(Path(config.workspace).expanduser().resolve())
     if not is_redis(config):
         settings["serving"]["state"] = str(state_path(config))
+    names = [RECALL, RANKER]
+    if uploads := settings["serving"]["uploads"]:
+        names.append(INTAKE)
+        for key in ("folder", "watch_folder"):
+            uploads[key] = _absolute(uploads[key])
+        uploads["media_roots"] = [_absolute(root) for root in uploads["media_roots"]]
+        if "media_root" in settings["dataset"]:
+            settings["dataset"]["media_root"] = _absolute(settings["dataset"]["media_root"])
     return {
         "http_options": {"host": ingress, "port": config.serving.port},
         "applications": [
@@ -262,10 +277,14 @@ def _application(config: Config, version: str, ingress: str) -> dict[str, Any]:
                 "route_prefix": "/",
                 "import_path": "rayrec.serving.cluster.deployments:app",
                 "args": {"config": settings},
-                "deployments": [{"name": name, "user_config": Rollout(version=version).model_dump()} for name in (RECALL, RANKER)],
+                "deployments": [{"name": name, "user_config": Rollout(version=version).model_dump()} for name in names],
             }
         ],
     }
+
+
+def _absolute(folder: str | None) -> str | None:
+    return folder if folder is None or "://" in folder else str(Path(folder).expanduser().resolve())
 
 
 def _check_address(found: dict[str, Any] | None, address: Address, serving: Serving) -> None:

@@ -91,7 +91,7 @@ def _video_fields(recommender: Recommender, items: Sequence[int]) -> list[Fields
     if not all(item in cached for item in items):
         if len(cached) + len(items) > MAX_CACHED:
             cached.clear()
-        rows = recommender.bundle.facts_of(np.array(items))
+        rows = recommender.items.facts_of(np.array(items))
         cached.update({item: _fields_of(row, recommender.bundle.words) for item, row in zip(items, rows, strict=True)})
     return [cached[item] for item in items]
 

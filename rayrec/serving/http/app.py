@@ -12,20 +12,21 @@ from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
 from rayrec import __version__
-from rayrec.config import Search, Serving
+from rayrec.config import Search, Serving, Uploads
 from rayrec.serving.http.auth import API_PREFIX, AuthMiddleware, Keys
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.errors import RESPONSES, add_error_handlers
-from rayrec.serving.http.limits import LimitsMiddleware
+from rayrec.serving.http.limits import MAX_AT_ONCE, FileLimits, LimitsMiddleware
 from rayrec.serving.http.request_log import RequestLogMiddleware
-from rayrec.serving.http.routes import dashboard, events, operation, pages, recommend, search, users, videos
+from rayrec.serving.http.routes import dashboard, events, operation, pages, recommend, search, uploads, users, videos
 from rayrec.serving.http.schemas import SearchRequest
+from rayrec.serving.inbox import Inbox
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
 from rayrec.serving.search_query import Search as Ask
 
-BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20, "/v1/search": 64 * 2**10}  # bytes
+BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20}  # bytes
 
 
 def create_api(
@@ -34,17 +35,21 @@ def create_api(
     keys: Keys,
     metrics: Metrics,
     swaps: Callable[[], list[Swap]],
+    inbox: Inbox | None = None,
     ask: Ask | None = None,
-    max_upload_bytes: int = Search().max_upload_bytes,
+    searching: Search | None = None,
 ) -> FastAPI:
-    """`arms` returns what answers now, or None while nothing is loaded; it is called for each request. `ask` answers searches."""
-    backend = Backend(arms, serving, metrics, swaps, ask)
+    """`arms` returns what answers now, or None while nothing is loaded; it is called for each request.
+
+    New videos arrive in the inbox; without one, none are taken. `ask` answers searches, under the settings of `searching`.
+    """
+    backend = Backend(arms, serving, metrics, swaps, inbox, ask)
     limits = Middleware(
         LimitsMiddleware,
         body_limits=BODY_LIMITS,
         requests_per_s=serving.requests_per_s,
         timeout_s=serving.timeout_s,
-        uploads={"/v1/search": (search.UPLOADED, max_upload_bytes)},
+        files=file_limits(serving, searching or Search()),
     )
     api = FastAPI(
         title="rayrec",
@@ -56,7 +61,7 @@ def create_api(
         responses=RESPONSES,
     )
     add_error_handlers(api)
-    for module in (recommend, events, users, videos, search, operation, dashboard):
+    for module in (recommend, events, users, uploads, videos, search, operation, dashboard):
         api.include_router(module.create_router(backend))
     api.include_router(pages.router)
     api.mount("/page", StaticFiles(directory=pages.FOLDER))
@@ -64,6 +69,15 @@ def create_api(
     if keys:
         _describe_keys(api)
     return api
+
+
+def file_limits(serving: Serving, searching: Search) -> dict[str, FileLimits]:
+    """What holds for the paths that take files. Without uploads, a body is refused as soon as its path is known."""
+    settings = serving.uploads or Uploads(max_bytes=64 * 2**10, timeout_s=serving.timeout_s)
+    return {
+        uploads.PATH: FileLimits(settings.max_bytes, uploads.KINDS, settings.timeout_s, settings.max_at_once),
+        search.PATH: FileLimits(searching.max_upload_bytes, search.KINDS, serving.timeout_s, MAX_AT_ONCE),
+    }
 
 
 def _describe_search(api: FastAPI) -> None:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 from starlette.exceptions import HTTPException
 
 from rayrec.config import Serving
+from rayrec.serving.inbox import Inbox
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import OverloadedError, Recommender
 from rayrec.serving.rollout.arms import Arms
@@ -26,7 +27,7 @@ UserId = Annotated[str, Path(min_length=1, max_length=512, examples=["ann"]), Af
 
 @dataclass(frozen=True)
 class Backend:
-    """The arms that answer, the settings, where requests are counted, the history of swaps, and what searches.
+    """The arms that answer, the settings, where requests are counted, the history of swaps, where new videos arrive, what searches.
 
     `loaded_arms` returns None while nothing is loaded. It is called for each request, since a swap replaces the arms.
     """
@@ -35,6 +36,7 @@ class Backend:
     serving: Serving
     metrics: Metrics
     swaps: Callable[[], list[Swap]]
+    inbox: Inbox | None = None  # None unless the config has the section `serving.uploads`
     search: Search | None = None  # None unless the config has the section `search`
     # Operators' writes wait here, one behind the other, for a store that can't write now. What only reads has other threads.
     _writes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "writes"))
@@ -59,6 +61,6 @@ class Backend:
     def find_video(self, video_id: str) -> tuple[Recommender, int]:
         """An arm that knows a video, and its item there. Raises a 404 if none does."""
         for recommender in self.arms().named().values():
-            if (item := recommender.bundle.item_of.get(video_id)) is not None:
+            if item := recommender.items.find(video_id):
                 return recommender, item
         raise HTTPException(404, f"there is no video {video_id!r}")

@@ -1,16 +1,17 @@
 """Turns whatever goes wrong with a request into `{"error": "a sentence"}` with the right status."""
 
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from rayrec.config.wording import wording
 from rayrec.errors import did_you_mean
-from rayrec.serving.http.schemas import BODIES, ErrorAnswer, EventIn
+from rayrec.serving.http.schemas import BODIES, ErrorAnswer, EventIn, NewVideo
 from rayrec.serving.recommender import OverloadedError
 from rayrec.serving.state.store import StoreError
 
@@ -19,6 +20,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorAnswer, "description": "The request can't be answered; the sentence says what to change."},
     503: {"model": ErrorAnswer, "description": "The service is busy or starting; Retry-After says when to try again."},
 }
+
+Model = TypeVar("Model", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,14 @@ def add_error_handlers(api: FastAPI) -> None:
         return _answer(503, "the service is busy or starting; try again in a second", {"Retry-After": "1"})
 
 
+def checked(model: type[Model], values: Any, route: str) -> Model:
+    """The values as a model. Raises `ValueError` with one sentence about the first of them that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(describe(dict(error.errors()[0]), route)) from error
+
+
 def describe(problem: dict[str, Any], route: str) -> str:
     """Returns one sentence about an error that pydantic found in a request to `route`."""
     path = [str(part) for part in problem["loc"][problem["loc"][:1] in (("body",), ("path",), ("query",)) :]]
@@ -58,7 +69,7 @@ def describe(problem: dict[str, Any], route: str) -> str:
         return f"context.{path[1][:80]}: {names}, and values are {values}"
     key = ".".join(path) or "the body"
     if problem["type"] == "extra_forbidden":
-        model = EventIn if len(path) == 3 else BODIES[route]
+        model = EventIn if len(path) == 3 else BODIES.get(route, NewVideo)
         return f"unknown field {key!r}{did_you_mean(path[-1], list(model.model_fields))}"
     if problem["type"] == "missing":
         return f"{key} is missing"

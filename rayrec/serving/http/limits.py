@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +15,7 @@ DEFAULT_BODY_LIMIT = 64 * 2**10  # bytes of a body that is sent to a path withou
 MAX_DRAINED = 16 * 2**20  # bytes of a refused body that are read and discarded, so that its sender gets to read the answer
 MAX_AT_ONCE = 96  # requests being answered; below 128, from where on Serve itself sends callers away
 MAX_CALLERS = 10_000  # whose rates are remembered
+JSON = "application/json"
 UNLIMITED = "/healthz"  # does no work, and must answer while the service is busy
 
 
@@ -37,13 +38,21 @@ class TokenBuckets:
         return 0.0 if tokens >= 1 else (1 - tokens) / self.rate
 
 
+class FileLimits(NamedTuple):
+    """What holds for the bodies of a path that takes files as well as JSON."""
+
+    max_bytes: int
+    kinds: tuple[str, ...]  # how their content types begin; a browser asks before it sends one of them from another site
+    timeout_s: float
+    at_once: int  # requests with a body that are read and answered at a time
+
+
 class LimitsMiddleware:
     """ASGI middleware that refuses requests beyond the limits. It comes after `AuthMiddleware`, which names the caller.
 
-    `body_limits` holds the maximum size of a body, in bytes, by path; bodies that are posted to these paths must be JSON. `uploads`
-    holds, by path, the beginnings of content types that are accepted beside it, such as `image/`, and the limit of their sizes. If
-    `requests_per_s` is None, the rate is unlimited. A request has `timeout_s` until its answer begins. From then on it has no time
-    limit and no longer counts as being answered, since a video may play for a long time.
+    `body_limits` holds the maximum size of a body, in bytes, by path; bodies that are posted to these paths must be JSON. `files`
+    has the paths that take files, too. If `requests_per_s` is None, the rate is unlimited. A request has `timeout_s` until its
+    answer begins. From then on it has no time limit and no longer counts as being answered, since a video may play for a long time.
     """
 
     def __init__(
@@ -52,16 +61,19 @@ class LimitsMiddleware:
         body_limits: Mapping[str, int],
         requests_per_s: float | None,
         timeout_s: float,
-        uploads: Mapping[str, tuple[tuple[str, ...], int]] = MappingProxyType({}),
+        files: Mapping[str, FileLimits] | None = None,
     ) -> None:
-        self.app, self.body_limits, self.timeout_s, self.uploads = app, body_limits, timeout_s, uploads
+        self.app, self.body_limits, self.timeout_s, self.files = app, body_limits, timeout_s, files or {}
         self.buckets = TokenBuckets(requests_per_s) if requests_per_s else None
         self.at_once = 0
+        self.files_at_once = dict.fromkeys(self.files, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        begun = arrived = False
+        path, files = scope["path"], self.files.get(scope["path"]) if scope["method"] == "POST" else None
+        timeout_s = files.timeout_s if files else self.timeout_s
+        begun = arrived = taken = False
 
         async def begin(message: Message) -> None:
             nonlocal begun
@@ -74,10 +86,14 @@ class LimitsMiddleware:
 
         self.at_once += 1
         try:
-            async with asyncio.timeout(self.timeout_s) as deadline:
-                limit = self._check(scope)
+            async with asyncio.timeout(timeout_s) as deadline:
+                self._check(scope, files)
+                if files:
+                    self.files_at_once[path] += 1
+                    taken = True
                 if scope["method"] not in ("GET", "HEAD"):
-                    receive = _replay(await _read_body(scope["path"], receive, limit), receive)
+                    limit = files.max_bytes if files and _kind(scope) != JSON else self.body_limits.get(path, DEFAULT_BODY_LIMIT)
+                    receive = _replay(await _read_body(path, receive, limit), receive)
                 arrived = True
                 await self.app(scope, receive, begin)
         except RefusedError as refusal:
@@ -85,29 +101,29 @@ class LimitsMiddleware:
         except TimeoutError:
             if begun or not deadline.expired():
                 raise
-            late = f"the request took longer than {self.timeout_s:g} s; try again in a second"
-            slow = f"the body did not arrive within {self.timeout_s:g} s"
+            late = f"the request took longer than {timeout_s:g} s; try again in a second"
+            slow = f"the body did not arrive within {timeout_s:g} s"
             await (RefusedError(503, late, {"retry-after": "1"}) if arrived else RefusedError(408, slow)).answer(send)
         finally:
             if not begun:
                 self.at_once -= 1
+            if taken:
+                self.files_at_once[path] -= 1
 
-    def _check(self, scope: Scope) -> int:
-        """The bytes that the body may have.
-
-        Raises `RefusedError` for a request that is over a limit, or whose body is not declared to be of a type that is accepted.
-        """
+    def _check(self, scope: Scope, files: FileLimits | None) -> None:
+        """Raises `RefusedError` for a request that is over a limit, or whose body is not declared to be what the path takes."""
         if scope["path"] != UNLIMITED:
             self._check_rate(scope.get(CALLER) or (scope.get("client") or ("", 0))[0])
-        kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1").split(";")[0].strip().lower()
-        types, size = self.uploads.get(scope["path"], ((), 0))
-        if kind.startswith(types):
-            return size
-        if scope["method"] == "POST" and scope["path"] in self.body_limits and kind != "application/json":
+        kind = _kind(scope)
+        if scope["method"] == "POST" and scope["path"] in self.body_limits and kind != JSON:
             found = f"not {kind}" if kind else "as the request names no type"
-            others = "".join(f" or {each}..." for each in types)
-            raise RefusedError(415, f"send the body as 'Content-Type: application/json'{others}, {found}")
-        return self.body_limits.get(scope["path"], DEFAULT_BODY_LIMIT)
+            raise RefusedError(415, f"send the body as 'Content-Type: {JSON}', {found}")
+        if files and not kind.startswith(files.kinds):
+            found = f"not {kind}" if kind else "as the request names no type"
+            kinds = ", ".join(f"{each}*" if each.endswith("/") else each for each in files.kinds)
+            raise RefusedError(415, f"send the body with a Content-Type of {kinds}, {found}")
+        if files and self.files_at_once[scope["path"]] >= files.at_once:
+            raise RefusedError(503, "too many files are being sent; try again in a second", {"retry-after": "1"})
 
     def _check_rate(self, caller: str) -> None:
         if self.buckets and (wait := self.buckets.wait(caller)):
@@ -117,13 +133,18 @@ class LimitsMiddleware:
             raise RefusedError(503, "the service is overloaded; try again in a second", {"retry-after": "1"})
 
 
+def _kind(scope: Scope) -> str:
+    """The content type of the body, without its parameters; "" if the request names none."""
+    return dict(scope["headers"]).get(b"content-type", b"").decode("latin-1").split(";")[0].strip().lower()
+
+
 async def _read_body(path: str, receive: Receive, limit: int) -> bytes:
-    """Returns the whole body. Raises `RefusedError` if it is larger than `limit` bytes."""
+    """Returns the whole body. Raises `RefusedError` if it is larger than `limit` bytes, or if its sender left before its end."""
     chunks, size = [], 0
-    while size <= MAX_DRAINED:
+    while size <= max(limit, MAX_DRAINED):
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            raise RefusedError(400, "the body did not arrive completely")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size <= limit:

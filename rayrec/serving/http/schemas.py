@@ -1,6 +1,6 @@
 """The requests and answers of the HTTP API, each with an example."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -10,6 +10,7 @@ from rayrec.values import text_of
 # The id of a user, a video or an author has its canonical text, which the tables hold.
 Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(text_of)]
 OwnId = Annotated[str, Field(min_length=1, max_length=512)]  # an id that only the caller gives a meaning
+Path = Annotated[str, Field(min_length=1, max_length=4096)]  # of a file, or a URI
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Value = Annotated[str, Field(max_length=512)] | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
 MAX_EVENTS = 1000  # in one batch
@@ -110,10 +111,37 @@ class SearchRequest(Request):
     min_score: MinScore | None = Field(default=None, description=MIN_SCORE)
 
 
+NEW_VIDEO = {
+    "video_id": "v900",
+    "uri": "2026/rain.mp4",
+    "title": "A song in the rain",
+    "tags": ["guitar", "rain"],
+    "author_id": "bob",
+    "primary_class": "music",
+}
+
+
+class NewVideo(Request):
+    model_config = example(**NEW_VIDEO)
+
+    video_id: Id | None = Field(default=None, description="by default one is made from the file; sending a video again is safe")
+    uri: Path | None = Field(default=None, description="a file below one of `serving.uploads.media_roots`, instead of a body")
+    cover_uri: Path | None = Field(default=None, description="the publisher's own cover, a picture file below one of these")
+    title: Annotated[str, Field(max_length=10_000)] | None = None
+    tags: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=200)
+    primary_class: Id | None = None
+    secondary_class: Id | None = None
+    author_id: Id | None = None
+    published_at: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        default=None, description="UTC milliseconds; by default the time of arrival"
+    )
+
+
 BODIES: dict[str, type[Request]] = {
     "/v1/recommend": RecommendRequest,
     "/v1/events": EventsRequest,
     "/v1/search": SearchRequest,
+    "/v1/videos": NewVideo,
 }
 
 
@@ -208,6 +236,23 @@ class Video(BaseModel):
     topics: list[ScoredTopic] = []
     cover: str | None = Field(default=None, description="path of the cover, a JPEG")
     file: str | None = Field(default=None, description="path of the video file")
+
+
+class AddedAnswer(BaseModel):
+    model_config = example(video_id="v7", status="ready", video=VIDEO, fault=None)
+
+    video_id: str
+    status: Literal["ready", "waiting"] = Field(description="`ready` if the video may be in pages now")
+    video: Video | None = None
+    fault: str | None = Field(default=None, description="what of the file could not be read; the rest of it is used")
+
+
+class UploadStatus(BaseModel):
+    model_config = example(video_id="v7", status="rejected", error="the file is empty")
+
+    video_id: str
+    status: Literal["ready", "waiting", "rejected"]
+    error: str | None = Field(default=None, description="why it was rejected")
 
 
 class SimilarVideo(Video):

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from rayrec.config import ConfigError
 from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
-from rayrec.serving.state.redis_scripts import ACTIVITY, ADD, BUCKET, DELETE, FORGET, MIGRATE, PREFIX, READ, WITHDRAW
+from rayrec.serving.state.redis_scripts import ACTIVITY, ADD, ADD_VIDEO, BUCKET, DELETE, FORGET, MIGRATE, PREFIX, READ, WITHDRAW
 from rayrec.serving.state.store import (
     DAY,
     KINDS,
@@ -29,11 +29,13 @@ from rayrec.serving.state.store import (
     MAX_TABLE_ROWS,
     MINUTE,
     Activity,
+    Addition,
     Counts,
     Event,
     Since,
     StoreError,
     Traffic,
+    Upload,
     activity_of,
     digest,
     events_table,
@@ -63,8 +65,8 @@ class RedisStore(WritesByIntake):
             )
         except ValueError as error:
             raise ConfigError(f"serving.state must be the URL of a Redis, such as redis://HOST:6379/0: {error}") from error
-        scripts = ADD, DELETE, FORGET, WITHDRAW, ACTIVITY, READ
-        self._add, self._delete, self._forget, self._withdraw, self._activity, self._read = map(
+        scripts = ADD, DELETE, FORGET, WITHDRAW, ACTIVITY, READ, ADD_VIDEO
+        self._add, self._delete, self._forget, self._withdraw, self._activity, self._read, self._add_video = map(
             self._redis.register_script, scripts
         )
         self._checked_at = time.monotonic()
@@ -148,6 +150,9 @@ class RedisStore(WritesByIntake):
     def prune(self, before_ms: int) -> int:
         pruned = 0
         with _as_store_errors():
+            for video, text in self._redis.hgetall(f"{PREFIX}uploads").items():
+                if Upload(*json.loads(text)).at < before_ms:
+                    self._redis.hdel(f"{PREFIX}uploads", video)
             for hour in (hour for hour in self._hours() if hour <= before_ms // HOUR):
                 key = f"{PREFIX}hour:{hour}"
                 for start in range(0, self._redis.llen(key), DELETE_BATCH):
@@ -157,6 +162,39 @@ class RedisStore(WritesByIntake):
                     self._redis.delete(key, f"{PREFIX}traffic:{hour}")  # no transaction, which Redis refuses at its memory limit
                     self._redis.srem(f"{PREFIX}hours", hour)
         return pruned
+
+    def add_video(self, video_id: str, model: str, row: str) -> Addition:
+        with _as_store_errors():
+            arguments = [video_id, model, json.dumps([video_id, model, row])]
+            number, text = self._add_video([f"{PREFIX}known"], arguments)
+        return Addition(int(number), *json.loads(text))
+
+    def additions(self, after: int) -> list[Addition]:
+        with _as_store_errors():
+            latest = int(self._redis.get(f"{PREFIX}video_number") or 0)
+            return self._additions(range(after + 1, latest + 1))
+
+    def additions_of(self, video_id: str) -> list[Addition]:
+        with _as_store_errors():
+            return self._additions(sorted(map(int, self._redis.hvals(f"{PREFIX}added:{video_id}"))))
+
+    def remove_additions(self, numbers: Sequence[int]) -> None:
+        with _as_store_errors():
+            for addition in self._additions(numbers):
+                self._redis.hdel(f"{PREFIX}added:{addition.video_id}", addition.model)
+                self._redis.hdel(f"{PREFIX}additions", str(addition.number))
+
+    def note_upload(self, video_id: str, upload: Upload | None) -> None:
+        with _as_store_errors():
+            if upload is None:
+                self._redis.hdel(f"{PREFIX}uploads", video_id)
+            else:
+                self._redis.hset(f"{PREFIX}uploads", video_id, json.dumps(upload))
+
+    def upload(self, video_id: str) -> Upload | None:
+        with _as_store_errors():
+            text = self._redis.hget(f"{PREFIX}uploads", video_id)
+        return Upload(*json.loads(text)) if text else None
 
     def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
         rows = []
@@ -267,6 +305,15 @@ class RedisStore(WritesByIntake):
         ]
         arguments = [argument for each in old for argument in each]
         return int(self._delete([f"{PREFIX}known"], arguments)) if arguments else 0
+
+    def _additions(self, numbers: Sequence[int]) -> list[Addition]:
+        """The additions with these numbers that are there."""
+        found = []
+        for start in range(0, len(numbers), DELETE_BATCH):
+            some = numbers[start : start + DELETE_BATCH]
+            texts = self._redis.hmget(f"{PREFIX}additions", [str(number) for number in some])
+            found += [Addition(number, *json.loads(text)) for number, text in zip(some, texts, strict=True) if text]
+        return found
 
     def _hours(self) -> list[int]:
         return sorted(map(int, self._redis.smembers(f"{PREFIX}hours")))

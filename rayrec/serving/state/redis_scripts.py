@@ -16,6 +16,10 @@ All keys begin with `{rayrec}:`. The braces keep them on one node of a Redis Clu
     withdrawn             set of videos
     forgotten             hash, digest of a user -> the number of the last event before the user was forgotten
     exports               hash, the last event of an export -> the time of its last impression
+    video_number          the number of videos that were added, counted again for each model that describes them
+    additions             hash, number -> [video, model, row] as JSON
+    added:ID              hash, the models that describe a video -> number
+    uploads               hash, video -> [time, error] as JSON
 
 Scripts add and delete events. Redis runs each script, and writes it to its log, as one atomic step. At its memory limit, Redis
 refuses what may need memory, unless a script has begun with a command that needs none: that is how users can be forgotten and
@@ -81,6 +85,20 @@ return gone
 # Each of these two begins with a command that needs no memory.
 FORGET = COMMON + "redis.call('HDEL', p .. 'forgotten', ARGV[1]) redis.call('HSET', p .. 'forgotten', ARGV[1], ARGV[2])"
 WITHDRAW = COMMON + "redis.call('SREM', p .. 'withdrawn', ARGV[1]) redis.call('SADD', p .. 'withdrawn', ARGV[1])"
+# Keeps the first row of a video and model, and returns its number and what is kept.
+ADD_VIDEO = (
+    COMMON
+    + """
+local of_video = p .. 'added:' .. ARGV[1]
+local number = redis.call('HGET', of_video, ARGV[2])
+if not number then
+  number = redis.call('INCR', p .. 'video_number')
+  redis.call('HSET', p .. 'additions', number, ARGV[3])
+  redis.call('HSET', of_video, ARGV[2], number)
+end
+return {tostring(number), redis.call('HGET', p .. 'additions', number)}
+"""
+)
 # An event of version 1, with its number. What has been moved already is left as it is, so a migration can be repeated.
 MIGRATE = (
     COMMON

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -21,17 +21,19 @@ from rayrec.serving.state.store import (
     MAX_TABLE_ROWS,
     MINUTE,
     Activity,
+    Addition,
     Counts,
     Event,
     Since,
     StoreError,
     Traffic,
+    Upload,
     activity_of,
     digest,
     events_table,
 )
 
-SCHEMA = 2  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
+SCHEMA = 3  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
 READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
 PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
@@ -48,6 +50,9 @@ CREATE INDEX IF NOT EXISTS by_time ON events (at, kind);
 CREATE TABLE IF NOT EXISTS withdrawn (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forgotten (digest TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS exports (upto INTEGER PRIMARY KEY, newest_at INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS additions (number INTEGER PRIMARY KEY AUTOINCREMENT, video_id TEXT NOT NULL, model TEXT NOT NULL,
+    row TEXT NOT NULL, UNIQUE (video_id, model));
+CREATE TABLE IF NOT EXISTS uploads (video_id TEXT PRIMARY KEY, at INTEGER NOT NULL, error TEXT) WITHOUT ROWID;
 """
 COLUMNS = ", ".join(Event._fields)
 # Before version 2, all users shared the event ids. SQLite can't change the constraints of a table, so its rows are copied.
@@ -158,6 +163,8 @@ class SqliteStore(WritesByIntake):
             return {row[0] for row in db.execute("SELECT digest FROM forgotten WHERE number >= ?", (number,))}
 
     def prune(self, before_ms: int) -> int:
+        with self._transaction() as db:
+            db.execute("DELETE FROM uploads WHERE at < ?", (before_ms,))
         oldest = f"SELECT number FROM events WHERE at < ? LIMIT {PRUNE_BATCH}"
         pruned = 0
         while True:
@@ -168,6 +175,38 @@ class SqliteStore(WritesByIntake):
             if gone < PRUNE_BATCH:
                 return pruned
             time.sleep(time.monotonic() - begun)  # as long for others as for itself
+
+    def add_video(self, video_id: str, model: str, row: str) -> Addition:
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO additions (video_id, model, row) VALUES (?, ?, ?)", (video_id, model, row))
+            query = "SELECT number, video_id, model, row FROM additions WHERE video_id = ? AND model = ?"
+            return Addition(*db.execute(query, (video_id, model)).fetchone())
+
+    def additions(self, after: int) -> list[Addition]:
+        with self._reading() as db:
+            query = "SELECT number, video_id, model, row FROM additions WHERE number > ? ORDER BY number"
+            return [Addition(*row) for row in db.execute(query, (after,))]
+
+    def additions_of(self, video_id: str) -> list[Addition]:
+        with self._reading() as db:
+            query = "SELECT number, video_id, model, row FROM additions WHERE video_id = ? ORDER BY number"
+            return [Addition(*row) for row in db.execute(query, (video_id,))]
+
+    def remove_additions(self, numbers: Sequence[int]) -> None:
+        with self._transaction() as db:
+            db.executemany("DELETE FROM additions WHERE number = ?", [(number,) for number in numbers])
+
+    def note_upload(self, video_id: str, upload: Upload | None) -> None:
+        with self._transaction() as db:
+            if upload is None:
+                db.execute("DELETE FROM uploads WHERE video_id = ?", (video_id,))
+            else:
+                db.execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (video_id, *upload))
+
+    def upload(self, video_id: str) -> Upload | None:
+        with self._reading() as db:
+            found = db.execute("SELECT at, error FROM uploads WHERE video_id = ?", (video_id,)).fetchone()
+        return Upload(*found) if found else None
 
     def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
         upto = self.latest() if upto is None else upto
@@ -211,7 +250,7 @@ class SqliteStore(WritesByIntake):
                     "use the rayrec that made the file, or set serving.state to another file"
                 )
             script = ""
-            if old and version < SCHEMA:
+            if old and version < 2:
                 log.warning("the events file %s is brought up to date, which takes minutes for a large one", self.path)
                 script = (UPGRADE_FROM_0 if version == 0 else "") + UPGRADE_FROM_1
             for statement in filter(str.strip, f"{script}{TABLES}PRAGMA user_version = {SCHEMA};".split(";")):

@@ -1,8 +1,8 @@
-"""What arrives while the service runs: events, and what follows from them about users and videos.
+"""What arrives while the service runs: events, and what follows from them about users and videos; and new videos.
 
 `StateStore` is all that serving asks of a store. `SqliteStore` keeps it in one file, for any number of processes on one machine;
-`RedisStore` keeps it in Redis, for any number of machines. Both keep nothing but the events, so that histories, seen videos and
-counts can't contradict each other. A `Since` skips the events that the training log already holds.
+`RedisStore` keeps it in Redis, for any number of machines. Of users both keep nothing but the events, so that histories, seen
+videos and counts can't contradict each other. A `Since` skips the events that the training log already holds.
 """
 
 import hashlib
@@ -79,6 +79,22 @@ class Traffic(NamedTuple):
     clicks: int
 
 
+class Addition(NamedTuple):
+    """A video that was added while the service runs, as one model (see `serving/additions.py`) describes it."""
+
+    number: int  # the order of arrival, from 1; none is given twice
+    video_id: str
+    model: str  # the fingerprint of the model
+    row: str  # what is known of the video, JSON
+
+
+class Upload(NamedTuple):
+    """A video that was sent and is not added yet: it is being worked on, or was rejected."""
+
+    at: int  # when it came, UTC ms
+    error: str | None  # why it was rejected; None while it is being worked on
+
+
 class StateStore(Protocol):
     """Every method may be called from any thread, and raises `StoreError` if the store can't answer now."""
 
@@ -134,7 +150,26 @@ class StateStore(Protocol):
         """The digests of the users who were forgotten after the event with this number, or just before the next one."""
 
     def prune(self, before_ms: int) -> int:
-        """Deletes the events that happened earlier and returns their number."""
+        """Deletes the events that happened earlier, as well as the uploads, and returns the number of the events."""
+
+    def add_video(self, video_id: str, model: str, row: str) -> Addition:
+        """Keeps a video as a model describes it, and returns what is kept: the first row of this video and model stays.
+
+        When it returns, the row survives a power cut.
+        """
+
+    def additions(self, after: int) -> list[Addition]:
+        """The added videos whose number is above `after` (0 for all), in the order of their numbers."""
+
+    def additions_of(self, video_id: str) -> list[Addition]:
+        """One video as each model describes it, in the order of their numbers."""
+
+    def remove_additions(self, numbers: Sequence[int]) -> None: ...
+
+    def note_upload(self, video_id: str, upload: Upload | None) -> None:
+        """Notes what has become of a video that was sent; None forgets it."""
+
+    def upload(self, video_id: str) -> Upload | None: ...
 
     def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
         """The events from number `first` to `upto` (None for all) as `events` tables, in the order of arrival."""

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import Config
-from rayrec.serving.cluster import ranker, recall, search
+from rayrec.serving.cluster import intake, ranker, recall, search
 from tests.serving.small_world import build_workspace
 
 
 @pytest.fixture(autouse=True)
 def replicas_outside_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replicas that a test makes in this process change neither Ray nor the log."""
-    for module in (ranker, recall, search):
+    for module in (intake, ranker, recall, search):
         monkeypatch.setattr(module, "bind_to_node_address", lambda: None)
         monkeypatch.setattr(module, "log_as_json", lambda: None)
     monkeypatch.setattr(recall, "check_request_ids", lambda: None)

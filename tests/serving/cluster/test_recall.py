@@ -5,18 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from rayrec.config import Config
+from rayrec.serving.additions import AddedVideo
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster import recall as recall_module
 from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
 from rayrec.serving.cluster.recall import TopicRecall
 from rayrec.serving.metrics import LocalMetrics
-from rayrec.serving.recommender import OverloadedError
+from rayrec.serving.recommender import OverloadedError, now_ms
 from rayrec.serving.rollout.arms import Canary, Report, Rollout
 from rayrec.workspace.versions import Workspace
 from tests.serving.cluster.broken_bundles import publish, spoil, without_numbers
@@ -29,23 +31,27 @@ class Rankers:
         self.replica = NeuralRanker(workspace)
         self.failures: list[Exception] = []  # what the next calls end with
         self.away = 1  # how often Serve has no replica in its lists
+        self.given: list[list[int]] = []  # the numbers of the added videos that came together
         self.rank = self
 
-    def broadcast(self, method: str, version: str) -> "Rankers":
-        assert method == "prepare"
-        self.version = version
-        if self.away:
+    def broadcast(self, method: str, *arguments: Any) -> "Rankers":
+        self.call = method, arguments
+        if method == "take":
+            self.given.append([addition.number for addition in arguments[1]])
+        elif self.away:
             self.away -= 1
             raise DeploymentUnavailableError(DeploymentID("NeuralRanker", "rayrec"))
         return self
 
-    async def results_async(self) -> list[int]:
-        return [await self.replica.prepare(self.version)]
+    async def results_async(self) -> list[Any]:
+        method, arguments = self.call
+        return [await getattr(self.replica, method)(*arguments)]
 
-    async def remote(self, request: RankRequest) -> bytes:
+    async def remote(self, request: RankRequest) -> bytes | list[int]:
         if self.failures:
             raise self.failures.pop()
-        return self.replica.rank_together([request])[0]
+        named = np.frombuffer(request.candidates + request.clicked, np.int32)
+        return self.replica._added(request.version).missing(named) or self.replica.rank_together([request])[0]
 
 
 @pytest.fixture
@@ -120,6 +126,30 @@ def test_a_new_replica_serves_an_older_bundle_rather_than_none(recall: TopicReca
     report = asyncio.run(reconfigured(recall, Rollout(version=second)))
     assert report.bundles == {"stable": first}
     assert "items.arrow" in report.refused
+
+
+def test_a_ranker_that_lacks_an_added_video_is_given_it(recall: TopicRecall, world: Config) -> None:
+    async def walk() -> None:
+        await reconfigured(recall, Rollout())
+        ranker, stable = cast(Any, recall.ranker), recall.arms.stable
+        for number in (1, 2):
+            row = AddedVideo({"video_id": f"n{number}", "published_at": 1}, [3], [0.9]).to_json()
+            recall.store.add_video(f"n{number}", "" if number == 1 else "another model", row)
+        assert stable.refresh(now_ms())
+        page = await stable.recommend("u1", 100, [])
+        assert 0 < dict(zip(stable.items.ids(page.items), page.scores, strict=True))["n1"] < 1
+        await stable.recommend("u2", 100, [])
+        assert ranker.given == [[1]]
+        await recall._tell_rankers()  # which have it already
+        assert ranker.given == [[1], [1]]
+        await recall._tell_rankers()
+        assert len(ranker.given) == 2
+        version = stable.bundle.version
+        ranker.replica.scorers.drop(set(), 0)  # as a ranker that starts anew
+        assert version not in ranker.replica.scorers
+        assert "n1" in stable.items.ids((await stable.recommend("u3", 100, [])).items)
+
+    asyncio.run(walk())
 
 
 def test_a_ranker_that_dies_is_answered_for_by_another(recall: TopicRecall, world: Config) -> None:

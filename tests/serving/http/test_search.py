@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rayrec.config import Search as Settings
 from rayrec.config import Serving
 from rayrec.retrieval.index import Filters
 from rayrec.serving.http.app import create_api
@@ -33,7 +34,9 @@ class Search:
 
 
 def api(recommender: Recommender, search: Callable[..., Awaitable[Found]], keys: Keys | None = None, **limit: int) -> Any:
-    return create_api(lambda: Arms(recommender), Serving(), keys or Keys(), LocalMetrics(), list, search, **limit)
+    return create_api(
+        lambda: Arms(recommender), Serving(), keys or Keys(), LocalMetrics(), list, ask=search, searching=Settings(**limit)
+    )
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_what_is_no_json_and_no_medium_is_refused(client: httpx.Client, search: 
     assert "can't be read as JSON" in error(client.post("/v1/search", content=b'{"text": "\xff"}', headers=headers), 400)
     for kind in ("text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "video/mp4"):
         sentence = error(client.post("/v1/search", content=b"x", headers={"content-type": kind}), 415)
-        assert "'Content-Type: application/json' or image/... or audio/..." in sentence
+        assert "with a Content-Type of application/json, image/*, audio/*" in sentence
     assert "larger than the 100 bytes" in error(
         client.post("/v1/search", content=bytes(101), headers={"content-type": "image/png"}), 413
     )

@@ -84,6 +84,7 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path: Path, script
         assert clicked(store, "bob") == ["v1"]
         assert kept(store)[:2] == [Event("e1", "ann", "v1", "click", 1001, "r", 2.5), event(2)._replace(arm="canary")]
         assert store.withdrawn() == ["v3"] * (script is FILE_OF_VERSION_1)
+        assert store.add_video("new", "model", "{}").number == 1
         store.close()
 
 
@@ -140,7 +141,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     newer = sqlite3.connect(tmp_path / "events.db")
     newer.execute("PRAGMA user_version = 7")
     newer.close()
-    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 2"):
+    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 3"):
         SqliteStore(tmp_path / "events.db")
 
 

@@ -12,7 +12,7 @@ import pytest
 from rayrec.config import Config
 from rayrec.serving.state import store as store_module
 from rayrec.serving.state.opening import is_redis, open_store
-from rayrec.serving.state.store import DAY, Activity, Event, Since, StateStore, Traffic
+from rayrec.serving.state.store import DAY, Activity, Addition, Event, Since, StateStore, Traffic, Upload
 from tests.serving.state.events import ALL, HOUR, clicked, counted, event, kept
 
 ROOT = Path(__file__).parents[3]
@@ -319,3 +319,46 @@ def test_no_acknowledged_event_is_lost_when_the_process_is_killed(state: Config)
     assert acknowledged <= there.keys()
     assert set(there.values()) == {1}
     assert set(Counter(event_id.rpartition("-")[0] for event_id in there).values()) == {5}  # no batch in part
+
+
+# --- new videos ---
+
+
+def test_added_videos_come_in_the_order_of_their_arrival_and_once_for_each_model(store: StateStore, state: Config) -> None:
+    assert store.additions(0) == []
+    first = store.add_video("v1", "a", '{"title": "caf\u00e9"}')
+    assert first == Addition(1, "v1", "a", '{"title": "caf\u00e9"}')
+    second, third = store.add_video("a/b c", "a", "{}"), store.add_video("v1", "b", "other")
+    assert store.add_video("v1", "a", "changed") == first  # the first row stays
+    assert store.additions(0) == [first, second, third]
+    assert store.additions(2) == [third]
+    assert store.additions(3) == []
+    assert store.additions_of("v1") == [first, third]
+    assert store.additions_of("nobody") == []
+    again = open_store(state)  # another process, or the next start
+    assert again.additions(0) == [first, second, third]
+    again.remove_additions([third.number, 77])
+    again.close()
+    assert store.additions(0) == [first, second]
+    assert store.add_video("v1", "b", "anew").number > 3  # no number is given twice
+
+
+def test_many_threads_add_videos_and_each_gets_a_number_of_its_own(store: StateStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: store.add_video(f"v{n % 20}", "m", str(n)), range(60)))
+    numbers = [each.number for each in store.additions(0)]
+    assert numbers == sorted({each.number for each in found})
+    assert len(numbers) == 20
+    assert {each.video_id: each.row for each in found} == {each.video_id: each.row for each in store.additions(0)}
+
+
+def test_what_has_become_of_an_upload_is_kept_until_it_is_known_or_old(store: StateStore) -> None:
+    assert store.upload("v1") is None
+    store.note_upload("v1", Upload(1000, None))
+    store.note_upload("v/2", Upload(9000, None))
+    store.note_upload("v/2", Upload(9000, "the file is empty"))
+    assert (store.upload("v1"), store.upload("v/2")) == (Upload(1000, None), Upload(9000, "the file is empty"))
+    assert store.prune(5000) == 0
+    assert (store.upload("v1"), store.upload("v/2")) == (None, Upload(9000, "the file is empty"))
+    store.note_upload("v/2", None)
+    assert store.upload("v/2") is None

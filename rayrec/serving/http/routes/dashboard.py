@@ -81,5 +81,5 @@ def _queued_videos(recommender: Recommender, items: np.ndarray) -> list[QueuedVi
             exposures=shown,
             cover=answers.cover_path(facts),
         )
-        for facts, shown, clicked in zip(recommender.bundle.facts_of(items), exposures, clicks, strict=True)
+        for facts, shown, clicked in zip(recommender.items.facts_of(items), exposures, clicks, strict=True)
     ]

@@ -51,7 +51,7 @@ def create_router(backend: Backend) -> APIRouter:
 
 def _problem(event: EventIn, arms: Arms, now: int, retention_days: float) -> str:
     """Why an event can't be kept, or "" if it can."""
-    if not any(event.video_id in recommender.bundle.item_of for recommender in arms.named().values()):
+    if not any(recommender.items.find(event.video_id) for recommender in arms.named().values()):
         return f"there is no video {event.video_id!r}"
     if event.kind == "watch" and event.watch_s is None:
         return "a watch event needs watch_s"

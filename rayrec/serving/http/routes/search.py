@@ -15,7 +15,9 @@ from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.schemas import MIN_SCORE, Id, MinScore, Name, SearchAnswer, SearchFilters, SearchRequest
 from rayrec.serving.search_query import SearchError, SearchQuery
 
+PATH = "/v1/search"
 UPLOADED = ("image/", "audio/")  # the content types of pictures and sounds
+KINDS = ("application/json", *UPLOADED)  # of bodies
 NOT_CONFIGURED = (
     "this service does not search: its config has no section `search`; add `search: {}`, then run `rayrec search_index CONFIG`, "
     "`rayrec publish CONFIG` and `rayrec serve CONFIG`"
@@ -36,7 +38,7 @@ BODY: dict[str, Any] = {
 def create_router(backend: Backend) -> APIRouter:
     router, max_k = APIRouter(), backend.serving.max_k
 
-    @router.post("/v1/search", summary="Find videos by words, by a picture or by a sound", openapi_extra=BODY)
+    @router.post(PATH, summary="Find videos by words, by a picture or by a sound", openapi_extra=BODY)
     async def search(
         request: Request,
         k: Annotated[int, Query(ge=1, description="as in the JSON, for a picture or a sound")] = min(10, max_k),

@@ -18,7 +18,7 @@ def create_router(backend: Backend) -> APIRouter:
     async def user(user_id: UserId) -> User:
         _, recommender = backend.arms().arm_of(user_id)
         state = await asyncio.to_thread(recommender.user, user_id)
-        topics, clicks = top_topics(state.clicked, recommender.bundle.item_topics, recommender.settings)
+        topics, clicks = top_topics(state.clicked, recommender.items.topics, recommender.settings)
         words = recommender.bundle.words
         found = [
             UserTopic(topic=topic, words=words.get(topic, []), clicks=count)

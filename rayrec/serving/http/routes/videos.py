@@ -36,7 +36,7 @@ def create_router(backend: Backend) -> APIRouter:
     async def cover(video_id: VideoId) -> Response:
         recommender, item = backend.find_video(video_id)
         try:
-            jpeg = await backend.read(recommender.bundle.cover, item)
+            jpeg = await backend.read(recommender.items.cover, item)
         except CoverError as error:
             log.error("%s", error)
             raise HTTPException(404, f"video {video_id!r} has no cover that can be read; the service's log says why") from error
@@ -48,7 +48,7 @@ def create_router(backend: Backend) -> APIRouter:
     async def file(video_id: VideoId, request: Request) -> Response:
         """A file on this machine or in a store such as S3 is sent; to one on the web, the answer is a redirect."""
         recommender, item = backend.find_video(video_id)
-        location = answers.media_location(recommender.bundle.facts_of(np.array([item]))[0]["uri"])
+        location = answers.media_location(recommender.items.facts_of(np.array([item]))[0]["uri"])
         if isinstance(location, Path):
             if location.is_file():
                 return FileResponse(location)

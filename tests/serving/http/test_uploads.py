@@ -1,0 +1,249 @@
+"""POST /v1/videos over a small published workspace, without Ray: what is asked for, what is refused, and what is done once."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from rayrec.config import Config, Serving, Uploads
+from rayrec.serving.additions import AddedVideo
+from rayrec.serving.http.app import create_api
+from rayrec.serving.http.auth import Keys
+from rayrec.serving.inbox import INTERRUPTED_MS, Described, Inbox
+from rayrec.serving.metrics import LocalMetrics
+from rayrec.serving.recommender import OverloadedError, Recommender, now_ms
+from rayrec.serving.rollout.arms import Arms
+from rayrec.serving.state.store import Upload
+from rayrec.workspace.versions import Workspace
+from tests.serving.http.helpers import BUSY, FIRST, Listen, click, error
+
+VIDEO = {"Content-Type": "video/mp4"}
+
+
+class Desk:
+    """An inbox whose describer is played: it puts into the store what it is given, unless the file says that it is bad."""
+
+    def __init__(self, recommender: Recommender, config: Config, **uploads: Any) -> None:
+        self.recommender, self.metrics = recommender, LocalMetrics()
+        self.serving = Serving(uploads=Uploads(**uploads))
+        self.asked: list[dict[str, Any]] = []
+        self.told = 0
+        self.gate: Callable[[], Any] = lambda: None
+        config = config.model_copy(update={"serving": self.serving})
+        workspace = Workspace(config.workspace)
+        self.inbox = Inbox(config, workspace, recommender.store, lambda: Arms(recommender), self.describe, self.tell)
+
+    def api(self, keys: Keys | None = None) -> FastAPI:
+        return create_api(lambda: Arms(self.recommender), self.serving, keys or Keys(), self.metrics, list, self.inbox)
+
+    async def describe(self, facts: dict[str, Any]) -> Described:
+        self.asked.append(facts)
+        if (waiting := self.gate()) is not None:
+            await waiting
+        content = Path(facts["uri"]).read_bytes() if Path(facts["uri"]).is_file() else b""
+        if content.startswith(b"bad"):
+            return Described("not a video or sound file")
+        row = AddedVideo(facts, [3], [0.9]).to_json()
+        kept = AddedVideo.from_json(self.recommender.store.add_video(facts["video_id"], "", row).row)
+        return Described(None, "sound: nothing could be decoded" if content.startswith(b"mute") else None, kept.facts["uri"])
+
+    async def tell(self) -> None:
+        self.told += 1
+
+
+@pytest.fixture
+def desk(recommender: Recommender, published: Config, tmp_path: Path) -> Desk:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "named.mp4").write_bytes(b"film")
+    return Desk(recommender, published, folder=str(tmp_path / "uploads"), media_roots=[str(tmp_path / "media")])
+
+
+@pytest.fixture
+def client(desk: Desk, listen: Listen) -> httpx.Client:
+    return listen(desk.api())
+
+
+def kept(tmp_path: Path) -> list[str]:
+    return [path.name for path in sorted((tmp_path / "uploads").glob("*"))]
+
+
+def test_an_uploaded_file_is_in_the_next_page(client: httpx.Client, desk: Desk, tmp_path: Path) -> None:
+    query = {"title": "Rain", "tags": ["wet", "sea"], "author_id": "1.0", "primary_class": "nature", "video_id": "a/b"}
+    answer = client.post("/v1/videos", content=b"film", headers={"Content-Type": "video/webm"}, params=query)
+    assert answer.status_code == 201, answer.text
+    video = answer.json()["video"]
+    assert (answer.json()["status"], answer.json()["fault"]) == ("ready", None)
+    assert (video["video_id"], video["title"], video["tags"], video["author_id"]) == ("a/b", "Rain", ["wet", "sea"], "1")
+    assert video["topics"] == [{"topic": 3, "words": ["cake", "sugar"], "similarity": 0.9}]
+    assert kept(tmp_path) == [desk.asked[0]["uri"].rpartition("/")[2]]
+    assert kept(tmp_path)[0].endswith(".webm")
+    page = client.post("/v1/recommend", json={"user_id": "new", "k": 100}).json()["videos"]
+    assert "a/b" in {each["video_id"] for each in page}
+    assert client.get("/v1/videos/a%2Fb").json()["title"] == "Rain"
+    assert client.get("/v1/videos/a%2Fb/file").content == b"film"
+    assert client.get("/v1/videos/a%2Fb/status").json() == {"video_id": "a/b", "status": "ready", "error": None}
+    assert client.post("/v1/events", json={"events": [click(1, video_id="a/b")]}).is_success
+    assert desk.told == 1
+    assert desk.metrics.value("uploads_total", outcome="added") == 1
+
+
+def test_sending_it_again_changes_nothing(client: httpx.Client, desk: Desk, tmp_path: Path) -> None:
+    first = client.post("/v1/videos", content=b"film", headers=VIDEO, params={"title": "Rain"}).json()
+    assert first["video_id"].startswith("v-")
+    again = client.post("/v1/videos", content=b"film", headers={"Content-Type": "application/octet-stream"}, params={"title": "No"})
+    assert (again.status_code, again.json()["video_id"], again.json()["video"]["title"]) == (200, first["video_id"], "Rain")
+    assert (len(desk.asked), len(kept(tmp_path))) == (1, 1)
+    taken = client.post("/v1/videos", content=b"another", headers=VIDEO, params={"video_id": first["video_id"]})
+    assert f"{first['video_id']!r} is the id of another video" in error(taken, 409)
+    assert "is the id of another video" in error(
+        client.post("/v1/videos", content=b"x", headers=VIDEO, params={"video_id": "v7"}), 409
+    )
+    assert len(kept(tmp_path)) == 1
+
+
+def test_a_file_that_the_service_may_read_is_named(client: httpx.Client, desk: Desk, tmp_path: Path) -> None:
+    answer = client.post("/v1/videos", json={"uri": "named.mp4", "video_id": "named", "tags": ["x"], "published_at": 5})
+    assert answer.status_code == 201, answer.text
+    assert desk.asked[0]["uri"] == str((tmp_path / "media" / "named.mp4").resolve())
+    assert (desk.asked[0]["published_at"], kept(tmp_path)) == (5, [])
+    assert client.post("/v1/videos", json={"uri": str(tmp_path / "media" / "named.mp4"), "video_id": "named"}).status_code == 200
+    for body in ({"uri": "/etc/passwd"}, {"uri": "named.mp4", "cover_uri": "http://169.254.169.254/x"}):
+        assert "is in none of the folders that serving.uploads.media_roots lists" in error(
+            client.post("/v1/videos", json=body), 422
+        )
+    assert len(desk.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "sentence"),
+    [
+        ({"content": b"bad film", "headers": VIDEO}, 422, "the file can't be used: not a video or sound file"),
+        ({"content": b"", "headers": VIDEO}, 422, "the file is empty"),
+        ({"content": b"x"}, 415, "send the body with a Content-Type of video/*, audio/*"),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 415, "not multipart/form-data"),
+        ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "not text/plain"),
+        ({"json": {"title": "no file"}}, 422, "uri is missing: name a file"),
+        ({"json": {"uri": "named.mp4", "titel": "x"}}, 422, "unknown field 'titel'; did you mean 'title'?"),
+        ({"json": ["named.mp4"]}, 422, "the body must be a JSON object"),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "can't be read as JSON"),
+        ({"content": b"x", "headers": VIDEO, "params": {"published_at": "soon"}}, 422, "published_at"),
+        ({"content": b"x", "headers": VIDEO, "params": {"video_id": "x" * 600}}, 422, "video_id"),
+        ({"content": b"x", "headers": VIDEO, "params": {"tags": [""]}}, 422, "tags.0"),
+        ({"content": b"x" * 2000, "headers": VIDEO}, 413, "larger than the 1,000 bytes that /v1/videos accepts"),
+    ],
+)
+def test_what_can_not_be_added_is_refused_with_a_sentence(
+    recommender: Recommender,
+    published: Config,
+    listen: Listen,
+    tmp_path: Path,
+    request_: dict[str, Any],
+    status: int,
+    sentence: str,
+) -> None:
+    desk = Desk(recommender, published, folder=str(tmp_path / "uploads"), media_roots=[str(tmp_path)], max_bytes=1000)
+    assert sentence in error(listen(desk.api()).post("/v1/videos", **request_), status)
+    assert kept(tmp_path) == []  # a rejected file is not kept
+    assert recommender.store.additions(0) == []
+
+
+def test_a_large_file_arrives_whole_and_one_that_breaks_off_is_not_kept(
+    client: httpx.Client, desk: Desk, tmp_path: Path, published: Config
+) -> None:
+    film = b"film" * 5 * 2**20
+    assert client.post("/v1/videos", content=film, headers=VIDEO).status_code == 201
+    assert [path.stat().st_size for path in (tmp_path / "uploads").iterdir()] == [len(film)]
+
+    def breaks_off() -> Iterator[bytes]:
+        yield b"film, first part"
+        raise RuntimeError("the line is dead")
+
+    with pytest.raises(RuntimeError):
+        client.post("/v1/videos", content=breaks_off(), headers=VIDEO)
+    assert client.get("/healthz").is_success
+    assert (len(desk.asked), len(kept(tmp_path))) == (1, 1)
+
+
+def test_what_could_not_be_read_of_a_video_is_said(client: httpx.Client) -> None:
+    assert client.post("/v1/videos", content=b"mute film", headers=VIDEO).json()["fault"] == "sound: nothing could be decoded"
+
+
+def test_those_who_do_not_wait_ask_for_the_status(client: httpx.Client, recommender: Recommender) -> None:
+    answer = client.post("/v1/videos", content=b"film", headers=VIDEO, params={"wait": "false", "video_id": "later"})
+    assert (answer.status_code, answer.json()["status"], answer.json()["video"]) == (202, "waiting", None)
+    while (found := client.get("/v1/videos/later/status").json())["status"] == "waiting":
+        pass
+    assert found["status"] == "ready"
+    client.post("/v1/videos", content=b"bad", headers=VIDEO, params={"wait": "false", "video_id": "bad"})
+    while (found := client.get("/v1/videos/bad/status").json())["status"] == "waiting":
+        pass
+    assert found == {"video_id": "bad", "status": "rejected", "error": "not a video or sound file"}
+    recommender.store.note_upload("lost", Upload(now_ms() - 2 * INTERRUPTED_MS, None))
+    assert "interrupted; send the video again" in client.get("/v1/videos/lost/status").json()["error"]
+    assert "no video 'nowhere' was sent" in error(client.get("/v1/videos/nowhere/status"), 404)
+
+
+def test_a_busy_service_says_so(client: httpx.Client, desk: Desk, tmp_path: Path) -> None:
+    async def busy() -> None:
+        raise OverloadedError("too many videos wait")
+
+    desk.gate = busy
+    answer = client.post("/v1/videos", content=b"film", headers=VIDEO)
+    assert (error(answer, 503), answer.headers["retry-after"]) == (BUSY, "1")
+    desk.gate = lambda: None
+    assert client.post("/v1/videos", content=b"film", headers=VIDEO).status_code == 201
+
+
+def test_no_more_files_are_read_at_a_time_than_is_set(recommender: Recommender, published: Config, tmp_path: Path) -> None:
+    desk = Desk(recommender, published, folder=str(tmp_path / "uploads"), max_at_once=2)
+
+    async def walk() -> None:
+        gate = asyncio.Event()
+        desk.gate = gate.wait
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(desk.api()), base_url="http://localhost") as client:
+
+            def send(number: int) -> Any:
+                return client.post("/v1/videos", content=f"film {number}".encode(), headers=VIDEO)
+
+            waiting = [asyncio.create_task(send(number)) for number in range(2)]
+            while len(desk.asked) < 2:
+                await asyncio.sleep(0.001)
+            refused = await send(3)
+            assert (error(refused, 503), refused.headers["retry-after"]) == (
+                "too many files are being sent; try again in a second",
+                "1",
+            )
+            assert (await client.post("/v1/recommend", json={"user_id": "u1"})).status_code == 200
+            gate.set()
+            assert [(await each).status_code for each in waiting] == [201, 201]
+            assert (await send(3)).status_code == 201
+
+    asyncio.run(walk())
+
+
+def test_two_who_send_one_id_at_the_same_time_do_not_both_win(desk: Desk) -> None:
+    async def walk() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(desk.api()), base_url="http://localhost") as client:
+            desk.gate = lambda: asyncio.sleep(0.05)
+            sent = [
+                client.post("/v1/videos", content=each, headers=VIDEO, params={"video_id": "n"}) for each in (b"film", b"other")
+            ]
+            return sorted(answer.status_code for answer in await asyncio.gather(*sent))
+
+    assert asyncio.run(walk()) == [201, 409]
+    assert len(desk.recommender.store.additions(0)) == 1
+
+
+def test_keys_are_asked_for_and_without_uploads_no_videos_are_taken(
+    desk: Desk, recommender: Recommender, published: Config, listen: Listen
+) -> None:
+    client = listen(desk.api(Keys(["first"])))
+    assert "API keys" in error(client.post("/v1/videos", content=b"film", headers=VIDEO), 401)
+    assert client.post("/v1/videos", content=b"film", headers=VIDEO | FIRST).status_code == 201
+    off = listen(create_api(lambda: Arms(recommender), Serving(), Keys(), LocalMetrics(), list))
+    assert "serving.uploads is not set" in error(off.post("/v1/videos", content=b"film", headers=VIDEO), 404)
+    assert "serving.uploads is not set" in error(off.get("/v1/videos/v7/status"), 404)
