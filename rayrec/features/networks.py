@@ -105,7 +105,7 @@ class FeatureNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.mean.device
 
 
 def sized_network(family: Family, setting: str, settings: Settings, seed: int) -> FeatureNetwork:

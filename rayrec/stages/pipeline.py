@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROAD = ("ingest", "extract", "private_public", "reduce", "topics", "encode", "train", "evaluate", "publish")
 # Run only when asked for; they read the tables that the stages of the pipeline have written.
-ON_DEMAND = ("tune", "compare", "topic_report")
+ON_DEMAND = ("compress", "tune", "compare", "topic_report")
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ def with_cover(media: Media, uri: str, settings: Features) -> Media:
     except CoverError as error:
         return replace(media, faults=(*media.faults, f"cover: {error}"))
     kept = picture.resize(kept_size(picture.size, settings.cover_side), Image.Resampling.BILINEAR)
-    square = _square(picture, settings.image.size, settings.image.resize) if settings.image else None
+    square = cropped(picture, settings.image.size, settings.image.resize) if settings.image else None
     return replace(media, cover=square, cover_jpeg=jpeg(np.array(kept)))
 
 
@@ -90,7 +90,7 @@ def _fetched(uri: str) -> bytes:
     return bytes(data)
 
 
-def _square(picture: Image.Image, size: int | None, resize: int | None) -> np.ndarray:
+def cropped(picture: Image.Image, size: int | None, resize: int | None) -> np.ndarray:
     """uint8 [size, size, 3]: the short side is resized, then the centre is cropped, as frames are."""
     assert size is not None, "`rows.resolved` takes the sizes from the networks"
     short = resize or size
