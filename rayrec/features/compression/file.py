@@ -98,8 +98,8 @@ def read_facts(data: bytes) -> dict[str, Any]:
         raise CompressedFileError(f"its header can't be read ({error})") from error
     if not isinstance(facts, dict) or not isinstance(facts.get("tensors"), list):
         raise CompressedFileError("its header is none of a compressed network")
-    if facts["format"] != FORMAT:
-        raise CompressedFileError(f"it has format {facts['format']!r}, but this version of rayrec reads format {FORMAT}")
+    if facts.get("format") != FORMAT:
+        raise CompressedFileError(f"it has format {facts.get('format')!r}, but this version of rayrec reads format {FORMAT}")
     return facts
 
 
