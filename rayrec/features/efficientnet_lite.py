@@ -93,9 +93,9 @@ class SamePadding(nn.Conv2d):
         return super().forward(same_padded(x, self.span, self.step))
 
 
-def same_padded(x: Tensor, kernel: int, stride: int) -> Tensor:
+def same_padded(x: Tensor, kernel: int, stride: int, zero: int = 0) -> Tensor:
     """A tensor [N, C, H, W] with the zeros around it that a convolution needs whose output is to be its size over the stride."""
     height, width = (max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in x.shape[-2:])
     if height or width:
-        x = pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        x = pad(x, (width // 2, width - width // 2, height // 2, height - height // 2), value=zero)
     return x

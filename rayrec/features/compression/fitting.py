@@ -241,7 +241,7 @@ class Imitation(Trainable[tuple[Tensor, Tensor | None]]):
     def validate(self) -> dict[str, float]:
         self.student.eval()
         found = outputs(self.student.network, self.task.held_out, self.device)
-        metrics = {DISTORTION: float(((found - self.expected) ** 2).sum(1).mean() / self.scale)}
+        metrics = {DISTORTION: distortion(found, self.expected)}
         if self.student.classifier is not None and self.task.held_out.labels is not None:
             with torch.inference_mode():
                 right = self.student.classifier(found.to(self.device)).argmax(1).cpu().numpy() == self.task.held_out.labels

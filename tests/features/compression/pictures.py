@@ -10,7 +10,7 @@ from rayrec.features.compression.fitting import Task
 from rayrec.features.compression.pictures import Pictures
 from rayrec.features.image import image_network
 
-IMAGE = ImageFeatures(model="resnet18", weights="none", output="pooled", size=32)
+IMAGE = ImageFeatures(model="mnasnet0_5", weights="none", output="pooled", size=32)
 SETTINGS = Compression(
     file="network.rrz", epochs=2, sharing_epochs=1, batch_size=16, learning_rate=1e-3, targets="uniform", held_out=0.25
 )

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from rayrec.config import ImageFeatures
-from rayrec.features.compression.int8 import Int8Convolution, Int8Sum, Quantise, observe, quantised
+from rayrec.features.compression.int8 import (
+    Int8Convolution,
+    Int8ConvolutionSum,
+    Scale,
+    ToFloat,
+    ToIntegers,
+    observe,
+    quantised,
+)
 from rayrec.features.efficientnet_lite import SamePadding
 from rayrec.features.image import image_network
 from rayrec.features.networks import FeatureNetwork
@@ -36,26 +44,36 @@ def test_outputs_are_close_to_float32(model: str) -> None:
     assert (fast.size, fast.device.type) == (64, "cpu")
 
 
-def test_a_convolution_equals_integer_arithmetic() -> None:
+@pytest.mark.parametrize("kind", ["plain", "depthwise", "sum"])
+def test_a_convolution_equals_integer_arithmetic(kind: str) -> None:
     """The same sums in whole numbers, as Jacob et al. (2018) define them, with a batch norm and a ReLU."""
     torch.manual_seed(3)
-    layer, norm = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4)
+    layer = nn.Conv2d(4, 4, 3, stride=2, padding=1, bias=False, groups=4 if kind == "depthwise" else 1)
+    norm = nn.BatchNorm2d(4).eval()
     norm.running_mean, norm.running_var = torch.rand(4), torch.rand(4) + 0.5
-    norm.eval()
-    x = torch.rand(2, 3, 9, 9) * 2 - 0.5
-    output = (0.0, 1.7)
-    unit = Int8Convolution(layer, norm, True, output)
-    inputs = Quantise((-0.5, 1.5))(x)
-    found = unit(inputs)
-    whole = unit.weight.int_repr().double()
-    assert whole.abs().max() <= 63
-    sums = nn.functional.conv2d(inputs.int_repr().double() - inputs.q_zero_point(), whole, stride=2, padding=1)
-    scales = unit.weight.q_per_channel_scales()[:, None, None] * inputs.q_scale()
-    expected = ((sums * scales + unit.bias[:, None, None]) / (1.7 / 255)).round().clamp(0, 255)
-    assert (found.int_repr() - expected).abs().max() <= 1  # where .5 is rounded otherwise
-    assert (found.int_repr() == expected).float().mean() > 0.99
-    exact = norm(layer(x)).relu().clamp(max=1.7)
-    assert (found.dequantize() - exact).abs().max() < 0.1
+    x, other = torch.rand(2, 4, 9, 9) * 2 - 0.5, torch.rand(2, 4, 5, 5)
+    given, output, added = Scale.of((-0.5, 1.5)), Scale.of((0.0, 1.7)), Scale.of((0.0, 1.0))
+    integers = ToIntegers(given)(x)
+    assert (ToFloat(given)(integers) - x).abs().max() <= given.step / 2 + 1e-6
+    if kind == "sum":
+        unit = Int8ConvolutionSum(layer, norm, True, given, output)
+        unit.added, unit.kept = added, True
+        more = ToIntegers(added)(other)
+        before = more.clone()
+        found = unit(integers, more)
+        assert torch.equal(more, before)
+        plus = (more.double() - added.zero) * added.step
+    else:
+        unit, plus = Int8Convolution(layer, norm, True, given, output), torch.zeros(())
+        found = unit(integers)
+    assert unit.weight.abs().max() == 63
+    sums = nn.functional.conv2d(integers.double() - given.zero, unit.weight.double(), stride=2, padding=1, groups=layer.groups)
+    numbers = sums * unit.scales[:, None, None] * given.step + unit.bias[:, None, None] + plus
+    expected = (numbers / output.step).round().clamp(0, 255)
+    assert (found.double() - expected).abs().max() <= 1  # where a half is rounded otherwise
+    assert (found.double() == expected).double().mean() > 0.98
+    exact = (norm(layer(x)) + (other if kind == "sum" else 0)).relu().clamp(max=1.7)
+    assert (ToFloat(output)(found) - exact).abs().max() < 0.1
 
 
 class Residual(nn.Module):
@@ -80,7 +98,7 @@ def test_sums_slices_pooling_and_what_stays_float() -> None:
     ranges = observe(network, [pixels])
     fast = quantised(network, ranges)
     kinds = [type(module) for module in fast.modules()]
-    assert (kinds.count(Int8Convolution), kinds.count(Int8Sum), kinds.count(Quantise)) == (2, 1, 1)
+    assert (kinds.count(Int8Convolution), kinds.count(ToIntegers), kinds.count(ToFloat)) == (2, 2, 3)
     assert all(low <= 0 <= high for low, high in ranges.values())
     with torch.inference_mode():
         assert torch.allclose(fast(pixels), network(pixels), atol=0.02)
