@@ -9,6 +9,7 @@ evaluation, so that the statistics of the original network stay, which were meas
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -157,8 +158,8 @@ def share(layer: Layer, clusters: int) -> None:
 
 
 def _stored(layer: Layer) -> SharedWeights:
-    parametrization = layer.parametrizations["weight"]  # type: ignore[index]
-    module, codebook = parametrization[0], parametrization.original
+    parametrizations: Any = layer.parametrizations
+    module, codebook = parametrizations["weight"][0], parametrizations["weight"].original
     indices = module.indices.cpu().numpy()
     places = np.flatnonzero(indices)
     values = codebook.detach().cpu().numpy()
@@ -195,7 +196,7 @@ class Student(nn.Module):
             size = network(torch.zeros(1, network.size, network.size, 3, dtype=torch.uint8, device=network.device)).shape[1]
         self.classifier = nn.Linear(size, classes) if classes else None
 
-    def train(self, mode: bool = True) -> "Student":
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
 

@@ -11,7 +11,7 @@ from rayrec.config import Compression, ConfigError, ImageFeatures
 from rayrec.features.compression import file
 from rayrec.features.compression.file import CompressedFileError, Contents
 from rayrec.features.compression.fitting import contents
-from rayrec.features.compression.int8 import observe, quantised
+from rayrec.features.compression.int8 import Range, observe, quantised
 from rayrec.features.networks import FeatureNetwork
 
 FLOAT_BYTES = 4
@@ -23,6 +23,7 @@ def packed(network: FeatureNetwork, settings: ImageFeatures, weights: str, pixel
     The ranges of its activations are measured on batches of pictures, uint8 [N, H, W, 3]; a network that can't be traced has none.
     """
     shared, plain = contents(network)
+    ranges: dict[str, Range] | None
     try:
         ranges = observe(network, pixels)
     except ValueError:
