@@ -70,7 +70,7 @@ def cifar(weights: Path, folder: Path, points: list[str], settings: Compression,
     """The rows of the curve of one network, the original's first."""
     original = cifar_resnets.load(weights)
     name = weights.name.split("_")[0]
-    train, held_out = pictures_of(folder / "train", original).split(settings.held_out, SEED)
+    train, held_out = pictures_of(folder / "train", original, settings.max_pictures).split(settings.held_out, SEED)
     test = pictures_of(folder / "test", original)
     rows = [{"keep": 1.0, "values": "float32", "times_smaller": 1.0} | accuracies("float32", original, held_out, test)]
     forms, files = {"original": original}, {}
@@ -82,6 +82,7 @@ def cifar(weights: Path, folder: Path, points: list[str], settings: Compression,
         files[point], ratio = data, loading_facts(data)["original_bytes"] / len(data)
         found = {"keep": float(keep), "values": values, "times_smaller": round(ratio, 2)}
         rows.append(found | accuracies("float32", small, held_out, test) | accuracies("int8", fast, held_out, test))
+        print(rows[0], rows[-1], sep="\n", file=sys.stderr)
         forms = {"original": original, "original, int8": int8_of(original, train), point: small, f"{point}, int8": fast}
     columns = dict.fromkeys(key for row in rows for key in row)
     show(f"{name} on CIFAR-10", [{key: row.get(key, "") for key in columns} for row in rows], **facts_of(train, held_out, test))
@@ -95,7 +96,7 @@ def retrieval(folder: Path, size: int, settings: Compression, runs: int) -> None
     """mAP of nearest neighbours by the features of efficientnet_lite0, before and after."""
     image = ImageFeatures(model="efficientnet_lite0", output="pooled", size=size)
     original = image_network(image, SEED)
-    train, held_out = pictures_of(folder / "train", original).split(settings.held_out, SEED)
+    train, held_out = pictures_of(folder / "train", original, settings.max_pictures).split(settings.held_out, SEED)
     test = pictures_of(folder / "test", original)
     data, small, fast = compressed(fitting.Task(original, train, held_out, settings, SEED), "efficientnet_lite0")
     forms = {"original": original, "compressed": small, "compressed, int8": fast}
@@ -133,8 +134,8 @@ def tell(name: str, epochs: list[Epoch]) -> None:
     print(f"{name}: epoch {epochs[-1].epoch}, {describe(epochs[-1])}", file=sys.stderr)
 
 
-def pictures_of(folder: Path, network: FeatureNetwork) -> Pictures:
-    return read_folder(str(folder), network.size, network.resize, ALL, SEED)[0]
+def pictures_of(folder: Path, network: FeatureNetwork, limit: int = ALL) -> Pictures:
+    return read_folder(str(folder), network.size, network.resize, limit, SEED)[0]
 
 
 def loading_facts(data: bytes) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tests.features.compression.pictures import IMAGE, SETTINGS, pixels_of, writ
 
 
 def config_of(tmp_path: Path, **changes: Any) -> Config:
-    own: dict[str, Any] = {"file": str(tmp_path / "models" / "network.rrz"), "epochs": 1, "clusters": 8}
+    own: dict[str, Any] = {"file": str(tmp_path / "models" / "network.rrz"), "epochs": 1, "sharing_epochs": 1, "clusters": 8}
     compression = Compression.model_validate(SETTINGS.model_dump() | own | changes)
     image = IMAGE.model_copy(update={"compression": compression})
     return Config(workspace=str(tmp_path / "workspace"), features=Features(image=image, motion=None, audio=None))
@@ -56,7 +56,7 @@ def test_from_a_folder_to_the_extractor(tmp_path: Path, monkeypatch: pytest.Monk
     place(workspace, folder, config)
     assert target.stat().st_mtime_ns == written  # so that `extract` is not redone
     facts = read_facts(target.read_bytes())
-    assert (facts["model"], facts["output"], facts["size"]) == ("mnasnet0_5", "pooled", 32)
+    assert (facts["model"], facts["output"], facts["size"]) == ("squeezenet1_1", "pooled", 32)
     report = from_json(workspace.read_file(f"{folder}/{REPORT}"))
     assert report["ratio"] > 10
     assert report["pictures"] == 10
@@ -86,7 +86,7 @@ def test_from_covers_by_the_command(tmp_path: Path) -> None:
     path.write_text(config.model_dump_json())  # JSON is YAML
     answer = CliRunner().invoke(app, ["compress", str(path)])
     assert answer.exit_code == 0, answer.output
-    assert "layers.8.0.layers.0" in answer.output
+    assert "features.3.squeeze" in answer.output
     assert "times fewer" in answer.output
     assert (tmp_path / "models" / "network.rrz").is_file()
 

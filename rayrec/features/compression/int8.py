@@ -341,8 +341,9 @@ class _Rewriting:
     def _passes(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return isinstance(self.old[str(node.target)], PASSING_LAYERS)
-        zeros = node.target is functional.pad and len(node.args) == 2 and not node.kwargs
-        return node.op == "call_function" and (zeros or node.target is operator.getitem)
+        with_zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value") and len(node.args) == 2
+        pads = node.target is functional.pad and with_zeros
+        return node.op == "call_function" and (pads or node.target is operator.getitem)
 
     def _copied(self, node: fx.Node, of: Callable[[fx.Node], fx.Node]) -> fx.Node:
         """The same node in the new graph. Layers get its name."""

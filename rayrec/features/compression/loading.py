@@ -71,7 +71,9 @@ def unpacked(network: FeatureNetwork, data: bytes) -> Contents:
     """Give a network the weights of a file, in place. Raises `CompressedFileError` if it is damaged, or of another network."""
     state = network.body.state_dict()
     found = file.read(data, {name: tuple(tensor.shape) for name, tensor in state.items() if tensor.is_floating_point()})
-    network.body.load_state_dict(state | {name: torch.from_numpy(array) for name, array in found.tensors.items()})
+    with torch.no_grad():
+        for name, array in found.tensors.items():
+            state[name].copy_(torch.from_numpy(array))
     return found
 
 

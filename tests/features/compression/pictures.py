@@ -3,16 +3,25 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from rayrec.config import Compression, ImageFeatures
 from rayrec.features.compression.fitting import Task
 from rayrec.features.compression.pictures import Pictures
-from rayrec.features.image import image_network
+from rayrec.features.networks import FeatureNetwork
 
-IMAGE = ImageFeatures(model="mnasnet0_5", weights="none", output="pooled", size=32)
+IMAGE = ImageFeatures(model="squeezenet1_1", weights="none", output="pooled", size=32)
 SETTINGS = Compression(
-    file="network.rrz", epochs=2, sharing_epochs=1, batch_size=16, learning_rate=1e-3, targets="uniform", held_out=0.25
+    file="network.rrz",
+    epochs=6,
+    sharing_epochs=3,
+    batch_size=16,
+    learning_rate=2e-3,
+    sharing_rate=1e-3,
+    targets="uniform",
+    held_out=0.25,
 )
 
 
@@ -27,14 +36,28 @@ def pixels_of(count: int, seed: int = 0, size: int = 32) -> np.ndarray:
     return (pattern[..., None] + colours + noise).clip(0, 255).astype(np.uint8)
 
 
-def task(settings: Compression = SETTINGS, image: ImageFeatures = IMAGE) -> Task:
-    """64 pictures to learn from and 32 others."""
-    labels = np.arange(64) % 2
-    train, held_out = (
-        Pictures(pixels_of(64), labels, ("down", "across")),
-        Pictures(pixels_of(32, 1), labels[:32], ("down", "across")),
+def little_network() -> FeatureNetwork:
+    """Three convolutions with batch norms, and a linear layer: 32 numbers for a picture of 32 pixels."""
+    torch.manual_seed(4)
+    body = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 32)),
     )
-    return Task(image_network(image, 7), train, held_out, settings, 7)
+    network = FeatureNetwork(body, [0.5] * 3, [0.25] * 3)
+    network.size = network.resize = 32
+    with torch.no_grad():
+        for _ in range(10):
+            network(torch.from_numpy(pixels_of(64)))  # measures the statistics of the batch norms
+    return network.eval()
+
+
+def task(settings: Compression = SETTINGS, network: FeatureNetwork | None = None) -> Task:
+    """64 pictures to learn from and 32 others; the `little_network` unless another is given."""
+    labels, classes = np.arange(64) % 2, ("down", "across")
+    train, held_out = Pictures(pixels_of(64), labels, classes), Pictures(pixels_of(32, 1), labels[:32], classes)
+    return Task(network or little_network(), train, held_out, settings, 7)
 
 
 def write_pictures(folder: Path, count: int, classes: bool = True) -> None:

@@ -16,16 +16,14 @@ from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.workspace.checkpoint import Checkpoint
 from tests.features.compression.pictures import SETTINGS, pixels_of, task
 
-FIRST, LAST = "layers.0", "layers.14"  # 432 weights, and 204,800
+FIRST, MIDDLE, LAST = "0.0", "1.0", "2.0"
 
 
 def test_uniform_targets_and_exceptions() -> None:
-    job = task(SETTINGS.model_copy(update={"keep": 0.3, "layers": {"layers.8.*": LayerCompression(keep=0.9)}}))
+    job = task(SETTINGS.model_copy(update={"keep": 0.3, "layers": {"0.*": LayerCompression(keep=0.9)}}))
     shares = fitting.kept_shares(job.original, job)
-    assert shares["layers.8.0.layers.0"] == 0.9
-    assert shares["layers.0"] == 0.3
-    assert len(shares) == len(layers_of(job.original.body)) == 52
-    assert fitting.settings_of("layers.0", job.settings) == LayerCompression()
+    assert shares == {FIRST: 0.9, MIDDLE: 0.3, LAST: 0.3, "3.2": 0.3}
+    assert fitting.settings_of(LAST, job.settings) == LayerCompression()
 
 
 def test_sensitive_layers_keep_more() -> None:
@@ -37,7 +35,7 @@ def test_sensitive_layers_keep_more() -> None:
     shares = fitting.kept_shares(job.original, job)
     sizes = {name: layer.weight.numel() for name, layer in layers_of(job.original.body).items()}
     kept = sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values())
-    assert 0.3 <= kept < 0.45
+    assert 0.3 <= kept < 0.5
     assert shares[FIRST] > shares[LAST]
 
 
@@ -45,14 +43,14 @@ def test_training_repairs_much_of_the_harm_and_weights_are_stored_as_trained() -
     job = task()
     expected = outputs(job.original, job.held_out)
     harmed = copy.deepcopy(job.original)
-    fitting.pruned(harmed, dict.fromkeys(layers_of(harmed.body), 0.6), task(SETTINGS.model_copy(update={"epochs": 0})), Place())
+    fitting.pruned(harmed, dict.fromkeys(layers_of(harmed.body), 0.3), task(SETTINGS.model_copy(update={"epochs": 0})), Place())
     network = copy.deepcopy(job.original)
-    epochs = fitting.pruned(network, dict.fromkeys(layers_of(network.body), 0.6), job, Place())
+    epochs = fitting.pruned(network, dict.fromkeys(layers_of(network.body), 0.3), job, Place())
     before, after = (distortion(outputs(one, job.held_out), expected) for one in (harmed, network))
     assert after == pytest.approx(min(epoch.metrics[DISTORTION] for epoch in epochs), rel=1e-3)
     assert after < 0.6 * before
     zeros = {name: layer.weight == 0 for name, layer in layers_of(network.body).items()}
-    assert {name: round(float(zero.float().mean()), 1) for name, zero in zeros.items()} == dict.fromkeys(zeros, 0.4)
+    assert {name: round(float(zero.float().mean()), 1) for name, zero in zeros.items()} == dict.fromkeys(zeros, 0.7)
 
     fitting.shared(network, job, Place())
     shared, plain = contents(network)
@@ -69,7 +67,7 @@ def test_training_repairs_much_of_the_harm_and_weights_are_stored_as_trained() -
 
 
 def test_labels_train_a_classifier_beside() -> None:
-    job = task(SETTINGS.model_copy(update={"objective": "labels", "epochs": 3}))
+    job = task(SETTINGS.model_copy(update={"objective": "labels", "epochs": 20}))
     network = copy.deepcopy(job.original)
     epochs = fitting.pruned(network, dict.fromkeys(layers_of(network.body), 0.5), job, Place())
     assert epochs[-1].metrics[fitting.ACCURACY] > 0.8
@@ -88,7 +86,7 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
         job = task()
         network = copy.deepcopy(job.original)
         fitting.pruned(network, dict.fromkeys(layers_of(network.body), 0.5), job, Place(callback=callback, checkpoint=checkpoint))
-        return network.body.get_parameter("layers.0.weight").detach()
+        return network.body.get_parameter("1.0.weight").detach()
 
     checkpoint = Checkpoint(pafs.LocalFileSystem(), str(tmp_path / "checkpoint.pt"))
     with pytest.raises(KilledError):
