@@ -41,7 +41,8 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     lengths = np.full(len(counts), ABSENT, np.int8)
     used = np.flatnonzero(counts)
     lengths[used] = 0
-    singles = sorted(((int(counts[symbol]), (int(symbol),)) for symbol in used), key=itemgetter(0))
+    leaves = [(int(counts[symbol]), (int(symbol),)) for symbol in used]
+    singles: list[tuple[int, tuple[int, ...]]] = sorted(leaves, key=itemgetter(0))
     packages = singles
     for _ in range(MAX_BITS - 1):
         pairs = [(a + b, left + right) for (a, left), (b, right) in zip(packages[::2], packages[1::2], strict=False)]

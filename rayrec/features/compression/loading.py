@@ -1,5 +1,6 @@
 """From a network to its compressed file, and back."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ def packed(network: FeatureNetwork, settings: ImageFeatures, weights: str, pixel
         ranges = observe(network, pixels)
     except ValueError:
         ranges = None
-    numbers = sum(tensor.numel() for tensor in network.body.state_dict().values() if tensor.is_floating_point())
+    numbers = sum(math.prod(tensor.shape) for tensor in [*shared.values(), *plain.values()])
     facts = {
         "rayrec": __version__,
         "model": settings.model,

@@ -29,7 +29,7 @@ def network_of(body: nn.Module, size: int = 32) -> FeatureNetwork:
     return network
 
 
-@pytest.mark.parametrize(("model", "limit"), [("resnet18", 0.02), ("squeezenet1_1", 0.02), ("efficientnet_lite0", 0.3)])
+@pytest.mark.parametrize(("model", "limit"), [("resnet18", 0.1), ("squeezenet1_1", 0.1), ("efficientnet_lite0", 0.3)])
 def test_outputs_are_close_to_float32(model: str, limit: float) -> None:
     """Errors grow in a random network of depthwise convolutions, so that this one must be a trained one."""
     weights = "DEFAULT" if model == "efficientnet_lite0" else "none"
