@@ -50,7 +50,7 @@ def main() -> None:
     arguments.add_argument("--size", type=int, default=128, help="of the pictures that efficientnet_lite0 reads")
     arguments.add_argument("--figure", type=Path, help="where the curve is drawn")
     arguments.add_argument("--runs", type=int, default=7)
-    given = arguments.parse_args()
+    given = arguments.parse_intermixed_args()
     changes = dict(pair.split("=", 1) for pair in given.settings)
     settings = Compression.model_validate({"file": "none.rrz", "held_out": 0.2} | changes)
     if given.what == "retrieval":
