@@ -2,6 +2,7 @@
 
     python benchmarks/compression.py cifar --pictures DIR --weights FILE... [--points KEEP:VALUES...] [--figure FILE] [KEY=VALUE]...
     python benchmarks/compression.py retrieval --pictures DIR [--size N] [KEY=VALUE]...
+    python benchmarks/compression.py speed --pictures DIR --weights FILE... [--size N]
 
 DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg of CIFAR-10. `cifar` compresses ResNets for CIFAR-10 at several points of a curve:
 they learn from the training pictures alone, a part of which is held out to choose epochs and the point; the test pictures are
@@ -42,7 +43,7 @@ MAX_LOSS = 0.005  # of accuracy
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("what", choices=["cifar", "retrieval"])
+    arguments.add_argument("what", choices=["cifar", "retrieval", "speed"])
     arguments.add_argument("settings", nargs="*", help="KEY=VALUE of features.image.compression")
     arguments.add_argument("--pictures", type=Path, required=True)
     arguments.add_argument("--weights", type=Path, nargs="+", default=[])
@@ -55,6 +56,9 @@ def main() -> None:
     settings = Compression.model_validate({"file": "none.rrz", "held_out": 0.2} | changes)
     if given.what == "retrieval":
         retrieval(given.pictures, given.size, settings, given.runs)
+        return
+    if given.what == "speed":
+        speed(given.weights, given.pictures, given.size, given.runs)
         return
     curves = {}
     for weights in given.weights:
@@ -107,6 +111,18 @@ def retrieval(folder: Path, size: int, settings: Compression, runs: int) -> None
     show(f"nearest neighbours by efficientnet_lite0, {size} pixels", rows, **facts_of(train, held_out, test))
     speeds("efficientnet_lite0", forms, test.pixels[:64], runs)
     layers("efficientnet_lite0", original, data)
+
+
+def speed(weights: list[Path], folder: Path, size: int, runs: int) -> None:
+    """The kernels alone: the ResNets and efficientnet_lite0 in float32 and in integers."""
+    image = ImageFeatures(model="efficientnet_lite0", output="pooled", size=size)
+    networks = {path.name.split("_")[0]: cifar_resnets.load(path) for path in weights} | {"lite0": image_network(image, SEED)}
+    for name, network in networks.items():
+        train = pictures_of(folder / "train", network, 256)
+        fast = int8_of(network, train)
+        change = fitting.distortion(fitting.outputs(fast, train), fitting.outputs(network, train))
+        print(f"{name}: distortion by 8-bit integers alone {change:.4f}")
+        speeds(name, {"original": network, "int8": fast}, train.pixels[: 256 if name != "lite0" else 64], runs)
 
 
 # --- compressing ----------------------------------------------------------------------------------------------------------------
