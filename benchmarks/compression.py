@@ -7,8 +7,8 @@
 DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg of CIFAR-10. `cifar` compresses ResNets for CIFAR-10 at several points of a curve:
 they learn from the training pictures alone, a part of which is held out to choose epochs and the point; the test pictures are
 looked at once. `retrieval` compresses efficientnet_lite0 and measures the mean average precision of each test picture's nearest
-others (relevant: the same class). The speeds are medians of several runs, in which all forms take turns. KEY=VALUE changes
-`features.image.compression`.
+others (relevant: the same class). `speed` compares the kernels alone, without any training. The speeds are medians of several
+runs, in which all forms take turns. KEY=VALUE changes `features.image.compression`.
 """
 
 import argparse
