@@ -216,6 +216,7 @@ class Imitation(Trainable[tuple[Tensor, Tensor | None]]):
         self.advice = f"lower features.image.compression's learning_rate and sharing_rate ({rate:g} was one of them)"
         self.scale = _spread(outputs(task.original, task.train, place.device))
         self.expected = outputs(task.original, task.held_out, place.device)
+        self.unit = (self.expected.shape[1] / self.scale) ** 0.5  # gives what the classifier reads a deviation of about 1
 
     def steps(self, epoch: int) -> int:
         return -(-len(self.task.train) // self.size)
@@ -237,7 +238,9 @@ class Imitation(Trainable[tuple[Tensor, Tensor | None]]):
         distortion = ((found - expected) ** 2).sum() / (self.scale * examples)
         if labels is None or self.student.classifier is None:
             return distortion, distortion
-        return distortion + cross_entropy(self.student.classifier(found), labels, reduction="sum") / examples, distortion
+        return distortion + cross_entropy(
+            self.student.classifier(self.unit * found), labels, reduction="sum"
+        ) / examples, distortion
 
     def validate(self) -> dict[str, float]:
         self.student.eval()
@@ -245,7 +248,9 @@ class Imitation(Trainable[tuple[Tensor, Tensor | None]]):
         metrics = {DISTORTION: distortion(found, self.expected)}
         if self.student.classifier is not None and self.task.held_out.labels is not None:
             with torch.inference_mode():
-                right = self.student.classifier(found.to(self.device)).argmax(1).cpu().numpy() == self.task.held_out.labels
+                right = (
+                    self.student.classifier(self.unit * found.to(self.device)).argmax(1).cpu().numpy() == self.task.held_out.labels
+                )
             metrics[ACCURACY] = float(right.mean())
         return metrics
 

@@ -29,7 +29,7 @@ def packed(network: FeatureNetwork, settings: ImageFeatures, weights: str, pixel
         ranges = observe(network, pixels)
     except ValueError:
         ranges = None
-    numbers = sum(math.prod(tensor.shape) for tensor in [*shared.values(), *plain.values()])
+    numbers = sum(math.prod(tensor.shape) for tensor in shared.values()) + sum(array.size for array in plain.values())
     facts = {
         "rayrec": __version__,
         "model": settings.model,
