@@ -46,13 +46,13 @@ class Compression(Section):
     keep: Kept = 0.5  # share of the weights that are not set to zero
     # `sensitivity`: layers give up so many weights that each alone does the same harm; `uniform`: all keep the same share.
     targets: Literal["sensitivity", "uniform"] = "sensitivity"
-    clusters: Clusters = 32  # values that the weights of a layer share
+    clusters: Clusters = 16  # values that the weights of a layer share
     layers: dict[str, LayerCompression] = {}  # exceptions, by a pattern of the layer's name such as `*depthwise*`
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the pictures on which the epoch is chosen
-    epochs: Annotated[int, Field(ge=0)] = 8  # after pruning
-    sharing_epochs: Annotated[int, Field(ge=0)] = 4  # after the weights are shared
+    epochs: Annotated[int, Field(ge=0)] = 10  # after pruning
+    sharing_epochs: Annotated[int, Field(ge=0)] = 3  # after the weights are shared
     batch_size: Count = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # of the weights
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4  # of the weights
     sharing_rate: Annotated[float, Field(gt=0)] = 1e-4  # of the shared values
     gpus: Annotated[float, Field(ge=0)] = 0  # that the training reserves; without them it runs in the calling process
 
