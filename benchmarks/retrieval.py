@@ -245,7 +245,7 @@ def made_of(data: Path, scratch: Path, modalities: list[str]) -> tuple[Videos, V
 def extracted(data: Path, part: str, folds: str) -> pa.Table:
     from rayrec.features.audio import audio_features
     from rayrec.features.image import image_features, image_network
-    from rayrec.features.media.covers import picture_of, square_of
+    from rayrec.features.media.covers import cropped, picture_of
     from rayrec.features.media.decode import decode
     from rayrec.features.rows import Networks, resolved
     from rayrec.features.text import text_features, text_network
@@ -256,7 +256,7 @@ def extracted(data: Path, part: str, folds: str) -> pa.Table:
     sounds = files_of(data / "esc10" / "esc10_ogg.tar", "esc10", lambda name: name[0] in folds)
     rng, rows = np.random.default_rng(len(part)), []
     for (seen, shown), (heard, played) in zip(sorted(pictures.items()), sorted(sounds.items()), strict=True):
-        covers = [square_of(picture_of(each), settings.image) for each in shown]
+        covers = [cropped(picture_of(each), settings.image.size, settings.image.resize) for each in shown]
         vectors = [
             each for start in range(0, len(covers), 64) for each in image_features(network, [], covers[start : start + 64])[1]
         ]

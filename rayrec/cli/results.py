@@ -67,6 +67,23 @@ def show_trials(trials: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def show_compression(report: dict[str, Any]) -> None:
+    """Print what `compress` reports: each layer, and the outputs on held-out pictures."""
+    columns = ("layer", "weights", "kept", "values", "bytes", "of float32", "multiply-adds")
+    table = Table(*columns, title="compressed layers", title_justify="left")
+    for row in report["layers"]:
+        kept, share = f"{row['kept']:.0%}", f"{row['bytes'] / row['original_bytes']:.1%}"
+        table.add_row(
+            row["layer"], f"{row['weights']:,}", kept, str(row["values"]), f"{row['bytes']:,}", share, f"{row['multiply_adds']:,}"
+        )
+    console.print(table)
+    size = f"{report['bytes']:,} bytes instead of {report['original_bytes']:,}: {report['ratio']:.1f} times fewer"
+    for form, quality in report["quality"].items():
+        likeness = f"cosine {quality['cosine']:.4f}, distortion {quality['distortion']:.4f}"
+        say(f"{form}: outputs for {report['pictures']:,} held-out pictures beside the original's: {likeness}")
+    say(f"The file has {size}.")
+
+
 def show_answers(url: str, users: list[str]) -> None:
     """Ask the service for a page for each user, and print the pages."""
     import httpx

@@ -88,6 +88,19 @@ for _name, _help in HELP.items():
 
 
 @app.command(rich_help_panel=PANEL)
+def compress(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+    """Make a small and fast form of the image network for `extract` (section `features.image.compression`)."""
+    from rayrec.cli.results import show_compression
+    from rayrec.stages.compress import REPORT, STAGE, place
+    from rayrec.workspace.files import from_json
+
+    settings = load_config(config, overrides)
+    workspace, folder = run_alone(STAGE, settings, force)
+    show_compression(from_json(workspace.read_file(f"{folder}/{REPORT}")))
+    say(f"The compressed network: {place(workspace, folder, settings)}\nWith this config, `rayrec extract` uses it.")
+
+
+@app.command(rich_help_panel=PANEL)
 def tune(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
     """Search for better settings of the ranker and its training (section `tuning`), and write the best ones as a config."""
     from rayrec.cli.results import show_trials

@@ -21,6 +21,50 @@ PACKAGED = {
 YAMNET_RATE = 16_000  # samples per second
 
 
+Kept = Annotated[float, Field(gt=0, le=1)]
+Clusters = Annotated[int, Field(ge=1, le=256)]
+
+
+class LayerCompression(Section):
+    """What is done to the layers whose name fits a pattern; what is null is as for all layers."""
+
+    keep: Kept | None = None
+    clusters: Clusters | None = None
+
+
+class Compression(Section):
+    """A compressed form of the image network (Deep Compression; Han et al., 2016), which `rayrec compress` makes.
+
+    `extract` reads `file` and depends on `int8`; the other keys say how the file is made.
+    """
+
+    file: str  # a path or URI that ends with .rrz; `rayrec compress` writes it, `extract` reads it
+    int8: bool = True  # convolutions in 8-bit integers, which is what makes a CPU faster; set it to false where GPUs extract
+    pictures: str | None = None  # folder of pictures to learn from; if null, the covers of the table `features`
+    max_pictures: Count = 2000  # a random sample of them, which must fit into memory
+    # `original`: imitate the original network; `labels`: also learn the classes that the folders in `pictures` are.
+    objective: Literal["original", "labels"] = "original"
+    keep: Kept = 0.5  # share of the weights that are not set to zero
+    # `sensitivity`: layers give up so many weights that each alone does the same harm; `uniform`: all keep the same share.
+    targets: Literal["sensitivity", "uniform"] = "sensitivity"
+    clusters: Clusters = 16  # values that the weights of a layer share
+    layers: dict[str, LayerCompression] = {}  # exceptions, by a pattern of the layer's name such as `*depthwise*`
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the pictures on which the epoch is chosen
+    epochs: Annotated[int, Field(ge=0)] = 10  # after pruning
+    sharing_epochs: Annotated[int, Field(ge=0)] = 3  # after the weights are shared
+    batch_size: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4  # of the weights
+    sharing_rate: Annotated[float, Field(gt=0)] = 1e-4  # of the shared values
+    gpus: Annotated[float, Field(ge=0)] = 0  # that the training reserves; without them it runs in the calling process
+
+    @field_validator("file")
+    @classmethod
+    def _ending(cls, file: str) -> str:
+        if not file.endswith(".rrz"):
+            raise ValueError(f"{file!r} must end with .rrz, the ending of compressed networks")
+        return file
+
+
 class ImageFeatures(Section):
     """`efficientnet_lite0` or a torchvision image classifier, which reads sampled frames and the cover.
 
@@ -36,6 +80,7 @@ class ImageFeatures(Section):
     fps: Annotated[float, Field(gt=0)] | None = None  # if set, this number of frames per second is sampled, at most `frames`
     size: Annotated[int, Field(ge=32)] | None = None  # side of the square input in pixels; the default is the model's own
     resize: Annotated[int, Field(ge=32)] | None = None  # short side before the square is cropped; the default follows from `size`
+    compression: Compression | None = None  # if set, its file takes the place of the network
 
     @field_validator("weights")
     @classmethod

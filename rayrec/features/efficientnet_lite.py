@@ -36,7 +36,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
-        self._conv_stem = _Convolution(3, STEM, 3, stride=2)
+        self._conv_stem = SamePadding(3, STEM, 3, stride=2)
         self._bn0 = _norm(STEM)
         blocks, inputs = list[_Block](), STEM
         for count, kernel, stride, expansion, outputs in STAGES:
@@ -44,7 +44,7 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(_Block(inputs, outputs, kernel, stride if number == 0 else 1, expansion))
                 inputs = outputs
         self._blocks = nn.Sequential(*blocks)
-        self._conv_head = _Convolution(inputs, HEAD, 1)
+        self._conv_head = SamePadding(inputs, HEAD, 1)
         self._bn1 = _norm(HEAD)
         self.relu, self.dropout = nn.ReLU6(), nn.Dropout(0.2)
         self._fc = nn.Linear(HEAD, classes)
@@ -63,11 +63,11 @@ class _Block(nn.Module):
         inner = inputs * expansion
         self.expands, self.adds = expansion > 1, stride == 1 and inputs == outputs
         if self.expands:
-            self._expand_conv = _Convolution(inputs, inner, 1)
+            self._expand_conv = SamePadding(inputs, inner, 1)
             self._bn0 = _norm(inner)
-        self._depthwise_conv = _Convolution(inner, inner, kernel, stride, groups=inner)
+        self._depthwise_conv = SamePadding(inner, inner, kernel, stride, groups=inner)
         self._bn1 = _norm(inner)
-        self._project_conv = _Convolution(inner, outputs, 1)
+        self._project_conv = SamePadding(inner, outputs, 1)
         self._bn2 = _norm(outputs)
         self.relu = nn.ReLU6()
 
@@ -82,7 +82,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
-class _Convolution(nn.Conv2d):
+class SamePadding(nn.Conv2d):
     """A convolution without bias that pads as TensorFlow's `same` does."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:

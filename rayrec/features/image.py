@@ -5,6 +5,7 @@ from torch import nn
 
 from rayrec.config import ImageFeatures
 from rayrec.features import efficientnet_lite
+from rayrec.features.compression.loading import decompressed
 from rayrec.features.networks import Arrays, Family, FeatureNetwork, OwnModel, Transform, means, sized_network
 
 # The second classifiers of googlenet and inception_v3. They are never used, and in training they would turn outputs into tuples.
@@ -13,7 +14,10 @@ AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 def image_network(settings: ImageFeatures, seed: int) -> FeatureNetwork:
     """The network that the settings describe. Raises `ConfigError` for a model or weights that can't be loaded or don't fit."""
-    return sized_network(IMAGE_MODELS, "features.image", settings, seed)
+    if settings.compression is None:
+        return sized_network(IMAGE_MODELS, "features.image", settings, seed)
+    empty = settings.model_copy(update={"weights": "none", "compression": None})
+    return decompressed(sized_network(IMAGE_MODELS, "features.image", empty, seed), settings, settings.compression)
 
 
 def image_features(network: FeatureNetwork, images: Arrays, covers: Arrays) -> tuple[Arrays, Arrays]:

@@ -100,12 +100,15 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] or [N, T, H, W, 3] -> float32 [N, D]."""
-        normalised = (pixels.float() / 255 - self.mean) / self.std
-        return self.body(normalised.movedim(-1, 1)).flatten(1).float()
+        return self.body(self.normalised(pixels)).flatten(1).float()
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """What the body reads: float32 [N, 3, H, W] or [N, 3, T, H, W]."""
+        return ((pixels.float() / 255 - self.mean) / self.std).movedim(-1, 1)
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.mean.device
 
 
 def sized_network(family: Family, setting: str, settings: Settings, seed: int) -> FeatureNetwork:

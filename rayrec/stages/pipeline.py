@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROAD = ("ingest", "extract", "private_public", "reduce", "topics", "search_index", "encode", "train", "evaluate", "publish")
 OPTIONAL = {"private_public": "private_public", "search_index": "search"}  # stage -> the section that it needs
 # Run only when asked for; they read the tables that the stages of the pipeline have written.
-ON_DEMAND = ("tune", "compare", "topic_report")
+ON_DEMAND = ("compress", "tune", "compare", "topic_report")
 
 log = logging.getLogger(__name__)
 

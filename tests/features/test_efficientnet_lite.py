@@ -64,7 +64,7 @@ def test_random_weights_need_no_package(clip_rows: pa.Table) -> None:
 
 def test_pictures_of_any_size_are_padded_as_tensorflow_does() -> None:
     """A side of s becomes ceil(s / 2), and what is missing is added below and on the right first."""
-    convolution = efficientnet_lite._Convolution(1, 1, 3, stride=2)
+    convolution = efficientnet_lite.SamePadding(1, 1, 3, stride=2)
     torch.nn.init.ones_(convolution.weight)
     for side in (4, 5):
         picture = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side)

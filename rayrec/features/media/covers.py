@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from rayrec.config import Features, ImageFeatures
+from rayrec.config import Features
 from rayrec.errors import RayrecError
 from rayrec.features.media.decode import Media
 from rayrec.features.media.files import file_versions, locate
@@ -43,7 +43,7 @@ def with_cover(media: Media, uri: str, settings: Features) -> Media:
     except CoverError as error:
         return replace(media, faults=(*media.faults, f"cover: {error}"))
     kept = picture.resize(kept_size(picture.size, settings.cover_side), Image.Resampling.BILINEAR)
-    square = square_of(picture, settings.image) if settings.image else None
+    square = cropped(picture, settings.image.size, settings.image.resize) if settings.image else None
     return replace(media, cover=square, cover_jpeg=jpeg(np.array(kept)))
 
 
@@ -103,10 +103,10 @@ def _fetched(uri: str) -> bytes:
     return bytes(data)
 
 
-def square_of(picture: Image.Image, settings: ImageFeatures) -> np.ndarray:
+def cropped(picture: Image.Image, size: int | None, resize: int | None) -> np.ndarray:
     """uint8 [size, size, 3]: the short side is resized, then the centre is cropped, as frames are."""
-    assert settings.size is not None, "`rows.resolved` takes the sizes from the networks"
-    size, short = settings.size, settings.resize or settings.size
+    assert size is not None, "`rows.resolved` takes the sizes from the networks"
+    short = resize or size
     width, height = (min(round(side * short / min(picture.size)), MAX_ASPECT * short) for side in picture.size)
     left, top = (width - size) // 2, (height - size) // 2
     return np.array(picture.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size)))

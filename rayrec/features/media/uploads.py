@@ -11,7 +11,7 @@ import pyarrow as pa
 from rayrec.config import PICTURE, Features
 from rayrec.features import audio
 from rayrec.features.media import decode
-from rayrec.features.media.covers import CoverError, picture_of, square_of
+from rayrec.features.media.covers import CoverError, cropped, picture_of
 from rayrec.tables import TEXT
 
 UPLOADS = pa.schema({"kind": TEXT, "data": pa.large_binary()})
@@ -34,7 +34,7 @@ def _decoded(row: dict[str, object], settings: Features, failure: str | None) ->
     try:
         if row["kind"] == PICTURE:
             assert settings.image is not None
-            return {"pixels": square_of(picture_of(data), settings.image).tobytes()}
+            return {"pixels": cropped(picture_of(data), settings.image.size, settings.image.resize).tobytes()}
         return {"audio": _sound(data, settings)}
     except (CoverError, decode.DecodeError) as error:
         return {"error": str(error)}
