@@ -67,7 +67,7 @@ class _Segment:
         mask = filters.mask(self.facts)
         possible = self.alive if mask is None else self.alive & mask
         if self.graph is not None and possible.sum() > exact_rows:
-            matches = self.graph.search(query, OVERSAMPLING * k)
+            matches = self.graph.search(query, OVERSAMPLING * k * len(possible) // int(possible.sum()))
             rows = np.asarray(matches.keys, dtype=np.int64)
             rows = rows[possible[rows]]
             return _largest(rows, self.vectors[rows] @ query, k, floor)
