@@ -12,8 +12,9 @@ from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, VideoId
 from rayrec.serving.http.errors import checked
 from rayrec.serving.http.schemas import AddedAnswer, NewVideo, UploadStatus
-from rayrec.serving.inbox import ConflictError, Inbox, suffix_of
+from rayrec.serving.inbox import Added, ConflictError, Inbox, suffix_of
 from rayrec.serving.media_roots import NotPermittedError
+from rayrec.serving.metrics import Metrics
 
 PATH, JSON = "/v1/videos", "application/json"
 KINDS = ("video/", "audio/", "application/octet-stream", JSON)  # of bodies
@@ -82,22 +83,7 @@ def create_router(backend: Backend) -> APIRouter:
             raise HTTPException(422, "uri is missing: name a file, or send the file itself as the body")
         if kind != JSON and not body:
             raise HTTPException(422, "the file is empty")
-        outcome = "refused"
-        try:
-            added = await inbox.add(given, None if kind == JSON else body, suffix_of(kind), wait)
-            outcome = "known" if not added.new else "added" if wait else "waiting"
-        except ConflictError as error:
-            raise HTTPException(409, str(error)) from error
-        except NotPermittedError as error:
-            raise HTTPException(422, str(error)) from error
-        except RejectedError as error:
-            outcome = "rejected"
-            raise HTTPException(422, f"the file can't be used: {error}") from error
-        except OSError as error:
-            log.error("an upload can't be kept: %s", error)
-            raise HTTPException(503, "the file can't be kept now; the service's log says why", {"Retry-After": "5"}) from error
-        finally:
-            backend.metrics.count("uploads_total", outcome=outcome)
+        added = await _added(inbox, given, None if kind == JSON else body, suffix_of(kind), wait, backend.metrics)
         if added.new and not wait:
             response.status_code = 202
             return AddedAnswer(video_id=added.video_id, status="waiting")
@@ -115,6 +101,27 @@ def create_router(backend: Backend) -> APIRouter:
         return UploadStatus(video_id=video_id, status="rejected", error=found)
 
     return router
+
+
+async def _added(inbox: Inbox, given: dict[str, Any], body: bytes | None, suffix: str, wait: bool, metrics: Metrics) -> Added:
+    """Adds a video and counts it. What stands in its way becomes a 4xx or a 503."""
+    outcome = "refused"
+    try:
+        added = await inbox.add(given, body, suffix, wait)
+        outcome = "known" if not added.new else "added" if wait else "waiting"
+        return added
+    except ConflictError as error:
+        raise HTTPException(409, str(error)) from error
+    except NotPermittedError as error:
+        raise HTTPException(422, str(error)) from error
+    except RejectedError as error:
+        outcome = "rejected"
+        raise HTTPException(422, f"the file can't be used: {error}") from error
+    except OSError as error:
+        log.error("an upload can't be kept: %s", error)
+        raise HTTPException(503, "the file can't be kept now; the service's log says why", {"Retry-After": "5"}) from error
+    finally:
+        metrics.count("uploads_total", outcome=outcome)
 
 
 def _inbox(backend: Backend) -> Inbox:
