@@ -12,7 +12,7 @@ import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlparse
@@ -153,7 +153,7 @@ def means(network: nn.Module, stacks: Arrays) -> list[np.ndarray | None]:
     if not present:
         return [None] * len(stacks)
     inputs = [one for stack in present for one in stack]
-    device = next(network.parameters()).device
+    device = next(chain(network.parameters(), network.buffers())).device  # a network in integers has buffers alone
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
         vectors = torch.cat([network(_on_device(piece, device)) for piece in pieces(inputs)]).cpu().numpy()
     parts = iter(np.split(vectors, np.cumsum([len(stack) for stack in present])[:-1]))
