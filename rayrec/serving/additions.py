@@ -1,8 +1,9 @@
 """A video that was added while the service runs: what is known of it, and the JSON that the state store keeps.
 
 The row holds all that recall and rankers need, so that they read neither the media nor the networks: the catalog's columns, the
-topics, the joint vector, and the reduced vector of each modality. The last three mean something to one model alone, that is the
-networks, reductions and topics of a bundle (`serving/placing.py`); bundles that share these have the same `Bundle.model`.
+topics, the joint vector, and the reduced vector of each modality; and the features of each modality, if the service searches. All
+but the catalog's columns mean something to one model alone, that is the networks, reductions and topics of a bundle
+(`serving/placing.py`); bundles that share these have the same `Bundle.model`.
 """
 
 import base64
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.errors import RayrecError
-from rayrec.tables import IDS, VECTOR, spec_of
+from rayrec.tables import IDS, TEXT, VECTOR, conform, spec_of
 
 FACTS = tuple(spec_of("catalog").schema.names)
 
@@ -34,6 +35,7 @@ class AddedVideo:
     vector: np.ndarray | None = None  # float32, the joint vector: of length 1
     vectors: dict[str, np.ndarray] = field(default_factory=dict)  # float32, the reduced vector of each modality
     cover: str | None = None  # the file of its JPEG, in the folder of covers
+    features: dict[str, np.ndarray] = field(default_factory=dict)  # float32, what `extract` gives of each modality, for search
 
     @property
     def video_id(self) -> str:
@@ -47,14 +49,16 @@ class AddedVideo:
             "vector": _packed(self.vector),
             "vectors": {name: _packed(vector) for name, vector in self.vectors.items()},
             "cover": self.cover,
+            "features": {name: _packed(vector) for name, vector in self.features.items()},
         }
         return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, row: str) -> "AddedVideo":
         values = json.loads(row)
-        vectors = {name: _unpacked(vector) for name, vector in values.pop("vectors").items()}
-        return cls(**values | {"vector": _unpacked(values["vector"]), "vectors": vectors})
+        for column in ("vectors", "features"):
+            values[column] = {name: _unpacked(vector) for name, vector in values.get(column, {}).items()}
+        return cls(**values | {"vector": _unpacked(values["vector"])})
 
 
 def item_table(videos: Sequence[AddedVideo]) -> pa.Table:
@@ -70,6 +74,14 @@ def item_table(videos: Sequence[AddedVideo]) -> pa.Table:
 def catalog_table(videos: Sequence[AddedVideo]) -> pa.Table:
     """The videos as rows of the catalog."""
     return item_table(videos).select(FACTS)
+
+
+def features_table(videos: Sequence[AddedVideo]) -> pa.Table:
+    """The videos as rows of the table `features`."""
+    names = sorted({name for video in videos for name in video.features})
+    columns = {name: pa.array([video.features.get(name) for video in videos], VECTOR) for name in names}
+    ids = pa.array([video.video_id for video in videos], TEXT)
+    return conform("features", pa.table({"video_id": ids, "status": pa.array(["ok"] * len(videos), TEXT)} | columns))
 
 
 def _packed(vector: np.ndarray | None) -> str | None:

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 from pydantic import ValidationError
 
 from rayrec import tables
-from rayrec.config import PACKAGED, Features, Section, need_package
+from rayrec.config import EXTRACTED_MODALITIES, PACKAGED, Features, Section, need_package
 from rayrec.datasets.synthetic.media import encode
 from rayrec.datasets.synthetic.scenes import Scene
 from rayrec.features.media.isolation import IsolatedDecoder
@@ -131,7 +132,9 @@ class Placer:
             self._decoder = IsolatedDecoder(decode_rows, self.facts.features, timeout_s)
         return self._decoder(media_row(facts))
 
-    def describe(self, decoded: pa.Table, facts: dict[str, Any]) -> tuple[AddedVideo, bytes | None, str | None]:
+    def describe(
+        self, decoded: pa.Table, facts: dict[str, Any], with_features: bool = False
+    ) -> tuple[AddedVideo, bytes | None, str | None]:
         """The video, its cover as a JPEG, and what could not be read of it. Raises `RejectedError` if nothing could."""
         row = network_rows(decoded, self.facts.features, self.networks)
         status, fault = row["status"][0].as_py(), row["error"][0].as_py()
@@ -141,7 +144,10 @@ class Placer:
         columns = {name: reduced(row[name], fit, name) for name, fit in self.reductions.items() if name in row.column_names}
         vectors = tables.conform("vectors", pa.table({"video_id": row["video_id"]} | columns))
         found = {name: vectors[name][0].values.to_numpy() for name in columns if vectors[name][0].is_valid}
-        video = self._with_topics(AddedVideo(given, vectors=found), vectors, row)
+        raw: dict[str, np.ndarray] = {
+            name: row[name][0].values.to_numpy() for name in EXTRACTED_MODALITIES if with_features and row[name][0].is_valid
+        }
+        video = self._with_topics(AddedVideo(given, vectors=found, features=raw), vectors, row)
         return video, row["cover_jpeg"][0].as_py(), fault
 
     def warm_up(self, timeout_s: float) -> None:

@@ -1,6 +1,7 @@
 """Videos that are added while a recommender answers: they are items like any other, in every place that knows items."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from rayrec.config import Config
 from rayrec.serving.added_items import AddedItems
-from rayrec.serving.additions import AddedVideo, catalog_table, item_table
+from rayrec.serving.additions import AddedVideo, catalog_table, features_table, item_table
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.covers import CoverError
 from rayrec.serving.items import Items
@@ -46,6 +47,10 @@ def test_a_row_comes_back_as_it_was() -> None:
     assert (again.facts, again.topics, again.similarity, again.cover) == (video.facts, [3], [0.8], None)
     np.testing.assert_array_equal(again.vector, video.vector)
     np.testing.assert_array_equal(again.vectors["audio"], video.vector)
+    described = AddedVideo.from_json(replace(video, features={"audio": np.arange(34, dtype=np.float32)}).to_json())
+    rows = features_table([described, AddedVideo({"video_id": "bare"})])
+    assert rows["audio"].to_pylist() == [list(range(34)), None]
+    assert rows["video_id"].to_pylist() == ["é/1", "bare"]
     table = item_table([video, AddedVideo({"video_id": "bare"})])
     assert table["video_id"].to_pylist() == ["é/1", "bare"]
     assert table["topics"].to_pylist() == [[3], None]

@@ -34,9 +34,11 @@ def test_a_video_of_the_catalog_gets_what_the_stages_gave_it(media_world: Config
             return table.filter(pc.equal(table["video_id"], video(number))).to_pylist()[0]
 
         facts = row(catalog)
-        found, jpeg, fault = placer.describe(placer.decode(facts, timeout_s=60), facts)
+        found, jpeg, fault = placer.describe(placer.decode(facts, timeout_s=60), facts, with_features=True)
+        for name in found.features:
+            np.testing.assert_allclose(found.features[name], row(features)[name], rtol=1e-4, atol=1e-3)
         known = {name for name in MODALITIES if row(vectors)[name] is not None}
-        assert set(found.vectors) == known == {"image", "cover", "audio"}
+        assert set(found.vectors) == set(found.features) == known == {"image", "cover", "audio"}
         for name in known:
             np.testing.assert_allclose(found.vectors[name], row(vectors)[name], atol=1e-4)
         np.testing.assert_allclose(found.vector, row(embeddings)["vector"], atol=1e-4)

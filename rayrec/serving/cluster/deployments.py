@@ -72,7 +72,8 @@ def app(args: dict[str, Any]) -> serve.Application:
             num_replicas=config.search.replicas,
             max_ongoing_requests=MAX_SEARCHES,
             max_queued_requests=MAX_SEARCHES,
-            ray_actor_options={"num_cpus": 0.25},  # it works only while somebody searches
+            # It works only while somebody searches, and reads the store of added videos.
+            ray_actor_options={"num_cpus": 0.25} | (_recall_placement(config) if config.serving.uploads else {}),
             **alike,
         ).bind(config)
     if config.serving.uploads is not None:

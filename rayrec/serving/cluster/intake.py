@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -109,7 +110,7 @@ class VideoIntake:
         async with self._decoding:
             decoded = await asyncio.to_thread(placer.decode, facts, self.settings.decode_timeout_s)
         async with self._computing:
-            video, jpeg, fault = await asyncio.to_thread(placer.describe, decoded, facts)
+            video, jpeg, fault = await asyncio.to_thread(placer.describe, decoded, facts, self.config.search is not None)
         kept = await asyncio.to_thread(self._keep, model, video, jpeg)
         return kept.facts["uri"], fault
 
@@ -117,7 +118,7 @@ class VideoIntake:
         if jpeg is not None:
             name = f"{covers.ADDED}/{hashlib.sha256(jpeg).hexdigest()[:32]}.jpeg"
             self.workspace.write_file(f"{covers.FOLDER}/{name}", jpeg)
-            video = AddedVideo(video.facts, video.topics, video.similarity, video.vector, video.vectors, name)
+            video = replace(video, cover=name)
         return AddedVideo.from_json(self.store.add_video(video.video_id, model, video.to_json()).row)
 
     # --- models ---

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from rayrec import tables
-from rayrec.config import Config, Search
+from rayrec.config import Config, Search, Serving, Uploads
+from rayrec.serving.additions import AddedVideo
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster import recall as recall_module
 from rayrec.serving.cluster import search as search_module
@@ -62,9 +62,12 @@ def versions(config: Config) -> list[str]:
 
 
 def test_words_find_videos_of_the_bundle_and_those_that_are_added(searched: Config) -> None:
-    version, replica = locate(Workspace(searched.workspace), None)[0], VideoSearch(searched)
-    catalog = tables.from_columns("catalog", {"video_id": ["new"], "title": ["a puppy of dogs"], "tags": [["dog"]]})
-    features = tables.from_columns("features", {"video_id": ["new"], "status": ["ok"]})
+    config = searched.model_copy(update={"serving": Serving(uploads=Uploads())})
+    version, replica = locate(Workspace(config.workspace), None)[0], VideoSearch(config)
+    store = replica.store
+    assert store is not None
+    of_another = AddedVideo({"video_id": "other", "title": "a puppy of another model"})
+    added = AddedVideo({"video_id": "new", "title": "a puppy of dogs", "tags": ["dog"]})
 
     async def walk() -> None:
         await replica.prepare(version)
@@ -72,14 +75,17 @@ def test_words_find_videos_of_the_bundle_and_those_that_are_added(searched: Conf
         assert isinstance(found, Found)
         assert {int(each[1:]) % 4 for each in found.video_ids[:8]} == {0}
         assert "new" not in found.video_ids
-        await replica.add(catalog, features)
+        store.add_video("other", "another model", of_another.to_json())
+        store.add_video("new", "", added.to_json())
         found = await replica.search(version, SearchQuery("text", "puppy", 40, -1.0))
         assert isinstance(found, Found)
         assert "new" in found.video_ids
+        assert "other" not in found.video_ids
         refused = await replica.search(version, SearchQuery("picture", b"no", 5))
         assert refused == Unanswered(422, "this index can't be searched by picture; it was made for text")
 
     asyncio.run(walk())
+    store.close()
 
 
 def test_the_ingress_asks_for_its_own_bundle_and_says_what_a_bundle_lacks(

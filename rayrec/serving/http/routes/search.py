@@ -75,11 +75,8 @@ async def _answer(backend: Backend, query: SearchQuery) -> SearchAnswer:
     except SearchError as error:
         raise HTTPException(error.status, str(error)) from error
     backend.metrics.count("searches_total", kind=query.kind)
-    known = [
-        (recommender.bundle.item_of[video_id], score)
-        for video_id, score in zip(found.video_ids, found.scores, strict=True)
-        if video_id in recommender.bundle.item_of
-    ]
+    scored = zip(found.video_ids, found.scores, strict=True)
+    known = [(item, score) for video_id, score in scored if (item := recommender.items.find(video_id))]
     return SearchAnswer(
         bundle=recommender.bundle.version, videos=answers.found(recommender, known), tags=found.tags, min_score=found.floor
     )
