@@ -412,7 +412,9 @@ def test_a_picture_or_a_sound_is_chosen_or_dropped(show: Show) -> None:
     assert found(feed) == []
     assert page.locator("#found-title").text_content() == "Nothing like “a.file” is here"
     page.evaluate(drop, "text/plain")
-    page.wait_for_function("document.querySelector('#found-title').textContent === 'Only pictures and sounds can be searched by'")
+    page.wait_for_function(
+        "() => document.querySelector('#found-title').textContent === 'Only pictures and sounds can be searched by'"
+    )
 
 
 def test_the_search_fits_a_phone_and_sends_the_key(show: Show) -> None:
@@ -424,7 +426,7 @@ def test_the_search_fits_a_phone_and_sends_the_key(show: Show) -> None:
     page.locator("#words").fill("2 4")
     page.locator("#search button[aria-label=Search]").click()
     assert found(feed) == ["v2", "v4"]
-    page.wait_for_function("[...document.querySelectorAll('#found-list img')].every(each => each.src.startsWith('blob:'))")
+    page.wait_for_function("() => [...document.querySelectorAll('#found-list img')].every(each => each.src.startsWith('blob:'))")
     width, box = PHONE["width"], page.locator("#found").bounding_box()
     assert box is not None
     assert box["x"] >= 0
