@@ -124,7 +124,8 @@ def matrix(column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 def reduced(column: pa.ChunkedArray, reduction: Reduction, name: str) -> pa.Array:
     """The column with each vector reduced. Nulls stay null."""
-    values = reduction(matrix(column, name))
+    vectors = matrix(column, name)
+    values = reduction(vectors) if len(vectors) else np.empty((0, reduction.size), np.float32)
     ends = np.cumsum(column.is_valid().to_numpy().astype(np.int32), dtype=np.int32) * reduction.size
     offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()), mask=column.is_null().combine_chunks())

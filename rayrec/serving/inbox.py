@@ -6,6 +6,7 @@ Sending a video again is safe: its id and its file tell that it is there already
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ KINDS = {
     "video/mp2t": ".ts",
     "video/x-flv": ".flv",
 }
+DIGEST = re.compile("[0-9a-f]{32}")  # the name of an upload
 INTERRUPTED_MS = 60 * 60_000  # an upload that is being worked on for longer was lost with its replica
 
 log = logging.getLogger(__name__)
@@ -131,14 +133,18 @@ class Inbox:
         return any(recommender.items.find(video_id) for recommender in self.arms().named().values())
 
     async def _describe(self, facts: dict[str, Any], kept: bool) -> Added:
-        done = await self.describe(facts)
-        taken = done.uri is not None and not _is_same(done.uri, facts["uri"])
-        if kept and (done.error is not None or taken):
-            await asyncio.to_thread(_remove, facts["uri"])
-        if done.error is not None:
-            raise RejectedError(done.error)
-        if taken:
-            raise _conflict(facts)
+        try:
+            done = await self.describe(facts)
+            if done.error is not None:
+                raise RejectedError(done.error)
+            if done.uri is not None and not _is_same(done.uri, facts["uri"]):
+                raise _conflict(facts)
+        except OverloadedError:  # it may be described all the same, and needs its file then
+            raise
+        except Exception:
+            if kept:
+                await asyncio.to_thread(_remove, facts["uri"])
+            raise
         await self._show()
         return Added(facts["video_id"], new=True, fault=done.fault)
 
@@ -193,7 +199,10 @@ def suffix_of(kind: str) -> str:
 
 def _is_same(one: str | None, other: str) -> bool:
     """Whether two names are those of one file. An upload is named after its contents, whatever its ending."""
-    return one is not None and (one == other or PurePosixPath(one).with_suffix("") == PurePosixPath(other).with_suffix(""))
+    if one is None or one == other:
+        return one == other
+    names = (PurePosixPath(one), PurePosixPath(other))
+    return names[0].with_suffix("") == names[1].with_suffix("") and DIGEST.fullmatch(names[0].stem) is not None
 
 
 def _conflict(facts: dict[str, Any]) -> ConflictError:

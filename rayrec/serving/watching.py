@@ -4,7 +4,8 @@ A file is complete when its size and time of change have stayed the same from on
 folder is complete at once, and is taken at the second look. What is known of a video beside its file stands in a JSON file of the
 same name: `clip.json` beside `clip.mp4`, which must be there before the video is complete.
 
-A file that can't be used is noted in `REJECTS` of the workspace, one line for each, and is not tried again until it changes.
+A file that can't be used is noted in `REJECTS` of the workspace, one line for each, and is not tried again until it or its JSON
+file changes.
 """
 
 import json
@@ -31,7 +32,7 @@ class WatchedFile(NamedTuple):
 
     name: str  # its path in the folder
     uri: str
-    version: str  # size and time of change
+    version: str  # size and time of change, its own and those of the JSON file beside it
     video_id: str
 
 
@@ -48,8 +49,13 @@ class WatchedFolder:
         listing = list_folder(self.folder)
         names = [name for name in listing.names if _is_video(name)] if listing else []
         uris = {name: join_uri(self.folder, name) for name in names}
-        versions = file_versions(uris.values())
-        now = {name: versions[uri] for name, uri in uris.items() if uri in versions}
+        beside = {name: join_uri(self.folder, str(PurePosixPath(name).with_suffix(".json"))) for name in names}
+        versions = file_versions([*uris.values(), *beside.values()])
+        now = {
+            name: " ".join(versions[each] for each in (uri, beside[name]) if each in versions)
+            for name, uri in uris.items()
+            if uri in versions
+        }
         before, self._before = self._before, now
         ids = dict(zip(names, ids_of_files(names).to_pylist(), strict=True))
         return [

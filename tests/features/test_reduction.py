@@ -83,6 +83,8 @@ def test_columns_with_nulls_and_bytes_and_back() -> None:
         values = reduced(column, fit, "image")
         assert values.is_null().to_pylist() == [False, True, False, True, False]
         assert np.array_equal(np.array(values.drop_null().to_pylist(), np.float32), fit(matrix(column, "image")))
+        nothing = reduced(pa.chunked_array([pa.nulls(2, pa.list_(pa.float32()))]), fit, "image")
+        assert (len(nothing), nothing.null_count) == (2, 2)
     with pytest.raises(TableError, match="'image' hold 1 and 2 numbers"):
         matrix(pa.chunked_array([[[1.0], [1.0, 2.0]]]), "image")
     with pytest.raises(TableError, match="some vectors hold 2 numbers, others 3"):

@@ -14,7 +14,7 @@ from rayrec.stages.pipeline import load_stage
 from rayrec.tables import MODALITIES
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
-from tests.features.clips import cut
+from tests.features.clips import cut, write_clip
 from tests.serving.media_world import CLIPS
 from tests.serving.small_world import video
 
@@ -46,6 +46,15 @@ def test_a_video_of_the_catalog_gets_what_the_stages_gave_it(media_world: Config
         np.testing.assert_allclose(found.similarity, row(topics)["similarity"], atol=1e-4)
         assert (jpeg, fault) == (row(features)["cover_jpeg"], None)
         assert found.facts["duration_s"] == pytest.approx(2.0, abs=0.1)
+    placer.close()
+
+
+def test_a_video_may_lack_its_sound(media_world: Config, tmp_path: Path) -> None:
+    placer, path = placer_of(media_world), write_clip(tmp_path / "silent.mp4", frames=24)
+    facts = {"video_id": "x", "uri": str(path)}
+    found, jpeg, _ = placer.describe(placer.decode(facts, 60), facts)
+    assert set(found.vectors) == {"image", "cover"}
+    assert jpeg is not None
     placer.close()
 
 

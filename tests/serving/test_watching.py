@@ -64,6 +64,18 @@ def test_a_rejected_file_is_not_tried_again_until_it_changes_also_by_the_next_pr
     assert [row["reason"] for row in again.rejects()] == ["no"]
 
 
+def test_a_mended_file_beside_it_gives_a_rejected_file_another_chance(folder: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"film")
+    (folder / "a.json").write_text("{")
+    watch = watched(folder)
+    watch.look()
+    (file,) = watch.look()
+    watch.reject(file, "a.json is not valid JSON")
+    (folder / "a.json").write_text("{}")
+    watch.look()
+    assert ids(watch.look()) == ["a"]
+
+
 def test_what_the_file_beside_it_says(folder: Path) -> None:
     (folder / "a.mp4").write_bytes(b"x")
     watch = watched(folder)

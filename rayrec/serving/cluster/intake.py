@@ -222,9 +222,7 @@ class VideoIntake:
         """Adds a file of the watched folder, or rejects it. It is left for the next look if something else is in the way."""
         try:
             facts = await asyncio.to_thread(_facts_of, folder, file)
-            if any(pc.index(bundle.items["video_id"], facts["video_id"]).as_py() >= 0 for bundle in self.bundles):
-                reason = None  # trained on already
-            elif uris := await asyncio.to_thread(uris_of, facts["video_id"], self.store, None):
+            if uris := await asyncio.to_thread(self._uris_of, facts["video_id"]):
                 reason = None if file.uri in uris else f"video_id: {facts['video_id']!r} is the id of another video"
             else:
                 reason = (await self.add(facts)).error
@@ -237,6 +235,14 @@ class VideoIntake:
             log.info("%s/%s is added", folder.folder, file.name)
         else:
             await asyncio.to_thread(folder.reject, file, reason)
+
+    def _uris_of(self, video_id: str) -> list[str | None]:
+        """The file of a video in the store and in each bundle that is in use."""
+        found = uris_of(video_id, self.store, None)
+        for bundle in self.bundles:
+            row = pc.index(bundle.items["video_id"], video_id).as_py()
+            found += [bundle.items["uri"][row].as_py()] if row >= 0 else []
+        return found
 
     def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Runs a coroutine in the background."""

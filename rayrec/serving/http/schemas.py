@@ -97,7 +97,7 @@ class SearchFilters(Request):
 
     class_: Name | None = Field(default=None, alias="class", description="only videos of this primary or secondary class")
     author: Id | None = Field(default=None, description="only videos of this author")
-    since: Annotated[int, Field(ge=0)] | None = Field(
+    since: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         default=None, description="only videos that were published at this time (UTC milliseconds) or later"
     )
 
@@ -132,7 +132,7 @@ class NewVideo(Request):
     primary_class: Id | None = None
     secondary_class: Id | None = None
     author_id: Id | None = None
-    published_at: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+    published_at: Annotated[int, Field(ge=0, lt=253_402_300_800_000)] | None = Field(  # the year 10,000, as for `ingest`
         default=None, description="UTC milliseconds; by default the time of arrival"
     )
 

@@ -143,7 +143,7 @@ def test_videos_that_appear_in_the_watched_folder_are_added_or_rejected_once(mad
         async def steps() -> None:
             for _ in range(200):
                 await asyncio.sleep(0.05)
-                if len(rejected(replica)) == 3 and len(replica.store.additions(0)) == 1:
+                if len(rejected(replica)) == 4 and len(replica.store.additions(0)) == 1:
                     break
             await asyncio.sleep(0.3)  # nothing is tried again
 
@@ -163,6 +163,7 @@ def test_videos_that_appear_in_the_watched_folder_are_added_or_rejected_once(mad
     assert reasons["bad.mp4"] == "not a video or sound file"
     assert reasons["told.mp4"] == "unknown field 'titel'; did you mean 'title'?"
     assert "is in none of the folders" in reasons["sly.mp4"]
+    assert reasons["v3.mp4"] == "video_id: 'v3' is the id of another video"
     assert sorted(asked) == ["bad", "one"]
     run()  # the next start
     assert sorted(asked) == ["bad", "one"]

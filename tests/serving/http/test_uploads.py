@@ -198,6 +198,25 @@ def test_a_busy_service_says_so(client: httpx.Client, desk: Desk, tmp_path: Path
     assert client.post("/v1/videos", content=b"film", headers=VIDEO).status_code == 201
 
 
+def test_the_file_of_an_upload_that_failed_is_not_kept(client: httpx.Client, desk: Desk, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ValueError("a fault of ours")
+
+    desk.gate = fail
+    error(client.post("/v1/videos", content=b"film", headers=VIDEO), 500)
+    assert kept(tmp_path) == []
+
+
+def test_files_that_differ_in_their_ending_are_other_videos_unless_they_are_uploads(
+    client: httpx.Client, desk: Desk, tmp_path: Path
+) -> None:
+    (tmp_path / "media" / "named.mkv").write_bytes(b"another film")
+    named = {"video_id": "n", "uri": str(tmp_path / "media" / "named.mp4")}
+    assert client.post("/v1/videos", json=named).status_code == 201
+    assert client.post("/v1/videos", json=named).status_code == 200
+    error(client.post("/v1/videos", json=named | {"uri": str(tmp_path / "media" / "named.mkv")}), 409)
+
+
 def test_no_more_files_are_read_at_a_time_than_is_set(recommender: Recommender, published: Config, tmp_path: Path) -> None:
     desk = Desk(recommender, published, folder=str(tmp_path / "uploads"), max_at_once=2)
 

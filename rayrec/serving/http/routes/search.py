@@ -44,7 +44,7 @@ def create_router(backend: Backend) -> APIRouter:
         k: Annotated[int, Query(ge=1, description="as in the JSON, for a picture or a sound")] = min(10, max_k),
         class_: Annotated[Name | None, Query(alias="class")] = None,
         author: Annotated[Id | None, Query()] = None,
-        since: Annotated[int | None, Query(ge=0)] = None,
+        since: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
         min_score: Annotated[MinScore | None, Query(description=MIN_SCORE)] = None,
     ) -> SearchAnswer:
         """Returns the videos nearest to the query, the best first, and none if nothing is relevant.
