@@ -222,7 +222,7 @@ def write(
     users: Iterable[pa.Table],
     scorer: "Scorer",
 ) -> None:
-    """Writes a bundle of these tables and this ranker into a folder, which may hold its folder `search`, and nothing else.
+    """Writes a bundle of these tables and this ranker into a folder, which may hold `search` and `placing` already.
 
     The caller makes it visible. `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`).
     """

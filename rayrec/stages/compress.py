@@ -126,6 +126,11 @@ def _job(config: Config, workspace: str, device: "torch.device") -> "tuple[fitti
     image, compression = _image(config), _compression(config)
     original = image_network(image.model_copy(update={"compression": None}), config.seed).to(device)
     pictures, faults = _pictures(config, workspace, original)
+    if compression.objective == "labels" and pictures.labels is None:
+        raise ConfigError(
+            "features.image.compression.objective=labels: the pictures have no classes; put them into a folder for each class "
+            "below `pictures`, two or more, or set objective to original"
+        )
     train, held_out = pictures.split(compression.held_out, config.seed)
     return fitting.Task(original, train, held_out, compression, config.seed), faults
 

@@ -27,6 +27,16 @@ def config_of(tmp_path: Path, **changes: Any) -> Config:
     return Config(workspace=str(tmp_path / "workspace"), features=Features(image=image, motion=None, audio=None))
 
 
+def test_classes_are_learned_only_where_there_are_any(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    write_pictures(folder, 40)
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.rename(folder / f"{number}.png")
+    config = config_of(tmp_path, pictures=str(folder), objective="labels")
+    with pytest.raises(ConfigError, match="objective=labels: the pictures have no classes"):
+        run_stage(Workspace(config.workspace), STAGE, config)
+
+
 def test_from_a_folder_to_the_extractor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "pictures", 40)
     (tmp_path / "pictures" / "down" / "broken.png").write_text("no picture")

@@ -56,8 +56,7 @@ class Task:
     @property
     def classes(self) -> int:
         """Of the classifier that is trained beside; 0 for none."""
-        learns = self.settings.objective == "labels" and self.train.labels is not None
-        return len(self.train.classes) if learns else 0
+        return len(self.train.classes) if self.settings.objective == "labels" else 0
 
 
 # --- the four steps -------------------------------------------------------------------------------------------------------------
