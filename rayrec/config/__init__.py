@@ -4,6 +4,7 @@ A stage is redone when the sections that it depends on change (or `seed`), and n
 """
 
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
+from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, SimulatedData, SlideshowData, WorldData, YouTubeData
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
@@ -42,6 +43,7 @@ __all__ = [
     "AudioFeatures",
     "ByKind",
     "Choices",
+    "Collaborative",
     "Comparison",
     "Compression",
     "Config",
