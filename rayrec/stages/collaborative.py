@@ -84,6 +84,7 @@ def settings(config: Config) -> dict[str, Any]:
 STAGE = Stage(
     "collaborative",
     collaborate,
+    reads=("catalog",),
     may_read=("vectors",),
     after=("encode",),
     settings=settings,
