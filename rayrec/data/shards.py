@@ -58,6 +58,7 @@ class LogFacts:
     sizes: list[list[int]]  # of each shard: the rows of each training block, of validation and of test
     test_at: int  # UTC ms, when the test begins
     context: ContextEncoder  # of all context fields that were encoded
+    clicks_only: bool = False  # whether the training split has no impression that was not clicked
 
 
 def examples_file(shard: int) -> str:

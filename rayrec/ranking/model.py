@@ -40,10 +40,21 @@ class RankingModel(nn.Module, ABC):
         return LatestClicks(self.settings.history_length)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """The loss that training minimises, for each request [B]: the mean log loss of its candidates. `batch` has labels."""
-        assert batch.labels is not None
-        return binary_cross_entropy_with_logits(self(batch), batch.labels, reduction="none").mean(1)
+        """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
+        return click_losses(self(batch), batch)
 
     def optimizer(self, settings: Training) -> torch.optim.Optimizer:
         """A new optimizer for the parameters of this model."""
         return LazyAdam(self.parameters(), settings.learning_rate, settings.weight_decay)
+
+
+def click_losses(logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """For each request [B] the sum of the log losses of its candidates, divided by N.
+
+    All impressions and all drawn negatives weigh the same. A place where no negative was drawn (candidate 0) counts for nothing.
+    """
+    assert batch.labels is not None
+    losses_BN = binary_cross_entropy_with_logits(logits_BN, batch.labels, reduction="none")
+    empty_BN = batch.candidates == 0
+    empty_BN[:, 0] = False  # the impression itself, of whatever video
+    return losses_BN.masked_fill(empty_BN, 0).mean(1)
