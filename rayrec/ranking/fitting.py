@@ -85,7 +85,7 @@ def predict(
 ) -> np.ndarray:
     """The click probability of each example: float32 [examples]."""
     model.eval()
-    parts = [torch.sigmoid(model(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
+    parts = [torch.sigmoid(model.logits(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
     return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
 
 
