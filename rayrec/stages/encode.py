@@ -19,7 +19,7 @@ from rayrec.data import encoding as steps
 from rayrec.data.blocks import block_count
 from rayrec.data.context import refuse_unknown_context
 from rayrec.data.encoding import EncodingJob
-from rayrec.data.errors import refuse_one_label
+from rayrec.data.errors import refuse_no_clicks
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
@@ -49,7 +49,8 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     split = pieces.split(run.config.split)
     job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields)
     found = _each("pieces", [functools.partial(steps.sort_piece, job, piece) for piece in pieces.pieces], execute)
-    refuse_one_label({label for facts in found for label in facts.labels}, split.train_end)
+    labels = {label for facts in found for label in facts.labels}
+    refuse_no_clicks(labels, split.train_end)
     listed = run.read_if_there("users", ["user_id"])
     users = steps.number_users(job, len(found), pa.array([], TEXT) if listed is None else _ids(listed))
     items = steps.number_items(job, len(found), _ids(run.read("catalog", ["video_id"])))
@@ -57,9 +58,10 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     sizes = np.array([facts.sizes for facts in found], dtype=np.int64)
     work = [functools.partial(steps.write_shard, job, shard, sizes, context) for shard in range(job.shards)]
     shards = _each("shards", work, execute)
+    steps.write_daily_counts(job)
     for name, known in (("users", users), ("items", items)):
         steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
-    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context)).finish()
+    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, labels == {True})).finish()
 
 
 def context_fields(config: Config) -> list[str]:
@@ -98,7 +100,8 @@ def _table_of(known: Known) -> pa.Table:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    return settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config))}
+    # An encoded log of an earlier rayrec lacks the daily counts, and is made again.
+    return settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config)), "daily": True}
 
 
 STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings)
