@@ -8,6 +8,7 @@ Shapes: B requests, N candidates.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -30,8 +31,9 @@ class NeuMF(RankingModel):
     def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
         super().__init__(settings, options, tables)
         self.pretrain_epochs = options.pretrain_epochs
-        self.gmf = GMF(settings, options, tables)
-        self.mlp = MLP(settings, options, tables)
+        parts = replace(tables, popularity=None)  # which counts once, for the whole
+        self.gmf = GMF(settings, options, parts)
+        self.mlp = MLP(settings, options, parts)
 
     def append_items(self, table: FieldTable) -> None:
         self.gmf.append_items(table)
