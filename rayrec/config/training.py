@@ -91,7 +91,7 @@ class Lists(Section):
 
     k: Annotated[list[Count], Field(min_length=1)] = [10, 20]  # lengths of the lists; models are chosen by NDCG at the first
     # `split`: the clicks of the validation and test splits. `last_click`: each user's last click for the test, and the one before
-    # for validation; only of collaborative models.
+    # for validation. A ranker knows the ids of users and videos in the training split alone: make that nearly the whole log.
     held_out: Literal["split", "last_click"] = "split"
     # All items are ranked, or one held-out item of each user among so many that the user never clicked (He et al., 2017).
     negatives: Count | None = None
