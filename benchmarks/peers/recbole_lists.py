@@ -12,10 +12,10 @@ from lists import begin, train_until_best
 vars(np).update({"bool8": np.bool_, "float_": np.float64, "complex_": np.complex128, "unicode_": np.str_})
 scipy.sparse.dok_matrix._update = lambda matrix, values: matrix._dict.update(values)
 
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.data.interaction import Interaction
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.config import Config  # noqa: E402
+from recbole.data import create_dataset, data_preparation  # noqa: E402
+from recbole.data.interaction import Interaction  # noqa: E402
+from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
 
 NAMES = {"bpr": "BPR", "lightgcn": "LightGCN", "neumf": "NeuMF"}
 SIZES = {"neumf": {"mf_embedding_size": 64, "mlp_embedding_size": 64, "mlp_hidden_size": [64, 32, 16], "dropout_prob": 0.0}}
