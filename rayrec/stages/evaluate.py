@@ -179,7 +179,9 @@ def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.n
     """Goes through the log once, some shards at a time. If there are too many test users, it keeps a random sample of them."""
     scorer, most = rankers[0].scorer, config.evaluation.max_users
     test = TestSplit.of_size(log.test_rows, rankers)
-    encoders = FittedEncoders(scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items)
+    encoders = FittedEncoders(
+        scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items, published_at
+    )
     draw, limit = np.random.default_rng(config.seed).random(len(scorer.users.ids)), 1.0
     for share in Share.in_groups(log, GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids)):
         data = RankingData.of(encoders, share, in_memory=True)
