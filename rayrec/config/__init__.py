@@ -4,6 +4,7 @@ A stage is redone when the sections that it depends on change (or `seed`), and n
 """
 
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
+from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import (
     DATASETS,
     ClickRule,
@@ -37,7 +38,7 @@ from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
 from rayrec.config.serving import Serving, Uploads
 from rayrec.config.topics import CoverNetwork, Topics
-from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Negatives, Span, Training, Tuning
+from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Lists, Negatives, Span, Training, Tuning
 from rayrec.config.tree import Config
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ByKind",
     "Choices",
     "ClickRule",
+    "Collaborative",
     "Comparison",
     "Compression",
     "Config",
@@ -66,6 +68,7 @@ __all__ = [
     "FilesData",
     "ImageFeatures",
     "LayerCompression",
+    "Lists",
     "Modality",
     "MotionFeatures",
     "MovieLensData",

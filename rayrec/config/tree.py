@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rayrec.config.base import Section, Share
+from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.features import Features, PrivatePublic, Reduction
 from rayrec.config.ranking import Ranker, Split
@@ -34,6 +35,7 @@ class Config(Section):
     tuning: Tuning = Tuning()
     comparison: Comparison = Comparison()
     evaluation: Evaluation = Evaluation()
+    collaborative: Collaborative | None = None  # the stage is skipped unless this section is there
     recall: Recall = Recall()
     selection: Selection = Selection()
     serving: Serving = Serving()

@@ -65,18 +65,26 @@ def fit(
     Raises `DivergedError` when the loss stops being finite, and `CheckpointError` for a checkpoint of another model.
     """
     gather = HistoryGather(data.clicks, model.window, device)
-    trainer = Trainer(
-        epochs=settings.epochs,
-        seed=seed,
-        patience=settings.patience,
-        clip=settings.clip,
-        device=device,
-        worker=worker,
-        callback=callback,
-        checkpoint=checkpoint,
-        checkpoint_s=settings.checkpoint_s,
-    )
-    return trainer.fit(TrainableRanker(model, data, gather, settings, seed, device, worker))
+
+    def train(
+        part: RankingModel, epochs: int, callback: TrainingCallback = NO_CALLBACK, checkpoint: Checkpoint | None = None
+    ) -> list[Epoch]:
+        trainer = Trainer(
+            epochs=epochs,
+            seed=seed,
+            patience=settings.patience,
+            clip=settings.clip,
+            device=device,
+            worker=worker,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_s=settings.checkpoint_s,
+        )
+        return trainer.fit(TrainableRanker(part, data, gather, settings, seed, device, worker))
+
+    if checkpoint is None or not checkpoint.exists():  # a checkpoint has what was learned before it
+        model.pretrain(train)
+    return train(model, settings.epochs, callback, checkpoint)
 
 
 @torch.inference_mode()

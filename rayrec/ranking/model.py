@@ -1,6 +1,7 @@
 """The interface of every ranker: logits for the candidates of a batch, the loss to train on, and the optimizer."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -52,6 +53,9 @@ class RankingModel(nn.Module, ABC):
     def losses(self, batch: Batch) -> torch.Tensor:
         """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
         return click_losses(self.logits(batch), batch)
+
+    def pretrain(self, train: Callable[["RankingModel", int], object]) -> None:
+        """What comes before the training: `train` trains a model within this one by itself, for so many epochs."""
 
     def optimizer(self, settings: Training) -> torch.optim.Optimizer:
         """A new optimizer for the parameters of this model."""
