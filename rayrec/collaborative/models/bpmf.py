@@ -2,7 +2,7 @@
 
 Ratings are mean + b_u + b_i + q_i . p_u + noise. Instead of one best set of vectors it draws many from their posterior and averages
 what they predict; nothing has to be tuned, since penalties and noise are drawn as well. The prior of a user's or an item's vector
-is linear in what is known of it (Simm et al., 2017): in the fields of the tables `users` and `catalog`, and in who rated what, as in
+is linear in what is known of it (Simm et al., 2017): in fields of the tables `users` and `catalog`, and in who rated what, as in
 SVD++ for users (Koren, 2008) and in Rendle et al. (2019) for both sides ("flipped"). Who rated what enters by its principal
 components: the singular vectors of the matrix whose rows are what a user rated, or who rated an item, scaled to unit length.
 Shapes: U users, I items, N ratings, S numbers of a vector, C components, K = S + 1: a vector and its offset.
