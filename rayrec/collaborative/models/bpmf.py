@@ -23,22 +23,22 @@ from rayrec.config import Count, Section
 from rayrec.training.callbacks import Epoch
 
 
-class Options(Section):
-    size: Count = 32  # numbers of a vector
-    components: Annotated[int, Field(ge=0)] = 100  # of who rated what
-    sweeps: Count = 400  # over all vectors
-    burn_in: Annotated[int, Field(ge=0)] = 100  # sweeps at the begin that don't count
-    samples: Count = 60  # sweeps, evenly spread over those that count, whose vectors are kept
-
-    @model_validator(mode="after")
-    def _some_count(self) -> "Options":
-        if self.sweeps - self.burn_in < self.samples:
-            raise ValueError(f"samples={self.samples} are kept of sweeps - burn_in = {self.sweeps - self.burn_in} sweeps; do more")
-        return self
-
-
 class BPMF(RatingModel):
-    Options = Options
+    class Options(Section):
+        size: Count = 32  # numbers of a vector
+        components: Annotated[int, Field(ge=0)] = 100  # of who rated what
+        sweeps: Count = 400  # over all vectors
+        burn_in: Annotated[int, Field(ge=0)] = 100  # sweeps at the begin that don't count
+        samples: Count = 60  # sweeps, evenly spread over those that count, whose vectors are kept
+
+        @model_validator(mode="after")
+        def _some_count(self) -> "BPMF.Options":
+            if self.sweeps - self.burn_in < self.samples:
+                raise ValueError(
+                    f"samples={self.samples} are kept of sweeps - burn_in = {self.sweeps - self.burn_in} sweeps; do more"
+                )
+            return self
+
     options: Options
 
     def fit_ratings(self, data: RatingData, fitting: Fitting) -> list[Epoch]:

@@ -25,16 +25,14 @@ from rayrec.training.trainer import Trainer
 INITIAL = 0.1  # deviation of the numbers that vectors begin with
 
 
-class Options(Section):
-    size: Count = 32  # numbers of a vector
-    epochs: Count = 60
-    batch_size: Count = 32  # a step is the sum of the steps that Funk's algorithm takes for each rating
-    learning_rate: Annotated[float, Field(gt=0)] = 0.005
-    penalty: Annotated[float, Field(ge=0)] = 0.06
-
-
 class FunkSVD(RatingModel):
-    Options = Options
+    class Options(Section):
+        size: Count = 32  # numbers of a vector
+        epochs: Count = 60
+        batch_size: Count = 32  # a step is the sum of the steps that Funk's algorithm takes for each rating
+        learning_rate: Annotated[float, Field(gt=0)] = 0.005
+        penalty: Annotated[float, Field(ge=0)] = 0.06
+
     options: Options
 
     def fit_ratings(self, data: RatingData, fitting: Fitting) -> list[Epoch]:
@@ -65,7 +63,7 @@ Batch = tuple[Tensor, Tensor, Tensor]  # user int64 [B], item int64 [B], rating 
 class TrainableFactors(Trainable[Batch]):
     model: Factors
 
-    def __init__(self, data: RatingData, options: Options, fitting: Fitting) -> None:
+    def __init__(self, data: RatingData, options: FunkSVD.Options, fitting: Fitting) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fitting.seed)
             model = Factors(data.users, data.items, options.size)

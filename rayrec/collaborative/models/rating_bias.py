@@ -17,13 +17,11 @@ from rayrec.training.callbacks import Epoch
 TOLERANCE, MAX_ROUNDS = 1e-6, 1000  # points
 
 
-class Options(Section):
-    user_penalty: Annotated[float, Field(gt=0)] = 5.0
-    item_penalty: Annotated[float, Field(gt=0)] = 3.0
-
-
 class RatingBias(RatingModel):
-    Options = Options
+    class Options(Section):
+        user_penalty: Annotated[float, Field(gt=0)] = 5.0
+        item_penalty: Annotated[float, Field(gt=0)] = 3.0
+
     options: Options
 
     def fit_ratings(self, data: RatingData, fitting: Fitting) -> list[Epoch]:

@@ -5,14 +5,14 @@ import torch
 
 from rayrec.collaborative.model import Fitting
 from rayrec.collaborative.models import build
-from rayrec.collaborative.models.funk_svd import Options, TrainableFactors
+from rayrec.collaborative.models.funk_svd import FunkSVD, TrainableFactors
 from rayrec.collaborative.rating_model import RatingModel
 from rayrec.config import Collaborative
 from tests.collaborative.rated import feedback, rated, rmse
 
 
 def test_a_batch_of_one_takes_the_step_of_the_paper() -> None:
-    options = Options(size=3, batch_size=1, learning_rate=0.05, penalty=0.2)
+    options = FunkSVD.Options(size=3, batch_size=1, learning_rate=0.05, penalty=0.2)
     trainable = TrainableFactors(rated(), options, Fitting(seed=2))
     users, items = (table.weight.detach().numpy().astype(np.float64) for table in (trainable.model.users, trainable.model.items))
     users, items = users.copy(), items.copy()
@@ -34,7 +34,7 @@ def test_a_batch_of_one_takes_the_step_of_the_paper() -> None:
 
 def test_it_finds_two_factors_and_the_same_seed_finds_the_same() -> None:
     data = rated()
-    found = []
+    found: list[RatingModel] = []
     for _ in range(2):
         torch.manual_seed(len(found))
         model = build(Collaborative(model="funk_svd", options={"size": 4, "epochs": 60, "learning_rate": 0.02}))
