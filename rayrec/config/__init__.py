@@ -28,7 +28,7 @@ from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
 from rayrec.config.serving import Serving, Uploads
 from rayrec.config.topics import CoverNetwork, Topics
-from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Span, Training, Tuning
+from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Lists, Span, Training, Tuning
 from rayrec.config.tree import Config
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "FilesData",
     "ImageFeatures",
     "LayerCompression",
+    "Lists",
     "Modality",
     "MotionFeatures",
     "MovieLensData",
