@@ -266,7 +266,7 @@ def _expected_ctr(test_users: list[TestUser], pages: list[np.ndarray], preferenc
 # This is the only stage that may read the truth of the synthetic world.
 def check(config: Config) -> None:
     """Raises `ConfigError` for a recall source or an option that does not exist."""
-    sources.check(config.recall)
+    sources.check(config)
 
 
 STAGE = Stage(
