@@ -10,9 +10,9 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
+from rayrec.data.context import NO_CONTEXT
 from rayrec.data.examples import Examples
 from rayrec.data.shards import EncodedLog
-from rayrec.data.context import NO_CONTEXT
 from rayrec.data.shares import Share
 
 

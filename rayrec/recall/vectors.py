@@ -1,5 +1,7 @@
-"""Vectors by which users like items: a user is the sum of the `clicked` vectors of what they clicked, and likes an item by the
-product of that sum with the item's `candidate` vector. So new users and new clicks count at once, and new videos do by their content.
+"""Vectors by which users like items, so that new users and new clicks count at once, and new videos by their content.
+
+A user is the sum of the `clicked` vectors of what they clicked, and likes an item by the product of that sum with the item's
+`candidate` vector.
 
 Shapes: I items (item 0 is "no item"), A items that were added behind them, S numbers of a vector, D of a content vector.
 """
@@ -49,7 +51,9 @@ class Vectors:
 
     def aligned(self, old: np.ndarray) -> Self:
         """For items in another order: `old` (int [I']) has the row of each here, 0 for one that is not here."""
-        clicked, candidate = (np.where(old[:, None] > 0, values[old], 0).astype(np.float32) for values in (self.clicked, self.candidate))
+        clicked, candidate = (
+            np.where(old[:, None] > 0, values[old], 0).astype(np.float32) for values in (self.clicked, self.candidate)
+        )
         return replace(self, clicked=clicked, candidate=candidate)
 
     def completed(self, unknown: np.ndarray, content: np.ndarray, seed: int) -> Self:

@@ -35,6 +35,7 @@ from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.recall import sources
 from rayrec.recall.items import ItemData
+from rayrec.stages import learned
 from rayrec.stages.encode import STAGE as ENCODE
 from rayrec.stages.encode import encoded_log
 from rayrec.tables import TEXT, TRUTH
@@ -55,13 +56,13 @@ def evaluate(run: StageRun) -> None:
     test = _predicted(log, rankers, published_at, config)
 
     probabilities = test.probabilities | {POPULARITY: popularity(test.counters)[test.item]}
-    pages, candidate_recalls = {}, []
+    pages, recommended = {}, []
     for ranker in rankers:
         found = recommended_pages(
             test.users, ranker.scorer, ranker.items, test.counters, published_at, config.recall, config.selection, k, config.seed
         )
-        pages[ranker.name], candidate_recall = asyncio.run(found)
-        candidate_recalls.append(candidate_recall)
+        recommended.append(asyncio.run(found))
+        pages[ranker.name] = recommended[-1].pages
     popular = popularity(test.counters)
     pages[POPULARITY] = ranked_pages(test.users, lambda user: popular, k)
     preferences = _preferences(run, rankers[0].scorer)
@@ -77,7 +78,8 @@ def evaluate(run: StageRun) -> None:
         k=k,
         impressions=len(test.item),
         test_users=len(test.users),
-        candidate_recall=candidate_recalls[0],
+        candidate_recall=recommended[0].candidate_recall,
+        recall_by_source=recommended[0].recall_by_source,
         clicks=clicks,
         pages=metrics,
         by_history={each.name: by_history(test.length, test.clicked, probabilities[each.name]) for each in rankers},
@@ -135,6 +137,7 @@ def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
         topics = run.read_if_there("topics") if name == RANKER else None
         has_topics = topics is not None and topics.num_rows > 0
         items = ItemData.of_tables(scorer.item_ids, run.read("catalog"), topics, lambda: run.read_if_there("embeddings"))
+        items = learned.with_learned(run, items, scorer.item_ids)
         found.append(TrainedRanker(WITH_TOPICS if has_topics else WITHOUT_TOPICS, scorer, items))
     return found
 
@@ -273,10 +276,10 @@ STAGE = Stage(
     "evaluate",
     evaluate,
     reads=(*READS, "interactions"),
-    may_read=(*MAY_READ, "embeddings", *TRUTH),
+    may_read=(*MAY_READ, *learned.MAY_READ, *TRUTH),
     after=("train", "encode"),
     first=(ENCODE,),
     writes=("predictions",),
-    settings=lambda config: settings_of(config.evaluation, config.recall, config.selection),
+    settings=lambda config: settings_of(config.evaluation, config.recall, config.selection) | learned.settings(config),
     check=check,
 )

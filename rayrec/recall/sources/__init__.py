@@ -24,7 +24,7 @@ def check(config: Config) -> None:
 
 
 def classes(settings: Recall) -> dict[str, type[Source]]:
-    """The class of each source that `settings.sources` names. Raises `ConfigError` for a source or an option that does not exist."""
+    """The class of each source that `settings.sources` names. Raises `ConfigError` for one that does not exist, or its options."""
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     found: dict[str, type[Source]] = {}
     for name, source in settings.sources.items():

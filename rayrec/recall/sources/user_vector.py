@@ -8,12 +8,17 @@ from rayrec.recall.source import Candidates, Query, Source
 
 
 class Options(Section):
-    clicks: Count = 128  # how many of the latest clicks make the user's vector
     exact_videos: Count = 1_000_000  # in a larger catalog, usearch's graph (extra `search`) finds the nearest, approximately
 
 
+def exact_videos(settings: Recall) -> int:
+    """The largest catalog in which all vectors are compared."""
+    source = settings.sources.get("user_vector")
+    return Options.model_validate(source.options if source else {}).exact_videos
+
+
 class UserVector(Source):
-    """A user without clicks gets none."""
+    """The vector is that of the last `recall.clicks` clicks. A user without clicks gets no candidates."""
 
     Options = Options
     label = "taste"
@@ -21,16 +26,15 @@ class UserVector(Source):
 
     def __init__(self, settings: Recall, options: Section, items: ItemData) -> None:
         super().__init__(settings, options, items)
-        assert isinstance(options, Options)
         if items.vectors is None:
             raise ConfigError(
-                "recall.sources.user_vector: the videos have no vectors of a collaborative model; choose a `collaborative.model` that "
-                "has some, run `rayrec collaborative CONFIG`, and `rayrec publish CONFIG` where they are served"
+                "recall.sources.user_vector: there are no vectors of a collaborative model; choose a `collaborative.model` that has "
+                "some, and run `rayrec collaborative CONFIG` and, to serve them, `rayrec publish CONFIG`"
             )
-        self.vectors, self.clicks = items.vectors, options.clicks
+        self.vectors = items.vectors
 
     def candidates(self, query: Query, queues: TopicQueues, count: int) -> Candidates:
-        user = self.vectors.user(query.clicked[-self.clicks :])
+        user = self.vectors.user(query.clicked[-self.settings.clicks :])
         if not count or not user.any():
             return Candidates.of(NO_ITEMS)
         wanted = count + len(query.exclusions.items)
