@@ -26,8 +26,8 @@ class ItemNeighbours(Source):
         assert isinstance(options, Options)
         if items.neighbours is None:
             raise ConfigError(
-                "recall.sources.item_neighbours: the neighbours of the videos are not there; run `rayrec collaborative CONFIG` and, "
-                "to serve them, `rayrec publish CONFIG`"
+                "recall.sources.item_neighbours: the neighbours of the videos are not there; run `rayrec collaborative CONFIG` "
+                "and, to serve them, `rayrec publish CONFIG`"
             )
         self.neighbours, self.clicks = items.neighbours, options.clicks
 

@@ -28,8 +28,8 @@ class UserVector(Source):
         super().__init__(settings, options, items)
         if items.vectors is None:
             raise ConfigError(
-                "recall.sources.user_vector: there are no vectors of a collaborative model; choose a `collaborative.model` that has "
-                "some, and run `rayrec collaborative CONFIG` and, to serve them, `rayrec publish CONFIG`"
+                "recall.sources.user_vector: there are no vectors of a collaborative model; choose a `collaborative.model` that "
+                "has some, and run `rayrec collaborative CONFIG` and, to serve them, `rayrec publish CONFIG`"
             )
         self.vectors = items.vectors
 
