@@ -24,6 +24,7 @@ HELP = {
     "reduce": "Normalise the feature vectors and reduce them by PCA.",
     "search_index": "Learn one space for words, pictures and sounds, and index the videos in it (section `search`).",
     "encode": "Turn the log into the numbers that rankers are trained on.",
+    "collaborative": "Fit a model of who liked what, for recall (section `collaborative`).",
     "train": "Train the ranker on the log of clicks.",
     "evaluate": "Measure the ranker and the pages that it makes on the test split.",
     "publish": "Write the bundle that the service loads.",

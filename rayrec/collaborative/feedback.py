@@ -4,16 +4,22 @@ Rows are users and columns are items, by the indices of the encoded log. Row 0 i
 empty. So nothing is translated between this room, the rankers and recall.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 from scipy import sparse
 
 from rayrec.data.context import NO_CONTEXT
+from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
+from rayrec.data.fields import vector_matrix
+from rayrec.data.loading import TableReader
 from rayrec.data.shards import EncodedLog
 from rayrec.data.shares import Share
+from rayrec.data.vocabulary import indices_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,22 @@ class Feedback:
         return int(self.likes.shape[1])
 
     @classmethod
+    def read(cls, reader: TableReader, log: EncodedLog, modalities: Sequence[str]) -> Self:
+        """The clicks of a log, with these modalities of the table `vectors`. Raises what `of` and `item_vectors` raise."""
+        table = reader.read_if_there("vectors") if modalities else None
+        return cls.of(log, item_vectors(table, modalities, log.items.ids))
+
+    @classmethod
     def of(cls, log: EncodedLog, vectors: dict[str, np.ndarray] | None = None) -> Self:
-        """The clicks of a log. Those of training and validation are held in memory: 8 bytes for each pair of user and item."""
+        """The clicks of a log. Those of training and validation are held in memory: 8 bytes for each pair of user and item.
+
+        Raises `DataError` if nobody clicked anything in the training split.
+        """
         users, items = len(log.users.ids) + 1, len(log.items.ids) + 1
         share = Share.of_all(log, NO_CONTEXT, users)
         likes, held_out = (clicked(part, users, items) for part in (share.train_in_memory(), share.validation()))
+        if not likes.nnz:
+            raise DataError("interactions: nobody clicked anything in the training split, so no model can learn who likes what")
         return cls(likes, without(held_out, likes), vectors or {})
 
 
@@ -55,3 +72,22 @@ def without(matrix: sparse.csr_array, other: sparse.csr_array) -> sparse.csr_arr
     left = (matrix - matrix.multiply(other)).tocsr()
     left.eliminate_zeros()
     return left
+
+
+def item_vectors(table: pa.Table | None, names: Sequence[str], ids: pa.Array) -> dict[str, np.ndarray]:
+    """Some modalities of the table `vectors` as `Feedback.vectors`. `ids` are those of the items from index 1.
+
+    Raises `DataError` if there is no table, or if no video has the modality.
+    """
+    found = {}
+    for name in names:
+        if table is None or name not in table.column_names or table[name].null_count == table.num_rows:
+            raise DataError(
+                f"vectors: no video has the modality {name!r}, which the collaborative model reads; run `rayrec reduce`"
+            )
+        rows = indices_of(table["video_id"], ids, 1)
+        there = (rows > 0) & table[name].is_valid().to_numpy()
+        given = vector_matrix(name, table[name].filter(pa.array(there)))
+        found[name] = np.zeros((len(ids) + 1, given.shape[1]), np.float32)
+        found[name][rows[there]] = given
+    return found

@@ -40,6 +40,15 @@ class Factors:
     candidate: np.ndarray  # float32 [I, S]
 
 
+def clicked_alone(item_B: np.ndarray, items: int) -> sparse.csr_array:
+    """The clicks of users who have clicked one item and nothing else: float32 [B, I].
+
+    A model's scores for them say what goes with the item.
+    """
+    rows = len(item_B)
+    return sparse.csr_array((np.ones(rows, np.float32), np.asarray(item_B), np.arange(rows + 1)), shape=(rows, items))
+
+
 class CollaborativeModel(ABC):
     """The base of `models/`. `Options` are the settings that a model alone has: `collaborative.options` in the config."""
 
@@ -47,6 +56,16 @@ class CollaborativeModel(ABC):
 
     def __init__(self, options: Section) -> None:
         self.options = options
+
+    @property
+    def epochs(self) -> int:
+        """The most epochs of its training: `options.epochs`. A model without them has a closed form, in which no seed counts."""
+        return int(getattr(self.options, "epochs", 0))
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that `Feedback.vectors` must have."""
+        return []
 
     @abstractmethod
     def fit(self, feedback: Feedback, fitting: Fitting) -> list[Epoch]:
@@ -61,7 +80,7 @@ class CollaborativeModel(ABC):
 
     @abstractmethod
     def similar(self, item_B: np.ndarray) -> np.ndarray:
-        """How well each item goes with some others: float32 [B, I], comparable within a row."""
+        """How well each item goes with some others: float32 [B, I], comparable within a row. `clicked_alone` suits many models."""
 
     def factors(self) -> Factors | None:
         """The model's vectors; None for a model that has none."""

@@ -84,7 +84,7 @@ class FieldEncoder:
             if _is_list(kind) and pa.types.is_floating(kind.value_type):
                 if len(column):
                     # One scale for all dimensions: `reduction.normalise` has chosen how large they are beside one another.
-                    values = _matrix(name, column)
+                    values = vector_matrix(name, column)
                     deviation = float(np.sqrt(values.var(0).mean()) + 1e-6)
                     encoder.vector_scales[name] = (values.mean(0).tolist(), [deviation] * values.shape[1])
             elif _is_list(kind):
@@ -113,7 +113,7 @@ class FieldEncoder:
             rows = np.zeros((table.num_rows, len(means)), dtype=np.float32)
             present = np.flatnonzero(table[name].is_valid().to_numpy())
             if len(present):
-                rows[present] = (_matrix(name, table[name].drop_null()) - means) / deviations
+                rows[present] = (vector_matrix(name, table[name].drop_null()) - means) / deviations
             encoded.vectors[name] = _behind_zero(rows)
         return encoded
 
@@ -153,7 +153,7 @@ def _frequent(values: pa.ChunkedArray | pa.Array) -> list[str]:
     return counts.field("values").take(order).to_pylist()
 
 
-def _matrix(name: str, column: pa.ChunkedArray) -> np.ndarray:
+def vector_matrix(name: str, column: pa.ChunkedArray) -> np.ndarray:
     """Vectors, none of which is null, as float [rows, size]. Raises `DataError` when they differ in size."""
     sizes = pc.min_max(pc.list_value_length(column)).as_py()
     if sizes["min"] != sizes["max"]:

@@ -1,7 +1,8 @@
 """The order of the stages that lead from raw videos to a bundle.
 
-    ingest -> extract -> [private_public] -> reduce -> topics -> [search_index] -> encode -> train -> evaluate
-                                                                                                   -> publish -> (serve)
+    ingest -> extract -> [private_public] -> reduce -> topics -> [search_index]
+           -> encode -> [collaborative] -> train -> evaluate
+                                                 -> publish -> (serve)
 
 Each stage is in the module of its name, which ends with its `STAGE`. A module is imported when its stage is asked for, so that a
 command loads only the libraries that its own work needs.
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from rayrec.workspace.stage import Stage
     from rayrec.workspace.versions import Manifest
 
-ROAD = ("ingest", "extract", "private_public", "reduce", "topics", "search_index", "encode", "train", "evaluate", "publish")
-OPTIONAL = {"private_public": "private_public", "search_index": "search"}  # stage -> the section that it needs
+ROAD = (
+    *("ingest", "extract", "private_public", "reduce", "topics", "search_index"),
+    *("encode", "collaborative", "train", "evaluate", "publish"),
+)
+# stage -> the section that it needs
+OPTIONAL = {"private_public": "private_public", "search_index": "search", "collaborative": "collaborative"}
 # Run only when asked for; they read the tables that the stages of the pipeline have written.
 ON_DEMAND = ("compress", "tune", "compare", "topic_report")
 
