@@ -98,7 +98,7 @@ def collaborative_rows(
         return source.candidates(query, queues, wanted).items
 
     rows = [
-        row("item_neighbours, 50 of 128 clicks", requests, lambda n: candidates(items, "item_neighbours", n)),
+        row("item_neighbours, 128 clicks", requests, lambda n: candidates(items, "item_neighbours", n)),
         row("user_vector, all compared", requests, lambda n: candidates(items, "user_vector", n)),
     ]
     if with_graph:

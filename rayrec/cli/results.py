@@ -58,10 +58,11 @@ def _show_parts(models: dict[str, dict[str, dict[str, float | None]]], title: st
 
 def _show_sources(sources: dict[str, dict[str, float]], mix: float | None) -> None:
     """What share of the clicked videos recall finds."""
-    table = Table("candidates", "recall alone", "recall in the mix", "shared", title="recall by source", title_justify="left")
+    columns = {"users": "users", "alone": "recall alone", "shared": "shared", "in_mix": "recall in the mix"}
+    table = Table("candidates", *columns.values(), title="what each source of candidates finds", title_justify="left")
     for name, found in sources.items():
-        table.add_row(name, *(number(found.get(measure)) for measure in ("alone", "in_mix", "shared")))
-    table.add_row("all together", "-", number(mix), "-")
+        table.add_row(name, *(number(found.get(measure)) for measure in columns))
+    table.add_row("all together", "-", "-", "-", number(mix))
     console.print(table)
 
 

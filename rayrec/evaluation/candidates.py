@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 
 from rayrec.recall.pipeline import RecallPipeline, filtered
-from rayrec.recall.queues import TopicQueues
+from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.recall.source import Candidates, Query
 from rayrec.training.metrics import recall_at_k
 
@@ -15,9 +15,10 @@ BACKFILL = "backfill"
 class SourceRecall:
     """Means over users, by the name of the source.
 
-    `alone`: the share of a user's relevant videos among as many candidates of this source as the mix has. `in_mix`: the share that
-    its own part of the mix finds; these add up to the recall of the mix. `shared`: the share of its candidates, when it is alone,
-    that another source brings as well.
+    `users`: the share of users to whom the source brings anything. `alone`: the share of these users' relevant videos among as many
+    candidates of this source as the mix has. `shared`: the share of those candidates that another source brings as well, to such a
+    user. `in_mix`: the share of all users' relevant videos that the source's own part of the mix finds; these add up to the recall
+    of the mix.
     """
 
     def __init__(self, pipeline: RecallPipeline) -> None:
@@ -32,15 +33,16 @@ class SourceRecall:
         ]
         for number, (name, items) in enumerate(zip(self.names, alone, strict=True)):
             values = self._values[name]
-            values["alone"].append(recall_at_k(items, relevant))
             values["in_mix"].append(recall_at_k(mix.items[mix.sources == number], relevant))
-            others = [other for place, other in enumerate(alone) if place != number]
-            if len(items) and others:
+            values["users"].append(float(len(items) > 0))
+            if len(items):
+                values["alone"].append(recall_at_k(items, relevant))
+                others = [NO_ITEMS, *(other for place, other in enumerate(alone) if place != number)]
                 values["shared"].append(float(np.isin(items, np.concatenate(others)).mean()))
         self._values[BACKFILL]["in_mix"].append(recall_at_k(mix.items[mix.sources >= len(self.names)], relevant))
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Without what nobody has: a source that is the only one shares nothing."""
+        """The means of each source and of the backfill, which is not asked alone. What no user has is left out."""
         return {
             name: {measure: float(np.mean(found)) for measure, found in values.items()} for name, values in self._values.items()
         }

@@ -8,7 +8,8 @@ import pytest
 from rayrec.config import ConfigError, Recall, load
 from rayrec.recall import sources
 from rayrec.recall.exclusions import Exclusions
-from rayrec.recall.sources.item_neighbours import ItemNeighbours, Options
+from rayrec.recall.sources.item_neighbours import ItemNeighbours
+from rayrec.registry import NoOptions
 from tests.recall.small_catalog import ITEMS, NOTHING, make_queues, query
 from tests.recall.test_neighbours import made_up, pairs
 
@@ -24,8 +25,8 @@ def expected(clicked: list[int], excluded: set[int], count: int) -> list[int]:
     return sorted(allowed, key=lambda item: -weights[item])[:count]
 
 
-def found(clicked: list[int], count: int, exclusions: Exclusions = NOTHING, clicks: int = 50) -> list[int]:
-    source = ItemNeighbours(Recall(), Options(clicks=clicks), replace(ITEMS, neighbours=NEIGHBOURS))
+def found(clicked: list[int], count: int, exclusions: Exclusions = NOTHING, clicks: int = 128) -> list[int]:
+    source = ItemNeighbours(Recall(clicks=clicks), NoOptions(), replace(ITEMS, neighbours=NEIGHBOURS))
     return source.candidates(query(clicked, exclusions), make_queues(Recall()), count).items.tolist()
 
 
@@ -42,7 +43,7 @@ def test_excluded_and_hidden_items_make_room_for_the_next() -> None:
     shown = np.arange(21) > 0
     shown[best[0]] = False
     hidden = queues.updated(np.array(best[:1], np.int32), np.full(21, 100), np.full(21, 50), shown)
-    source = ItemNeighbours(Recall(), Options(), replace(ITEMS, neighbours=NEIGHBOURS))
+    source = ItemNeighbours(Recall(), NoOptions(), replace(ITEMS, neighbours=NEIGHBOURS))
     assert source.candidates(query([3, 8, 12]), hidden, 4).items.tolist() == expected([3, 8, 12], {best[0]}, 4)
 
 
