@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from figures import peak_gib, show
 
-from rayrec.retrieval.index import Filters, Index, graph_of
+from rayrec.nearest import graph_of
+from rayrec.retrieval.index import Filters, Index
 
 SIZE, K, VIDEOS_PER_CENTRE, SPREAD = 128, 10, 50, 0.8
 

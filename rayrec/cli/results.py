@@ -34,6 +34,8 @@ def show_metrics(config: "Config") -> None:
     for name, metrics in report["pages"].items():
         table.add_row(name, *(number(metrics.get(key)) for key in columns))
     console.print(table)
+    if report.get("recall_by_source"):  # not in the report of an earlier version
+        _show_sources(report["recall_by_source"], report["candidate_recall"])
     for warning in report.get("warnings", []):
         say(f"Warning: {warning}")
     say(f"Pictures: {folder}/report.png, {folder}/breakdown.png, {workspace.folder('train')}/learning_curves.png")
@@ -57,6 +59,16 @@ def _show_parts(models: dict[str, dict[str, dict[str, float | None]]], title: st
     for name, found in models.items():
         table.add_row(name, *(number(metrics["auc"]) for metrics in found.values()))
     table.add_row("impressions", *(f"{metrics['impressions']:,}" for metrics in parts.values()))
+    console.print(table)
+
+
+def _show_sources(sources: dict[str, dict[str, float]], mix: float | None) -> None:
+    """What share of the clicked videos recall finds."""
+    columns = {"users": "users", "alone": "recall alone", "shared": "shared", "in_mix": "recall in the mix"}
+    table = Table("candidates", *columns.values(), title="what each source of candidates finds", title_justify="left")
+    for name, found in sources.items():
+        table.add_row(name, *(number(found.get(measure)) for measure in columns))
+    table.add_row("all together", "-", "-", "-", number(mix))
     console.print(table)
 
 

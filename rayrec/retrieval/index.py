@@ -5,7 +5,6 @@ The exact search is a product of matrices in blocks, whose time grows with the n
 extra `search` installs; those that were added since, and whatever few a filter leaves, are searched exactly.
 """
 
-import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.config.base import is_installed
+from rayrec.nearest import restored
 from rayrec.tables import TEXT
 
 # What is known of a video beside its vector, for filters.
@@ -23,9 +22,6 @@ FACTS = pa.schema({"video_id": TEXT, "primary_class": TEXT, "secondary_class": T
 BLOCK = 1 << 16  # vectors whose scores are in memory at a time
 MAX_GROWING = 1 << 12  # videos of a segment that is copied when others are added to it
 OVERSAMPLING = 4  # times k that are asked of the graph, so that some are left when others have been replaced or filtered out
-EXPANSION = 256  # how many nearest ones the graph keeps in sight while it searches
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,11 +88,11 @@ class Index:
     def __init__(self, facts: pa.Table, vectors: np.ndarray, exact_videos: int, graph: bytes | None = None) -> None:
         """`facts` (FACTS) and `vectors` (float32 [N, S] of length 1, or zeros for a video without one) are in the same order.
 
-        `graph` is what `graph_of` made of these vectors. It is used where a query is about more than `exact_videos`.
+        `graph` is what `nearest.graph_of` made of these vectors. It is used where a query is about more than `exact_videos`.
         """
         self.exact_videos, self._lock = exact_videos, threading.Lock()
         alive = np.ones(len(vectors), dtype=bool)
-        self._segments: tuple[_Segment, ...] = (_Segment(_conformed(facts), vectors, alive, _restored(graph)),)
+        self._segments: tuple[_Segment, ...] = (_Segment(_conformed(facts), vectors, alive, restored(graph)),)
 
     def __len__(self) -> int:
         return sum(int(segment.alive.sum()) for segment in self._segments)
@@ -156,26 +152,3 @@ def _largest(rows: np.ndarray, scores: np.ndarray, k: int, floor: float) -> tupl
         above = above[np.argpartition(-scores[above], k - 1)[:k]]
     best = above[np.argsort(-scores[above], kind="stable")]
     return rows[best], scores[best]
-
-
-def graph_of(vectors: np.ndarray) -> bytes | None:
-    """usearch's graph of the vectors [N, S] that are not zero, as the bytes of its file; None where usearch is not installed."""
-    if not is_installed("usearch"):
-        log.warning("search: usearch is not installed, so all %d vectors are compared: pip install 'rayrec[search]'", len(vectors))
-        return None
-    import usearch.index
-
-    graph = usearch.index.Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
-    keys = np.flatnonzero(vectors.any(axis=1))
-    graph.add(keys, vectors[keys])
-    return bytes(graph.save())
-
-
-def _restored(graph: bytes | None) -> Any:
-    if graph is None or not is_installed("usearch"):
-        return None
-    import usearch.index
-
-    found = usearch.index.Index.restore(graph)
-    found.expansion_search = EXPANSION
-    return found

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec.config import Search
+from rayrec.nearest import graph_of
 from rayrec.recall.items import item_vectors
-from rayrec.retrieval.index import FACTS, Index, graph_of
+from rayrec.retrieval.index import FACTS, Index
 from rayrec.retrieval.model import RECORD, WEIGHTS, SearchModel, title_rows
 from rayrec.retrieval.queries import MODALITY_OF, QueryError, QueryReader
 from rayrec.serving.bundle import BundleError, verify

@@ -38,6 +38,7 @@ from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.recall import sources
 from rayrec.recall.items import ItemData
+from rayrec.stages import learned
 from rayrec.stages.encode import STAGE as ENCODE
 from rayrec.stages.encode import encoded_log
 from rayrec.tables import TEXT, TRUTH
@@ -59,14 +60,14 @@ def evaluate(run: StageRun) -> None:
 
     popular = item_scores(test.counters, log.daily, log.facts.test_at, log.facts.clicks_only)
     probabilities = test.probabilities | {name: score[test.item] for name, score in popular.items() if name == CLICK_RATE}
-    pages, candidate_recalls = {}, []
+    pages, recommended = {}, []
     for ranker in rankers:
         scorer = _knowing(ranker.scorer, log.daily.before(log.facts.test_at))
         found = recommended_pages(
             test.users, scorer, ranker.items, test.counters, published_at, config.recall, config.selection, k, config.seed
         )
-        pages[ranker.name], candidate_recall = asyncio.run(found)
-        candidate_recalls.append(candidate_recall)
+        recommended.append(asyncio.run(found))
+        pages[ranker.name] = recommended[-1].pages
     pages |= {name: ranked_pages(test.users, lambda user, score=score: score, k) for name, score in popular.items()}
     preferences = _preferences(run, rankers[0].scorer)
     if preferences is not None:
@@ -82,7 +83,8 @@ def evaluate(run: StageRun) -> None:
         impressions=log.test_rows,
         drawn=len(test.item) - log.test_rows,
         test_users=len(test.users),
-        candidate_recall=candidate_recalls[0],
+        candidate_recall=recommended[0].candidate_recall,
+        recall_by_source=recommended[0].recall_by_source,
         clicks=clicks,
         pages=metrics,
         by_history={each.name: by_history(test.length, test.clicked, probabilities[each.name]) for each in rankers},
@@ -141,6 +143,7 @@ def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
         topics = run.read_if_there("topics") if name == RANKER else None
         has_topics = topics is not None and topics.num_rows > 0
         items = ItemData.of_tables(scorer.item_ids, run.read("catalog"), topics, lambda: run.read_if_there("embeddings"))
+        items = learned.with_learned(run, items, scorer.item_ids)
         found.append(TrainedRanker(WITH_TOPICS if has_topics else WITHOUT_TOPICS, scorer, items))
     return found
 
@@ -310,17 +313,17 @@ def _expected_ctr(test_users: list[TestUser], pages: list[np.ndarray], preferenc
 # This is the only stage that may read the truth of the synthetic world.
 def check(config: Config) -> None:
     """Raises `ConfigError` for a recall source or an option that does not exist."""
-    sources.check(config.recall)
+    sources.check(config)
 
 
 STAGE = Stage(
     "evaluate",
     evaluate,
     reads=(*READS, "interactions"),
-    may_read=(*MAY_READ, "embeddings", *TRUTH),
+    may_read=(*MAY_READ, *learned.MAY_READ, *TRUTH),
     after=("train", "encode"),
     first=(ENCODE,),
     writes=("predictions",),
-    settings=lambda config: settings_of(config.evaluation, config.recall, config.selection),
+    settings=lambda config: settings_of(config.evaluation, config.recall, config.selection) | learned.settings(config),
     check=check,
 )

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rayrec.nearest import graph_of
 from rayrec.retrieval import index as index_module
-from rayrec.retrieval.index import Filters, Index, graph_of
+from rayrec.retrieval.index import Filters, Index
 
 SIZE = 16
 
