@@ -10,7 +10,6 @@ from rayrec.config import Config
 from rayrec.data.batches import Batch
 from rayrec.data.loading import RANKER
 from rayrec.data.windows import HistoryGather
-from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
@@ -18,6 +17,7 @@ from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.fixtures.encoded import whole_log
+from tests.fixtures.ranking import MODELS, with_model
 from tests.serving.small_world import TRAIN, build_workspace
 
 CANDIDATES = 600
@@ -29,9 +29,9 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return build_workspace(tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_served_scores_are_those_of_the_trained_model(small_world: Config, name: str) -> None:
-    ranker = small_world.ranker.model_copy(update={"model": name, "history_length": 8, "context_fields": ["hour"]})
+    ranker = with_model(small_world.ranker.model_copy(update={"history_length": 8, "context_fields": ["hour"]}), name)
     config, workspace = small_world.model_copy(update={"ranker": ranker}), Workspace(small_world.workspace)
     for stage in (TRAIN, load_stage("publish")):
         run_stage(workspace, stage, config)
