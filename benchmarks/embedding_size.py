@@ -3,7 +3,7 @@
     rayrec compare configs/multimodal_results.yaml
     PYTHONPATH=. python benchmarks/embedding_size.py configs/multimodal_results.yaml docs/images/embedding_size.png
 
-It draws the arms of the last comparison that set `ranker.embedding_size`: a point for each seed, and a line through the means.
+It draws the arms of the last comparison that change nothing but the size: a point for each seed, and a line through the means.
 """
 
 import argparse
@@ -26,7 +26,8 @@ Points = dict[int, list[float]]  # embedding size -> the value of each seed
 def measured(config: Config, metric: str) -> Points:
     """The values of a metric by embedding size, from the smallest size to the largest."""
     workspace, points = Workspace(config.workspace), defaultdict(list)
-    sizes = {arm: values[SIZE] for arm, values in config.comparison.arms.items() if SIZE in values}
+    default = config.ranker.embedding_size
+    sizes = {arm: values.get(SIZE, default) for arm, values in config.comparison.arms.items() if values.keys() <= {SIZE}}
     for run in from_json(read_whole(workspace.fs, f"{workspace.folder('compare')}/{RESULTS}")):
         if run["arm"] in sizes and run["measured"]:
             points[sizes[run["arm"]]].append(run["measured"][metric])

@@ -102,9 +102,8 @@ def test_from_covers_by_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "models" / "network.rrz").is_file()
 
     # The compressed network gives other vectors, and the covers are the same.
-    assert run_stage(workspace, Stage("extract", extracted, writes=("features",), settings=lambda _: {"networks": "int8"}), config)[
-        1
-    ]
+    again = Stage("extract", extracted, writes=("features",), settings=lambda _: {"networks": "int8"})
+    assert run_stage(workspace, again, config)[1]
     assert not run_stage(workspace, STAGE, config)[1]
 
 
