@@ -99,6 +99,9 @@ def show_compression(report: dict[str, Any]) -> None:
     for form, quality in report["quality"].items():
         likeness = f"cosine {quality['cosine']:.4f}, distortion {quality['distortion']:.4f}"
         say(f"{form}: outputs for {report['pictures']:,} held-out pictures beside the original's: {likeness}")
+        if quality["accuracy"] is not None:
+            classes = f"{quality['accuracy']:.1%} (original {report['original_accuracy']:.1%})"
+            say(f"{form}: the nearest neighbour of a held-out picture is of its class for {classes}")
     say(f"The file has {size}.")
 
 

@@ -11,7 +11,6 @@ from rayrec.data.batches import Batch
 from rayrec.data.context import DAY_MS
 from rayrec.data.loading import RANKER
 from rayrec.data.windows import HistoryGather
-from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
@@ -19,6 +18,7 @@ from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.fixtures.encoded import whole_log
+from tests.fixtures.ranking import MODELS, with_model
 from tests.serving.small_world import TRAIN, build_workspace
 
 CANDIDATES = 600
@@ -30,10 +30,10 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return build_workspace(tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_served_scores_are_those_of_the_trained_model(small_world: Config, name: str) -> None:
-    values = {"model": name, "history_length": 8, "context_fields": ["hour"], "popularity": [1.0, 7.0]}
-    ranker = small_world.ranker.model_copy(update=values)
+    values = {"history_length": 8, "context_fields": ["hour"], "popularity": [1.0, 7.0]}
+    ranker = with_model(small_world.ranker.model_copy(update=values), name)
     config, workspace = small_world.model_copy(update={"ranker": ranker}), Workspace(small_world.workspace)
     for stage in (TRAIN, load_stage("publish")):
         run_stage(workspace, stage, config)
