@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayrec.config import Negatives
+from rayrec.config import Negatives, Training
 from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
 from rayrec.data.hashing import STEP, mix, uniform
@@ -98,6 +98,12 @@ def chosen(settings: Negatives | None, clicks_only: bool) -> Negatives | None:
     return settings if settings.count else None
 
 
+def negatives_of_test(settings: Training, clicks_only: bool) -> Negatives | None:
+    """What is drawn for the clicks of the test split where the log has clicks alone. It is uniform, to judge all models alike."""
+    drawn = chosen(settings.negatives, clicks_only) if clicks_only else None
+    return drawn and Negatives(count=drawn.count)
+
+
 def click_pairs(source: ExampleSource, items: int) -> np.ndarray:
     """The clicks of training examples as user * items + item, ascending and each once: int64. It reads block after block."""
     blocks = source.blocks(range(len(source.block_sizes)), CPU)
@@ -116,14 +122,29 @@ def history_pairs(clicks: ClickHistory, items: int) -> np.ndarray:
 
 
 def drawn_examples(examples: Examples, sampler: NegativeSampler, seed: int) -> tuple[Examples, np.ndarray]:
-    """What is drawn for the clicks among these examples, as examples that were not clicked, and the row that each belongs to."""
+    """What is drawn for the clicks among these examples, as examples that were not clicked, and their places in [examples, K]."""
     columns = (torch.from_numpy(column) for column in (examples.user, examples.item, examples.at, examples.clicked))
     user, item, at, clicked = (column.to(sampler.pairs.device) for column in columns)
     drawn = sampler.draw(user.long(), item.long(), at, clicked, seed).cpu().numpy()
-    row, place = drawn.nonzero()
-    same = examples.take(row)
-    nothing = np.zeros(len(row), dtype=bool)
-    return Examples(same.user, drawn[row, place].astype(np.int32), nothing, same.at, same.end, same.context), row
+    place = np.flatnonzero(drawn)
+    same = examples.take(place // sampler.count)
+    nothing = np.zeros(len(place), dtype=bool)
+    return Examples(same.user, drawn.ravel()[place].astype(np.int32), nothing, same.at, same.end, same.context), place
+
+
+def with_negatives(
+    test: Examples, clicks: ClickHistory, published_at: np.ndarray, settings: Negatives | None, seed: int
+) -> tuple[Examples, np.ndarray]:
+    """Test examples, followed by what is drawn for the clicks among them, and the places of that in [examples, K].
+
+    `clicks` are all clicks of the users of these examples. Without settings nothing is drawn.
+    """
+    if settings is None:
+        return test, np.empty(0, np.int64)
+    drawn, place = drawn_examples(
+        test, NegativeSampler.of(settings, history_pairs(clicks, len(published_at)), published_at, CPU), seed
+    )
+    return together(test, drawn), place
 
 
 def together(examples: Examples, others: Examples) -> Examples:

@@ -107,7 +107,8 @@ def test_clicks_of_examples_and_of_histories_are_the_same_pairs(data: RankingDat
 
 def test_drawn_examples_are_those_of_their_clicks_with_another_video(data: RankingData) -> None:
     clicks = data.validation.clicked.sum()
-    drawn, row = drawn_examples(data.validation, sampler_of(data), 7)
+    drawn, place = drawn_examples(data.validation, sampler_of(data), 7)
+    row = place // 4
     assert len(drawn) == 4 * clicks
     assert not drawn.clicked.any()
     assert data.validation.clicked[row].all()
