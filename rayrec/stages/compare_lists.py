@@ -23,10 +23,11 @@ from rayrec.collaborative.model import Fitting
 from rayrec.config import Config, ConfigError, dump, with_values
 from rayrec.data.shards import EncodedLog
 from rayrec.errors import RayrecError
-from rayrec.evaluation.comparison import RESULTS, TABLE
+from rayrec.evaluation.comparison import PICTURE, RESULTS, TABLE
 from rayrec.evaluation.lists import METRICS, Allowed, ListScorer, measure, one_each, sampled
-from rayrec.evaluation.model_table import Measured, ModelRun, model_table, not_better
+from rayrec.evaluation.model_table import Measured, ModelRun, model_table, not_better, picture
 from rayrec.evaluation.ranked_items import clicks_without, leaving_out, ranker_lists
+from rayrec.evaluation.trials import in_words
 from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.variants import SECTIONS, variant
 from rayrec.serving.cluster.connection import reserved_device
@@ -91,6 +92,7 @@ def compare_lists(run: StageRun) -> None:
     columns = columns_of(run.config)
     sentences = "".join(f"\n{sentence}\n" for sentence in not_better(runs, POPULARITY, columns))
     run.write_file(TABLE, f"{model_table(runs, columns)}{sentences}\n{_provenance(run)}\n".encode())
+    run.write_file(PICTURE, picture(runs, dict(itertools.islice(columns.items(), 2))))
     run.count(rows_in=len(runs), rows_out=sum(one.measured is not None for one in runs))
 
 
@@ -146,14 +148,13 @@ def _arm_config(config: Config, values: dict[str, Any], source: str) -> Config:
 def _results(run: StageRun, fits: list[tuple[str, Candidate, int]], part: Part) -> list[Measured | Failed]:
     """What was measured of each of these on one part of the log."""
     place, lists = Place.of(run), run.config.comparison.lists
-    pieces = {
-        fingerprint(run, seed, part, dump(lists), each.settings): Piece(
-            f"{arm}, seed {seed}", functools.partial(_measured, place, f"{arm}, seed {seed}", each, seed, part)
-        )
-        for arm, each, seed in fits
-    }
+    names = [fingerprint(run, seed, part, dump(lists), each.settings) for _, each, seed in fits]
+    pieces = {}
+    for (arm, each, seed), name in zip(fits, names, strict=True):
+        says = f"{arm}, seed {seed}" + (f", {in_words(each.chosen)}" if each.chosen else "")
+        pieces[name] = Piece(says, functools.partial(_measured, place, says, each, seed, part))
     found = results_of(run, pieces, TypeAdapter(Measured), trainings(run.config, configs_of(run.config)))
-    return [found[fingerprint(run, seed, part, dump(lists), each.settings)] for _, each, seed in fits]
+    return [found[name] for name in names]
 
 
 def _measured(place: Place, name: str, candidate: Candidate, seed: int, part: Part) -> Measured:
