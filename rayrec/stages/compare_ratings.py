@@ -48,9 +48,10 @@ def compare_ratings(run: StageRun) -> None:
     sentences = "".join(f"\n{sentence}\n" for sentence in not_better(runs, OFFSETS, METRICS))
     text = f"{model_table(runs, METRICS)}{sentences}\n{_provenance(run)}\n"
     found = [replace(one, chosen={}) for one in runs if one.measured]  # the table above says what was chosen, and what failed
+    names = list(dict.fromkeys(name for one in runs if one.measured for name in one.measured.metrics))
     for side in ("users", "items"):
         prefix = f"rmse@{side} "
-        parts = {name: name.removeprefix(prefix) for name in found[0].measured.metrics if name.startswith(prefix)}
+        parts = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
         text += f"\nRMSE by how many ratings training has of the {side}:\n\n{model_table(found, parts)}"
     run.write_file(TABLE, text.encode())
 
