@@ -5,7 +5,17 @@ A stage is redone when the sections that it depends on change (or `seed`), and n
 
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
 from rayrec.config.collaborative import Collaborative
-from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, SimulatedData, SlideshowData, WorldData, YouTubeData
+from rayrec.config.datasets import (
+    DATASETS,
+    ClickRule,
+    FilesData,
+    MovieLensData,
+    SimulatedData,
+    SlideshowData,
+    SplitsData,
+    WorldData,
+    YouTubeData,
+)
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
     MODALITIES,
@@ -43,6 +53,7 @@ __all__ = [
     "AudioFeatures",
     "ByKind",
     "Choices",
+    "ClickRule",
     "Collaborative",
     "Comparison",
     "Compression",
@@ -75,6 +86,7 @@ __all__ = [
     "SlideshowData",
     "Span",
     "Split",
+    "SplitsData",
     "TextFeatures",
     "Topics",
     "Training",
