@@ -11,6 +11,7 @@ Its folder holds
 Items are the indices of the encoded log, as in rankers and bundles: index 0 is "no item", and its rows are zeros.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +20,11 @@ from rayrec.collaborative import models
 from rayrec.collaborative.exports import write_factors, write_neighbours
 from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import Fitting
+from rayrec.collaborative.rating_log import read_ratings
+from rayrec.collaborative.rating_model import RatingModel
 from rayrec.collaborative.saving import MODEL, save
 from rayrec.config import Collaborative, Config, ConfigError, dump
+from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import EncodedLog
 from rayrec.serving.cluster.room import check_training
 from rayrec.stages import encode
@@ -59,7 +63,11 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
     settings, checkpoint = wanted(config), Checkpoint(workspace.fs, f"{folder}/checkpoint.pt")
     model = models.build(settings)
     with reported(task, worker) as callback:
-        feedback = Feedback.read(workspace, EncodedLog.open(workspace.fs, task["log"]), model.modalities)
+        encoded = EncodedLog.open(workspace.fs, task["log"])
+        feedback = Feedback.read(workspace, encoded, model.modalities)
+        if isinstance(model, RatingModel):
+            pieces = LogPieces.of(workspace.fs, workspace.part_digests("interactions"))
+            feedback = replace(feedback, ratings=read_ratings(workspace, pieces, encoded, config.split, "validation"))
         model.fit(feedback, Fitting(config.seed, device, worker, callback, checkpoint))
     if worker.rank == 0:
         write_neighbours(workspace.fs, folder, model, feedback.items, settings.neighbours)
@@ -84,7 +92,8 @@ def settings(config: Config) -> dict[str, Any]:
 STAGE = Stage(
     "collaborative",
     collaborate,
-    may_read=("vectors",),
+    reads=("catalog", "interactions"),
+    may_read=("vectors", "users"),
     after=("encode",),
     settings=settings,
     check=check,

@@ -30,6 +30,7 @@ class BPMF(RatingModel):
     class Options(Section):
         size: Count = 32  # numbers of a vector
         components: Annotated[int, Field(ge=0)] = 100  # of who rated what
+        fields: bool = True  # whether priors depend on what the tables say of users and items
         epochs: Count = 400  # in each of which all vectors are drawn once
         burn_in: Annotated[int, Field(ge=0)] = 100  # epochs at the begin that don't count
         samples: Count = 60  # epochs, evenly spread over those that count, whose vectors are kept
@@ -50,9 +51,11 @@ class BPMF(RatingModel):
         above_N = train.rating - mean
         who_rated_what = train.matrix(data.users, data.items, np.ones(len(train)))
         sides = (Side.of(train.user, train.item, data.users), Side.of(train.item, train.user, data.items))
+        matrices = (who_rated_what, who_rated_what.T.tocsr())
+        known = (data.user_fields_UF, data.item_fields_IF)
         facts = (
-            [data.user_fields_UF, components(who_rated_what, options.components, fitting.seed)],
-            [data.item_fields_IF, components(who_rated_what.T.tocsr(), options.components, fitting.seed)],
+            [*([fields] if options.fields else []), components(matrix, options.components, fitting.seed)]
+            for fields, matrix in zip(known, matrices, strict=True)
         )
         users, items = (GaussianRows(side, fact, options.size + 1, generator) for side, fact in zip(sides, facts, strict=True))
         kept = set(np.linspace(options.burn_in, options.epochs - 1, options.samples).astype(int).tolist())
