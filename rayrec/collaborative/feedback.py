@@ -32,6 +32,12 @@ class Feedback:
     vectors: dict[str, np.ndarray] = field(default_factory=dict)  # modality -> float32 [I, D], zeros for an item without one
     ratings: RatingData | None = None  # where the log has some
 
+    @classmethod
+    def of_ratings(cls, ratings: RatingData) -> Self:
+        """Ratings alone, for models that read nothing else."""
+        nothing = sparse.csr_array((ratings.users, ratings.items), dtype=np.float32)
+        return cls(nothing, nothing, ratings=ratings)
+
     @property
     def users(self) -> int:
         return int(self.likes.shape[0])
