@@ -207,7 +207,7 @@ def test_a_remote_root_sees_through_percent_signs_and_keeps_its_query() -> None:
     assert catalog.table["uri"].to_pylist() == ["s3://bucket/media/x.mp4?region=eu-west-1"]
 
 
-@pytest.mark.parametrize("name", ["demo", "movielens", "files", "youtube"])
+@pytest.mark.parametrize("name", ["demo", "movielens", "files", "splits", "youtube"])
 def test_the_configs_that_come_along_can_be_read(name: str) -> None:
     config = load(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
     assert config.dataset.kind == ("world" if name == "demo" else name)
