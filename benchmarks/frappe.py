@@ -73,9 +73,8 @@ def for_us(log: pd.DataFrame, folder: Path, epochs: int, patience: int) -> Confi
     """
     user, item, *context = FIELDS
     names = {user: "user_id", item: "video_id"} | {name: f"c_{name}" for name in context}
-    log.rename(columns=names).assign(shown_at=MOMENT + log["split"]).drop(columns="split").to_parquet(
-        folder / "interactions.parquet"
-    )
+    timed = log.assign(split=MOMENT + log["split"]).rename(columns=names | {"split": "shown_at"})
+    timed.to_parquet(folder / "interactions.parquet")
     pd.DataFrame({"video_id": log[item].unique()}).to_parquet(folder / "catalog.parquet")
     # Half a row off the test split, so that rounding does not move the cuts.
     test, held_out = ((log["split"] == 2).sum() - 0.5) / len(log), (log["split"] == 1).sum() / len(log)
