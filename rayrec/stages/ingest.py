@@ -22,7 +22,7 @@ from rayrec.datasets.runs import Run, read_run
 from rayrec.datasets.source import Limits
 from rayrec.datasets.steps import write_rejects
 from rayrec.stages.execution import executor_for
-from rayrec.tables import PART_MS, PARTS, TRUTH, TableError
+from rayrec.tables import TRUTH, TableError
 from rayrec.workspace.files import file_facts, open_filesystem
 from rayrec.workspace.listing import list_folder
 from rayrec.workspace.stage import MAX_SHOWN, Stage, StageRun
@@ -45,11 +45,6 @@ def ingest_tables(run: StageRun, raw: RawDataset, execute: Executor, limits: Lim
     for table in made:
         run.record_parts(table.name, table.rows)
     catalog, impressions = made[:2]
-    if impressions.parts and impressions.parts[-1].end < len(PARTS) * PART_MS and not impressions.timeless:
-        raise TableError(
-            f"{raw.interactions.name}: all impressions are of the first hour of 1970, whose times stand for logs without times; "
-            "set `dataset.time_unit: s`, or leave the times out if they mean nothing"
-        )
     for part in impressions.kept:
         run.share(part.path)
     if impressions.timeless:  # the order of a user's rows, which is drawn, changes with every further row

@@ -19,9 +19,7 @@ ROWS = 50
 def write_log(run: StageRun) -> None:
     rng = np.random.default_rng(0)
     names = {name: [f"{name[0]}{i}" for i in rng.integers(0, 9, ROWS)] for name in ("user_id", "video_id", "device")}
-    run.write(
-        "interactions", pa.table(names | {"shown_at": np.arange(ROWS) + 1_700_000_000_000, "clicked": rng.random(ROWS) < 0.5})
-    )
+    run.write("interactions", pa.table(names | {"shown_at": np.arange(ROWS), "clicked": rng.random(ROWS) < 0.5}))
     run.write("catalog", pa.table({"video_id": [f"v{i}" for i in range(9)], "channel": list("abcabcabc")}))
     run.count(ROWS, ROWS)
 

@@ -123,13 +123,6 @@ def test_a_given_split_without_a_test_is_refused(made: Callable[..., Workspace])
         facts_of(workspace)
 
 
-def test_times_that_stand_for_something_else_are_refused(made: Callable[..., Workspace]) -> None:
-    header, rows = "user_id,video_id,shown_at", [f"u1,v1,{number}" for number in range(4000)]
-    assert facts_of(made(header, rows, time_unit="s")).split_by == "time"
-    with pytest.raises(TableError, match="all impressions are of the first hour of 1970"):
-        made(header, rows, time_unit="ms")
-
-
 def test_hours_of_a_log_without_times_are_refused(made: Callable[..., Workspace]) -> None:
     workspace = made("user_id,video_id", [f"u{n % 3},v{n % 9}" for n in range(90)])
     config = Config.model_validate({"workspace": workspace.uri, "ranker": {"context_fields": ["hour"]}})

@@ -35,7 +35,7 @@ class World:
             {
                 "user_id": ["u"] * len(shown),
                 "video_id": list(shown),
-                "shown_at": [1_700_000_000_000 + at for at in shown.values()],
+                "shown_at": list(shown.values()),
                 "clicked": [True] * len(shown),
             }
         )
