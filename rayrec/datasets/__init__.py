@@ -1,1 +1,1 @@
-"""Where catalogs and logs come from: a synthetic world, MovieLens, YouTube, published splits, and any tables in files. One module for each."""
+"""Where catalogs and logs come from: a synthetic world, MovieLens, YouTube, published splits, any tables in files. One module each."""
