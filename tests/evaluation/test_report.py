@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rayrec.evaluation.popularity import CLICK_RATE, CLICKS, RECENT_CLICKS
-from rayrec.evaluation.report import click_warnings, page_warnings
+from rayrec.evaluation.report import click_warnings, page_warnings, split_warnings
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,12 @@ def test_probabilities_that_fit_less_well_than_click_rates_are_told(log_loss: fl
     assert len(found) == warned
     if warned:
         assert "log loss 0.4501 against 0.4500" in found[0]
+
+
+def test_a_split_that_is_not_by_time_is_told() -> None:
+    assert split_warnings("time") == []
+    assert split_warnings("user")[0].startswith("The log was split at random for each user and not by time.")
+    assert split_warnings("file")[0].startswith("The log was split as it is given and not by time.")
 
 
 @pytest.mark.parametrize(("auc", "warned"), [(0.6499, True), (0.65, False), (math.nan, False)])
