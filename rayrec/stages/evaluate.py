@@ -29,6 +29,7 @@ from rayrec.evaluation.pages import (
     find_test_users,
     in_order,
     page_metrics,
+    popular_pages,
     ranked_pages,
     recommended_pages,
 )
@@ -67,7 +68,7 @@ def evaluate(run: StageRun) -> None:
         )
         pages[ranker.name], candidate_recall = asyncio.run(found)
         candidate_recalls.append(candidate_recall)
-    pages |= {name: ranked_pages(test.users, lambda user, score=score: score, k) for name, score in popular.items()}
+    pages |= {name: popular_pages(test.users, score, k) for name, score in popular.items()}
     preferences = _preferences(run, rankers[0].scorer)
     if preferences is not None:
         probabilities[BEST] = _true_probabilities(run, len(test.item))
