@@ -4,7 +4,17 @@ A stage is redone when the sections that it depends on change (or `seed`), and n
 """
 
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
-from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, SimulatedData, SlideshowData, WorldData, YouTubeData
+from rayrec.config.datasets import (
+    DATASETS,
+    ClickRule,
+    FilesData,
+    MovieLensData,
+    SimulatedData,
+    SlideshowData,
+    SplitsData,
+    WorldData,
+    YouTubeData,
+)
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
     MODALITIES,
@@ -42,6 +52,7 @@ __all__ = [
     "AudioFeatures",
     "ByKind",
     "Choices",
+    "ClickRule",
     "Comparison",
     "Compression",
     "Config",
@@ -73,6 +84,7 @@ __all__ = [
     "SlideshowData",
     "Span",
     "Split",
+    "SplitsData",
     "TextFeatures",
     "Topics",
     "Training",

@@ -17,7 +17,7 @@ def _each_once(names: list[str]) -> list[str]:
 
 def _known_at_request(names: list[str]) -> list[str]:
     for name in names:
-        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s"):
+        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s", "rating"):
             raise ValueError(
                 f"{name!r} is no context: that is what is known of a request, whoever asks and whatever is clicked then"
             )
@@ -28,7 +28,10 @@ Names = Annotated[list[str], AfterValidator(_each_once)]
 
 
 class Split(Section):
-    """Shares of the log, by time: the oldest impressions are for training, the next for validation, the newest for the test."""
+    """Shares of the log, by time: the oldest impressions are for training, the next for validation, the newest for the test.
+
+    Where the log has no times, they are shares of the impressions of each user, drawn at random.
+    """
 
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] = 0.1

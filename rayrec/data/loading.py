@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Ranker, Split
-from rayrec.data.context import ContextEncoder, refuse_unknown_context
+from rayrec.data.context import ContextEncoder, refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoders import FittedEncoders, all_user_ids
 from rayrec.data.errors import refuse_nested, refuse_no_clicks
 from rayrec.data.examples import Examples, encoded
@@ -113,7 +113,8 @@ def fitted_encoders(reader: TableReader, encoded_log: EncodedLog, settings: Rank
     """Raises `DataError` for tables or settings that no ranker can be trained on."""
     context = encoded_log.facts.context.only(settings.context_fields)
     items, users = joined_items(reader, settings), reader.read_if_there("users")
-    return FittedEncoders.fit(settings, items, users, encoded_log.items.trained, encoded_log.users, context)
+    known, split_by = encoded_log.users, encoded_log.facts.split_by
+    return FittedEncoders.fit(settings, items, users, encoded_log.items.trained, known, context, split_by)
 
 
 def joined_items(reader: TableReader, settings: Ranker) -> pa.Table:
@@ -149,6 +150,7 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     if (shown_at[1:] < shown_at[:-1]).any():
         interactions = interactions.take(pa.array(np.argsort(shown_at, kind="stable")))
     rows = split_in_memory(interactions["shown_at"].to_numpy(), split)
+    refuse_times_of_day(settings.context_fields, rows)
     trained = interactions.slice(0, rows.train_end)
     refuse_no_clicks(set(pc.unique(trained["clicked"]).to_pylist()), trained.num_rows)
     user_ids = all_user_ids(users, interactions["user_id"])
@@ -162,7 +164,7 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
         return trained[name]
 
     context = ContextEncoder.fit(settings.context_fields, values)
-    encoders = FittedEncoders.fit(settings, items, users, seen_items, Known(user_ids, seen_users), context)
+    encoders = FittedEncoders.fit(settings, items, users, seen_items, Known(user_ids, seen_users), context, rows.by)
     ids = [pa.array(table.ids, TEXT) for table in (encoders.users, encoders.items)]
     clicked = interactions.filter(interactions["clicked"])
     click_users, click_items = (indices_of(clicked[name], known) for name, known in zip(("user_id", "video_id"), ids, strict=True))

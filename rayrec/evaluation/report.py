@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
+from rayrec.data.split import IN_WORDS, SplitBy
 from rayrec.evaluation.breakdown import PARTS
 from rayrec.evaluation.popularity import strongest
 
@@ -34,6 +35,16 @@ class Report:
     reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     drawn: int = 0
+
+
+def split_warnings(by: SplitBy) -> list[str]:
+    """A sentence where the test split does not follow the training split in time."""
+    if by == "time":
+        return []
+    return [
+        f"The log was split {IN_WORDS[by]} and not by time. The figures say how well hidden clicks of users are found, and not how "
+        "well the clicks of the following days are."
+    ]
 
 
 def page_warnings(pages: dict[str, dict[str, float]], served: str, k: int) -> list[str]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from rayrec.config import Config, settings_of
 from rayrec.data import encoding as steps
 from rayrec.data.blocks import block_count
-from rayrec.data.context import refuse_unknown_context
+from rayrec.data.context import refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoding import EncodingJob
 from rayrec.data.errors import DataError, refuse_no_clicks
 from rayrec.data.pieces import LogPieces
@@ -47,6 +47,7 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     fields = context_fields(run.config)
     refuse_unknown_context(fields, pieces.columns)
     split = pieces.split(run.config.split)
+    refuse_times_of_day(fields, split)
     pages = needs_pages(run.config)
     job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields, pages)
     found = _each("pieces", [functools.partial(steps.sort_piece, job, piece) for piece in pieces.pieces], execute)
@@ -66,7 +67,7 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     steps.write_daily_counts(job)
     for name, known in (("users", users), ("items", items)):
         steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
-    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, labels == {True}, pages)).finish()
+    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, split.by, labels == {True}, pages)).finish()
 
 
 def context_fields(config: Config) -> list[str]:

@@ -34,7 +34,7 @@ from rayrec.evaluation.pages import (
     recommended_pages,
 )
 from rayrec.evaluation.popularity import CLICK_RATE, RECENT_CLICKS, item_scores, popularity_metrics, recent_clicks
-from rayrec.evaluation.report import Report, breakdown_picture, click_warnings, overview_picture, page_warnings
+from rayrec.evaluation.report import Report, breakdown_picture, click_warnings, overview_picture, page_warnings, split_warnings
 from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.recall import sources
@@ -56,6 +56,8 @@ def evaluate(run: StageRun) -> None:
     log = encoded_log(run)
     rankers = _trained_rankers(run, log)
     published_at = _published_at(rankers[0].scorer.item_ids, run.read("catalog", ["video_id", "published_at"]))
+    if log.facts.split_by != "time":  # made-up times say nothing about what was published before
+        published_at[:] = 0
     test = _predicted(log, rankers, published_at, config)
 
     popular = item_scores(test.counters, log.daily, log.facts.test_at, log.facts.clicks_only)
@@ -100,6 +102,7 @@ def evaluate(run: StageRun) -> None:
         reliability={each.name: _as_lists(reliability(test.clicked, probabilities[each.name])) for each in rankers},
         warnings=[*click_warnings(clicks, rankers[0].name), *page_warnings(metrics, rankers[0].name, k)],
     )
+    report.warnings.extend(split_warnings(log.facts.split_by))
     _write_predictions(run, probabilities)
     run.write_file("report.json", to_json(asdict(report), indent=1))
     run.write_file("report.png", overview_picture(report))
