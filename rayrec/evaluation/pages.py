@@ -162,6 +162,11 @@ def ranked_pages(test_users: list[TestUser], scores: Callable[[TestUser], np.nda
     return pages
 
 
+def popular_pages(test_users: list[TestUser], score: np.ndarray, k: int) -> list[np.ndarray]:
+    """The page of each user by a score for every item that is the same for all users: float [I], which includes item 0."""
+    return ranked_pages(test_users, lambda user: score, k)
+
+
 def _best(score: np.ndarray, k: int) -> np.ndarray:
     """The k items with the highest scores, the best first, and the one with the lower number first among equals."""
     good = np.flatnonzero(score >= np.partition(score, -k)[-k]) if k < len(score) else np.arange(len(score))

@@ -28,9 +28,9 @@ class RankingModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The click logits [B, N] of the model itself. Call `logits` for those that count."""
+        """The click logits [B, N] of the model itself. Call `score` for those that count."""
 
-    def logits(self, batch: Batch) -> torch.Tensor:
+    def score(self, batch: Batch) -> torch.Tensor:
         """The logits [B, N] by which candidates are trained, evaluated and served: `forward`, and what popularity adds."""
         return self.with_popularity(self(batch), batch)
 
@@ -52,7 +52,7 @@ class RankingModel(nn.Module, ABC):
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
-        return click_losses(self.logits(batch), batch)
+        return click_losses(self.score(batch), batch)
 
     def pretrain(self, train: Callable[["RankingModel", int], object]) -> None:
         """What comes before the training: `train` trains a model within this one by itself, for so many epochs."""

@@ -175,7 +175,7 @@ class Scorer:
             context=torch.from_numpy(context.astype(np.int64)),
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
-        probabilities = torch.sigmoid(self.model.logits(batch)).masked_fill(batch.candidates == 0, 0.0)
+        probabilities = torch.sigmoid(self.model.score(batch)).masked_fill(batch.candidates == 0, 0.0)
         return probabilities.float().cpu().numpy()
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:

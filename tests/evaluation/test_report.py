@@ -48,15 +48,15 @@ def test_probabilities_that_fit_less_well_than_click_rates_are_told(log_loss: fl
         assert "log loss 0.4501 against 0.4500" in found[0]
 
 
-def test_a_split_that_is_not_by_time_is_told() -> None:
-    assert split_warnings("time") == []
-    assert split_warnings("user")[0].startswith("The log was split at random for each user and not by time.")
-    assert split_warnings("file")[0].startswith("The log was split as it is given and not by time.")
-
-
 @pytest.mark.parametrize(("auc", "warned"), [(0.6499, True), (0.65, False), (math.nan, False)])
 def test_an_order_that_does_not_beat_popularity_is_told(auc: float, warned: bool) -> None:
     found = click_warnings(clicks(auc, 0.4), "with topics")
     assert len(found) == warned
     if warned:
         assert "AUC 0.6499 against 0.6500 (popularity: recent clicks)." in found[0]
+
+
+def test_a_split_that_is_not_by_time_is_told() -> None:
+    assert split_warnings("time") == []
+    assert split_warnings("user")[0].startswith("The log was split at random for each user and not by time.")
+    assert split_warnings("file")[0].startswith("The log was split as it is given and not by time.")

@@ -26,6 +26,7 @@ VARIANTS = {
     "one modality": {"modalities": ["audio"], "fusion": "user_attention"},
     "concat": {"fusion": "concat", "history_connection": "top"},
     "attention": {"fusion": "attention"},
+    "popularity": {"popularity": [2.0, 30.0]},
     "ids alone": {"topics": False, "modalities": [], "item_fields": [], "context_fields": []},
 }
 
@@ -47,6 +48,7 @@ def test_any_fields_do(raw: dict[str, pa.Table], settings: Ranker, name: str, va
     logits = model(batch)
     assert logits.shape == (5, 3)
     assert logits.isfinite().all()
+    assert model.score(batch).shape == (5, 3)
     assert model.losses(batch).shape == (5,)
 
 
