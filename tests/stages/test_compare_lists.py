@@ -14,6 +14,7 @@ from rayrec.config import Collaborative, Config, ConfigError, load
 from rayrec.data.shards import EncodedLog
 from rayrec.evaluation.lists import measure
 from rayrec.stages.compare import STAGE as COMPARE
+from rayrec.stages.encode import context_fields
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.training.small_log import ingest
@@ -59,7 +60,7 @@ def compared(config: Config) -> tuple[dict[str, list[dict[str, Any]]], str]:
 def test_the_best_on_validation_is_measured_on_the_test_split(config: Config) -> None:
     results, text = compared(config)
     workspace = Workspace(config.workspace)
-    splits = Splits.of_log(workspace, EncodedLog.open(workspace.fs, workspace.folder("encode")), [])
+    splits = Splits.read(workspace, EncodedLog.open(workspace.fs, workspace.folder("encode")), "split")
     clicks, users = splits.feedback.likes.sum(axis=0), splits.feedback.users - 1
     on_validation = {}
     for l2 in (0.1, 20):
@@ -108,6 +109,11 @@ def test_one_of_the_last_clicks_among_sampled_items(config: Config) -> None:
     (popular, ease, gmf) = (run["measured"]["metrics"]["hit@3"] for run in results["test"])
     assert ease > popular
     assert gmf > popular
+
+
+def test_the_context_that_an_arm_may_choose_is_encoded(config: Config) -> None:
+    choices = {"fm": {"ranker.context_fields": [[], ["hour"], ["weekday"]]}}
+    assert context_fields(with_comparison(config, choices=choices)) == ["hour", "weekday"]
 
 
 @pytest.mark.parametrize(
