@@ -4,7 +4,7 @@
 - Those of items also spread once over a graph that joins each item to its nearest in every modality. It is made before training and
   stays as it is, as in FREEDOM (Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
   Recommendation", 2023). The mean over the modalities, times `content`, is added.
-- The loss of each click is that of a softmax over all items, of the cosine of the two vectors by a `temperature` (Wu et al., "On the
+- The loss of each click is that of a softmax over all items, of the cosine of both vectors by a `temperature` (Wu et al., "On the
   Effectiveness of Sampled Softmax Loss for Item Recommendation", 2024, who draw the items).
 
 An item that nobody clicked in training has no learned vector, and takes no part in the softmax, which would only learn that it was
