@@ -37,10 +37,11 @@ def collaborate(run: StageRun) -> None:
     settings = wanted(run.config)
     processes = Processes("collaborative", settings.workers, settings.gpus_per_worker, restarts=settings.restarts)
     await_workers(run.config, processes)
-    task = {"config": dump(run.config), "log": run.input_folder("encode")}
+    folder = run.input_folder("encode")
+    task = {"config": dump(run.config), "log": folder}
     if not run.fs.get_file_info(f"{run.folder}/{FOLDER}/{MODEL}").is_file:
         train_and_log(run, _work, task, run.folder, run.stage.name, models.build(settings).epochs, processes)
-    log = EncodedLog.open(run.fs, task["log"])
+    log = EncodedLog.open(run.fs, folder)
     run.record_parts(TABLE, len(log.items.ids))
     run.count(rows_in=log.train_rows, rows_out=len(log.items.ids))
 
