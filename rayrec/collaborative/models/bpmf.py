@@ -28,12 +28,12 @@ MIN_VARIANCE = 1e-6  # of ratings that are all the same
 
 class BPMF(RatingModel):
     class Options(Section):
-        size: Count = 32  # numbers of a vector
+        size: Count = 16  # numbers of a vector
         components: Annotated[int, Field(ge=0)] = 100  # of who rated what
         fields: bool = True  # whether priors depend on what the tables say of users and items
-        epochs: Count = 400  # in each of which all vectors are drawn once
+        epochs: Count = 300  # in each of which all vectors are drawn once
         burn_in: Annotated[int, Field(ge=0)] = 100  # epochs at the begin that don't count
-        samples: Count = 60  # epochs, evenly spread over those that count, whose vectors are kept
+        samples: Count = 100  # epochs, evenly spread over those that count, whose vectors are kept
 
         @model_validator(mode="after")
         def _some_count(self) -> "BPMF.Options":
