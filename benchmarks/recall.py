@@ -3,26 +3,34 @@
     python benchmarks/recall.py --videos 1000000 --topics 6000
 
 Made-up videos have 1 to 5 topics, unevenly popular; a tenth is fresh. A request is all of recall, from a user's state to candidates
-(source, filter, backfill). A refresh takes in the events of a second in which so many distinct videos were shown.
+(source, filter, backfill). A refresh takes in the events of a second in which so many distinct videos were shown. Collaborative
+sources are asked alone, each with 64 numbers or 50 neighbours of a video; usearch's graph, with `--graph`, for as many candidates.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from figures import median_of, peak_gib, show
 
 from rayrec.config import Recall, Selection
+from rayrec.config.recall import RecallSource
+from rayrec.nearest import graph_of, restored
+from rayrec.recall import sources
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import ItemData
+from rayrec.recall.neighbours import Neighbours
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
 from rayrec.recall.similar import by_topics, by_vector, nearest
 from rayrec.recall.source import Query
+from rayrec.recall.vectors import Vectors
 
 SEEN, CLICKS = 2000, 128  # of a user who has been here for long
+SIZE, NEIGHBOURS = 64, 50  # of a collaborative model
 
 
 def world(videos: int, topics: int, rng: np.random.Generator) -> tuple[ItemTopics, np.ndarray, np.ndarray]:
@@ -63,12 +71,51 @@ def row(case: str, count: int, work: Callable[[int], Any]) -> dict[str, Any]:
     return {"case": case, "runs": count, "median ms": median_of(times), "p99 ms": float(np.quantile(times, 0.99))}
 
 
+def collaborative_rows(
+    people: list[tuple[np.ndarray, np.ndarray]],
+    items: ItemData,
+    queues: TopicQueues,
+    requests: int,
+    with_graph: bool,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """The sources of a collaborative model. The vectors have 32 centres, as tastes have, and are of uneven lengths."""
+    count = len(items.author_of)
+    centres = rng.normal(size=(32, SIZE)).astype(np.float32)
+    vectors = (centres[rng.integers(32, size=count)] + 0.7 * rng.normal(size=(count, SIZE))).astype(np.float32)
+    vectors *= rng.gamma(2, 0.5, size=(count, 1)).astype(np.float32)
+    vectors[0] = 0
+    neighbours = Neighbours(
+        rng.integers(1, count, (count, NEIGHBOURS), dtype=np.int32), rng.random((count, NEIGHBOURS), dtype=np.float32)
+    )
+    items = replace(items, neighbours=neighbours, vectors=Vectors(vectors, vectors))
+
+    def candidates(items: ItemData, name: str, number: int) -> np.ndarray:
+        settings = Recall(sources={name: RecallSource()})
+        ((source, wanted),) = sources.build(settings, items)
+        history, seen = people[number % len(people)]
+        query = Query("", history, np.zeros(len(history), np.int64), Exclusions.of(seen), number)
+        return source.candidates(query, queues, wanted).items
+
+    rows = [
+        row("item_neighbours, 128 clicks", requests, lambda n: candidates(items, "item_neighbours", n)),
+        row("user_vector, all compared", requests, lambda n: candidates(items, "user_vector", n)),
+    ]
+    if with_graph:
+        graphed = replace(items, vectors=Vectors(vectors, vectors, graph=restored(graph_of(vectors))))
+        rows.append(row("user_vector, usearch", requests, lambda n: candidates(graphed, "user_vector", n)))
+        both = [(candidates(items, "user_vector", n), candidates(graphed, "user_vector", n)) for n in range(len(people))]
+        rows[-1]["case"] += f", {np.mean([np.isin(exact, found).mean() for exact, found in both]):.1%} of the exact"
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=1_000_000)
     parser.add_argument("--topics", type=int, default=6_000)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--refreshes", type=int, default=20)
+    parser.add_argument("--graph", action="store_true")
     options = parser.parse_args()
     rng, settings = np.random.default_rng(0), Recall()
     item_topics, exposures, clicks = world(options.videos, options.topics, rng)
@@ -112,6 +159,8 @@ def main() -> None:
             queues = queues.updated(changed, exposures, clicks, available)
 
         rows.append(row(f"refresh, {shown} videos shown", options.refreshes, refreshed))
+    data = ItemData(item_topics, authors)
+    rows += collaborative_rows(people, data, queues, options.requests // 10, options.graph, np.random.default_rng(1))
     vectors = rng.normal(size=(options.videos, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows.append(row("similar, 64 numbers", 10, lambda n: nearest(*by_vector(vectors, n + 1), clicks, 20)))

@@ -130,6 +130,15 @@ TABLES: dict[str, TableSpec] = {
     "embeddings": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="topics", key=("video_id",)),
     # Where each video is in the space of search, L2-normalised.
     "search_vectors": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="search_index", key=("video_id",)),
+    # What a collaborative model says of each video; without vectors where it has none. A neighbour is a row of this table, counted
+    # from 1, and 0 stands for none; `known` says whether the model knows the video, by its clicks or its content.
+    "collaborative_items": TableSpec(
+        _schema(
+            {"video_id": TEXT, "known": pa.bool_(), "neighbours": IDS, "weights": VECTOR}, {"clicked": VECTOR, "candidate": VECTOR}
+        ),
+        stage="collaborative",
+        key=("video_id",),
+    ),
     "predictions": TableSpec(
         _schema(
             {

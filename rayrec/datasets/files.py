@@ -129,8 +129,8 @@ def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, 
     """Our column -> the file's column, for the columns that the file has."""
     spec, present, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
     for ours, theirs in mapping.items():
-        # A name that is near one of our columns is taken for a misspelling, any other for that of a side column.
-        typo = get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)
+        # A name that is near one of our columns is taken for a misspelling; any other, or the file's own, for a side column's.
+        typo = ours != theirs and get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)
         if ours not in spec.schema.names and (typo or not spec.extra_columns):
             raise TableError(f"{option}: table {name} has no column {ours!r}{did_you_mean(ours, spec.schema.names)}")
         if theirs not in present:

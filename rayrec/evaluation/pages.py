@@ -7,12 +7,14 @@ test period and had not been shown before it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from rayrec.config import Recall, Selection
 from rayrec.data.loading import RankingData
+from rayrec.data.popularity import DailyCounts
+from rayrec.evaluation.candidates import SourceRecall
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import ItemData, count_by_user_and_day
@@ -55,6 +57,11 @@ class Counters:
         )
         return cls(*count_by_user_and_day(item, user, at, clicked, len(data.items.ids)))
 
+    @classmethod
+    def of_days(cls, daily: DailyCounts, items: int) -> Self:
+        """The counters of all users together, of whole days."""
+        return cls(*(np.bincount(daily.item, counts, items).astype(np.int64) for counts in (daily.exposures, daily.clicks)))
+
     def __add__(self, other: Self) -> Self:
         return type(self)(self.exposures + other.exposures, self.clicks + other.clicks)
 
@@ -92,6 +99,14 @@ def in_order(test_users: list[TestUser]) -> list[TestUser]:
     return sorted(test_users, key=lambda user: (user.at, user.user))
 
 
+class Recommended(NamedTuple):
+    """What the users of the test period would have been served."""
+
+    pages: list[np.ndarray]  # int32 [k] for each user
+    candidate_recall: float  # the mean share of a user's relevant videos among the candidates; NaN when there are no users
+    recall_by_source: dict[str, dict[str, float]]  # as `SourceRecall.means` says
+
+
 async def recommended_pages(
     test_users: list[TestUser],
     scorer: Scorer,
@@ -102,39 +117,38 @@ async def recommended_pages(
     selection: Selection,
     k: int,
     seed: int,
-) -> tuple[list[np.ndarray], float]:
-    """The page of each user from the pipeline that serves, with the scores of `scorer`, and the recall of the candidates.
+) -> Recommended:
+    """The page of each user from the pipeline that serves, with the scores of `scorer`, and how many candidates were relevant.
 
-    The recall of the candidates is the mean share of a user's relevant videos among them; NaN when there are no users. All pages
-    are made from the same counters, and videos join the queues when they are published (`published_at` as in `find_test_users`).
-    The random draws are those of a `Recommender` with the same seed.
+    All pages are made from the same counters, and videos join the queues when they are published (`published_at` as in
+    `find_test_users`). The random draws are those of a `Recommender` with the same seed.
     """
     rng, pipeline = np.random.default_rng(seed), RecallPipeline(recall, selection, items)
     available = published_at <= min((user.at for user in test_users), default=0)
     upcoming = np.flatnonzero(~available).astype(np.int32)
     queues = TopicQueues.build(items.topics, counters.exposures, counters.clicks, available, recall, rng)
-    pages, recalls = [], []
+    pages, recalls, by_source = [], [], SourceRecall(pipeline)
     for user in test_users:
         published = published_at[upcoming] <= user.at
         if published.any():
             available[upcoming[published]] = True
             queues = queues.updated(upcoming[published], counters.exposures, counters.clicks, available)
             upcoming = upcoming[~published]
-        found = await _recommended_page(user, scorer, pipeline, queues, k, draw_seed=int(rng.integers(2**31)))
+        user_id = scorer.users.ids[user.user]
+        query = Query(user_id, user.history, user.history_at, Exclusions.of(user.excluded), int(rng.integers(2**31)))
+        found = await _recommended_page(user, query, scorer, pipeline, queues, k)
         pages.append(found.page)
         recalls.append(recall_at_k(found.candidates.items, user.relevant))
-    return pages, _mean(recalls)
+        by_source.add(query, queues, found.candidates, user.relevant)
+    return Recommended(pages, _mean(recalls), by_source.means())
 
 
 async def _recommended_page(
-    user: TestUser, scorer: Scorer, pipeline: RecallPipeline, queues: TopicQueues, k: int, draw_seed: int
+    user: TestUser, query: Query, scorer: Scorer, pipeline: RecallPipeline, queues: TopicQueues, k: int
 ) -> ScoredCandidates:
-    user_id = scorer.users.ids[user.user]
-
     async def score(items: np.ndarray) -> np.ndarray:
-        return scorer.score([user_id], [user.history], [user.history_at], np.array([user.at]), items[None], [user.context])[0]
+        return scorer.score([query.user_id], [user.history], [user.history_at], np.array([user.at]), items[None], [user.context])[0]
 
-    query = Query(user_id, user.history, user.history_at, Exclusions.of(user.excluded), draw_seed)
     return await pipeline.run(query, queues, score, k, Trace())
 
 
@@ -160,12 +174,6 @@ def page_metrics(test_users: list[TestUser], pages: list[np.ndarray], k: int) ->
         "recall": _mean([recall_at_k(page[:k], user.relevant) for user, page in zip(test_users, pages, strict=True)]),
         "ndcg": _mean([ndcg_at_k(page, user.relevant, k) for user, page in zip(test_users, pages, strict=True)]),
     }
-
-
-def popularity(counters: Counters) -> np.ndarray:
-    """Each item's CTR before the test period, smoothed towards the mean CTR with the weight of ten exposures: float [I]."""
-    mean = counters.clicks.sum() / max(counters.exposures.sum(), 1)
-    return (counters.clicks + 10 * mean) / (counters.exposures + 10)
 
 
 def _mean(values: list[float]) -> float:

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.recall.neighbours import Neighbours
 from rayrec.recall.queues import ItemTopics
+from rayrec.recall.vectors import Vectors
 from rayrec.tables import TEXT
 
 DAY_MS = 86_400_000
@@ -21,6 +23,8 @@ class ItemData:
     author_of: np.ndarray  # int32 [I], 0 for unknown
     # Reads the vectors of the topics stage, float32 [I - 1, size]: item i in row i - 1, of length 1 or all zeros. None without any.
     load_vectors: Callable[[], np.ndarray | None] = lambda: None
+    neighbours: Neighbours | None = None  # by a collaborative model, as are the vectors; None where there is none
+    vectors: Vectors | None = None
 
     @classmethod
     def of_tables(

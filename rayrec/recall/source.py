@@ -62,6 +62,7 @@ class Source(ABC):
 
     Options: type[Section] = NoOptions
     label: ClassVar[str]  # what answers and metrics call the source when they say why a video is on the page
+    is_collaborative: ClassVar[bool] = False  # whether it needs what the stage `collaborative` makes
 
     def __init__(self, settings: Recall, options: Section, items: ItemData) -> None:
         self.settings, self.options, self.items = settings, options, items

@@ -4,6 +4,8 @@
     items.arrow       a row for each of the ranker's items except "no item": catalog, place of the cover, topics, vector, counters
     topics.arrow      the words of each topic
     users.arrow       the last clicks and the last seen videos of each user of the log, as item indices, sorted by user id
+    neighbours.arrow  what goes with each item, vectors.arrow its vectors, and tower.arrow their content tower, by a collaborative
+                      model (`rayrec.serving.learned`); not in every bundle
     ranker/           the `Scorer` as it saves itself
     search/           the index of the videos by words, pictures and sounds (`rayrec.serving.searching`), if there is one
     placing/          what describes a new video as the items are described (`rayrec.serving.placing`); not in every bundle
@@ -15,7 +17,7 @@ loads the ranker and nothing else. The covers are beside the bundle (`rayrec.ser
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +30,10 @@ import pyarrow.fs as pafs
 from rayrec import __version__
 from rayrec.errors import RayrecError
 from rayrec.recall.items import number_authors
+from rayrec.recall.neighbours import Neighbours
 from rayrec.recall.queues import ItemTopics
-from rayrec.serving import covers, user_log
+from rayrec.recall.vectors import Vectors
+from rayrec.serving import covers, learned, user_log
 from rayrec.serving.user_log import USERS, UserLog, UserLogs
 from rayrec.tables import BYTES, TEXT
 from rayrec.workspace import node_copies
@@ -66,6 +70,7 @@ ITEMS = pa.schema(FACTS | covers.PLACE | VECTOR)
 ITEMS_WITH_COVERS = pa.schema(FACTS | {"cover_jpeg": BYTES} | VECTOR)  # before format 5
 TOPICS = pa.schema({"topic": pa.int32(), "words": pa.list_(TEXT), "videos": pa.int32()})
 TABLES = {"items": ITEMS, "topics": TOPICS, "users": USERS}
+ALL_TABLES = TABLES | learned.TABLES
 
 
 class BundleError(RayrecError):
@@ -95,6 +100,7 @@ class Bundle:
     items: pa.Table
     topics: pa.Table
     users: UserLogs
+    learned: Mapping[str, pa.Table] = field(default_factory=dict)  # of `learned.TABLES`, those that the bundle has
     model: str = ""  # the fingerprint of what describes new videos, which bundles may share; "" for a bundle without it
 
     @classmethod
@@ -105,13 +111,14 @@ class Bundle:
         for a bundle of another format, and when a file is missing or is not the one that was published.
         """
         info = verify(fs, folder, "bundle.json")
-        items, topics, users = _load_tables(fs, folder, info, copies)
+        tables = _load_tables(fs, folder, info, copies)
+        items, topics, users = (tables.pop(name) for name in TABLES)
         if not items.num_rows:
             raise BundleError(
                 f"{folder} holds no video, so it would answer nothing; run `rayrec ingest CONFIG` and `rayrec publish CONFIG` again"
             )
         root, model = folder.rsplit("/", 3)[0], model_of(fs, folder)
-        return cls(version, info, fs, f"{root}/{covers.FOLDER}", items, topics, UserLogs(users), model)
+        return cls(version, info, fs, f"{root}/{covers.FOLDER}", items, topics, UserLogs(users), tables, model)
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -143,6 +150,16 @@ class Bundle:
         """float32 [I - 1, size], item i in row i - 1; None when the bundle has no vectors."""
         column = self._column("vector")
         return None if column.null_count or not len(column) else column.flatten().to_numpy().reshape(len(column), -1)
+
+    @cached_property
+    def neighbours(self) -> Neighbours | None:
+        """What goes with each item; None when no collaborative model was published."""
+        return learned.neighbours_of(self.learned)
+
+    @cached_property
+    def user_vectors(self) -> Vectors | None:
+        """The vectors of a collaborative model; None when none was published, or one without vectors."""
+        return learned.vectors_of(self.learned)
 
     @cached_property
     def words(self) -> dict[int, list[str]]:
@@ -221,18 +238,21 @@ def write(
     topics: pa.Table,
     users: Iterable[pa.Table],
     scorer: "Scorer",
+    learned: Mapping[str, pa.Table] | None = None,
 ) -> None:
     """Writes a bundle of these tables and this ranker into a folder, which may hold `search` and `placing` already.
 
-    The caller makes it visible. `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`).
+    The caller makes it visible. `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`), and
+    `learned` are tables of `learned.TABLES`.
     """
     scorer.save(fs, f"{folder}/ranker")
     with fs.open_output_stream(f"{folder}/bundle.json") as stream:
         stream.write(to_json(asdict(info)))
-    for name, table in (("items", items), ("topics", topics)):
-        table = table.select(TABLES[name].names).cast(TABLES[name]).combine_chunks()
+    for name, table in {"items": items, "topics": topics, **(learned or {})}.items():
+        schema = ALL_TABLES[name]
+        table = table.select(schema.names).cast(schema).combine_chunks()
         # One uncompressed batch, so that the file can be mapped into memory and its lists read in place.
-        with fs.open_output_stream(f"{folder}/{name}.arrow") as stream, pa.ipc.new_file(stream, TABLES[name]) as writer:
+        with fs.open_output_stream(f"{folder}/{name}.arrow") as stream, pa.ipc.new_file(stream, schema) as writer:
             writer.write_table(table)
     user_log.write(fs, f"{folder}/users.arrow", users)
     files = [item.path for item in fs.get_file_info(pafs.FileSelector(folder, recursive=True)) if item.is_file]
@@ -250,10 +270,11 @@ def verify(fs: pafs.FileSystem, folder: str, prefix: str = "") -> BundleInfo:
     return _read_info(fs, folder)
 
 
-def _load_tables(fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Path | None) -> list[pa.Table]:
-    """The tables in the order of `TABLES`."""
+def _load_tables(fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Path | None) -> dict[str, pa.Table]:
+    """The tables of `TABLES`, and those of `learned.TABLES` that the bundle has."""
     checksums, place = _checksums(fs, folder), folder
-    digests = {f"{name}.arrow": checksums.get(f"{name}.arrow", "") for name in TABLES}
+    names = [name for name in ALL_TABLES if name in TABLES or f"{name}.arrow" in checksums]
+    digests = {f"{name}.arrow": checksums.get(f"{name}.arrow", "") for name in names}
     if copies is None or isinstance(fs, pafs.LocalFileSystem):
         _compare(fs, folder, digests)
     else:
@@ -264,8 +285,8 @@ def _load_tables(fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Pat
         except OSError as error:
             raise BundleError(f"{folder} can't be copied to {copies} on this machine: {in_words(error)}") from error
         fs = pafs.LocalFileSystem()
-    schemas = TABLES | {"items": ITEMS if info.format == FORMAT else ITEMS_WITH_COVERS}
-    return [_read_table(fs, f"{place}/{name}.arrow", schema) for name, schema in schemas.items()]
+    schemas = ALL_TABLES | {"items": ITEMS if info.format == FORMAT else ITEMS_WITH_COVERS}
+    return {name: _read_table(fs, f"{place}/{name}.arrow", schemas[name]) for name in names}
 
 
 def _compare(fs: pafs.FileSystem, folder: str, digests: dict[str, str]) -> None:

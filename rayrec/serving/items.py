@@ -14,6 +14,7 @@ import numpy as np
 from rayrec.recall.items import ItemData
 from rayrec.recall.queues import ItemTopics
 from rayrec.recall.similar import by_topics, by_vector
+from rayrec.recall.vectors import Vectors
 from rayrec.serving import covers
 from rayrec.serving.additions import AddedVideo
 from rayrec.serving.bundle import FACTS, Bundle
@@ -28,13 +29,14 @@ class Items:
     topics: ItemTopics
     author_of: np.ndarray  # int32 [I], 0 where it is unknown
     authors: dict[str, int]  # a number from 1 for each author
+    user_vectors: Vectors | None = None  # of a collaborative model, if the bundle has one
     added: list[AddedVideo] = field(default_factory=list)
     numbers: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # of the added ones, in the state store
     _of_added: dict[str, int] = field(default_factory=dict)  # the item of each added video
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Items":
-        return cls(bundle, bundle.item_topics, bundle.author_of, bundle.authors)
+        return cls(bundle, bundle.item_topics, bundle.author_of, bundle.authors, bundle.user_vectors)
 
     def grown(self, additions: Sequence[Addition]) -> "Items":
         """With the videos that the bundle's model describes, and that are neither in the bundle nor here yet."""
@@ -52,6 +54,7 @@ class Items:
             topics=self.topics.grown([np.array(video.topics, np.int32) for video in videos]),
             author_of=np.append(self.author_of, np.array(numbers, np.int32)),
             authors=authors,
+            user_vectors=self.user_vectors and self.user_vectors.grown([video.vector for video in videos]),
             added=[*self.added, *videos],
             numbers=np.append(self.numbers, [number for number, _ in new.values()]),
             _of_added=self._of_added | {video_id: first + place for place, video_id in enumerate(new)},
@@ -64,7 +67,7 @@ class Items:
     @property
     def data(self) -> ItemData:
         """What recall needs of all items."""
-        return ItemData(self.topics, self.author_of, self._vectors)
+        return ItemData(self.topics, self.author_of, self._vectors, self.bundle.neighbours, self.user_vectors)
 
     def find(self, video_id: str) -> int:
         """The item of a video, 0 if it is unknown."""

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec.config import Search
+from rayrec.nearest import graph_of
 from rayrec.recall.items import item_vectors
-from rayrec.retrieval.index import FACTS, Index, graph_of
+from rayrec.retrieval.index import FACTS, Index
 from rayrec.retrieval.model import RECORD, WEIGHTS, SearchModel, title_rows
 from rayrec.retrieval.queries import MODALITY_OF, QueryError, QueryReader
 from rayrec.serving.bundle import BundleError, verify
@@ -64,7 +65,8 @@ class Searcher:
             raise SearchError(422, str(error)) from error
         vectors, tags = self.model.query_vectors(modality, values)
         floor = self.model.floors[modality] if query.min_score is None else query.min_score
-        return Found(*self.index.search(vectors[0], query.k, floor, query.filters), tags[0], floor)
+        text = query.content if isinstance(query.content, str) else ""
+        return Found(*self.index.search(vectors[0], query.k, floor, query.filters, text), tags[0], floor)
 
     def add(self, catalog: pa.Table, features: pa.Table) -> None:
         """Make new videos findable from now on: rows of the tables `catalog` and `features`, of which the latter count.

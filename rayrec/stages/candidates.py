@@ -18,6 +18,7 @@ from rayrec.config import Config, ConfigError, dump, with_values
 from rayrec.errors import RayrecError
 from rayrec.evaluation.comparison import RESULTS
 from rayrec.evaluation.model_table import LOWER_IS_BETTER, Measured, ModelRun
+from rayrec.evaluation.trials import in_words
 from rayrec.stages.kept_runs import Failed, Piece, Place, fingerprint, results_of, trainings
 from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.workspace.files import to_json
@@ -129,7 +130,8 @@ def _results(
     depends: tuple[Any, ...],
 ) -> list[Measured | Failed]:
     """What was measured of each of these on one part of the log."""
-    place, names = Place.of(run), [f"{arm}, seed {seed}" for arm, _, seed in fits]
+    place = Place.of(run)
+    names = [f"{arm}, seed {seed}" + (f", {in_words(each.chosen)}" if each.chosen else "") for arm, each, seed in fits]
     keys = [fingerprint(run, seed, part, *depends, each.settings) for _, each, seed in fits]
     pieces = {
         key: Piece(name, functools.partial(measure, place, name, each, seed, part))

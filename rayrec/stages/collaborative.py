@@ -1,14 +1,7 @@
 """The stage `collaborative`: fits a model of who liked what to the training split of the log, and writes what recall needs of it.
 
-Its folder holds
-
-    model/               the model, as `rayrec.collaborative.saving` loads it
-    neighbours.arrow     a row for each item index, 0 included, in order: `item` int32, `neighbours` int32 [K], the best first and
-                         0 where there are fewer, and `weights` float32 [K], above 0, or 0 where there is no neighbour
-    factors.safetensors  only of models with vectors: `clicked` and `candidate`, float32 [I, S]. A user is the sum of the `clicked`
-                         vectors of what they clicked, and likes an item by the dot product of that sum with its `candidate` vector
-
-Items are the indices of the encoded log, as in rankers and bundles: index 0 is "no item", and its rows are zeros.
+The table `collaborative_items` has what goes with each video and, of models with vectors, those by which recall serves it. The
+folder `model/` of its version holds the model, as `rayrec.collaborative.saving` loads it.
 """
 
 from dataclasses import replace
@@ -17,7 +10,7 @@ from typing import Any
 import torch
 
 from rayrec.collaborative import models
-from rayrec.collaborative.exports import write_factors, write_neighbours
+from rayrec.collaborative.exports import TABLE, item_table
 from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import Fitting
 from rayrec.collaborative.rating_log import read_ratings
@@ -31,6 +24,7 @@ from rayrec.stages import encode
 from rayrec.stages.on_ray.training import Processes, Task, await_workers, reported, train_and_log
 from rayrec.training.exchange import Worker
 from rayrec.workspace.checkpoint import Checkpoint
+from rayrec.workspace.parts import write_part
 from rayrec.workspace.stage import Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
@@ -43,11 +37,13 @@ def collaborate(run: StageRun) -> None:
     settings = wanted(run.config)
     processes = Processes("collaborative", settings.workers, settings.gpus_per_worker, restarts=settings.restarts)
     await_workers(run.config, processes)
-    task = {"config": dump(run.config), "log": run.input_folder("encode")}
+    folder = run.input_folder("encode")
+    task = {"config": dump(run.config), "log": folder}
     if not run.fs.get_file_info(f"{run.folder}/{FOLDER}/{MODEL}").is_file:
         train_and_log(run, _work, task, run.folder, run.stage.name, models.build(settings).epochs, processes)
-    rows = EncodedLog.open(run.fs, task["log"]).train_rows
-    run.count(rows_in=rows, rows_out=rows)
+    log = EncodedLog.open(run.fs, folder)
+    run.record_parts(TABLE, len(log.items.ids))
+    run.count(rows_in=log.train_rows, rows_out=len(log.items.ids))
 
 
 def wanted(config: Config) -> Collaborative:
@@ -63,16 +59,15 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
     settings, checkpoint = wanted(config), Checkpoint(workspace.fs, f"{folder}/checkpoint.pt")
     model = models.build(settings)
     with reported(task, worker) as callback:
-        encoded = EncodedLog.open(workspace.fs, task["log"])
-        feedback = Feedback.read(workspace, encoded, model.modalities)
+        log = EncodedLog.open(workspace.fs, task["log"])
+        feedback = Feedback.read(workspace, log, model.modalities)
         if isinstance(model, RatingModel):
             pieces = LogPieces.of(workspace.fs, workspace.part_digests("interactions"))
-            feedback = replace(feedback, ratings=read_ratings(workspace, pieces, encoded, config.split, "validation"))
+            feedback = replace(feedback, ratings=read_ratings(workspace, pieces, log, config.split, "validation"))
         model.fit(feedback, Fitting(config.seed, device, worker, callback, checkpoint))
     if worker.rank == 0:
-        write_neighbours(workspace.fs, folder, model, feedback.items, settings.neighbours)
-        if factors := model.factors():
-            write_factors(workspace.fs, folder, factors)
+        rows = item_table(model, feedback, log.items.ids, settings.neighbours)
+        write_part(workspace.fs, f"{folder}/{TABLE}", TABLE, 0, rows)
         save(workspace.fs, f"{folder}/{FOLDER}", settings, model)
         checkpoint.delete()
 
@@ -94,6 +89,7 @@ STAGE = Stage(
     collaborate,
     reads=("catalog", "interactions"),
     may_read=("vectors", "users"),
+    writes=(TABLE,),
     after=("encode",),
     settings=settings,
     check=check,

@@ -4,6 +4,7 @@ An arm that sets `collaborative.*` is a collaborative model, and any other a ran
 """
 
 import functools
+import itertools
 import logging
 import os
 import time
@@ -11,14 +12,14 @@ from typing import Any
 
 from rayrec import __version__
 from rayrec.collaborative import models
-from rayrec.collaborative.held_out import Splits
+from rayrec.collaborative.held_out import HeldOut, Splits
 from rayrec.collaborative.model import Fitting
 from rayrec.config import Config, ConfigError, dump
 from rayrec.data.shards import EncodedLog
-from rayrec.evaluation.comparison import TABLE
-from rayrec.evaluation.lists import METRICS, Allowed, ListScorer, measure, one_each, sampled
-from rayrec.evaluation.model_table import Measured, model_table, not_better
-from rayrec.evaluation.ranked_items import ranker_lists
+from rayrec.evaluation.comparison import PICTURE, TABLE
+from rayrec.evaluation.lists import METRICS, ListScorer
+from rayrec.evaluation.model_table import Measured, model_table, not_better, picture
+from rayrec.evaluation.ranked_items import clicks_without, leaving_out, ranker_lists
 from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.variants import SECTIONS, variant
 from rayrec.serving.cluster.connection import reserved_device
@@ -32,6 +33,7 @@ from rayrec.stages.candidates import (
 )
 from rayrec.stages.compare_clicks import data_settings, ranking_data_of
 from rayrec.stages.kept_runs import Place
+from rayrec.stages.list_shares import totals_of, totals_of_model
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.versions import Workspace
 
@@ -50,6 +52,7 @@ def compare_lists(run: StageRun) -> None:
     columns = columns_of(run.config)
     sentences = "".join(f"\n{sentence}\n" for sentence in not_better(runs, POPULARITY, columns))
     run.write_file(TABLE, f"{model_table(runs, columns)}{sentences}\n{_provenance(run)}\n".encode())
+    run.write_file(PICTURE, picture(runs, dict(itertools.islice(columns.items(), 2))))
 
 
 def arms_of(config: Config) -> dict[str, list[Candidate]]:
@@ -75,8 +78,6 @@ def _arm_config(config: Config, values: dict[str, Any], source: str) -> Config:
     """The config of an arm; its section `collaborative` is None where the arm is a ranker."""
     sections = {key.split(".")[0] for key in values}
     if not sections & {COLLABORATIVE}:
-        if config.comparison.lists.held_out != "split":
-            raise ConfigError(f"{source}: a ranker learns from the log's own split; set comparison.lists.held_out to split")
         return variant(config, values, source).model_copy(update={COLLABORATIVE: None})
     if others := sorted(sections - {COLLABORATIVE}):
         raise ConfigError(
@@ -87,45 +88,40 @@ def _arm_config(config: Config, values: dict[str, Any], source: str) -> Config:
 
 
 def _measured(place: Place, name: str, candidate: Candidate, seed: int, part: Part) -> Measured:
-    lists = candidate.config.comparison.lists
-    fit = _fitted_ranker if candidate.is_ranker else _fitted_model
-    settings = candidate.config.collaborative
-    modalities = tuple(models.build(settings).modalities) if settings else ()
-    splits = _splits(place, lists.held_out, modalities)
+    config, lists = candidate.config, candidate.config.comparison.lists
+    settings = config.collaborative
+    splits = _splits(place, lists.held_out, tuple(models.build(settings).modalities) if settings else ())
     started = time.monotonic()
-    scorer = fit(place, name, candidate.config, seed, splits)
-    seconds = time.monotonic() - started
-    held_out = splits.feedback.held_out if part == "validation" else splits.test
-    allowed: Allowed | None = None
-    if lists.negatives is not None:
-        known = splits.feedback.likes + splits.feedback.held_out + splits.test
-        held_out = one_each(held_out, candidate.config.seed)
-        allowed = sampled(held_out, known, lists.negatives, candidate.config.seed)
-    clicks_I = splits.feedback.likes.sum(axis=0)
-    found = measure(scorer, splits.feedback.likes, held_out, lists.k, allowed).metrics(clicks_I, splits.feedback.users - 1)
+    if settings is None:
+        scorer = _fitted_ranker(place, name, config, seed, splits)
+        seconds = time.monotonic() - started
+        totals = totals_of(scorer, splits, lists, part, config.seed)
+    else:
+        model = models.build(settings)
+        model.fit(splits.feedback, Fitting(seed, reserved_device(), callback=logging_epochs(name)))
+        seconds = time.monotonic() - started
+        totals = totals_of_model(place, config, model, splits, part)
+    found = totals.metrics(splits.feedback.likes.sum(axis=0), splits.feedback.users - 1)
     log.info("%s: %s NDCG@%d %.4f, %.1f s", name, part, lists.k[0], found[f"ndcg@{lists.k[0]}"], seconds)
     return Measured(found, seconds)
 
 
 @functools.lru_cache(maxsize=1)
-def _splits(place: Place, held_out: str, modalities: tuple[str, ...]) -> Splits:
+def _splits(place: Place, held_out: HeldOut, modalities: tuple[str, ...]) -> Splits:
     workspace = Workspace(place.workspace)
-    read = Splits.of_log if held_out == "split" else Splits.of_last_clicks
-    return read(workspace, EncodedLog.open(workspace.fs, place.log), modalities)
-
-
-def _fitted_model(place: Place, name: str, config: Config, seed: int, splits: Splits) -> ListScorer:
-    assert config.collaborative is not None
-    model = models.build(config.collaborative)
-    model.fit(splits.feedback, Fitting(seed, reserved_device(), callback=logging_epochs(name)))
-    return model.scores
+    return Splits.read(workspace, EncodedLog.open(workspace.fs, place.log), held_out, modalities)
 
 
 def _fitted_ranker(place: Place, name: str, config: Config, seed: int, splits: Splits) -> ListScorer:
     data, device = ranking_data_of(place, data_settings(config)), reserved_device()
+    clicks, held_out = data.clicks, config.comparison.lists.held_out
+    if held_out == "last_click":
+        data = leaving_out(data, splits.feedback.held_out, splits.test)
+        clicks = clicks_without(clicks, splits.feedback.held_out + splits.test)
     scorer, _ = train_ranker(data, config.ranker, config.training, seed, device, logging_epochs(name))
-    end_of_training = int(data.validation.at.min())  # it knows the clicks that a collaborative model knows
-    return ranker_lists(scorer.model, data.clicks, end_of_training, len(data.context_encoder.fields), device)
+    # It knows the clicks that a collaborative model knows.
+    end_of_training = int(data.validation.at.min() if held_out == "split" else clicks.times.max() + 1)
+    return ranker_lists(scorer.model, clicks, end_of_training, len(data.context_encoder.fields), device)
 
 
 def _provenance(run: StageRun) -> str:

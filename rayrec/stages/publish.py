@@ -6,6 +6,7 @@ covers) stay empty.
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,17 @@ from rayrec.config import settings_of
 from rayrec.data.context import NO_CONTEXT
 from rayrec.data.loading import MAY_READ, RANKER, READS, joined_items
 from rayrec.data.pieces import LogPieces
+from rayrec.data.popularity import DailyCounts, FadingCounts
 from rayrec.data.shares import GROUP_ROWS, Share
 from rayrec.ranking.scorer import Scorer
-from rayrec.recall.items import item_vectors
+from rayrec.recall.items import ItemData, item_vectors
+from rayrec.recall.queues import ItemTopics
+from rayrec.recall.sources.user_vector import exact_videos
 from rayrec.serving import bundle, covers, log_summary, placing, searching
 from rayrec.serving.bundle import BundleError
+from rayrec.serving.learned import tables_of
 from rayrec.serving.recommender import MAX_SEEN
+from rayrec.stages import learned
 from rayrec.stages.encode import STAGE as ENCODE
 from rayrec.stages.encode import encoded_log
 from rayrec.tables import TABLES, TEXT
@@ -31,20 +37,22 @@ from rayrec.workspace.stage import Stage, StageRun
 def publish(run: StageRun) -> None:
     """The work of the stage. It reads the catalog, the encoded log, the interactions and the files of `train`.
 
-    If they exist, it also reads topics, topic_centres, tag_vectors, embeddings, features, search_vectors, the other tables that the
-    ranker uses, what describes new videos, and the report of `evaluate`.
+    If they exist, it also reads topics, topic_centres, tag_vectors, embeddings, collaborative_items, features, search_vectors, the
+    other tables that the ranker uses, what describes new videos, and the report of `evaluate`.
     """
     trained = Scorer.load(run.fs, f"{run.input_folder('train')}/{RANKER}")
     scorer = trained.with_items(joined_items(run, trained.settings))
     ids = scorer.item_ids[1:]
     if not ids:
         raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
+    bare = ItemData(ItemTopics.of(scorer.item_ids, None), np.zeros(len(ids) + 1, np.int32))
+    items = learned.with_learned(run, bare, scorer.item_ids)
     encoded, log = encoded_log(run), LogPieces.of(run.fs, run.part_digests("interactions"))
+    scorer = _with_latest_counts(scorer, encoded.daily)
     user_ids = encoded.users.ids
     shares = list(Share.in_groups(encoded, GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
-    # The items of the encoded log are those of the catalog, too.
     exposures, clicks = np.sum([log_summary.exposures_and_clicks(share, len(ids) + 1) for share in shares], axis=0)
-    items = item_table(run, ids) | {"exposures": exposures[1:], "clicks": clicks[1:]}
+    rows = item_table(run, ids) | {"exposures": exposures[1:], "clicks": clicks[1:]}
     # A log with times in the future must not hide the events of today.
     log_until = min(log.pieces[-1].end, int(time.time() * 1000))
     max_clicks = max(run.config.recall.clicks, scorer.model.window.reach)
@@ -55,8 +63,20 @@ def publish(run: StageRun) -> None:
     run.fs.delete_dir_contents(folder)  # which a killed run may have left
     placing.write(run.workspace, folder)
     searching.write(run, folder, ids)
-    bundle.write(run.fs, folder, info, pa.table(items), topic_table(run), users, scorer)
+    tables = tables_of(items.neighbours, items.vectors, exact_videos(run.config.recall))
+    bundle.write(run.fs, folder, info, pa.table(rows), topic_table(run), users, scorer, tables)
     run.count(rows_in=log.rows, rows_out=len(ids))
+
+
+def _with_latest_counts(scorer: Scorer, daily: DailyCounts) -> Scorer:
+    """The ranker with what the log says at its end of how popular videos are, if it knows any of that.
+
+    The items of the encoded log are those of the catalog, too. They are compared with the mean over those that training had.
+    """
+    if scorer.popularity is None:
+        return scorer
+    counts = FadingCounts.of(daily, scorer.settings.popularity, len(scorer.item_ids)).latest
+    return scorer.over(scorer.items, replace(counts, items=scorer.popularity.items))
 
 
 def item_table(run: StageRun, ids: list[str]) -> dict[str, pa.Array | pa.ChunkedArray]:
@@ -106,9 +126,9 @@ STAGE = Stage(
     "publish",
     publish,
     reads=(*READS, "interactions"),
-    may_read=(*MAY_READ, "features", "topic_centres", "tag_vectors", "embeddings", "predictions", "search_vectors"),
+    may_read=(*MAY_READ, "features", "topic_centres", "tag_vectors", *learned.MAY_READ, "predictions", "search_vectors"),
     after=("train", "encode"),
     first=(ENCODE,),
     # A bundle that an earlier rayrec published lacks what describes new videos, and is made again.
-    settings=lambda config: settings_of(config.recall) | {"placing": True},
+    settings=lambda config: settings_of(config.recall) | learned.settings(config) | {"placing": True},
 )

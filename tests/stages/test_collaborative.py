@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
@@ -34,10 +33,11 @@ def test_each_item_has_those_that_go_best_with_it(config: Config) -> None:
     workspace = Workspace(config.workspace)
     settings, model = saving.load(workspace.fs, f"{folder}/model")
     assert settings == config.collaborative
-    table = pa.ipc.open_file(folder / "neighbours.arrow").read_all()
-    assert table["item"].to_pylist() == list(range(VIDEOS + 1))
-    assert set(table.slice(0, 1)["neighbours"].to_pylist()[0]) == {0}
-    for item, neighbours, weights in list(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))[1:]:
+    table = workspace.read("collaborative_items")
+    assert table["video_id"].to_pylist() == workspace.read("catalog")["video_id"].to_pylist()
+    assert table["clicked"].null_count == VIDEOS
+    rows = zip(table["neighbours"].to_pylist(), table["weights"].to_pylist(), strict=True)
+    for item, (neighbours, weights) in enumerate(rows, start=1):
         scores = model.similar(np.array([item]))[0]
         others = sorted((other for other in range(1, VIDEOS + 1) if other != item), key=lambda other: -scores[other])
         expected = [other for other in others if scores[other] > 0][:7]
@@ -45,7 +45,7 @@ def test_each_item_has_those_that_go_best_with_it(config: Config) -> None:
         assert weights[: len(expected)] == pytest.approx([scores[other] for other in expected])
         assert set(neighbours[len(expected) :]) | set(weights[len(expected) :]) <= {0}
     # In nine of ten cases, people of the small log click videos of one kind each, and a video's kind is its index modulo 4.
-    first = np.array(table["neighbours"].to_pylist())[1:, 0]
+    first = np.array(table["neighbours"].to_pylist())[:, 0]
     assert np.mean(first % 4 == np.arange(1, VIDEOS + 1) % 4) > 0.7
 
 
@@ -64,11 +64,20 @@ def test_a_model_with_vectors_leaves_them(config: Config) -> None:
     settings = {"model": "pure_svd", "options": {"factors": 6}}
     changed = Config.model_validate(config.model_dump(mode="json") | {"collaborative": settings})
     folder = fitted(changed)
-    factors = load_file(folder / "factors.safetensors")
-    _, model = saving.load(Workspace(config.workspace).fs, f"{folder}/model")
-    assert factors["clicked"].shape == factors["candidate"].shape == (VIDEOS + 1, 6)
-    expected = model.similar(np.arange(1, VIDEOS + 1))
-    np.testing.assert_allclose(factors["clicked"][1:] @ factors["candidate"].T, expected, atol=1e-5)
+    workspace = Workspace(config.workspace)
+    _, model = saving.load(workspace.fs, f"{folder}/model")
+    table = workspace.read("collaborative_items")
+    clicked, candidate = (np.array(table[name].to_pylist()) for name in ("clicked", "candidate"))
+    assert clicked.shape == candidate.shape == (VIDEOS, 6)
+    np.testing.assert_allclose(clicked @ candidate.T, model.similar(np.arange(1, VIDEOS + 1))[:, 1:], atol=1e-5)
+
+
+def test_who_is_known_was_clicked_in_training(config: Config) -> None:
+    fitted(config)
+    workspace = Workspace(config.workspace)
+    feedback = Feedback.of(EncodedLog.open(workspace.fs, workspace.folder("encode")))
+    known = workspace.read("collaborative_items")["known"].to_numpy(zero_copy_only=False)
+    np.testing.assert_array_equal(known, feedback.likes.toarray()[:, 1:].any(axis=0))
 
 
 def test_the_stage_runs_only_where_the_config_asks_for_it(config: Config) -> None:

@@ -108,7 +108,7 @@ def _config_of(args: dict[str, Any]) -> Config:
     for key, folder in folders_of(config.serving.uploads):
         if "://" not in folder and not folder.startswith("/"):
             raise ConfigError(f"{key}={folder!r}: give an absolute path or a URI, as replicas start in other folders")
-    sources.check(config.recall)
+    sources.check(config)
     check_installed(config)
     return config
 

@@ -84,7 +84,7 @@ def check(config: Config) -> None:
     """
     serving = config.serving
     auth.check_exposure(serving.host, auth.Keys.of())
-    sources.check(config.recall)
+    sources.check(config)
     check_installed(config)
     check_room("serving.ranker_replicas", serving.ranker_replicas, cpus=1, gpus=serving.gpus_per_ranker)
     beside = serving.ranker_replicas + (0.5 if serving.uploads else 0)

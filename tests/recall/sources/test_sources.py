@@ -66,14 +66,14 @@ def test_a_source_is_added_by_one_file(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(
         ConfigError, match=r"recall.sources.neighbours.options: source 'neighbours' has no option 'reac'; did you mean"
     ):
-        sources.check(load(None, ["recall.sources.neighbours={options: {reac: 2}}"]).recall)
+        sources.check(load(None, ["recall.sources.neighbours={options: {reac: 2}}"]))
     with pytest.raises(ConfigError, match=r"recall.sources.neighbours.options.reach: must be a whole number"):
-        sources.check(load(None, ["recall.sources.neighbours={options: {reach: far}}"]).recall)
+        sources.check(load(None, ["recall.sources.neighbours={options: {reach: far}}"]))
 
 
 def test_what_the_config_may_not_say() -> None:
     with pytest.raises(ConfigError, match=r"recall.sources: there is no source 'topic'; did you mean 'topics'\?"):
-        sources.check(load(None, ["recall.sources={topic: 1}"]).recall)
+        sources.check(load(None, ["recall.sources={topic: 1}"]))
     with pytest.raises(ConfigError, match=r"the shares of recall.sources add up to 1.2; make them 1 or less"):
         load(None, ["recall.sources={topics: 0.7, popular: 0.5}"])
     with pytest.raises(
