@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from sklearn.utils.extmath import randomized_svd
 
 from rayrec.collaborative.gaussian_rows import GaussianRows
 from rayrec.collaborative.model import Fitting
@@ -84,7 +84,8 @@ def components(matrix: sparse.csr_array, count: int, seed: int) -> np.ndarray:
     count = min(count, min(matrix.shape) - 1)
     if count < 1:
         return np.zeros((matrix.shape[0], 0))
-    left, values, _ = svds(scaled, count, rng=np.random.default_rng(seed))
+    # ARPACK's Lanczos method starts again at random where the rank is low, which no seed governs.
+    left, values, _ = randomized_svd(scaled, count, random_state=seed)
     found: np.ndarray = left * values
     return found
 
