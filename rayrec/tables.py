@@ -21,6 +21,11 @@ TEXT, BYTES = pa.large_string(), pa.large_binary()  # large, because the ids of 
 TIME, SECONDS = pa.int64(), pa.float32()
 VECTOR, IDS = pa.list_(pa.float32()), pa.list_(pa.int32())
 
+# A log without times has others instead, which stand for its split: those of the training part are in the first PART_MS of 1970,
+# those of the validation part in the next, and those of the test part in the one after that.
+PARTS = ("training", "validation", "test")
+PART_MS = 1_000_000
+
 
 class TableError(RayrecError):
     """A table does not obey its schema; the message names the table, the column and the row."""
@@ -68,7 +73,7 @@ TABLES: dict[str, TableSpec] = {
     "interactions": TableSpec(
         _schema(
             {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_()},
-            {"clicked_at": TIME, "watch_s": SECONDS, "request_id": TEXT},
+            {"clicked_at": TIME, "watch_s": SECONDS, "rating": pa.float32(), "request_id": TEXT},
         ),
         stage="ingest",
         at_least=(("shown_at", 0), ("clicked_at", 0), ("watch_s", 0)),

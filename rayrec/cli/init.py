@@ -24,7 +24,7 @@ def init(
     users: Annotated[str | None, typer.Option(help="A table of users.")] = None,
     to: Annotated[Path, typer.Option(help="The config to write.")] = Path("rayrec.yaml"),
 ) -> None:
-    """Look at your files, and write a config for them: columns, the unit of times and separators are guessed and shown."""
+    """Look at your files, and write a config for them: columns and separators are guessed and shown."""
     import yaml
 
     from rayrec.config import load
@@ -37,8 +37,8 @@ def init(
     for row in found.columns:
         table.add_row(*row)
     console.print(table)
-    shown = {name: value for name, value in found.dataset.items() if name in ("time_unit", "list_separator", "click_at_least")}
-    say(", ".join(f"{name}: {value}" for name, value in shown.items()) or "No unit of times and no separator had to be guessed.")
+    shown = {name: value for name, value in found.dataset.items() if name in ("list_separator", "click_at_least", "click_rule")}
+    say(", ".join(f"{name}: {value}" for name, value in shown.items()) or "Nothing else had to be guessed.")
     try:
         settings = {"workspace": "workspace", "dataset": found.dataset}
         to.write_text(HEAD + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -5,7 +5,17 @@ A stage is redone when the sections that it depends on change (or `seed`), and n
 
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
 from rayrec.config.collaborative import Collaborative
-from rayrec.config.datasets import DATASETS, FilesData, MovieLensData, SimulatedData, SlideshowData, WorldData, YouTubeData
+from rayrec.config.datasets import (
+    DATASETS,
+    ClickRule,
+    FilesData,
+    MovieLensData,
+    SimulatedData,
+    SlideshowData,
+    SplitsData,
+    WorldData,
+    YouTubeData,
+)
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
     MODALITIES,
@@ -28,7 +38,7 @@ from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
 from rayrec.config.serving import Serving, Uploads
 from rayrec.config.topics import CoverNetwork, Topics
-from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Span, Training, Tuning
+from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Lists, Span, Training, Tuning
 from rayrec.config.tree import Config
 
 __all__ = [
@@ -43,6 +53,7 @@ __all__ = [
     "AudioFeatures",
     "ByKind",
     "Choices",
+    "ClickRule",
     "Collaborative",
     "Comparison",
     "Compression",
@@ -57,6 +68,7 @@ __all__ = [
     "FilesData",
     "ImageFeatures",
     "LayerCompression",
+    "Lists",
     "Modality",
     "MotionFeatures",
     "MovieLensData",
@@ -74,6 +86,7 @@ __all__ = [
     "SlideshowData",
     "Span",
     "Split",
+    "SplitsData",
     "TextFeatures",
     "Topics",
     "Training",

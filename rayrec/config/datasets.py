@@ -64,6 +64,19 @@ class YouTubeData(Section):
     path: str  # the file USvideos.csv
 
 
+class ClickRule(Section):
+    """What a click is in a log that says for how long videos were watched. One of the two is given."""
+
+    watch_share: Annotated[float, Field(gt=0)] | None = None  # of the video's `duration_s`, from this share on
+    watch_s: Annotated[float, Field(gt=0)] | None = None  # from so many seconds on
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "ClickRule":
+        if (self.watch_share is None) == (self.watch_s is None):
+            raise ValueError("give either watch_share or watch_s")
+        return self
+
+
 class FilesData(Section):
     """Any catalog and log in Parquet, CSV or JSON lines; the README explains it under "Bring your own data"."""
 
@@ -80,12 +93,43 @@ class FilesData(Section):
     users_columns: dict[str, str] = {}
     media_root: str | None = None  # the folder that relative uris start from; the default is the folder of the catalog
     list_separator: str = "|"  # splits `tags` where they are plain text
-    time_unit: Literal["s", "ms", "us"] = "ms"  # of times that are numbers; dates and timestamps need no unit
+    # Of times that are numbers; dates and timestamps need no unit. With auto, a number has the unit in which it is of after 1990.
+    time_unit: Literal["auto", "s", "ms", "us"] = "auto"
     click_at_least: float | None = None  # the lowest number that counts as a click, where `clicked` is a rating or seconds watched
+    click_rule: ClickRule | None = None  # makes `clicked` of `watch_s`
+    split_column: str | None = None  # the column that says of each row whether it is for train, validation or test
+
+    @model_validator(mode="after")
+    def _one_label(self) -> "FilesData":
+        if self.click_rule and (self.click_at_least is not None or "clicked" in self.interactions_columns):
+            raise ValueError("click_rule says what a click is: remove click_at_least and the mapping of clicked")
+        return self
+
+
+class SplitsData(Section):
+    """A log that was published with its split: files of users and items, without times that matter."""
+
+    kind: Literal["splits"]
+    train: str  # a row for each user and item, separated by tabs or commas
+    validation: str | None = None  # without it, rows of each user are drawn from `train` (split.validation)
+    test: str
+    # What the columns are, in their order, in files without a header: user_id and video_id, and any of rating, watch_s and names of
+    # your own.
+    columns: list[str] = ["user_id", "video_id"]
+    click_at_least: float | None = None  # the lowest rating that counts as a click; without ratings, every row does
+    # A column of the catalog -> a file (.npy) of vectors, whose rows belong to the videos 0, 1, 2, ...
+    features: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _user_and_video(self) -> "SplitsData":
+        for name in ("user_id", "video_id"):
+            if name not in self.columns:
+                raise ValueError(f"columns must name {name}; rename the one that has it")
+        return self
 
 
 # The reader of a kind is the module of that name in `rayrec/datasets/`.
-AnyDataset = WorldData | SlideshowData | MovieLensData | FilesData | YouTubeData
+AnyDataset = WorldData | SlideshowData | MovieLensData | FilesData | SplitsData | YouTubeData
 DATASETS: dict[str, type[Section]] = {
     get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(AnyDataset)
 }

@@ -17,7 +17,7 @@ def _each_once(names: list[str]) -> list[str]:
 
 def _known_at_request(names: list[str]) -> list[str]:
     for name in names:
-        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s"):
+        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s", "rating"):
             raise ValueError(
                 f"{name!r} is no context: that is what is known of a request, whoever asks and whatever is clicked then"
             )

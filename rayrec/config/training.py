@@ -73,9 +73,24 @@ class Tuning(Section):
     min_epochs: Count = 1  # after which a trial may be stopped
 
 
+class Lists(Section):
+    """How `comparison.measure: lists` measures: what is held out, and among which items it is to be found."""
+
+    k: Annotated[list[Count], Field(min_length=1)] = [10, 20]  # lengths of the lists; models are chosen by NDCG at the first
+    # `split`: the clicks of the validation and test splits. `last_click`: each user's last click for the test, and the one before
+    # for validation; only of collaborative models.
+    held_out: Literal["split", "last_click"] = "split"
+    # All items are ranked, or one held-out item of each user among so many that the user never clicked (He et al., 2017).
+    negatives: Count | None = None
+
+
 class Comparison(Section):
     """`rayrec compare`: each arm is the config with other values, trained once for each seed."""
 
+    measure: Literal["clicks", "lists"] = "clicks"  # predictions of clicks by rankers, or lists by rankers and collaborative models
+    lists: Lists = Lists()
     arms: dict[str, dict[str, Any]] = {}  # name -> {"ranker.model": "din", ...}
+    # Of `lists`: arm -> key -> values. Of all combinations, with the first seed, the best on validation is measured on the test.
+    choices: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
     concurrent: Count = 1  # trainings at the same time; more than one run on Ray, each with its share of the CPUs

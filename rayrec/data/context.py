@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.data.errors import DataError
+from rayrec.data.split import LogSplit
 from rayrec.data.vocabulary import value_indices, value_texts
 from rayrec.errors import did_you_mean
 from rayrec.tables import TEXT
@@ -32,6 +33,13 @@ def refuse_unknown_context(fields: list[str], log_columns: list[str]) -> None:
         if name not in log_columns:
             near = did_you_mean(name, [*log_columns, *FROM_TIME])
             raise DataError(f"ranker.context_fields: the log has no column {name!r}{near}")
+
+
+def refuse_times_of_day(fields: list[str], split: LogSplit) -> None:
+    """Raise a `DataError` for a field that follows from the time, where the log has no times."""
+    for name in fields:
+        if name in FROM_TIME and split.by != "time":
+            raise DataError(f"ranker.context_fields: {name!r} follows from the times of the log, which has none; remove it")
 
 
 def value_of_time(name: str, at: np.ndarray) -> np.ndarray:

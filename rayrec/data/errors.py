@@ -9,13 +9,15 @@ class DataError(RayrecError):
     """No ranker can be trained on these data; the message names the column or the setting and what to change."""
 
 
-def refuse_one_label(labels: set[bool], rows: int) -> None:
-    """Raise `DataError` where the training split, which has so many rows, knows only one of the two labels."""
-    if len(labels) == 1:
-        kind = "every one" if labels == {True} else "none"
+def refuse_no_clicks(labels: set[bool], rows: int) -> None:
+    """Raise `DataError` where the training split, which has so many rows and these labels, has no click.
+
+    Clicks alone are enough: the videos that were not clicked are then drawn in training.
+    """
+    if True not in labels:
         raise DataError(
-            f"interactions: of the {rows} impressions of the training split {kind} was clicked, so there is nothing to learn; "
-            "the log must contain both impressions that were clicked and impressions that were not"
+            f"interactions: of the {rows} impressions of the training split none was clicked, so there is nothing to learn; "
+            "the log must contain impressions that were clicked"
         )
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Ranker, Split
-from rayrec.data.context import ContextEncoder, refuse_unknown_context
+from rayrec.data.context import ContextEncoder, refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoders import FittedEncoders, all_user_ids
-from rayrec.data.errors import refuse_nested, refuse_one_label
+from rayrec.data.errors import refuse_nested, refuse_no_clicks
 from rayrec.data.examples import Examples, encoded
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.history import ClickHistory, click_times
@@ -139,8 +139,9 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     if (shown_at[1:] < shown_at[:-1]).any():
         interactions = interactions.take(pa.array(np.argsort(shown_at, kind="stable")))
     rows = split_in_memory(interactions["shown_at"].to_numpy(), split)
+    refuse_times_of_day(settings.context_fields, rows)
     trained = interactions.slice(0, rows.train_end)
-    refuse_one_label(set(pc.unique(trained["clicked"]).to_pylist()), trained.num_rows)
+    refuse_no_clicks(set(pc.unique(trained["clicked"]).to_pylist()), trained.num_rows)
     user_ids = all_user_ids(users, interactions["user_id"])
     seen_users, seen_items = (
         pc.is_in(ids.cast(TEXT), value_set=pc.unique(trained[name].cast(TEXT))).to_numpy(zero_copy_only=False)

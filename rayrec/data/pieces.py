@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from rayrec.config import Split
 from rayrec.data.errors import DataError
-from rayrec.data.split import LogSplit, split_log, split_rows
+from rayrec.data.split import LogSplit, LogTimes, split_log
 from rayrec.workspace.parts import read_checked, read_footer
 
 TIME = "shown_at"
@@ -69,11 +69,15 @@ class LogPieces:
 
     def split(self, split: Split) -> LogSplit:
         """Raises `DataError` as `split_log` does. It reads the times of the two or three pieces in which the log is cut."""
-        return split_log(self.rows, self._time_of, self._first_row_at, split)
+        return split_log(self._times, split)
 
     def validation_at(self, split: Split) -> int:
         """When validation begins (UTC ms), also where the log is too small to be split."""
-        return self._time_of(split_rows(self.rows, split)[0])
+        return self._times.cuts(split)[0]
+
+    @property
+    def _times(self) -> LogTimes:
+        return LogTimes(self.rows, self._time_of, self._first_row_at)
 
     @cached_property
     def _read_times(self) -> dict[int, np.ndarray]:
@@ -89,7 +93,10 @@ class LogPieces:
         return int(self._times_of(piece)[row - piece.first])
 
     def _first_row_at(self, time: int) -> int:
-        piece = self.pieces[bisect_left(self.pieces, time, key=lambda piece: piece.end)]
+        number = bisect_left(self.pieces, time, key=lambda piece: piece.end)
+        if number == len(self.pieces):
+            return self.rows
+        piece = self.pieces[number]
         return piece.first + int(np.searchsorted(self._times_of(piece), time))
 
 

@@ -23,6 +23,7 @@ from pydantic import TypeAdapter
 
 from rayrec.data.context import ContextEncoder
 from rayrec.data.errors import DataError
+from rayrec.data.split import SplitBy
 from rayrec.tables import TEXT
 from rayrec.workspace.files import read_whole, to_json, write_whole
 from rayrec.workspace.node_copies import DamagedError, copied, copies_folder
@@ -58,6 +59,8 @@ class LogFacts:
     sizes: list[list[int]]  # of each shard: the rows of each training block, of validation and of test
     test_at: int  # UTC ms, when the test begins
     context: ContextEncoder  # of all context fields that were encoded
+    split_by: SplitBy = "time"
+    clicks_only: bool = False  # whether the training split has no impression that was not clicked
 
 
 def examples_file(shard: int) -> str:

@@ -1,14 +1,21 @@
-"""Cuts a log by time into training, validation and test: one rule for everything that learns from the log."""
+"""Cuts a log into training, validation and test: one rule for everything that learns from the log.
+
+A log is cut by time. One without times has made-up ones (`tables.PART_MS`): it is cut between the parts of a given split, or at the
+shares of the config, which then are shares of the rows of each user.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from rayrec.config import Split
 from rayrec.data.errors import DataError
+from rayrec.tables import PART_MS, PARTS
 
-NAMES = ("training", "validation", "test")
+SplitBy = Literal["time", "user", "file"]
+IN_WORDS: dict[SplitBy, str] = {"time": "by time", "user": "at random for each user", "file": "as it is given"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,7 @@ class LogSplit:
     rows: int  # of the whole log: the test split ends here
     validation_at: int  # UTC ms, when validation begins
     test_at: int  # UTC ms, when the test begins
+    by: SplitBy = "time"
 
     @property
     def train(self) -> slice:
@@ -34,32 +42,49 @@ class LogSplit:
         return slice(self.validation_end, self.rows)
 
 
+@dataclass(frozen=True)
+class LogTimes:
+    """The times of a log of so many rows, at least one, which are in their order."""
+
+    rows: int
+    of_row: Callable[[int], int]  # the time of a row (UTC ms)
+    first_row_at: Callable[[int], int]  # the first row of a time or a later one; the number of rows for a time behind all
+
+    def cuts(self, split: Split) -> tuple[int, int, SplitBy]:
+        """When validation and test begin (UTC ms), also in a log that is too small for either, and what the log is split by."""
+        last = self.of_row(self.rows - 1)
+        if last >= len(PARTS) * PART_MS:
+            validation, test = split_rows(self.rows, split)
+            return self.of_row(validation), self.of_row(test), "time"
+        if last < PART_MS:
+            return round(PART_MS * (1 - split.test - split.validation)), round(PART_MS * (1 - split.test)), "user"
+        given = self.first_row_at(PART_MS) < self.first_row_at(2 * PART_MS)
+        return PART_MS if given else round(PART_MS * (1 - split.validation)), 2 * PART_MS, "file"
+
+
 def split_rows(rows: int, split: Split) -> tuple[int, int]:
     """The rows of a log of so many rows whose times are those at which validation and test begin."""
     validation, test = int(rows * (1 - split.test - split.validation)), int(rows * (1 - split.test))
     return min(validation, rows - 1), min(test, rows - 1)
 
 
-def split_log(rows: int, time_of: Callable[[int], int], first_row_at: Callable[[int], int], split: Split) -> LogSplit:
-    """Cut a log of so many rows. Impressions of one moment stay together.
-
-    `time_of` gives the time of a row (UTC ms), and `first_row_at` the first row of a time. Raises `DataError` when one of the
-    splits would be empty.
-    """
-    found = LogSplit(0, 0, rows, 0, 0)
-    if rows:
-        validation_at, test_at = map(time_of, split_rows(rows, split))
-        found = LogSplit(first_row_at(validation_at), first_row_at(test_at), rows, validation_at, test_at)
-    for name, part in zip(NAMES, (found.train, found.validation, found.test), strict=True):
+def split_log(times: LogTimes, split: Split) -> LogSplit:
+    """Cut a log. Impressions of one moment stay together. Raises `DataError` when one of the splits would be empty."""
+    found = LogSplit(0, 0, times.rows, 0, 0)
+    if times.rows:
+        validation_at, test_at, by = times.cuts(split)
+        found = LogSplit(times.first_row_at(validation_at), times.first_row_at(test_at), times.rows, validation_at, test_at, by)
+    for name, part in zip(PARTS, (found.train, found.validation, found.test), strict=True):
         if part.start == part.stop:
             raise DataError(
-                f"interactions: {rows} rows can't be split by time into training, validation and test, because {name} would "
-                f"be empty (split.validation={split.validation}, split.test={split.test}; rows of one moment stay together); "
-                "provide more rows or change these shares"
+                f"interactions: {times.rows} rows can't be split {IN_WORDS[found.by]} into training, validation and test, because "
+                f"{name} would be empty (split.validation={split.validation}, split.test={split.test}; rows of one moment stay "
+                "together); provide more rows or change these shares"
             )
     return found
 
 
 def split_in_memory(shown_at: np.ndarray, split: Split) -> LogSplit:
     """Cut a log whose times, int64 in order, are in memory. Raises `DataError` as `split_log` does."""
-    return split_log(len(shown_at), lambda row: int(shown_at[row]), lambda time: int(np.searchsorted(shown_at, time)), split)
+    times = LogTimes(len(shown_at), lambda row: int(shown_at[row]), lambda time: int(np.searchsorted(shown_at, time)))
+    return split_log(times, split)

@@ -7,25 +7,21 @@ as a whole if possible; only a column with unusual cells is read cell by cell.
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec import tables
+from rayrec.datasets.cells import Converted, Faults, cast_cells, reject_all
 from rayrec.datasets.screening import SourceTable
+from rayrec.datasets.times import TimeUnit, to_time
 from rayrec.tables import BYTES, TEXT, TIME
 from rayrec.values import text_of, texts_of
 
-Faults = dict[int, str]
-Converted = tuple[pa.Array, Faults]
-
-YEAR_10000 = 253_402_300_800_000  # in ms
-MS_PER_UNIT = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 VERBATIM = ("title", "uri", "cover_uri")  # columns that are no values
 MISSING = frozenset({"nan", "none", "null", "n/a", "<na>"})  # what writers of files give in place of a list
 PYTHON_STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -39,7 +35,7 @@ class Conventions:
     """What the types of a file's columns don't say: how lists, times and clicks are written."""
 
     list_separator: str = "|"
-    time_unit: Literal["s", "ms", "us"] = "ms"
+    time_unit: TimeUnit = "ms"
     click_at_least: float | None = None  # the lowest number that counts as a click
 
 
@@ -87,7 +83,7 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType, conventions: Conventions
 def to_text(array: pa.Array) -> Converted:
     """Ids, classes and other values, as `values.texts_of` writes them."""
     if _has_no_text(array.type):
-        return _reject_all(array, TEXT, f"is a {array.type}, not text")
+        return reject_all(array, TEXT, f"is a {array.type}, not text")
     return texts_of(array), {}
 
 
@@ -103,7 +99,7 @@ def to_words(array: pa.Array, separator: str) -> Converted:
     if pa.types.is_map(kind):
         inner = kind.key_type
     if _has_no_text(inner):
-        return _reject_all(array, pa.list_(TEXT), f"is a {kind}, not a list of words")
+        return reject_all(array, pa.list_(TEXT), f"is a {kind}, not a list of words")
     cells: list[Any] = (array if kind == TEXT or pa.types.is_nested(kind) else texts_of(array)).to_pylist()
     lists: list[list[str] | None] = []
     faults: Faults = {}
@@ -122,50 +118,12 @@ def to_number(array: pa.Array) -> Converted:
     """Numbers, as float64; durations as seconds."""
     if pa.types.is_duration(array.type):
         array = _seconds(array)
-    return _cast(array, pa.float64(), float, "is not a number")
-
-
-def to_time(array: pa.Array, unit: Literal["s", "ms", "us"]) -> Converted:
-    """UTC milliseconds from numbers of `unit`, dates, timestamps or ISO 8601 text. Times without a zone are taken as UTC.
-
-    A number such as 20240131 or 20240131120000 is that date, whatever the unit: as a number it would be a time of 1970.
-    """
-    if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
-        return _calendar_time(array)
-    hint = f"is not a time: neither a number (of {unit}) nor ISO 8601, such as 2024-01-31T12:00:00Z"
-    times, faults = _cast(array, pa.float64(), lambda cell: _time_in(cell, unit), hint)
-    times = times.to_numpy(zero_copy_only=False)  # doubles: exact to the ms far beyond the calendar
-    missing = array.is_null().to_numpy(zero_copy_only=False)
-    dated, dated_ms = _compact_dates(times)
-    late = np.abs(times) >= YEAR_10000 / MS_PER_UNIT[unit]
-    late[dated] = False
-    no_date = f"is outside the calendar when read as {unit}; check `dataset.time_unit`"
-    faults |= {int(row): no_date for row in np.flatnonzero(late)}
-    faults = {int(row): hint for row in np.flatnonzero(~missing & np.isnan(times))} | faults
-    fine = ~missing
-    fine[list(faults)] = False
-    whole = np.where(fine, np.round(np.where(fine, times, 0) * MS_PER_UNIT[unit]), 0).astype(np.int64)
-    whole[dated] = dated_ms
-    return pa.array(whole, TIME, mask=~fine), faults
-
-
-def _calendar_time(array: pa.Array) -> Converted:
-    """The same for dates and timestamps."""
-    if pa.types.is_date(array.type):
-        array = array.cast(pa.timestamp("s"))
-    ticks_per_s = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[array.type.unit]
-    limit = min(YEAR_10000 // 1000 * ticks_per_s, 2**63 - 1)
-    ticks = array.cast(pa.int64())
-    beyond = pc.fill_null(pc.or_(pc.greater_equal(ticks, limit), pc.less(ticks, -limit)), False)
-    inside = pc.if_else(beyond, None, array)  # where a cast would overflow
-    ms = inside.cast(pa.timestamp("ms", array.type.tz), safe=False).cast(TIME)
-    rows = np.flatnonzero(beyond.to_numpy(zero_copy_only=False))
-    return ms, dict.fromkeys(rows.tolist(), "is outside the calendar")
+    return cast_cells(array, pa.float64(), float, "is not a number")
 
 
 def to_clicked(array: pa.Array, at_least: float | None) -> Converted:
     """Booleans from true and false, 0 and 1, or, with `at_least`, from any number: that number and higher ones are clicks."""
-    numbers, faults = _cast(array, pa.float64(), _truth, "is neither true nor false nor a number")
+    numbers, faults = cast_cells(array, pa.float64(), _truth, "is neither true nor false nor a number")
     values = numbers.to_numpy(zero_copy_only=False)
     missing = numbers.is_null().to_numpy(zero_copy_only=False)
     if at_least is None:
@@ -220,7 +178,7 @@ def _plain(column: pa.ChunkedArray) -> Converted:
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         column = column.cast(TEXT)
     elif _is_bytes(kind):
-        return _cast(_one(column.cast(BYTES)), TEXT, lambda cell: cell.decode(), "is not UTF-8 text")
+        return cast_cells(_one(column.cast(BYTES)), TEXT, lambda cell: cell.decode(), "is not UTF-8 text")
     elif pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         # Arrow's cast (26.0) loses values.
         lists = [relisted(chunk, pc.list_flatten(chunk)) for chunk in column.chunks]
@@ -257,69 +215,6 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _has_no_text(kind: pa.DataType) -> bool:
     return pa.types.is_nested(kind) or pa.types.is_interval(kind)
-
-
-def _cast(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reason: str) -> Converted:
-    """The array cast as a whole or, when some cell does not fit, parsed cell by cell. A cell that can't be parsed is a fault."""
-    try:
-        return array.cast(kind), {}
-    except pa.ArrowInvalid:  # some cell does not fit
-        return _parsed(array, kind, parse, reason)
-    except pa.ArrowNotImplementedError:
-        return _reject_all(array, kind, f"{reason} but a {array.type}")
-
-
-def _parsed(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reason: str) -> Converted:
-    """The array parsed cell by cell, where it is text each distinct cell once."""
-    if array.type in (TEXT, BYTES):
-        encoded = array.dictionary_encode()
-        distinct, wrong = _parsed_cells(encoded.dictionary, kind, parse, reason)
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        rows = np.flatnonzero(np.isin(codes, [*wrong])) if wrong else ()
-        return distinct.take(encoded.indices), {int(row): wrong[codes[row]] for row in rows}
-    return _parsed_cells(array, kind, parse, reason)
-
-
-def _parsed_cells(array: pa.Array, kind: pa.DataType, parse: Callable[[Any], Any], reason: str) -> Converted:
-    values, faults = [], {}
-    for row, cell in enumerate(array.to_pylist()):
-        try:
-            values.append(None if cell is None else parse(cell))
-        except ValueError:
-            values.append(None)
-            faults[row] = f"{str(cell)[:80]!r} {reason}"
-    return pa.array(values, kind), faults
-
-
-def _reject_all(array: pa.Array, kind: pa.DataType, reason: str) -> Converted:
-    """Nulls, with the same reason for every cell that has a value."""
-    return pa.nulls(len(array), kind), {int(row): reason for row in np.flatnonzero(array.is_valid())}
-
-
-def _time_in(cell: str, unit: str) -> float:
-    """A cell as a number of `unit`s. Raises `ValueError` when it is neither a number nor a date."""
-    try:
-        return float(cell)
-    except ValueError:
-        moment = datetime.fromisoformat(cell.strip())
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000 / MS_PER_UNIT[unit]
-
-
-def _compact_dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which numbers are dates without separators, 20240131 or 20240131120000, from 1970 to 2099; and the UTC ms of these."""
-    is_day = (numbers >= 1970_01_01) & (numbers < 2100_01_01)
-    is_second = (numbers >= 1970_01_01_000000) & (numbers < 2100_01_01_000000)
-    rows = np.flatnonzero((is_day | is_second) & (np.floor(numbers) == numbers))
-    whole = numbers[rows].astype(np.int64)
-    day, clock = np.where(is_day[rows], whole, whole // 1_000_000), np.where(is_day[rows], 0, whole % 1_000_000)
-    years, months, days = day // 10_000, day // 100 % 100, day % 100
-    hours, minutes, seconds = clock // 10_000, clock // 100 % 100, clock % 100
-    month = (np.clip(months, 1, 12) - 1 + 12 * (years - 1970)).astype("datetime64[M]")
-    date = month.astype("datetime64[D]") + (days - 1)
-    sound = (months >= 1) & (months <= 12) & (date.astype("datetime64[M]") == month)
-    sound &= (hours < 24) & (minutes < 60) & (seconds < 60)
-    ms = date.astype(np.int64) * 86_400_000 + (hours * 3600 + minutes * 60 + seconds) * 1000
-    return rows[sound], ms[sound]
 
 
 def _truth(cell: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayrec.config import Section
+from rayrec.config import ClickRule, Section
 from rayrec.datasets.source import Source
 from rayrec.workspace.stage import StageRun
 
@@ -25,6 +25,7 @@ class RawDataset:
     users: Source | None = None
     media_root: str = ""  # the folder that relative uris start from; not needed where the catalog has none
     confined: bool = False  # reject uris that are not relative to `media_root`
+    click_rule: ClickRule | None = None  # of impressions that don't say whether they were clicked
     truth: Mapping[str, pa.Table] = field(default_factory=dict)  # only a synthetic world knows it
 
 

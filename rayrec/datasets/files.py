@@ -9,21 +9,22 @@ Our columns are found under our names, or under the names in the `..._columns` m
 missing. Columns that we don't know become side columns, which rankers may use as fields.
 """
 
-import time
+import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayrec import tables
 from rayrec.config import FilesData
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
+from rayrec.datasets.guessing import NAMES
+from rayrec.datasets.log_rows import LogRules, convert_log
 from rayrec.datasets.reading import Share, list_tables, list_videos, raw_blocks, shares_of
-from rayrec.datasets.screening import SourceTable, StrangeTimes
+from rayrec.datasets.screening import SourceTable
 from rayrec.datasets.source import Limits, Piece, Source
 from rayrec.errors import did_you_mean
 from rayrec.tables import TableError
@@ -31,7 +32,6 @@ from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.stores import split_uri
 
-DAY_MS, YEAR_1990 = 86_400_000, 631_152_000_000
 PIECE_ROWS = 2**18  # of small files, which are read one after the other
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a log that has our names and units
 EXPORTED_CATALOG = {b"rayrec": b"catalog"}  # likewise of a catalog
@@ -65,10 +65,9 @@ class FilesPiece:
             return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
         columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
         conventions = Conventions(settings.list_separator, settings.time_unit, settings.click_at_least)
-        rows = convert_rows(name, raw, columns, conventions)
-        if name == "interactions":
-            rows.strange_times = _strange_times(rows, settings.time_unit)
-        return rows
+        if name != "interactions":
+            return convert_rows(name, raw, columns, conventions)
+        return convert_log(raw, columns, LogRules(conventions, settings.click_rule, settings.split_column))
 
 
 def read(settings: FilesData, run: StageRun) -> RawDataset:
@@ -79,6 +78,7 @@ def read(settings: FilesData, run: StageRun) -> RawDataset:
         source_of("users", settings) if settings.users else None,
         media_root=settings.media_root or _folder_of(_listed(settings.catalog)[0]),
         confined=settings.media_root is not None,
+        click_rule=settings.click_rule,
     )
 
 
@@ -125,20 +125,12 @@ def _in_pieces(shares: list[Share]) -> Iterator[list[Share]]:
         yield held
 
 
-def _strange_times(log_rows: SourceTable, unit: str) -> StrangeTimes:
-    """The impressions of before 1990 and of after tomorrow: their times are probably in another unit than `dataset.time_unit`."""
-    shown_at, tomorrow = log_rows.table["shown_at"], int(time.time() * 1000) + DAY_MS
-    strange = shown_at.filter(pc.or_(pc.less(shown_at, YEAR_1990), pc.greater(shown_at, tomorrow)))
-    first = strange[0].as_py() if len(strange) else 0
-    return StrangeTimes(log_rows.source, unit, len(strange), len(shown_at), first)
-
-
 def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, str]:
     """Our column -> the file's column, for the columns that the file has."""
     spec, present, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
     for ours, theirs in mapping.items():
-        # A name that is near one of our columns is taken for a misspelling, any other for that of a side column.
-        typo = get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)
+        # A name that is near one of our columns is taken for a misspelling; any other, or the file's own, for a side column's.
+        typo = ours != theirs and get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)
         if ours not in spec.schema.names and (typo or not spec.extra_columns):
             raise TableError(f"{option}: table {name} has no column {ours!r}{did_you_mean(ours, spec.schema.names)}")
         if theirs not in present:
@@ -147,6 +139,9 @@ def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, 
     found = {field.name: mapping.get(field.name, field.name) for field in spec.schema}
     for field in spec.schema:
         if found[field.name] not in present and not field.nullable:
+            if name == "interactions" and field.name in ("shown_at", "clicked"):
+                _refuse_other_name(raw, field.name, present, mapping)
+                continue
             near = did_you_mean(field.name, present)
             raise TableError(
                 f"{raw.source}: there is no column {field.name!r}{near}; name yours with `{option}: {{{field.name}: ...}}`"
@@ -162,6 +157,19 @@ def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, 
         renamed = {theirs: ours for ours, theirs in mapping.items()}
         columns = {renamed.get(theirs, theirs): theirs for theirs in present if theirs not in columns.values()} | columns
     return columns
+
+
+def _refuse_other_name(raw: SourceTable, ours: str, present: list[str], mapping: dict[str, str]) -> None:
+    """Raise `TableError` if a column of ours that a log may lack is probably there under another name."""
+    known = ("rating", *mapping.values())  # a rating makes clicks
+    names = (ours.replace("_", ""), *NAMES[ours])
+    found = [theirs for theirs in present if theirs not in known and re.sub("[^a-z0-9]", "", theirs.lower()) in names]
+    found += get_close_matches(ours, [theirs for theirs in present if theirs not in known], n=1, cutoff=0.8)
+    if found:
+        raise TableError(
+            f"{raw.source}: there is no column {ours!r}; if it is {found[0]!r}, say so with `dataset.interactions_columns: "
+            f"{{{ours}: {found[0]}}}`; if that is a column of your own, with `{{{found[0]}: {found[0]}}}`"
+        )
 
 
 def _folder_of(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Guesses the section `dataset` from a look at one's files: the columns, the unit of times, what splits tags, what a click is.
+"""Guesses the section `dataset` from a look at one's files: the columns, what splits tags, what a click is.
 
 A guess is shown to the user, who knows better.
 """
@@ -77,7 +77,6 @@ NAMES = {
     "duration_s": ("durations", "duration", "length", "videoduration", "seconds"),
 }
 SEPARATORS = ("|", ",", ";", "/")
-UNITS = ((1e11, "s"), (1e14, "ms"))  # numbers of today below the first are seconds, and so on
 BOOLEANS = {"0", "1", "0.0", "1.0", "true", "false", "t", "f", "yes", "no", ""}
 WATCHED_S = 3.0  # a video that was watched for so long counts as clicked, as it does in the feed
 
@@ -99,7 +98,6 @@ def guess(catalog: str, interactions: str | None = None, users: str | None = Non
     for name, head in heads.items():
         if head:  # not a folder of videos
             _guess_columns(found, name, head)
-    _guess_unit(found, heads)
     _guess_separator(found, heads["catalog"])
     for name in ("catalog", "interactions"):
         _name_unused(found, name, heads.get(name, {}))
@@ -120,17 +118,25 @@ def _guess_columns(found: Guess, name: str, head: dict[str, list[Any]]) -> None:
         if theirs is not None:
             mapping[ours] = theirs
             found.columns.append((name, ours, theirs, str(next(filter(None, head[theirs]), ""))[:40]))
-        elif not spec.schema.field(ours).nullable and not (name == "interactions" and ours == "clicked"):
+        elif not spec.schema.field(ours).nullable and ours not in ("shown_at", "clicked"):
             found.open.append(f"No column of {found.dataset[name]} looks like {ours}: say which in dataset.{name}_columns.")
-    if name == "interactions" and "clicked" not in mapping and "watch_s" in mapping:
-        mapping["clicked"] = mapping["watch_s"]
-        found.dataset["click_at_least"] = WATCHED_S
-        found.open.append(
-            f"There are no clicks, so a video that was watched for {WATCHED_S:g} s counts as clicked (click_at_least)."
-        )
+    if name == "interactions":
+        _guess_what_lacks(found, mapping)
     renamed = {ours: theirs for ours, theirs in mapping.items() if ours != theirs}
     if renamed:
         found.dataset[f"{name}_columns"] = renamed
+
+
+def _guess_what_lacks(found: Guess, mapping: dict[str, str]) -> None:
+    """Says what becomes of a log without clicks or times."""
+    log = found.dataset["interactions"]
+    if "clicked" not in mapping and "watch_s" in mapping:
+        found.dataset["click_rule"] = {"watch_s": WATCHED_S}
+        found.open.append(f"There are no clicks, so a video that was watched for {WATCHED_S:g} s counts as clicked (click_rule).")
+    elif "clicked" not in mapping:
+        found.open.append(f"No column of {log} looks like clicked, so every row counts as a click.")
+    if "shown_at" not in mapping:
+        found.open.append(f"No column of {log} looks like shown_at, so the rows of each user are split at random.")
 
 
 def _name_unused(found: Guess, name: str, head: dict[str, list[Any]]) -> None:
@@ -143,19 +149,6 @@ def _name_unused(found: Guess, name: str, head: dict[str, list[Any]]) -> None:
             f"Not used of {found.dataset[name]}: {unused}. If one of them is a column of ours, map it in dataset.{name}_columns; "
             f"the ranker reads others if {option} names them."
         )
-
-
-def _guess_unit(found: Guess, heads: dict[str, dict[str, list[Any]]]) -> None:
-    units = {}
-    for name, ours in (("interactions", "shown_at"), ("catalog", "published_at")):
-        numbers = _numbers(_column(found, heads.get(name, {}), name, ours))
-        if numbers:
-            units[ours] = next((unit for below, unit in UNITS if abs(median(numbers)) < below), "us")
-    if units:
-        found.dataset["time_unit"] = next(iter(units.values()))
-    if len(set(units.values())) > 1:
-        said = ", ".join(f"{ours} in {unit}" for ours, unit in units.items())
-        found.open.append(f"Times have different units ({said}), and there is one time_unit for all: convert one column to dates.")
 
 
 def _guess_separator(found: Guess, head: dict[str, list[Any]]) -> None:

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
@@ -13,13 +12,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from rayrec import tables
+from rayrec.config import ClickRule
 from rayrec.datasets.dataset import RawDataset
 from rayrec.datasets.growth import NOTHING, Earlier
 from rayrec.datasets.runs import Part, Record, Run, Work, write_run
-from rayrec.datasets.screening import StrangeTimes
 from rayrec.datasets.side_columns import Facts, decided, together
 from rayrec.datasets.source import Limits, Source
-from rayrec.datasets.steps import LOG_S, Table, read_part, read_piece, reject_repeats, write_partition, write_range
+from rayrec.datasets.steps import LOG_S, Table, draw_times, read_part, read_piece, reject_repeats, write_partition, write_range
 from rayrec.datasets.time_order import END, time_ranges
 from rayrec.tables import TableError
 from rayrec.workspace.files import make_folder_of
@@ -42,6 +41,8 @@ class Place:
     limits: Limits
     execute: Executor
     earlier: Earlier = NOTHING  # what the version before has of the log
+    seed: int = 0  # of the order of a log without times
+    click_rule: ClickRule | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Made:
     columns: dict[str, Facts] = field(default_factory=dict)  # of a log's side columns
     kept: Sequence[Part] = ()  # of the version before; their rows are counted
     parts: Sequence[Part] = ()  # of a log: these and the new ones
+    timeless: bool = False
 
 
 def make_tables(raw: RawDataset, place: Place) -> list[Made]:
@@ -63,7 +65,7 @@ def make_tables(raw: RawDataset, place: Place) -> list[Made]:
     Raises `TableError` for a file that can't be read, and for a catalog without rows.
     """
     catalog = _with_key("catalog", raw.catalog, place, media_root=raw.media_root, confined=raw.confined)
-    made = [catalog, _log(raw.interactions, place, catalog)]
+    made = [catalog, _log(raw.interactions, replace(place, click_rule=raw.click_rule), catalog)]
     return [*made, _with_key("users", raw.users, place)] if raw.users else made
 
 
@@ -88,14 +90,20 @@ def _log(source: Source, place: Place, catalog: Made) -> Made:
     """Make the log, in the order of time. Only what the version before lacks is read."""
     ids = tuple(part_paths(place.fs, f"{place.folder}/catalog"))
     lost = tuple(rejected.path for rejected in catalog.rejects)
-    table = Table("interactions", place.fs, place.folder, place.limits, catalog=ids, lost=lost)
+    partitions = max(1, -(-source.rows // PARTITION_ROWS))  # only of a log without times
+    table = Table(
+        "interactions", place.fs, place.folder, place.limits, partitions, catalog=ids, lost=lost, click_rule=place.click_rule
+    )
     earlier = place.earlier if place.earlier.holds(place.fs, ids) else NOTHING
     records = _read(table, source.without(earlier.facts.files), place.execute)
     columns = together([earlier.facts.columns, *(record.columns for record in records)])
     sides = decided([columns])
-    if earlier.facts.files and sides != decided([earlier.facts.columns]):
-        return _log(source, replace(place, earlier=NOTHING), catalog)
     runs = [each for record in records for each in record.runs]
+    timeless = any(not run.starts for run in runs)
+    if earlier.facts.files and (timeless or sides != decided([earlier.facts.columns])):
+        return _log(source, replace(place, earlier=NOTHING), catalog)
+    if timeless:
+        runs = _with_times(table, runs, place)
     begin = min((run.starts[0] for run in runs), default=END)
     kept = list(takewhile(lambda part: part.end < begin, earlier.facts.parts))
     merged = [(number, *earlier.places[part.path]) for number, part in enumerate(earlier.facts.parts[len(kept) :])]
@@ -108,7 +116,21 @@ def _log(source: Source, place: Place, catalog: Made) -> Made:
     _delete_others(place, made.parts)
     batch_rows, rejects = place.limits.batch_rows, enumerate(earlier.rejects)
     lost_before = [write_run(place.fs, table.run_path("lost", number, 0), "", rows, batch_rows) for number, rows in rejects]
-    return replace(made, read=earlier.facts.read + made.read, rejects=lost_before + made.rejects, columns=columns)
+    read, rejected = earlier.facts.read + made.read, lost_before + made.rejects
+    return replace(made, read=read, rejects=rejected, columns=columns, timeless=timeless)
+
+
+def _with_times(table: Table, runs: list[Run], place: Place) -> list[Run]:
+    """The runs of a log without times, with times. Raises `TableError` if others have times already."""
+    if timed := next((run for run in runs if run.starts), None):
+        without = next(run for run in runs if not run.starts)
+        raise TableError(
+            f"{without.source}: the rows have no times or belong to a given split, whereas those of {timed.source} have times; "
+            "give files that are all of one kind"
+        )
+    shares = [(number, [run for run in runs if run.partition == number], place.seed) for number in range(table.partitions)]
+    drawn = _do(table, "drawn", draw_times, [share for share in shares if share[1]], place.execute)
+    return [run for record in drawn for run in record.runs]
 
 
 def _delete_others(place: Place, parts: Sequence[Part]) -> None:
@@ -124,7 +146,6 @@ def _read(table: Table, source: Source, execute: Executor) -> list[Record]:
     records = _do(table, "read", read_piece, list(enumerate(source.pieces)), execute)
     for remark in dict.fromkeys(remark for record in records for remark in record.remarks):
         log.warning("%s", remark)
-    _warn_of_strange_times([times for record in records for times in record.strange_times])
     if table.name == "catalog" and not any(record.read for record in records):
         raise TableError(f"{source.name}: the catalog has no rows")
     return records
@@ -166,22 +187,3 @@ def _finished(
     rejects = [rejected for record in records for rejected in record.rejects]
     parts = [*kept, *(part for record in written for part in record.parts)]
     return Made(table.name, sum(record.read for record in records), rows, rejects, kept=kept, parts=parts)
-
-
-def _warn_of_strange_times(found: list[StrangeTimes]) -> None:
-    """Say for each file how many of its times are probably in another unit."""
-    together: dict[str, StrangeTimes] = {}
-    for times in found:
-        together[times.source] = together[times.source] + times if times.source in together else times
-    for source, times in together.items():
-        if times.strange:
-            first = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=times.first)
-            log.warning(
-                "%s: %d of %d impressions are from before 1990 or after tomorrow, the first from %s; numbers are read as %s "
-                "(dataset.time_unit: s, ms or us)",
-                source,
-                times.strange,
-                times.rows,
-                f"{first:%Y-%m-%d %H:%M:%S}",
-                times.unit,
-            )

@@ -64,7 +64,7 @@ def files(settings: MovieLensData) -> list[str]:
 
 
 def _ratings(raw: SourceTable, click_at_least: float) -> SourceTable:
-    ours = {"user_id": "user_id", "video_id": "movie_id", "shown_at": "timestamp", "clicked": "rating"}
+    ours = {"user_id": "user_id", "video_id": "movie_id", "shown_at": "timestamp", "clicked": "rating", "rating": "rating"}
     return convert_rows("interactions", raw, ours, Conventions(time_unit="s", click_at_least=click_at_least))
 
 

@@ -14,16 +14,17 @@ import pyarrow.fs as pafs
 from pydantic import TypeAdapter
 
 from rayrec import tables
-from rayrec.datasets.screening import StrangeTimes
 from rayrec.datasets.side_columns import Facts, facts_of
 from rayrec.workspace.files import read_whole, to_json, write_whole
 
-ROW = "\0row"  # the column with the number of a row in its file, which no column of the user's is named like
+# Columns that no column of the user's is named like: the number of a row in its file, and in a log without times the part of the
+# split that it belongs to (int8, its place in `PARTS`).
+ROW, PART = "\0row", "\0part"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Rows of the user's. Those of a log are in time order, and `starts` has the time of the first row of each batch."""
+    """Rows of the user's. Those of a log with times are in their order, and `starts` has the first time of each batch."""
 
     path: str
     source: str  # their file, in a table with a key
@@ -58,7 +59,6 @@ class Record:
     runs: list[Run] = field(default_factory=list)
     rejects: list[Run] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    strange_times: list[StrangeTimes] = field(default_factory=list)
     columns: dict[str, Facts] = field(default_factory=dict)  # of a log, and of blocks without good rows
     parts: list[Part] = field(default_factory=list)  # of a log
 
@@ -110,7 +110,7 @@ def write_sorted_run(fs: pafs.FileSystem, path: str, source: str, log: pa.Table,
 
 def side_facts(name: str, table: pa.Table) -> dict[str, Facts]:
     """The facts about the side columns of a block."""
-    ours = {*tables.spec_of(name).schema.names, ROW}
+    ours = {*tables.spec_of(name).schema.names, ROW, PART}
     return {column: facts_of(table[column]) for column in table.column_names if column not in ours}
 
 

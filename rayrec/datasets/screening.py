@@ -20,21 +20,6 @@ STAGE = "ingest"
 REJECTED, UNKNOWN = "was rejected from the catalog", "is not in the catalog"  # of an impression's video
 
 
-@dataclass(frozen=True)
-class StrangeTimes:
-    """How many of the rows of a source have times that are probably in another unit than `unit`."""
-
-    source: str
-    unit: str
-    strange: int
-    rows: int
-    first: int  # the first of the strange times, UTC ms
-
-    def __add__(self, later: "StrangeTimes") -> "StrangeTimes":
-        first = self.first if self.strange else later.first
-        return StrangeTimes(self.source, self.unit, self.strange + later.strange, self.rows + later.rows, first)
-
-
 @dataclass
 class SourceTable:
     """The rows of one source that are still good, their row numbers in its file, and the rows that were rejected."""
@@ -44,7 +29,6 @@ class SourceTable:
     rows: np.ndarray  # int64 [rows of `table`], from 1, as a spreadsheet counts them: a header is row 1
     rejected: list[pa.Table] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)  # sentences for the user, about the file rather than a row
-    strange_times: "StrangeTimes | None" = None
 
     @classmethod
     def of(cls, source: str, table: pa.Table, first_row: int = 1) -> "SourceTable":

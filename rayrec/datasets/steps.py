@@ -1,12 +1,15 @@
 """The steps from the pieces of a source to the part files of a table. Each is a function that any process can do.
 
-read_piece        a piece -> screened rows in runs, in time order for a log, split by key for a table with a key
+read_piece        a piece -> screened rows in runs: in time order for a log; split by key for a table with a key, and by user for
+                  a log without times
+draw_times        the runs of one partition of a log without times -> the same with times, in their order
 reject_repeats    the runs of one partition -> the same without the rows whose key an earlier row has
 read_part         a part file of the version before -> a run
 write_range       a range of time, from all runs of the log -> one part file
 write_partition   the runs of one partition -> part files
 """
 
+import functools
 import logging
 import time
 import zlib
@@ -20,12 +23,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rayrec import tables
-from rayrec.datasets.runs import ROW, Part, Record, Run, read_run, side_facts, write_run, write_sorted_run
-from rayrec.datasets.screening import SourceTable, StrangeTimes, reject_unknown_videos, resolve_uris
+from rayrec.config import ClickRule
+from rayrec.datasets.log_rows import mark_clicks
+from rayrec.datasets.runs import PART, ROW, Part, Record, Run, read_run, side_facts, write_run, write_sorted_run
+from rayrec.datasets.screening import SourceTable, reject_unknown_videos, resolve_uris
 from rayrec.datasets.side_columns import Facts, cast
 from rayrec.datasets.source import Damaged, Limits, Piece
 from rayrec.datasets.time_order import TimeRange, in_time_order
-from rayrec.tables import TEXT
+from rayrec.datasets.timeless import drawn_times
 from rayrec.workspace.parts import read_checked, write_part
 
 PARTS_PER_PARTITION = 1000
@@ -47,6 +52,7 @@ class Table:
     confined: bool = False
     catalog: tuple[str, ...] = ()  # for a log: the catalog's part files,
     lost: tuple[str, ...] = ()  # and the runs of its rejects
+    click_rule: ClickRule | None = None
 
     @property
     def key(self) -> str | None:
@@ -97,11 +103,12 @@ class _Runs:
         if not held:
             return
         rows, source = pa.concat_tables([block.table for block in held]), held[0].source
-        if table.key is None:
+        if table.key is None and PART not in rows.column_names:
             self.written.append(write_sorted_run(table.fs, self.path(), source, rows, table.limits.batch_rows))
             return
-        numbered = rows.append_column(ROW, pa.array(np.concatenate([block.rows for block in held]), pa.int64()))
-        for partition, share in _partitioned(numbered, table.key, table.partitions):
+        if table.key:
+            rows = rows.append_column(ROW, pa.array(np.concatenate([block.rows for block in held]), pa.int64()))
+        for partition, share in _partitioned(rows, table.key or "user_id", table.partitions):
             self.add_partition(source, partition, share)
 
     def add_partition(self, source: str, partition: int, rows: pa.Table) -> None:
@@ -119,32 +126,47 @@ def read_piece(table: Table, number: int, piece: Piece) -> Record:
 def _read_piece(table: Table, number: int, piece: Piece, careful: bool) -> Record:
     runs, read = _Runs(table, "read", number), 0
     remarks: dict[str, None] = {}
-    strange: list[StrangeTimes] = []
     logged = time.monotonic()
     for block in piece.blocks(table.limits, careful):
         read += block.read
         remarks |= dict.fromkeys(block.remarks)
-        if block.strange_times:
-            strange.append(block.strange_times)
         for column in ("uri", "cover_uri"):
             if table.media_root and column in block.table.column_names:
                 resolve_uris(block, column, table.media_root, table.confined)
+        ruled = table.click_rule is not None and "clicked" not in block.table.column_names
+        if ruled:  # when the durations of videos are known
+            block.table = block.table.append_column("clicked", pa.array(np.zeros(block.table.num_rows, dtype=bool)))
         block.screen(table.name)
         if table.name == "interactions":
-            reject_unknown_videos(block, _ids(table), lambda: _lost_ids(table))
+            reject_unknown_videos(block, _catalog(table)["video_id"].combine_chunks(), lambda: _lost_ids(table))
+        if ruled:
+            mark_clicks(block, table.click_rule, functools.partial(_durations, table))
         runs.add(block)
         if time.monotonic() - logged > LOG_S:
             log.info("%s: %s rows read so far", block.source, f"{read:,}")
             logged = time.monotonic()
     runs.flush()
     written = sum(run.rows for run in runs.written)
-    return Record("", read, written, runs.written, runs.rejects, list(remarks), strange, runs.columns)
+    return Record("", read, written, runs.written, runs.rejects, list(remarks), runs.columns)
 
 
 def read_part(table: Table, number: int, path: str, digest: str) -> Record:
     """A part file of the version before as a run. Raises `WorkspaceError` if it is damaged."""
     rows = read_checked(table.fs, path, digest, table.name)
     return Record("", runs=[write_sorted_run(table.fs, table.run_path("merged", number, 0), path, rows, table.limits.batch_rows)])
+
+
+def draw_times(table: Table, partition: int, runs: list[Run], seed: int) -> Record:
+    """The partition has all rows of its users."""
+    keys = pa.concat_tables([read_run(table.fs, run.path, ["user_id", "video_id", PART]) for run in runs])
+    times = drawn_times(keys["user_id"], keys["video_id"], keys[PART].to_numpy(), seed)
+    written = []
+    for run, at in zip(runs, np.split(times, np.cumsum([run.rows for run in runs])[:-1]), strict=True):
+        rows = read_run(table.fs, run.path).drop_columns([PART])
+        rows = rows.set_column(rows.schema.get_field_index("shown_at"), "shown_at", pa.array(at))
+        path = table.run_path("drawn", partition, len(written))
+        written.append(write_sorted_run(table.fs, path, run.source, rows, table.limits.batch_rows))
+    return Record("", runs=written)
 
 
 def reject_repeats(table: Table, partition: int, runs: list[Run]) -> Record:
@@ -235,16 +257,23 @@ def _partitioned(rows: pa.Table, key: str, partitions: int) -> Iterator[tuple[in
         yield int(partition), rows.filter(pa.array(hashes == partition))
 
 
-_known: dict[tuple[str, ...], pa.Array] = {}  # the ids of the catalog that this process has read last
+_catalogs: dict[tuple[str, ...], pa.Table] = {}  # the ids and durations of the catalog that this process has read last
 
 
-def _ids(table: Table) -> pa.Array:
-    """The ids of the catalog."""
-    if table.catalog not in _known:
-        parts = [pq.read_table(path, filesystem=table.fs, columns=["video_id"])["video_id"] for path in table.catalog]
-        _known.clear()
-        _known[table.catalog] = pa.chunked_array([chunk for part in parts for chunk in part.chunks], TEXT).combine_chunks()
-    return _known[table.catalog]
+def _catalog(table: Table) -> pa.Table:
+    """The columns `video_id` and `duration_s` of the catalog, each in one piece."""
+    if table.catalog not in _catalogs:
+        parts = [pq.read_table(path, filesystem=table.fs, columns=["video_id", "duration_s"]) for path in table.catalog]
+        _catalogs.clear()
+        _catalogs[table.catalog] = tables.typed("catalog", pa.concat_tables(parts)).combine_chunks()
+    return _catalogs[table.catalog]
+
+
+def _durations(table: Table, videos: pa.ChunkedArray) -> np.ndarray:
+    """The seconds of videos of the catalog by their ids: float [rows], NaN where they are unknown."""
+    catalog = _catalog(table)
+    places = pc.index_in(videos.combine_chunks(), value_set=catalog["video_id"])
+    return catalog["duration_s"].take(places).to_numpy()
 
 
 def _lost_ids(table: Table) -> set[str]:

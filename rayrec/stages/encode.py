@@ -17,9 +17,9 @@ import pyarrow as pa
 from rayrec.config import Config, settings_of
 from rayrec.data import encoding as steps
 from rayrec.data.blocks import block_count
-from rayrec.data.context import refuse_unknown_context
+from rayrec.data.context import refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoding import EncodingJob
-from rayrec.data.errors import refuse_one_label
+from rayrec.data.errors import refuse_no_clicks
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
@@ -47,9 +47,11 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     fields = context_fields(run.config)
     refuse_unknown_context(fields, pieces.columns)
     split = pieces.split(run.config.split)
+    refuse_times_of_day(fields, split)
     job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields)
     found = _each("pieces", [functools.partial(steps.sort_piece, job, piece) for piece in pieces.pieces], execute)
-    refuse_one_label({label for facts in found for label in facts.labels}, split.train_end)
+    labels = {label for facts in found for label in facts.labels}
+    refuse_no_clicks(labels, split.train_end)
     listed = run.read_if_there("users", ["user_id"])
     users = steps.number_users(job, len(found), pa.array([], TEXT) if listed is None else _ids(listed))
     items = steps.number_items(job, len(found), _ids(run.read("catalog", ["video_id"])))
@@ -59,7 +61,7 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     shards = _each("shards", work, execute)
     for name, known in (("users", users), ("items", items)):
         steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
-    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context)).finish()
+    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, split.by, labels == {True})).finish()
 
 
 def context_fields(config: Config) -> list[str]:

@@ -41,12 +41,14 @@ def ingest(run: StageRun) -> None:
 def ingest_tables(run: StageRun, raw: RawDataset, execute: Executor, limits: Limits) -> None:
     """The same for tables that are still to be read, in blocks within the limits."""
     files = facts_of_files(raw.interactions.files)
-    made = make_tables(raw, Place(run.fs, run.folder, limits, execute, earlier_log(run, files)))
+    made = make_tables(raw, Place(run.fs, run.folder, limits, execute, earlier_log(run, files), run.config.seed))
     for table in made:
         run.record_parts(table.name, table.rows)
     catalog, impressions = made[:2]
     for part in impressions.kept:
         run.share(part.path)
+    if impressions.timeless:  # the order of a user's rows, which is drawn, changes with every further row
+        files = {}
     write_facts(run, LogFacts(files, impressions.read, impressions.columns, list(impressions.parts)))
     for name, truth in raw.truth.items():
         run.write(name, truth)

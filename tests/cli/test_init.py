@@ -29,11 +29,11 @@ def run(*arguments: str) -> int:
 def test_a_config_is_written_and_shown(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", "videos.csv", "log.csv") == 0
     printed = capsys.readouterr().out
-    for words in (" [/i] and ] ", "shown_at", "time_unit: s", "list_separator: ;", "from 4 on it counts", "rayrec run rayrec.yaml"):
+    for words in (" [/i] and ] ", "shown_at", "list_separator: ;", "from 4 on it counts", "rayrec run rayrec.yaml"):
         assert words in printed
     dataset = load(files / "rayrec.yaml").dataset
     assert isinstance(dataset, FilesData)
-    assert (dataset.time_unit, dataset.list_separator, dataset.click_at_least) == ("s", ";", 4)
+    assert (dataset.time_unit, dataset.list_separator, dataset.click_at_least) == ("auto", ";", 4)
     assert dataset.interactions_columns == {"user_id": "user", "video_id": "video", "shown_at": "time", "clicked": "rating"}
 
 

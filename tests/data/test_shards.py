@@ -51,10 +51,11 @@ def users() -> pa.Table:
     return pa.table({"user_id": ["stranger", "u3"], "age": pa.array([3, 4])})
 
 
-def write_tables(run: StageRun) -> None:
+def write_tables(run: StageRun, changed: pa.Table | None = None) -> None:
     """As large logs are: several part files, one of which is empty."""
-    for number, (start, rows) in enumerate(((0, 250), (250, 0), (250, 400), (650, ROWS))):
-        write_part(run.fs, f"{run.folder}/interactions", "interactions", number, log().slice(start, rows))
+    rows = log() if changed is None else changed
+    for number, (start, count) in enumerate(((0, 250), (250, 0), (250, 400), (650, ROWS))):
+        write_part(run.fs, f"{run.folder}/interactions", "interactions", number, rows.slice(start, count))
     run.record_parts("interactions", ROWS)
     run.write("catalog", catalog())
     run.write("users", users())
@@ -86,6 +87,14 @@ def encoded(config: Config) -> tuple[Workspace, EncodedLog]:
     workspace = Workspace(config.workspace)
     run_stage(workspace, encode.STAGE, config)
     return workspace, EncodedLog.open(workspace.fs, workspace.folder("encode"))
+
+
+def encoded_with_clicks(config: Config, clicked: np.ndarray) -> EncodedLog:
+    """The log with other clicks."""
+    changed = log().drop_columns(["clicked", "clicked_at"]).append_column("clicked", pa.array(clicked))
+    write = Stage("ingest", lambda run: write_tables(run, changed), writes=("catalog", "interactions", "users"))
+    run_stage(Workspace(config.workspace), write, config, force=True)
+    return encoded(config)[1]
 
 
 def in_memory(config: Config) -> RankingData:
@@ -185,6 +194,15 @@ def test_the_log_is_encoded_again_only_for_what_changes_it(config: Config) -> No
     assert made()
     assert not made(model="din", item_fields=["author_id"], context_fields=["speed", "device", "hour"])
     assert made(context_fields=["device"])
+
+
+def test_a_log_whose_training_rows_are_all_clicked_says_so(config: Config) -> None:
+    assert not encoded(config)[1].facts.clicks_only
+    assert encoded_with_clicks(config, np.ones(ROWS, dtype=bool)).facts.clicks_only
+    only_in_training = np.arange(ROWS) < 0.85 * ROWS
+    assert encoded_with_clicks(config, only_in_training).facts.clicks_only
+    with pytest.raises(DataError, match="none was clicked, so there is nothing to learn"):
+        encoded_with_clicks(config, ~only_in_training)
 
 
 def test_fields_of_arms_and_trials_are_encoded_too() -> None:

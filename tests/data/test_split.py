@@ -9,16 +9,18 @@ from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, prepare
 from rayrec.data.split import split_in_memory, split_rows
 
+NOW = 1_700_000_000_000
+
 
 def test_the_shares_are_those_of_the_settings() -> None:
-    found = split_in_memory(np.arange(1000), Split(validation=0.3, test=0.2))
+    found = split_in_memory(np.arange(NOW, NOW + 1000), Split(validation=0.3, test=0.2))
     assert [found.train, found.validation, found.test] == [slice(0, 500), slice(500, 800), slice(800, 1000)]
-    assert (found.validation_at, found.test_at) == (500, 800)
+    assert (found.validation_at, found.test_at, found.by) == (NOW + 500, NOW + 800, "time")
     assert split_rows(1, Split(validation=0.3, test=0.2)) == (0, 0)
 
 
 def test_moments_are_never_split() -> None:
-    shown = np.repeat([1, 2, 3], [50, 10, 40])
+    shown = np.repeat([NOW + 1, NOW + 2, NOW + 3], [50, 10, 40])
     found = split_in_memory(shown, Split(validation=0.3, test=0.2))
     assert (found.train_end, found.validation_end) == (50, 60)
 
@@ -36,8 +38,11 @@ def test_the_splits_follow_one_another_in_time_and_hold_the_whole_log(data: Rank
     ("times", "sentence"),
     [
         ([], "0 rows can't be split"),
-        ([0, 1], "would be empty"),
-        ([0] * 30 + [1] * 30, r"because validation would be empty \(split.v"),
+        ([NOW, NOW + 1], "would be empty"),
+        (
+            [NOW] * 30 + [NOW + 1] * 30,
+            r"split by time into training, validation and test, because validation would be empty \(split.v",
+        ),
     ],
 )
 def test_a_log_that_leaves_a_split_empty_is_refused(raw: dict[str, pa.Table], times: list[int], sentence: str) -> None:

@@ -20,7 +20,7 @@ def catalog(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_columns_units_and_separators(catalog: str, tmp_path: Path) -> None:
+def test_columns_and_separators(catalog: str, tmp_path: Path) -> None:
     log = tmp_path / "ratings.parquet"
     pq.write_table(
         pa.table({"userId": [7, 8], "movieId": [1, 2], "rating": [3.5, 5.0], "timestamp": [1_700_000_000, 1_700_000_100]}), log
@@ -39,7 +39,6 @@ def test_columns_units_and_separators(catalog: str, tmp_path: Path) -> None:
             "published_at": "created_at",
         },
         "interactions_columns": {"user_id": "userId", "video_id": "movieId", "shown_at": "timestamp", "clicked": "rating"},
-        "time_unit": "s",
         "list_separator": ";",
         "click_at_least": 4.0,
     }
@@ -47,22 +46,20 @@ def test_columns_units_and_separators(catalog: str, tmp_path: Path) -> None:
     assert found.open == ["`clicked` is a number: from 4 on it counts as a click (click_at_least)."]
 
 
-@pytest.mark.parametrize(
-    ("time", "unit"), [("1700000000", "s"), ("1700000000000", "ms"), ("1700000000000000", "us"), ("2024-01-31T10:00:00Z", None)]
-)
-def test_the_unit_of_times(catalog: str, tmp_path: Path, time: str, unit: str | None) -> None:
-    (tmp_path / "log.csv").write_text(f"user_id,video_id,shown_at,clicked\nann,1,{time},0\nann,2,{time},1\n")
-    found = guess(catalog, str(tmp_path / "log.csv"))
-    assert found.dataset.get("time_unit") == unit
-    assert "interactions_columns" not in found.dataset
-    assert "click_at_least" not in found.dataset
-
-
 def test_seconds_watched_stand_for_clicks(catalog: str, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("uid,item_id,ts,watch_time\nann,1,1700000000,12.5\n")
     found = guess(catalog, str(tmp_path / "log.csv"))
-    assert found.dataset["interactions_columns"]["clicked"] == "watch_time"
-    assert found.dataset["click_at_least"] == 3
+    assert "clicked" not in found.dataset["interactions_columns"]
+    assert found.dataset["click_rule"] == {"watch_s": 3}
+
+
+def test_a_log_of_clicks_without_times(catalog: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("uid,item_id\nann,1\n")
+    found = guess(catalog, str(tmp_path / "log.csv"))
+    assert found.open == [
+        f"No column of {tmp_path / 'log.csv'} looks like clicked, so every row counts as a click.",
+        f"No column of {tmp_path / 'log.csv'} looks like shown_at, so the rows of each user are split at random.",
+    ]
 
 
 def test_what_can_not_be_guessed_is_said(catalog: str, tmp_path: Path) -> None:
@@ -104,7 +101,7 @@ def test_other_formats_are_looked_at_too(catalog: str, tmp_path: Path, ending: s
     found = guess(catalog, str(tmp_path / f"log{ending}"))
     columns = {"user_id": "userId", "video_id": "movieId", "shown_at": "timestamp", "clicked": "rating"}
     assert found.dataset["interactions_columns"] == columns
-    assert (found.dataset["time_unit"], found.dataset["click_at_least"]) == ("s", 2.8)
+    assert found.dataset["click_at_least"] == 2.8
 
 
 def test_a_folder_of_videos_is_a_catalog(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_killed_comparison_continues_and_a_new_arm_is_trained_alone(config: Co
         return train_ranker(data, ranker, settings, seed, *others, **more)
 
     two = with_arms(config, {name: ARMS[name] for name in ("deepfm", "fm")})
-    monkeypatch.setattr("rayrec.stages.compare.train_ranker", count_and_train)
+    monkeypatch.setattr("rayrec.stages.compare_clicks.train_ranker", count_and_train)
     with pytest.raises(KeyboardInterrupt):
         compared(two)
     done, trained[:] = list(trained), []

@@ -1,0 +1,134 @@
+"""Rows of a log from columns that mean the same by other names: clicks from ratings or from seconds watched, and logs that have
+neither labels nor times.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.config import ClickRule
+from rayrec.datasets.conversion import Conventions, convert_rows
+from rayrec.datasets.runs import PART
+from rayrec.datasets.screening import SourceTable
+from rayrec.datasets.times import YEAR_1990, tomorrow
+from rayrec.errors import did_you_mean
+from rayrec.tables import PARTS, TEXT, TIME, TableError
+from rayrec.values import texts_of
+
+# What published data sets call the parts of a split, in lower case.
+PART_NAMES = {"training": 0, "train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
+RANDOM_SPLIT = "{}: there is no column 'shown_at', so the rows of each user are split at random (split.validation, split.test)"
+GIVEN_SPLIT = "{}: the column 'shown_at' is not used, because the split is given"
+CLICKS_ONLY = "{}: there is no column 'clicked', so every row counts as a click"
+WATCHED = "; to make clicks of the seconds watched, set `dataset.click_rule`"
+STRANGE_TIMES = (
+    "{}: some impressions are from before 1990 or after tomorrow; numbers are read as {} (dataset.time_unit: auto, s, ms or us)"
+)
+BY_RULE = "{}: the column 'clicked' is not used, because `dataset.click_rule` says what a click is"
+
+
+@dataclass(frozen=True)
+class LogRules:
+    """What the config says about the rows of a file."""
+
+    conventions: Conventions
+    click_rule: ClickRule | None = None
+    part: int | str | None = None  # of the split: that of all rows, or the file's column that says it
+
+
+def convert_log(raw: SourceTable, columns: dict[str, str], rules: LogRules) -> SourceTable:
+    """Rows of a file as rows of the log; `columns` maps our names to the file's.
+
+    A log without times, or with a given split, gets the column PART, and times when it is complete. With a click rule, `clicked` is
+    left to `mark_clicks`. Raises `TableError` where the file has not what the rules need.
+    """
+    columns, remarks = _labelled(raw.source, columns, rules)
+    if isinstance(rules.part, str):
+        if rules.part not in raw.table.column_names:
+            near = did_you_mean(rules.part, raw.table.column_names)
+            raise TableError(f"{raw.source}: dataset.split_column names the column {rules.part!r}, which is missing{near}")
+        columns = {ours: theirs for ours, theirs in columns.items() if theirs != rules.part} | {PART: rules.part}
+    if rules.part is not None and columns.pop("shown_at", None):
+        remarks.append(GIVEN_SPLIT.format(raw.source))
+    timeless = "shown_at" not in columns
+    if rules.part is None and timeless:
+        remarks.append(RANDOM_SPLIT.format(raw.source))
+    rows = convert_rows("interactions", raw, columns, rules.conventions)
+    rows.remarks += remarks
+    if not timeless and _strange(rows.table["shown_at"]):
+        rows.remarks.append(STRANGE_TIMES.format(raw.source, rules.conventions.time_unit))
+    if isinstance(rules.part, str) and PART not in rows.table.column_names:
+        raise TableError(f"{raw.source}: dataset.split_column: {rules.part!r} is not a column of text")
+    if isinstance(rules.part, str):
+        _number_parts(rows, rules.part)
+    elif timeless:
+        rows.table = rows.table.append_column(PART, pa.array(np.full(rows.table.num_rows, rules.part or 0, np.int8)))
+    if timeless:
+        rows.table = rows.table.append_column("shown_at", pa.array(np.zeros(rows.table.num_rows, np.int64), TIME))
+    if "clicked" not in columns and not rules.click_rule:
+        rows.table = rows.table.append_column("clicked", pa.array(np.ones(rows.table.num_rows, dtype=bool)))
+    return rows
+
+
+def _labelled(source: str, columns: dict[str, str], rules: LogRules) -> tuple[dict[str, str], list[str]]:
+    """The columns with those from which clicks and ratings are made, and remarks on them."""
+    columns, threshold = dict(columns), rules.conventions.click_at_least
+    if rules.click_rule:
+        if "watch_s" not in columns:
+            raise TableError(
+                f"{source}: dataset.click_rule needs the column 'watch_s'; name yours with "
+                "`dataset.interactions_columns: {watch_s: ...}`, or remove the rule"
+            )
+        return columns, [BY_RULE.format(source)] if columns.pop("clicked", None) else []
+    if "clicked" in columns:
+        if threshold is not None and columns["clicked"] != columns.get("watch_s"):
+            columns.setdefault("rating", columns["clicked"])
+        return columns, []
+    if "rating" in columns:
+        if threshold is None:
+            raise TableError(
+                f"{source}: there is a column 'rating' but none 'clicked'; set `dataset.click_at_least` to the lowest rating that "
+                "counts as a click"
+            )
+        return columns | {"clicked": columns["rating"]}, []
+    return columns, [CLICKS_ONLY.format(source) + (WATCHED if "watch_s" in columns else "")]
+
+
+def _strange(shown_at: pa.ChunkedArray) -> bool:
+    return bool(pc.any(pc.or_(pc.less(shown_at, YEAR_1990), pc.greater(shown_at, tomorrow()))).as_py())
+
+
+def _number_parts(rows: SourceTable, column: str) -> None:
+    """Turn the names of the parts into their numbers, and reject the rows whose part has another name."""
+    names = rows.table[PART].combine_chunks()
+    names = pa.nulls(len(names), TEXT) if pa.types.is_null(names.type) else texts_of(names)
+    known = pa.array(list(PART_NAMES))
+    at = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(names)).cast(known.type), value_set=known)
+    wrong = np.flatnonzero(at.is_null().to_numpy(zero_copy_only=False))
+    numbers = np.array(list(PART_NAMES.values()), np.int8)[at.fill_null(0).to_numpy()]
+    rows.table = rows.table.set_column(rows.table.schema.get_field_index(PART), PART, pa.array(numbers))
+    wanted = f"is none of {', '.join(PARTS)}"
+    rows.reject({row: f"{column}: {str(names[row].as_py() or '')[:80]!r} {wanted}" for row in wrong.tolist()}, "user_id")
+
+
+def mark_clicks(rows: SourceTable, rule: ClickRule, durations: Callable[[pa.ChunkedArray], np.ndarray]) -> None:
+    """Set `clicked` by the rule. A row without seconds is not a click; one whose video has no duration is rejected if it is needed.
+
+    `durations` gives the seconds of the videos with these ids: float [rows], NaN where they are unknown.
+    """
+    table = rows.table
+    watched = table["watch_s"].fill_null(0).to_numpy()
+    if rule.watch_share is None:
+        lengths, clicked = np.ones(len(watched)), watched >= (rule.watch_s or 0)
+    else:
+        lengths = durations(table["video_id"])
+        clicked = watched >= rule.watch_share * lengths
+    rows.table = table.set_column(table.schema.get_field_index("clicked"), "clicked", pa.array(clicked))
+    reason = "has no duration_s in the catalog, which `dataset.click_rule` needs"
+    ids = table["video_id"]
+    rows.reject(
+        {row: f"video_id: {ids[row].as_py()[:80]!r} {reason}" for row in np.flatnonzero(~(lengths > 0)).tolist()}, "user_id"
+    )
