@@ -11,7 +11,7 @@ import torch
 from rayrec.collaborative import models
 from rayrec.collaborative.exports import TABLE, item_table
 from rayrec.collaborative.feedback import Feedback
-from rayrec.collaborative.model import Fitting
+from rayrec.collaborative.model import CollaborativeModel, Fitting
 from rayrec.collaborative.saving import MODEL, save
 from rayrec.config import Collaborative, Config, ConfigError, dump
 from rayrec.data.shards import EncodedLog
@@ -33,10 +33,11 @@ def collaborate(run: StageRun) -> None:
     settings = wanted(run.config)
     processes = Processes("collaborative", settings.workers, settings.gpus_per_worker, restarts=settings.restarts)
     await_workers(run.config, processes)
-    task = {"config": dump(run.config), "log": run.input_folder("encode")}
+    encoded = run.input_folder("encode")
+    task = {"config": dump(run.config), "log": encoded}
     if not run.fs.get_file_info(f"{run.folder}/{FOLDER}/{MODEL}").is_file:
         train_and_log(run, _work, task, run.folder, run.stage.name, models.build(settings).epochs, processes)
-    log = EncodedLog.open(run.fs, task["log"])
+    log = EncodedLog.open(run.fs, encoded)
     run.record_parts(TABLE, len(log.items.ids))
     run.count(rows_in=log.train_rows, rows_out=len(log.items.ids))
 
@@ -65,9 +66,17 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises `ConfigError` without the section, for an unknown model or option, and for more workers or GPUs than there are."""
+    """Raises `ConfigError` without the section, for an unknown model or option, and for more workers or GPUs than there are.
+
+    So it does for a model without vectors if recall asks for them.
+    """
     settings = wanted(config)
-    models.build(settings)
+    model = models.build(settings)
+    if "user_vector" in config.recall.sources and type(model).factors is CollaborativeModel.factors:
+        raise ConfigError(
+            f"recall.sources.user_vector: the model {settings.model!r} has no vectors; choose a `collaborative.model` that has some, "
+            "such as pure_svd, or the source item_neighbours"
+        )
     check_training("collaborative", settings.workers, settings.gpus_per_worker)
 
 
