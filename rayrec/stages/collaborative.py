@@ -74,8 +74,8 @@ def check(config: Config) -> None:
     model = models.build(settings)
     if "user_vector" in config.recall.sources and type(model).factors is CollaborativeModel.factors:
         raise ConfigError(
-            f"recall.sources.user_vector: the model {settings.model!r} has no vectors; choose a `collaborative.model` that has some, "
-            "such as pure_svd, or the source item_neighbours"
+            f"recall.sources.user_vector: the model {settings.model!r} has no vectors; choose a `collaborative.model` that has "
+            "some, such as pure_svd, or the source item_neighbours"
         )
     check_training("collaborative", settings.workers, settings.gpus_per_worker)
 

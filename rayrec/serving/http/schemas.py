@@ -287,9 +287,7 @@ class RecommendedVideo(Video):
     model_config = example(**RECOMMENDED)
 
     score: float = Field(description="the probability that the user clicks it")
-    why: str = Field(
-        description="why the video is in the page: its topic, or the label of another source: `popular`, `new`, `similar` (item_neighbours), `taste` (user_vector)"
-    )
+    why: str = Field(description="why the video is in the page: its topic, or `popular`, `new`, `similar` or `taste`")
     topic: int | None = None
 
 
