@@ -18,7 +18,7 @@ def refuse_many_items(model: str, items: int) -> None:
 
 def content_gram(vectors_ID: np.ndarray) -> np.ndarray:
     """How alike the vectors of any two items are: the cosine after centring, 0 with an item that has none. float32 [I, I]."""
-    present_I = vectors_ID.any(axis=1)
+    present_I = np.any(vectors_ID != 0, axis=1)
     centred_ID = np.where(present_I[:, None], vectors_ID - vectors_ID[present_I].mean(axis=0), 0)
     length_I1 = np.linalg.norm(centred_ID, axis=1, keepdims=True)
     unit_ID = (centred_ID / np.where(length_I1 > 0, length_I1, 1)).astype(np.float32)

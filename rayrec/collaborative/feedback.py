@@ -40,9 +40,8 @@ class Feedback:
 
     @classmethod
     def read(cls, reader: TableReader, log: EncodedLog, modalities: Sequence[str]) -> Self:
-        """The clicks of a log, with these modalities of the table `vectors`. Raises what `of` and `item_vectors` raise."""
-        table = reader.read_if_there("vectors") if modalities else None
-        return cls.of(log, item_vectors(table, modalities, log.items.ids))
+        """The clicks of a log, with vectors of these names. Raises what `of` and `read_vectors` raise."""
+        return cls.of(log, read_vectors(reader, modalities, log.items.ids))
 
     @classmethod
     def of(cls, log: EncodedLog, vectors: dict[str, np.ndarray] | None = None) -> Self:
@@ -74,16 +73,19 @@ def without(matrix: sparse.csr_array, other: sparse.csr_array) -> sparse.csr_arr
     return left
 
 
-def item_vectors(table: pa.Table | None, names: Sequence[str], ids: pa.Array) -> dict[str, np.ndarray]:
-    """Some modalities of the table `vectors` as `Feedback.vectors`. `ids` are those of the items from index 1.
+def read_vectors(reader: TableReader, names: Sequence[str], ids: pa.Array) -> dict[str, np.ndarray]:
+    """Vectors of the items as `Feedback.vectors`: columns of the catalog, or else of the table `vectors`.
 
-    Raises `DataError` if there is no table, or if no video has the modality.
+    `ids` are those of the items from index 1. Raises `DataError` for a name of which no video has a vector.
     """
     found = {}
+    tables = [table for name in ("catalog", "vectors") if names and (table := reader.read_if_there(name)) is not None]
     for name in names:
-        if table is None or name not in table.column_names or table[name].null_count == table.num_rows:
+        table = next((table for table in tables if name in table.column_names and table[name].null_count < table.num_rows), None)
+        if table is None:
             raise DataError(
-                f"vectors: no video has the modality {name!r}, which the collaborative model reads; run `rayrec reduce`"
+                f"collaborative.options: no video has vectors named {name!r}, neither in the catalog nor in the table `vectors`, "
+                "which `rayrec reduce` makes; remove the name, or add such a column to the catalog"
             )
         rows = indices_of(table["video_id"], ids, 1)
         there = (rows > 0) & table[name].is_valid().to_numpy()

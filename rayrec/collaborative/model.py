@@ -64,7 +64,7 @@ class CollaborativeModel(ABC):
 
     @property
     def modalities(self) -> list[str]:
-        """The modalities that `Feedback.vectors` must have."""
+        """The vectors that `Feedback.vectors` must have: modalities, or columns of the catalog."""
         return []
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Operations on sparse matrices of users by items: similarities of rows, the largest entries of each row, and how they are saved."""
+"""Operations on sparse matrices: similarities of rows, the largest entries of each row, and how a matrix is saved."""
 
 from typing import Literal
 

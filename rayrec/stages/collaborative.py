@@ -88,6 +88,7 @@ def settings(config: Config) -> dict[str, Any]:
 STAGE = Stage(
     "collaborative",
     collaborate,
+    reads=("catalog",),
     may_read=("vectors",),
     writes=(TABLE,),
     after=("encode",),

@@ -6,6 +6,7 @@ import pyarrow as pa
 from rayrec.workspace.stage import Stage, StageRun
 
 VIDEOS, USERS = 60, 40
+START = 1_700_000_000_000  # UTC ms
 
 
 def catalog() -> pa.Table:
@@ -17,7 +18,7 @@ def interactions(rows: int) -> pa.Table:
     user, video = rng.integers(0, USERS, rows), rng.integers(0, VIDEOS, rows)
     clicked = rng.random(rows) < np.where(video % 4 == user % 4, 0.9, 0.1)
     names = {"user_id": [f"u{i}" for i in user], "video_id": [f"v{i}" for i in video]}
-    return pa.table(names | {"shown_at": np.arange(rows), "clicked": clicked})
+    return pa.table(names | {"shown_at": START + np.arange(rows), "clicked": clicked})
 
 
 def ingest(rows: int) -> Stage:

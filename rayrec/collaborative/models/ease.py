@@ -16,14 +16,14 @@ from scipy import linalg, sparse
 from rayrec.collaborative.dense import content_gram, refuse_many_items
 from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import CollaborativeModel, Fitting
-from rayrec.config import Modality, Section
+from rayrec.config import Section
 from rayrec.training.callbacks import Epoch
 
 
 class Ease(CollaborativeModel):
     class Options(Section):
         l2: Annotated[float, Field(gt=0)] = 100.0  # lambda of the paper
-        content: dict[Modality, Annotated[float, Field(ge=0)]] = {}  # modality -> its weight
+        content: dict[str, Annotated[float, Field(ge=0)]] = {}  # modality, or column of the catalog -> its weight
 
     options: Options
 

@@ -1,7 +1,8 @@
 """`gf_cf`: a filter on the graph of users and items that keeps what is smooth there.
 
-Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021, equation 20. The clicks R are normalised by the degrees
-of users and items, R~ = D_U^-1/2 R D_I^-1/2. A user with the clicks r scores the items by a linear filter and an ideal low-pass filter:
+Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021, equation 20. The clicks R are normalised by the
+degrees of users and items, R~ = D_U^-1/2 R D_I^-1/2. A user with the clicks r scores the items by a linear filter and an ideal
+low-pass filter:
 
     r R~^T R~  +  alpha  r D_I^-1/2 V V^T D_I^1/2
 

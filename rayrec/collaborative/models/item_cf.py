@@ -2,8 +2,8 @@
 
 Sarwar et al., "Item-Based Collaborative Filtering Recommendation Algorithms", WWW 2001; Linden, Smith and York, "Amazon.com
 Recommendations", IEEE Internet Computing 2003. With N(i) the users who clicked item i, the weight of two items is their cosine
-|N(i) & N(j)| / sqrt(|N(i)| |N(j)|) or their Jaccard similarity |N(i) & N(j)| / |N(i) | N(j)|. Each item keeps its K nearest ones, and
-an item's score is the sum of its weights with what the user has clicked.
+|N(i) & N(j)| / sqrt(|N(i)| |N(j)|) or their Jaccard similarity |N(i) & N(j)| / |N(i) | N(j)|. Each item keeps its K nearest ones,
+and an item's score is the sum of its weights with what the user has clicked.
 """
 
 import numpy as np

@@ -29,7 +29,9 @@ class UserCF(CollaborativeModel):
         found = similarities(likes_BI, self.likes_UI, "jaccard").tocoo()
         others = found.col != np.asarray(user_B)[found.row]
         pairs = (found.row[others], found.col[others])
-        weights_BU = largest_of_rows(sparse.coo_array((found.data[others], pairs), shape=found.shape).tocsr(), self.options.neighbours)
+        weights_BU = largest_of_rows(
+            sparse.coo_array((found.data[others], pairs), shape=found.shape).tocsr(), self.options.neighbours
+        )
         found_BI: np.ndarray = (weights_BU @ self.likes_UI).toarray()
         return found_BI
 
