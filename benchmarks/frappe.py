@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from peers.environments import ENVIRONMENTS
 from quality import DECAYS, show, standings, trained_by, trained_by_us
-from training import ENVIRONMENTS, ROOT
+from training import ROOT
 
 from rayrec.config import Config
 

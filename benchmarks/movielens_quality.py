@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peers.environments import ENVIRONMENTS
 from peers.movielens import rows
 from quality import DECAYS, show, standings, trained_by, trained_by_us
-from training import ENVIRONMENTS, MOVIELENS, ROOT
+from training import MOVIELENS, ROOT
 
 from rayrec.config import load, with_values
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from figures import machine
-from training import LIBRARIES, PEERS, environment, run
+from peers.environments import environment
+from training import LIBRARIES, PEERS, run
 
 from rayrec.config import Config, with_values
 from rayrec.stages.compare import RESULTS
@@ -53,7 +54,7 @@ def standings(library: str, train: Train, models: list[str], seeds: list[int], d
 
 def trained_by(library: str, stored: Path, settings: dict[str, Any], environments: Path) -> Train:
     """A peer, each run in a process of its own. What it showed on these rows, with this script and these settings, is kept."""
-    python = environment(library, environments)
+    python = environment(LIBRARIES[library], library, environments)
     files = stored, PEERS / LIBRARIES[library].script, PEERS / "common.py"
     same = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     kept = environments / library / "runs"

@@ -33,12 +33,14 @@ from sklearn.preprocessing import StandardScaler, normalize
 from rayrec import tables
 from rayrec.config import AudioFeatures, Config, Features, ImageFeatures, Search, TextFeatures, load
 from rayrec.retrieval.fitting import fit, split
+from rayrec.retrieval.index import either
 from rayrec.retrieval.inputs import Inputs, inputs_of
 from rayrec.retrieval.labels import Labels
 from rayrec.retrieval.measures import mean_average_precision, recall_at
 from rayrec.retrieval.model import SearchModel
 from rayrec.retrieval.queries import QueryReader
 from rayrec.retrieval.space import mean_of, projected
+from rayrec.retrieval.words import Words, weights_of
 from rayrec.workspace.versions import Workspace
 
 ASKS = {"text -> video": ("text", ""), "picture -> video": ("cover", ""), "sound -> video": ("audio", "")}
@@ -84,10 +86,13 @@ class Figures:
     recall: float
 
     @classmethod
-    def of(cls, queries: np.ndarray, answers: np.ndarray, videos: Videos, asking: str) -> "Figures":
-        """Of the vectors of the queries [V, S] and of the videos that answer [V, S]."""
+    def of(
+        cls, queries: np.ndarray, answers: np.ndarray, videos: Videos, asking: str, shares: np.ndarray | None = None
+    ) -> "Figures":
+        """Of the vectors of the queries [V, S] and of the videos that answer [V, S], and the shares of words of each pair."""
         asks, answered, same = queries.any(axis=1), answers.any(axis=1), videos.same(asking)
-        scores = np.where(same, -np.inf, queries @ answers.T)[asks][:, answered]
+        cosines = queries @ answers.T
+        scores = np.where(same, -np.inf, cosines if shares is None else either(cosines, shares))[asks][:, answered]
         relevant = (videos.relevant & ~same)[asks][:, answered]
         return cls(mean_average_precision(scores, relevant), recall_at(TOP, scores, relevant))
 
@@ -95,10 +100,8 @@ class Figures:
 # --- the three ways -------------------------------------------------------------------------------------------------------------
 
 
-def by_space(
-    train: Videos, test: Videos, settings: Search, features: Features, seed: int
-) -> tuple[dict[str, Figures], dict[str, Figures], str]:
-    """Ours, with the settings that find held-out training videos best: by queries as they are served, and without expansion."""
+def by_space(train: Videos, test: Videos, settings: Search, features: Features, seed: int) -> tuple[list[dict[str, Figures]], str]:
+    """Ours, with the settings that find held-out training videos best: plain, with expansion, and with words too, as served."""
     labels = Labels.of(train.catalog, settings.max_tags)
     _, held_out = split(train.inputs.count, settings.held_out, seed)
     texts = QueryReader(features, seed, 0).texts(labels.names) if labels.names else None
@@ -118,7 +121,8 @@ def by_space(
         model = max(tried, key=lambda each: mean_map(each, train.take(held_out)))
     model.fit_floors(train.inputs, labels)
     how = ", ".join(f"{name} {getattr(model.settings, name)}" for name in (*TRIED, "expansion"))
-    return answers_of(model, test), plain, f"{how}; above the floor: {at_floor(model, test)}"
+    ways = [plain, answers_of(model, test), answers_of(model, test, words=True)]
+    return ways, f"{how}; above the floor: {at_floor(model, test)}"
 
 
 def at_floor(model: SearchModel, videos: Videos) -> str:
@@ -144,15 +148,24 @@ def asked(model: SearchModel, inputs: Inputs, modality: str) -> np.ndarray:
     return found
 
 
-def answers_of(model: SearchModel, videos: Videos) -> dict[str, Figures]:
+def answers_of(model: SearchModel, videos: Videos, words: bool = False) -> dict[str, Figures]:
     vectors, count = projected(model.space, videos.inputs), videos.inputs.count
     found = {}
     for name, (asking, without) in ASKS.items():
         if asking not in vectors or ("only" in without and without.split()[1] not in vectors):
             continue
         answers = vectors[without.split()[1]] if "only" in without else mean_of(vectors, count, model.space.size, without)
-        found[name] = Figures.of(asked(model, videos.inputs, asking), answers, videos, asking)
+        shares = shares_of(videos.catalog, without != "text") if words and asking == "text" else None
+        found[name] = Figures.of(asked(model, videos.inputs, asking), answers, videos, asking, shares)
     return found
+
+
+def shares_of(catalog: pa.Table, titled: bool) -> np.ndarray:
+    """Of the words of each title the share that each video has in its title, if it is `titled`, and its tags: [V, V]."""
+    titles = catalog["title"]
+    words = Words(titles if titled else pa.chunked_array([pa.nulls(len(titles), titles.type)]), catalog["tags"])
+    shares = (words.shares(weights_of(title or "", [words])) for title in titles.to_pylist())
+    return np.stack([np.zeros(len(titles), dtype=np.float32) if each is None else each for each in shares])
 
 
 def by_neighbours(test: Videos) -> dict[str, Figures]:
@@ -302,20 +315,21 @@ def main() -> None:
     else:
         train, test = of_workspace(config, names), of_workspace(load(given.test), names)
     runs: dict[str, list[dict[str, Figures]]] = {"nearest neighbours": [by_neighbours(test)], "CCA": []}
-    runs |= {"one space": [], "one space, expanded": []}
+    ours = ["one space", "with expansion", "and words"]
+    runs |= {way: [] for way in ours}
     chosen = []
     for seed in range(given.seeds):
         runs["CCA"].append(by_cca(train, test, seed, config.search.held_out))
         features = FEATURES if file is None else config.features
-        expanded, plain, how = by_space(train, test, config.search, features, seed)
-        runs["one space"].append(plain)
-        runs["one space, expanded"].append(expanded)
+        found, how = by_space(train, test, config.search, features, seed)
+        for way, figures in zip(ours, found, strict=True):
+            runs[way].append(figures)
         chosen.append(how)
     rows, facts = [], {}
     for name in ASKS:
         row: dict[str, object] = {"query -> answer": name}
-        for way, found in runs.items():
-            maps, recalls = ([getattr(run[name], each) for run in found if name in run] for each in ("map", "recall"))
+        for way, each_run in runs.items():
+            maps, recalls = ([getattr(run[name], each) for run in each_run if name in run] for each in ("map", "recall"))
             row[way] = f"{np.mean(maps):.3f} ± {np.std(maps):.3f} / {np.mean(recalls):.3f}" if maps else "-"
             facts[f"{way}: {name}"] = {"map": float(np.mean(maps)), f"recall@{TOP}": float(np.mean(recalls))} if maps else None
         rows.append(row)

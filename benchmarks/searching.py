@@ -3,7 +3,8 @@
     python benchmarks/searching.py [--videos 480 100000 1000000] [--queries 200] [--exact]
 
 The vectors are made up: unit vectors of 128 numbers around one centre for each 50 videos, as far from it as videos of a class are
-from one another. A query is a vector near one of them. The index is that of the service, in its process and thread.
+from one another. A query is a vector near one of them. The index is that of the service, in its process and thread. The
+words that are asked for as well are in a tenth and in a thousandth of the titles.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from rayrec.nearest import graph_of
 from rayrec.retrieval.index import Filters, Index
 
 SIZE, K, VIDEOS_PER_CENTRE, SPREAD = 128, 10, 50, 0.8
+ALL, WORDS = Filters(), "often3 seldom33"
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -36,12 +38,12 @@ def made_up(videos: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     return vectors, unit(vectors[rng.integers(videos, size=queries)] + noise(rng, queries))
 
 
-def timed(index: Index, queries: np.ndarray, filters: Filters) -> tuple[list[list[str]], np.ndarray]:
-    """What each query finds, and its milliseconds."""
+def timed(index: Index, queries: np.ndarray, filters: Filters, text: str = "") -> tuple[list[list[str]], np.ndarray]:
+    """What each query finds, by its vector and these words, and its milliseconds."""
     found, times = [], []
     for query in queries:
         started = time.perf_counter()
-        found.append(index.search(query, K, filters=filters)[0])
+        found.append(index.search(query, K, filters=filters, text=text)[0])
         times.append(1000 * (time.perf_counter() - started))
     return found, np.array(times)
 
@@ -56,17 +58,18 @@ def main() -> None:
     for videos in given.videos:
         vectors, queries = made_up(videos, given.queries)
         classes = [f"c{number % 10}" for number in range(videos)]
-        facts = pa.table({"video_id": [f"v{number}" for number in range(videos)], "primary_class": classes})
+        titles = [f"often{number % 10} seldom{number % 1000}" for number in range(videos)]
+        facts = pa.table({"video_id": [f"v{number}" for number in range(videos)], "primary_class": classes, "title": titles})
         started = time.perf_counter()
         graph = None if given.exact else graph_of(vectors)
         built = time.perf_counter() - started
-        right: dict[Filters, list[list[str]]] = {}
+        right: dict[str, list[list[str]]] = {}
         for how in ("exact",) if graph is None else ("exact", "usearch"):
             index = Index(facts, vectors, videos if how == "exact" else 0, None if how == "exact" else graph)
-            for about, filters in (("all", Filters()), ("a tenth", Filters(class_="c3"))):
-                timed(index, queries[:5], filters)
-                found, times = timed(index, queries, filters)
-                expected = right.setdefault(filters, found)
+            for about, filters, text in (("all", ALL, ""), ("a tenth", Filters(class_="c3"), ""), ("all, words", ALL, WORDS)):
+                timed(index, queries[:5], filters, text)
+                found, times = timed(index, queries, filters, text)
+                expected = right.setdefault(about, found)
                 shared = [len({*one} & {*other}) / max(1, len(one)) for one, other in zip(expected, found, strict=True)]
                 rows.append(
                     {

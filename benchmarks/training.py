@@ -12,10 +12,8 @@ A third process that works on one of the cores slows the threads of the others d
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -26,21 +24,14 @@ from typing import Any
 
 import numpy as np
 from figures import median_of, show
+from peers.environments import ENVIRONMENTS, Peer, environment
 from peers.movielens import rows
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).parent / "peers"
 MOVIELENS = ROOT.parent / "shared" / "data" / "ml-100k"
-ENVIRONMENTS = Path.home() / ".cache" / "rayrec-benchmarks"
 TOLERANCE = 0.01  # of AUC
 OURS = "rayrec"
-
-
-@dataclass(frozen=True)
-class Peer:
-    script: str
-    package: str  # pinned
-    needs: tuple[str, ...] = ()  # what it imports, for packages that are installed without what they declare
 
 
 LIBRARIES = {
@@ -61,26 +52,6 @@ CONTESTS = {
     "din": Contest(20, tuple((library, "din") for library in (OURS, *LIBRARIES))),
     "interests": Contest(50, ((OURS, "mmie"), (OURS, "sdin"), ("deepctr-torch", "dien"))),
 }
-
-
-def environment(library: str, folder: Path) -> Path:
-    """The Python of a library's environment, which is made when it is not there or was made for other versions."""
-    peer, home = LIBRARIES[library], folder / library
-    same = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in ("torch", "numpy", "scikit-learn")]
-    wanted, stamp, python = " ".join([peer.package, *peer.needs, *same]), home / "made-of.txt", home / "bin" / "python"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    uv = shutil.which("uv")
-    if uv is None:
-        raise SystemExit("the peers' environments are made with uv: pip install uv")
-    shutil.rmtree(home, ignore_errors=True)
-    install = [uv, "pip", "install", "--quiet", "--python", str(python)]
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(home)], check=True)
-    subprocess.run([*install, *same, *(peer.needs or (peer.package,))], check=True)
-    if peer.needs:
-        subprocess.run([*install, "--no-deps", peer.package], check=True)
-    stamp.write_text(wanted)
-    return python
 
 
 def run(python: Path | str, script: str, stored: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +124,10 @@ def main() -> None:
                 show("Our loop beside a bare loop over ready batches", loop_table(stored, settings | {"seed": 7}), **facts)
                 continue
             runs: dict[tuple[str, str], list[dict[str, Any]]] = {entry: [] for entry in contest.entries}
-            pythons = {entry: sys.executable if entry[0] == OURS else environment(entry[0], options.environments) for entry in runs}
+            pythons = {
+                entry: sys.executable if entry[0] == OURS else environment(LIBRARIES[entry[0]], entry[0], options.environments)
+                for entry in runs
+            }
             for seed in range(1, options.rounds + 1):
                 for (library, model), python in pythons.items():
                     script = "ours.py" if library == OURS else LIBRARIES[library].script

@@ -20,7 +20,7 @@ def show_metrics(config: "Config") -> None:
     report = from_json(workspace.read_file(f"{folder}/report.json"))
     k = report["k"]
     columns = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "accuracy": "accuracy", "calibration_error": "ECE"}
-    table = Table("clicks", *columns.values(), title=f"test split: {report['impressions']:,} impressions", title_justify="left")
+    table = Table("clicks", *columns.values(), title=_measured_on(report), title_justify="left")
     for name, metrics in report["clicks"].items():
         table.add_row(name, *(number(metrics[key]) for key in columns))
     console.print(table)
@@ -39,6 +39,12 @@ def show_metrics(config: "Config") -> None:
     for warning in report.get("warnings", []):
         say(f"Warning: {warning}")
     say(f"Pictures: {folder}/report.png, {folder}/breakdown.png, {workspace.folder('train')}/learning_curves.png")
+
+
+def _measured_on(report: dict[str, Any]) -> str:
+    drawn = report.get("drawn", 0)  # not in the report of an earlier version
+    more = f" that were clicked, and {drawn:,} videos drawn for them, which were not" if drawn else ""
+    return f"test split: {report['impressions']:,} impressions{more}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -93,6 +99,9 @@ def show_compression(report: dict[str, Any]) -> None:
     for form, quality in report["quality"].items():
         likeness = f"cosine {quality['cosine']:.4f}, distortion {quality['distortion']:.4f}"
         say(f"{form}: outputs for {report['pictures']:,} held-out pictures beside the original's: {likeness}")
+        if quality["accuracy"] is not None:
+            classes = f"{quality['accuracy']:.1%} (original {report['original_accuracy']:.1%})"
+            say(f"{form}: the nearest neighbour of a held-out picture is of its class for {classes}")
     say(f"The file has {size}.")
 
 

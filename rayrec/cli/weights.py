@@ -24,6 +24,7 @@ def convert(
 
     try:
         arrays = converted(source.read_bytes())
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(safetensors.numpy.save(arrays))
     except TfliteError as error:
         raise RayrecError(f"{source} can't be converted: {error}") from error

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
+from rayrec.collaborative.ratings import RatingData
 from rayrec.data.context import NO_CONTEXT
 from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
@@ -29,6 +30,7 @@ class Feedback:
     likes: sparse.csr_array  # float32 [U, I]: 1 where the user clicked the item in the training split, however often
     held_out: sparse.csr_array  # float32 [U, I]: the clicks of the validation split on items that `likes` lacks
     vectors: dict[str, np.ndarray] = field(default_factory=dict)  # modality -> float32 [I, D], zeros for an item without one
+    ratings: RatingData | None = None  # where the log has some
 
     @property
     def users(self) -> int:

@@ -38,7 +38,7 @@ from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
 from rayrec.config.serving import Serving, Uploads
 from rayrec.config.topics import CoverNetwork, Topics
-from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Lists, Span, Training, Tuning
+from rayrec.config.training import ByKind, Choices, Comparison, Domain, Encoding, Lists, Negatives, Span, Training, Tuning
 from rayrec.config.tree import Config
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "Modality",
     "MotionFeatures",
     "MovieLensData",
+    "Negatives",
     "PrivatePublic",
     "Ranker",
     "Recall",

@@ -52,6 +52,8 @@ class Ranker(Section):
     context_fields: Annotated[Names, AfterValidator(_known_at_request)] = []
     topics: bool = True
     modalities: Annotated[list[Modality], AfterValidator(_each_once)] = []  # reduced vectors that the ranker reads directly
+    # Half-lives, in days, of counts by which the ranker knows how popular a video has been lately; none: it does not know
+    popularity: list[Annotated[float, Field(gt=0)]] = []
     fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
 
     @property

@@ -14,6 +14,18 @@ class Encoding(Section):
     shards: Annotated[int, Field(ge=1, le=4096)] = 16
 
 
+class Negatives(Section):
+    """Videos that training draws for each click, none of which its user clicked. A number in place of the section is `count`."""
+
+    count: Annotated[int, Field(ge=0)] = 4  # 0: none
+    by: Literal["uniform", "popularity"] = "uniform"  # popularity: in proportion to the clicks of a video, to the power of 0.75
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_alone(cls, value: Any) -> Any:
+        return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Training(Section):
     """How the ranker is trained. `workers: 0` trains in the calling process; any other number starts workers with Ray Train."""
 
@@ -25,6 +37,7 @@ class Training(Section):
     clip: Annotated[float, Field(gt=0)] | None = None  # the maximum norm of all gradients together
     cut_histories: Share = 0  # share of the training examples that see a random prefix of their history (short-video CTR paper)
     hidden_clicks: Share = 0  # share of the clicks in its history that a training example does not see
+    negatives: Negatives | None = None  # without it, `{count: 4}` for a log of clicks alone, and none for any other
     bf16: bool = False  # only on a GPU
     compile: bool = False  # only on a GPU
     workers: Annotated[int, Field(ge=0)] = 0
@@ -78,7 +91,7 @@ class Lists(Section):
 
     k: Annotated[list[Count], Field(min_length=1)] = [10, 20]  # lengths of the lists; models are chosen by NDCG at the first
     # `split`: the clicks of the validation and test splits. `last_click`: each user's last click for the test, and the one before
-    # for validation; only of collaborative models.
+    # for validation. A ranker knows the ids of users and videos in the training split alone: make that nearly the whole log.
     held_out: Literal["split", "last_click"] = "split"
     # All items are ranked, or one held-out item of each user among so many that the user never clicked (He et al., 2017).
     negatives: Count | None = None

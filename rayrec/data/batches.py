@@ -1,12 +1,12 @@
 """The batch contract, and how examples become batches.
 
-A ranker scores N candidates for each of B requests. Training on single impressions is N=1, serving is N=600 with B=1..k; a model
-has one `forward` for both. Users and items are row indices of the model's own tables, in which row 0 stands for "unknown user" and
-for "no item" (padding).
+A ranker scores N candidates for each of B requests. Training on single impressions is N=1, or N=1+K where K negatives are drawn for
+each click; serving is N=600 with B=1..k; a model has one `forward` for all. Users and items are row indices of the model's
+tables, in which row 0 stands for "unknown user" and for "no item" (padding).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rayrec.config import Training
 from rayrec.data.examples import Examples
+from rayrec.data.negatives import NegativeSampler
 from rayrec.data.shuffling import Columns, ExampleSource, by_batch, shuffled_blocks
 from rayrec.data.windows import HistoryGather
 
@@ -31,7 +32,7 @@ class Batch:
     history: Tensor  # int64 [B, H]
     history_at: Tensor  # int64 [B, H], UTC ms, 0 where padded
     context: Tensor  # int64 [B, C], the value of each context field
-    candidates: Tensor  # int64 [B, N]
+    candidates: Tensor  # int64 [B, N]; in training, the impression's own video and then negatives, 0 where none was drawn
     labels: Tensor | None = None  # float32 [B, N], 1 = clicked
 
     def to(self, device: torch.device) -> "Batch":
@@ -68,15 +69,17 @@ def training_batches(
     seed: int,
     epoch: int,
     skip: int = 0,
+    sampler: NegativeSampler | None = None,
 ) -> Iterator[tuple[Batch, int]]:
     """The rows of each global batch of an epoch that `source` has, and the size of the global batch.
 
     A worker's source has its share of the examples, which may have no row in a batch. The order follows from (seed, epoch, number
     of examples) alone. The first `skip` global batches are left out. The clicks to hide are drawn for the global batch, so that any
-    number of workers sees the same histories.
+    number of workers sees the same histories. A `sampler` adds negatives to the impressions that were clicked.
     """
     size, first = settings.batch_size, skip * settings.batch_size
     blocks, draw = shuffled_blocks(source, device, seed, epoch, first), torch.Generator(device)
+    negatives_seed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
     for step, rows in enumerate(by_batch(blocks, size, first, len(source)), start=skip):
         count = min(size, len(source) - step * size)
         end_B = rows.columns.end
@@ -90,7 +93,15 @@ def training_batches(
         if settings.hidden_clicks:
             hidden = torch.rand(count, gather.window.width, device=device, generator=draw)[index_B] < settings.hidden_clicks
             batch.history.masked_fill_(hidden, 0)
-        yield batch, count
+        yield (batch if sampler is None else _with_negatives(batch, sampler, negatives_seed)), count
+
+
+def _with_negatives(batch: Batch, sampler: NegativeSampler, seed: int) -> Batch:
+    """The batch with K more candidates, which were not clicked. Those of an impression that was not clicked itself are 0."""
+    assert batch.labels is not None
+    drawn_BK = sampler.draw(batch.user, batch.candidates[:, 0], batch.at, batch.labels[:, 0] > 0, seed)
+    labels_BN = torch.cat([batch.labels, torch.zeros_like(drawn_BK, dtype=batch.labels.dtype)], 1)
+    return replace(batch, candidates=torch.cat([batch.candidates, drawn_BK], 1), labels=labels_BN)
 
 
 def _shortened(rows: Columns, gather: HistoryGather, chosen_B: Tensor, back_B: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class FittedEncoders:
     context_encoder: ContextEncoder
     users: FieldTable
     items: FieldTable
+    published_at: np.ndarray  # int64 [I], UTC ms, 0 where it is unknown
 
     @classmethod
     def fit(
@@ -48,7 +49,15 @@ class FittedEncoders:
         refuse_not_finite(items, "video_id", fields)
         user_encoder = FieldEncoder.fit(users, "user_id", users.column_names, known.trained)
         item_encoder = FieldEncoder.fit(items, "video_id", fields, seen_items)
-        return cls(user_encoder, item_encoder, context, user_encoder.encode(users), item_encoder.encode(items))
+        tables = user_encoder.encode(users), item_encoder.encode(items)
+        return cls(user_encoder, item_encoder, context, *tables, published_at(items))
+
+
+def published_at(items: pa.Table) -> np.ndarray:
+    """When each item was published, item 0 in front: UTC ms, int64 [I], 0 where it is unknown."""
+    if "published_at" not in items.column_names:
+        return np.zeros(items.num_rows + 1, np.int64)
+    return np.append(0, items["published_at"].cast(pa.int64()).fill_null(0).to_numpy()).astype(np.int64)
 
 
 def item_columns(settings: Ranker, items: pa.Table) -> list[str]:

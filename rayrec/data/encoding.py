@@ -23,7 +23,8 @@ from rayrec.data.context import FROM_TIME, ContextEncoder, columns_of, value_of_
 from rayrec.data.errors import refuse_nested
 from rayrec.data.history import ClickHistory, click_times
 from rayrec.data.pieces import LogPiece, refuse_disorder
-from rayrec.data.shards import CLICKS, KNOWN, Known, clicks_file, example_schema, examples_file
+from rayrec.data.popularity import DailyCounts
+from rayrec.data.shards import CLICKS, DAILY_COUNTS, KNOWN, Known, clicks_file, example_schema, examples_file
 from rayrec.data.split import LogSplit
 from rayrec.data.vocabulary import value_texts
 from rayrec.tables import TEXT
@@ -218,6 +219,8 @@ def write_shard(job: EncodingJob, shard: int, sizes: np.ndarray, context: Contex
             return [reader.get_batch(section).num_rows for section in range(job.sections)]
     rows = _rows_of_shard(job, shard, sizes, context)
     _write_clicks(job, shard, rows)
+    daily = DailyCounts.of(rows["user"], rows["item"], rows["at"], rows["clicked"], rows["made_at"])
+    write_arrow(job.fs, job.piece_path(shard, DAILY_COUNTS), daily.table)
     columns = {name: rows[name] for name in example_schema(context).names}
     _write_batches(job.fs, path, columns, rows["section"], job.sections, example_schema(context))
     return np.bincount(rows["section"], minlength=job.sections).tolist()
@@ -255,6 +258,15 @@ def _write_clicks(job: EncodingJob, shard: int, rows: dict[str, np.ndarray]) -> 
     rows["clicks"] = (history.ends(local, rows["at"]) - history.offsets[local]).astype(np.int32)
     user = np.repeat(users, np.diff(history.offsets))
     write_arrow(job.fs, f"{job.folder}/{clicks_file(shard)}", pa.table([user, history.items, history.times], schema=CLICKS))
+
+
+def write_daily_counts(job: EncodingJob) -> None:
+    """Write how often each item was shown and clicked on each day, from the counts of all shards."""
+    parts = []
+    for shard in range(job.shards):
+        with job.fs.open_input_file(job.piece_path(shard, DAILY_COUNTS)) as file:
+            parts.append(DailyCounts.of_table(pa.ipc.open_file(file).read_all()))
+    write_arrow(job.fs, f"{job.folder}/{DAILY_COUNTS}", DailyCounts.merged(parts).table)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------------------

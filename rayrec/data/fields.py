@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 
 from rayrec.data.errors import DataError
+from rayrec.data.popularity import FadingCounts
 from rayrec.data.vocabulary import indices_of, value_indices, value_texts
 from rayrec.tables import TEXT
 
@@ -54,11 +55,15 @@ class FieldTable:
 
 @dataclass(frozen=True)
 class Tables:
-    """What a model is built for: users, items, and the number of values of each context field, in the order of `Batch.context`."""
+    """What a model is built for: users, items, and the number of values of each context field, in the order of `Batch.context`.
+
+    `popularity` is there if the settings ask for it.
+    """
 
     users: FieldTable
     items: FieldTable
     context: dict[str, int]
+    popularity: FadingCounts | None = None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from rayrec.data.errors import refuse_nested, refuse_no_clicks
 from rayrec.data.examples import Examples, encoded
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.history import ClickHistory, click_times
+from rayrec.data.popularity import DailyCounts, FadingCounts
 from rayrec.data.shards import EncodedLog, Known
 from rayrec.data.shares import Share
 from rayrec.data.shuffling import ExampleSource
@@ -46,6 +47,8 @@ class RankingData:
     train: ExampleSource  # `Examples` where they are in memory
     validation: Examples
     read_test: Callable[[], tuple[Examples, np.ndarray]]  # for `test` and `test_row`, which training never holds
+    daily: DailyCounts  # of all users and all splits; whoever reads it looks only at the days before
+    clicks_only: bool = False  # whether the training split of the log has no impression that was not clicked
 
     @cached_property
     def _test(self) -> tuple[Examples, np.ndarray]:
@@ -81,7 +84,12 @@ class RankingData:
     def of(cls, encoders: FittedEncoders, share: Share, in_memory: bool = False) -> "RankingData":
         """The data of a share, whose training examples stay in their files unless they shall be `in_memory`."""
         train = share.train_in_memory() if in_memory else share.train
-        return cls(encoders, share.clicks, train, share.validation(), share.test)
+        facts, daily = share.log.facts, share.log.daily
+        return cls(encoders, share.clicks, train, share.validation(), share.test, daily, facts.clicks_only)
+
+    def popularity(self, settings: Ranker) -> FadingCounts | None:
+        """What a ranker with these settings knows of how popular videos are, if anything."""
+        return FadingCounts.of(self.daily, settings.popularity, len(self.items.ids)) if settings.popularity else None
 
 
 class TableReader(Protocol):
@@ -160,7 +168,9 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     clicks = ClickHistory.of(click_users, click_items, click_times(clicked), len(encoders.users.ids))
     examples = encoded(interactions, ids[0], ids[1], clicks, context)
     train, validation, test = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
-    return RankingData(encoders, clicks, train, validation, lambda: (test, np.arange(len(test), dtype=np.int32)))
+    made_at, row = click_times(interactions), np.arange(len(test), dtype=np.int32)
+    daily = DailyCounts.of(examples.user, examples.item, examples.at, examples.clicked, made_at)
+    return RankingData(encoders, clicks, train, validation, lambda: (test, row), daily, bool(train.clicked.all()))
 
 
 def _with_columns(items: pa.Table, other: pa.Table, columns: list[str]) -> pa.Table:

@@ -5,6 +5,7 @@
     shard-00000.examples       25 bytes an example and 2 or 4 for each context field: a batch for each block of the training split,
                                one for validation and one for test; rows in time order
     shard-00000.clicks         the clicks of the shard's users, sorted by user and time
+    daily.arrow                how often each item was shown and clicked on each day, over all shards
 
 A user is in one shard, with all impressions and clicks, so that a worker that has some shards needs nothing of the others. The
 files are in Arrow's format, uncompressed: on a local disk they are mapped into memory piece by piece, and the operating system
@@ -23,12 +24,14 @@ from pydantic import TypeAdapter
 
 from rayrec.data.context import ContextEncoder
 from rayrec.data.errors import DataError
+from rayrec.data.popularity import DailyCounts
 from rayrec.data.split import SplitBy
 from rayrec.tables import TEXT
 from rayrec.workspace.files import read_whole, to_json, write_whole
 from rayrec.workspace.node_copies import DamagedError, copied, copies_folder
 from rayrec.workspace.versions import MANIFEST
 
+DAILY_COUNTS = "daily.arrow"
 FACTS = "shards.json"  # written when everything else is there
 KNOWN = pa.schema({"id": TEXT, "trained": pa.bool_()})
 CLICKS = pa.schema({"user": pa.int32(), "item": pa.int32(), "at": pa.int64()})  # `at`: UTC ms, when the click was made
@@ -117,6 +120,11 @@ class EncodedLog:
     @property
     def items(self) -> Known:
         return self._known("items")
+
+    @property
+    def daily(self) -> DailyCounts:
+        """The counts of all users. Like everything here, they are mapped into memory."""
+        return DailyCounts.of_table(self.file(DAILY_COUNTS).read_all())
 
     def _known(self, name: str) -> Known:
         table = self.file(f"{name}.arrow").read_all().combine_chunks()

@@ -78,7 +78,7 @@ def list_classes(folder: str, kind: Kind) -> ClassFolders:
     right = [name for name in shown if PurePosixPath(name).suffix.lower() in kind.endings]
     warn_of_others(folder, set(shown) - set(right), kind.name)
     if loose := sum("/" not in name for name in right):
-        log.warning("%s: %d %s are left out, because they are not in the subfolder of a class", folder, loose, kind.name)
+        log.warning("%s: %s outside the subfolders of the classes are left out: %d", folder, kind.name, loose)
     files: dict[str, list[str]] = {name: [] for name in list_subfolders(folder) if not is_hidden(name)}
     for path in right:
         if "/" in path:
@@ -89,7 +89,8 @@ def list_classes(folder: str, kind: Kind) -> ClassFolders:
                 f"{join_uri(folder, name)}: the folder contains no {kind.name} ({', '.join(kind.endings)}); add some, or remove it"
             )
     if len(files) < 2:
-        raise TableError(f"{folder}: there are {kind.name} of {len(files)} classes, and at least two are needed; {option}")
+        found = f"only {next(iter(files))!r} is there" if files else "there is none"
+        raise TableError(f"{folder}: {kind.name} of at least two classes are needed, and {found}; {option}")
     unreadable = dict.fromkeys(listing.unreadable, "the name is not UTF-8; rename the file")
     return ClassFolders(folder, kind, files, [_rejects(unreadable)])
 

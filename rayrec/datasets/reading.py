@@ -169,9 +169,7 @@ def warn_of_others(folder: str, names: set[str], kind: str) -> None:
     """Log how many files of a folder are not of this kind, such as videos, and their endings."""
     if others := Counter(PurePosixPath(name).suffix.lower() or "none" for name in names):
         endings = ", ".join(f"{ending}: {count}" for ending, count in sorted(others.items()))
-        log.warning(
-            "%s: %d files are left out, because their endings are not those of %s (%s)", folder, others.total(), kind, endings
-        )
+        log.warning("%s: files whose endings are not those of %s are left out: %d (%s)", folder, kind, others.total(), endings)
 
 
 def is_hidden(name: str, marks: str = ".") -> bool:

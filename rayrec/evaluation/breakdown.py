@@ -68,7 +68,4 @@ def by_novelty(seen: np.ndarray, clicked: np.ndarray, probability: np.ndarray, w
 
 def _over(scorer: Scorer, items: FieldTable) -> Scorer:
     """The same trained ranker over other items; its weights stay as they are."""
-    encoders = scorer.user_encoder, scorer.item_encoder, scorer.context_encoder
-    changed = Scorer.build(scorer.settings, *encoders, scorer.users, items)
-    changed.model.load_state_dict(scorer.model.state_dict())  # the tables are not part of it
-    return changed.to(scorer.device)
+    return scorer.over(items, scorer.popularity)

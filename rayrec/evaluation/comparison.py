@@ -5,6 +5,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from math import isfinite
 from statistics import mean, stdev
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from rayrec import __version__
 from rayrec.config import Config, Section, dump
 from rayrec.evaluation.plotting import plain
+from rayrec.evaluation.popularity import strongest
 from rayrec.evaluation.trials import TrainingSummary
 
 RESULTS, TABLE, PICTURE = "results.json", "results.md", "comparison.png"  # files of the stage `compare`
@@ -70,8 +72,11 @@ def summaries_of(runs: list[ArmRun]) -> list[ArmSummary]:
     ]
 
 
-def table(runs: list[ArmRun]) -> str:
-    """A table in Markdown: a row for each arm, the best mean of each column in bold, and below it the runs that failed."""
+def table(runs: list[ArmRun], popularity: dict[str, dict[str, float]]) -> str:
+    """A table in Markdown: a row for each arm, the best mean of each column in bold, and a row for each kind of popularity.
+
+    Below it are the arms that do not beat popularity, and the runs that failed.
+    """
     arms = summaries_of(runs)
     best = {name: (min if name == "log_loss" else max)(arm.metrics[name][0] for arm in arms) for name in METRICS}
     lines = [f"| | {' | '.join(METRICS.values())} | examples/s | parameters |", f"|---|{'---|' * (len(METRICS) + 2)}"]
@@ -82,6 +87,11 @@ def table(runs: list[ArmRun]) -> str:
     for name in dict.fromkeys(run.arm for run in runs):
         if name not in measured:
             lines.append(f"| {name} {'| - ' * (len(METRICS) + 2)}|")
+    for name, metrics in popularity.items():
+        cells = [_short(metrics[metric]) if isfinite(metrics[metric]) else "-" for metric in METRICS]
+        lines.append(f"| {name} | {' | '.join(cells)} | - | - |")
+    if worse := [sentence for arm in arms if (sentence := _not_better(arm, popularity))]:
+        lines += ["", *worse]
     failed = [f"- {run.arm}, seed {run.seed}: {run.reason}" for run in runs if not run.measured]
     return "\n".join([*lines, "", *(["Not measured:", "", *failed, ""] if failed else [])])
 
@@ -119,6 +129,17 @@ def picture(runs: list[ArmRun]) -> bytes:
 def _stated(section: Section) -> dict[str, Any]:
     unusual = section.model_dump(exclude_defaults=True)
     return {name: value for name, value in dump(section).items() if name in CHIEF or name in unusual}
+
+
+def _not_better(arm: ArmSummary, popularity: dict[str, dict[str, float]]) -> str:
+    """What popularity alone does better than an arm, as a sentence; empty where there is nothing."""
+    found = []
+    for metric, title in METRICS.items():
+        name, plain = strongest(popularity, metric)
+        value = arm.metrics[metric][0]
+        if value > plain if metric == "log_loss" else value < plain:
+            found.append(f"{title} {_short(value)} against {_short(plain)} ({name})")
+    return f"- {arm.arm} does not beat popularity: {', '.join(found)}." if found else ""
 
 
 def _mean_and_deviation(values: list[float]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rayrec.config import Recall, Selection
 from rayrec.data.loading import RankingData
+from rayrec.data.popularity import DailyCounts
 from rayrec.evaluation.candidates import SourceRecall
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.exclusions import Exclusions
@@ -55,6 +56,11 @@ class Counters:
             for name in ("item", "user", "at", "clicked")
         )
         return cls(*count_by_user_and_day(item, user, at, clicked, len(data.items.ids)))
+
+    @classmethod
+    def of_days(cls, daily: DailyCounts, items: int) -> Self:
+        """The counters of all users together, of whole days."""
+        return cls(*(np.bincount(daily.item, counts, items).astype(np.int64) for counts in (daily.exposures, daily.clicks)))
 
     def __add__(self, other: Self) -> Self:
         return type(self)(self.exposures + other.exposures, self.clicks + other.clicks)
@@ -168,12 +174,6 @@ def page_metrics(test_users: list[TestUser], pages: list[np.ndarray], k: int) ->
         "recall": _mean([recall_at_k(page[:k], user.relevant) for user, page in zip(test_users, pages, strict=True)]),
         "ndcg": _mean([ndcg_at_k(page, user.relevant, k) for user, page in zip(test_users, pages, strict=True)]),
     }
-
-
-def popularity(counters: Counters) -> np.ndarray:
-    """Each item's CTR before the test period, smoothed towards the mean CTR with the weight of ten exposures: float [I]."""
-    mean = counters.clicks.sum() / max(counters.exposures.sum(), 1)
-    return (counters.clicks + 10 * mean) / (counters.exposures + 10)
 
 
 def _mean(values: list[float]) -> float:

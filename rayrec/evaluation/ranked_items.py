@@ -1,11 +1,15 @@
 """A ranker as a model that scores all items, for the protocol of `lists`."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy import sparse
 
 from rayrec.data.batches import Batch
+from rayrec.data.examples import Examples
 from rayrec.data.history import ClickHistory
+from rayrec.data.loading import RankingData
 from rayrec.data.windows import HistoryGather
 from rayrec.evaluation.lists import ListScorer
 from rayrec.ranking.model import RankingModel
@@ -32,7 +36,35 @@ def ranker_lists(model: RankingModel, clicks: ClickHistory, at: int, context_fie
             context = torch.zeros(len(user), context_fields, dtype=torch.int64, device=device)
             candidates = candidates_N.expand(len(user), items)
             batch = Batch(users, torch.from_numpy(times).to(device), history, history_at, context, candidates)
-            scores_BI[start : start + step] = model(batch).float().cpu().numpy()
+            scores_BI[start : start + step] = model.logits(batch).float().cpu().numpy()
         return scores_BI
 
     return scores
+
+
+def leaving_out(data: RankingData, validation: sparse.csr_array, test: sparse.csr_array) -> RankingData:
+    """The same data with other splits: the examples of these pairs [U, I] of user and item are held out, and all others train."""
+    train = data.train.blocks(range(len(data.train.block_sizes)), torch.device("cpu"))
+    columns = [*(tuple(column.numpy() for column in block.columns) for block in train), data.validation.columns, data.test.columns]
+    user, item, clicked, at, end, context = (np.concatenate(each) for each in zip(*columns, strict=True))
+    order = np.argsort(at, kind="stable")
+    examples = Examples(user, item, clicked, at, end, context).take(order)
+    in_validation, in_test = (_among(examples.user, examples.item, pairs) for pairs in (validation, test))
+    parts = [examples.take(rows) for rows in (~in_validation & ~in_test, in_validation, in_test)]
+    rows = np.arange(len(parts[2]), dtype=np.int32)
+    clicks_only = bool(parts[0].clicked.all())
+    return replace(data, train=parts[0], validation=parts[1], read_test=lambda: (parts[2], rows), clicks_only=clicks_only)
+
+
+def clicks_without(clicks: ClickHistory, pairs: sparse.csr_array) -> ClickHistory:
+    """The clicks on all but these pairs [U, I] of user and item."""
+    users = len(clicks.offsets) - 1
+    user = np.repeat(np.arange(users), np.diff(clicks.offsets))
+    kept = ~_among(user, clicks.items, pairs)
+    return ClickHistory.of(user[kept], clicks.items[kept], clicks.times[kept], users)
+
+
+def _among(user: np.ndarray, item: np.ndarray, pairs: sparse.csr_array) -> np.ndarray:
+    """Which of these users and items are among the pairs."""
+    entries, items = pairs.tocoo(), pairs.shape[1]
+    return np.isin(user.astype(np.int64) * items + item, entries.row.astype(np.int64) * items + entries.col)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from matplotlib.figure import Figure
 
 from rayrec.evaluation.breakdown import PARTS
+from rayrec.evaluation.popularity import strongest
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,12 @@ class Report:
     are measured for the trained rankers only: metrics by the number of clicks known before the impression; metrics when all videos
     lack a modality at scoring time; predicted and observed CTR of bins of impressions. So is `by_novelty`: metrics of the videos
     that training has seen, of the others, which are scored from their content, and of the former as if they were new, too.
-    `warnings` are sentences for the user.
+    So many negatives were `drawn` for the impressions of a log of clicks alone, and measured with them. `warnings` are sentences
+    for the user.
     """
 
     k: int
-    impressions: int
+    impressions: int  # of the test split
     test_users: int
     candidate_recall: float  # share of the relevant videos that recall put among the candidates
     recall_by_source: dict[str, dict[str, float]] = field(default_factory=dict)  # as `candidates.SourceRecall` says
@@ -32,32 +34,48 @@ class Report:
     by_novelty: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    drawn: int = 0
 
 
-def page_warnings(pages: dict[str, dict[str, float]], served: str, popularity: str, k: int) -> list[str]:
-    """A sentence where the page that is `served` finds less of what people click than the most popular videos alone."""
-    page, plain = pages[served], pages[popularity]
-    if not page["ndcg"] < plain["ndcg"]:  # both are NaN when there are no users
+def page_warnings(pages: dict[str, dict[str, float]], served: str, k: int) -> list[str]:
+    """A sentence where the page that is `served` finds less of what people click than the strongest kind of popularity alone."""
+    page, found = pages[served], []
+    for metric, title in (("ndcg", f"NDCG@{k}"), ("recall", f"Recall@{k}")):
+        name, plain = strongest(pages, metric)
+        if page[metric] < plain:  # both are NaN when there are no users
+            found.append(f"{title} {page[metric]:.4f} against {plain:.4f} ({name})")
+    if not found:
         return []
     return [
-        f"The page ({served}) is worse than the most popular videos: NDCG@{k} {page['ndcg']:.4f} against {plain['ndcg']:.4f}, "
-        f"Recall@{k} {page['recall']:.4f} against {plain['recall']:.4f}. Before you serve it, try other sources "
-        "(`recall.sources`), more candidates, or another ranker."
+        f"The page ({served}) does not beat the most popular videos: {', '.join(found)}. Before you serve it, try negatives "
+        "(`training.negatives`), popularity in the ranker (`ranker.popularity`), other sources (`recall.sources`), more "
+        "candidates, or another ranker."
     ]
 
 
-def click_warnings(clicks: dict[str, dict[str, float]], served: str, popularity: str) -> list[str]:
-    """A sentence where the probabilities of the ranker that is `served` fit the clicks less well than each video's click rate."""
-    ranker, plain = clicks[served], clicks[popularity]
-    if not ranker["log_loss"] > plain["log_loss"]:
-        return []
-    return [
-        f"The probabilities of the ranker ({served}) fit the clicks less well than the click rate of each video: log loss "
-        f"{ranker['log_loss']:.4f} against {plain['log_loss']:.4f}. Trust their order, which the AUC measures, and not their size. "
-        "Training keeps the epoch with the best validation AUC, which may be too early for the probabilities of a small log: try a "
-        "higher `training.learning_rate` or a smaller `training.batch_size`, or search with `rayrec tune` and "
-        "`tuning.metric: log_loss`."
-    ]
+def click_warnings(clicks: dict[str, dict[str, float]], served: str) -> list[str]:
+    """Sentences where the ranker that is `served` orders impressions no better, or fits their clicks less well, than popularity."""
+    ranker, found = clicks[served], []
+    below = []
+    for metric, title in (("auc", "AUC"), ("gauc", "GAUC")):
+        name, plain = strongest(clicks, metric)
+        if ranker[metric] < plain:
+            below.append(f"{title} {ranker[metric]:.4f} against {plain:.4f} ({name})")
+    if below:
+        found.append(
+            f"The ranker ({served}) does not order impressions better than popularity: {', '.join(below)}. Try popularity in the "
+            "ranker (`ranker.popularity`), another model, or a search with `rayrec tune`."
+        )
+    name, plain = strongest(clicks, "log_loss")
+    if ranker["log_loss"] > plain:
+        found.append(
+            f"The probabilities of the ranker ({served}) fit the clicks less well than the click rate of each video: log loss "
+            f"{ranker['log_loss']:.4f} against {plain:.4f}. Trust their order, which the AUC measures, and not their size. Where "
+            "training draws negatives, they are probabilities among these. Otherwise training keeps the epoch with the best "
+            "validation AUC, which may be too early for the probabilities of a small log: try a higher `training.learning_rate` or "
+            "a smaller `training.batch_size`, or search with `rayrec tune` and `tuning.metric: log_loss`."
+        )
+    return found
 
 
 def overview_picture(report: Report) -> bytes:

@@ -1,8 +1,10 @@
 """Trains rankers: what the trainer needs to know of them, and the predictions that judge them.
 
-Early stopping watches the AUC of the validation split, or the log loss where there is no AUC because all labels are the same.
+Early stopping watches the AUC of the validation split, or the log loss where there is no AUC because all labels are the same. Where
+training draws negatives, negatives are drawn for the clicks of the validation split too, always the same ones.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +16,7 @@ from rayrec.config import Ranker, Training
 from rayrec.data.batches import Batch, batches, steps_of, training_batches
 from rayrec.data.examples import Examples
 from rayrec.data.loading import RankingData
+from rayrec.data.negatives import NegativeSampler, chosen, click_pairs, drawn_examples, together, with_pairs
 from rayrec.data.windows import HistoryGather
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
@@ -25,6 +28,8 @@ from rayrec.training.trainer import CPU, Trainer
 from rayrec.workspace.checkpoint import Checkpoint
 
 AUC, LOG_LOSS = "validation_auc", "validation_log_loss"  # the metrics of an epoch
+
+log = logging.getLogger(__name__)
 
 
 def train_ranker(
@@ -60,18 +65,26 @@ def fit(
     Raises `DivergedError` when the loss stops being finite, and `CheckpointError` for a checkpoint of another model.
     """
     gather = HistoryGather(data.clicks, model.window, device)
-    trainer = Trainer(
-        epochs=settings.epochs,
-        seed=seed,
-        patience=settings.patience,
-        clip=settings.clip,
-        device=device,
-        worker=worker,
-        callback=callback,
-        checkpoint=checkpoint,
-        checkpoint_s=settings.checkpoint_s,
-    )
-    return trainer.fit(TrainableRanker(model, data, gather, settings, seed, device, worker))
+
+    def train(
+        part: RankingModel, epochs: int, callback: TrainingCallback = NO_CALLBACK, checkpoint: Checkpoint | None = None
+    ) -> list[Epoch]:
+        trainer = Trainer(
+            epochs=epochs,
+            seed=seed,
+            patience=settings.patience,
+            clip=settings.clip,
+            device=device,
+            worker=worker,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_s=settings.checkpoint_s,
+        )
+        return trainer.fit(TrainableRanker(part, data, gather, settings, seed, device, worker))
+
+    if checkpoint is None or not checkpoint.exists():  # a checkpoint has what was learned before it
+        model.pretrain(train)
+    return train(model, settings.epochs, callback, checkpoint)
 
 
 @torch.inference_mode()
@@ -80,7 +93,7 @@ def predict(
 ) -> np.ndarray:
     """The click probability of each example: float32 [examples]."""
     model.eval()
-    parts = [torch.sigmoid(model(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
+    parts = [torch.sigmoid(model.logits(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
     return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
 
 
@@ -100,6 +113,7 @@ class TrainableRanker(Trainable[Batch]):
         super().__init__(model, model.optimizer(settings))
         self.ranker, self.data, self.gather, self.settings = model, data, gather, settings
         self.seed, self.device, self.worker = seed, device, worker
+        self.sampler, self.validation = self._negatives()
         self.losses_of = torch.compile(model.losses) if settings.compile else model.losses
         self.advice = f"lower training.learning_rate ({settings.learning_rate:g}) or set training.clip"
 
@@ -107,7 +121,7 @@ class TrainableRanker(Trainable[Batch]):
         return steps_of(self.data.train, self.settings)
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Batch | None, int]]:
-        found = training_batches(self.data.train, self.gather, self.settings, self.device, self.seed, epoch, skip)
+        found = training_batches(self.data.train, self.gather, self.settings, self.device, self.seed, epoch, skip, self.sampler)
         for batch, examples in found:
             yield (batch if len(batch.user) else None), examples
 
@@ -117,7 +131,7 @@ class TrainableRanker(Trainable[Batch]):
         return (loss / examples,)
 
     def validate(self) -> dict[str, float]:
-        examples = self.data.validation
+        examples = self.validation
         probability = torch.from_numpy(predict(self.ranker, examples, self.gather, self.device)).to(self.device)
         both = torch.stack([probability, torch.from_numpy(examples.clicked).to(self.device)], dim=1)
         probability, clicked = gather_rows(both, self.worker).cpu().numpy().T
@@ -125,3 +139,21 @@ class TrainableRanker(Trainable[Batch]):
 
     def quality(self, epoch: Epoch) -> float:
         return epoch.metrics[AUC] if math.isfinite(epoch.metrics[AUC]) else -epoch.metrics[LOG_LOSS]
+
+    def _negatives(self) -> tuple[NegativeSampler | None, Examples]:
+        """What draws negatives for training, if anything does, and the validation split with negatives of its own.
+
+        Raises `DataError` where a log of clicks alone is to be learned without negatives.
+        """
+        data, settings = self.data, chosen(self.settings.negatives, self.data.clicks_only)
+        if settings is None:
+            return None, data.validation
+        if data.clicks_only and self.worker.rank == 0:
+            log.info("the log has clicks alone: %d videos are drawn for each, which its user did not click", settings.count)
+        items = len(data.items.ids)
+        pairs = click_pairs(data.train, items)
+        sampler, whole = (
+            NegativeSampler.of(settings, known, data.encoders.published_at, self.device, self.worker)
+            for known in (pairs, with_pairs(pairs, data.validation, items))
+        )
+        return sampler, together(data.validation, drawn_examples(data.validation, whole, self.seed)[0])

@@ -1,6 +1,7 @@
 """The interface of every ranker: logits for the candidates of a batch, the loss to train on, and the optimizer."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.windows import HistoryWindow, LatestClicks
+from rayrec.ranking.popularity import Popularity
 from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
 
@@ -22,10 +24,19 @@ class RankingModel(nn.Module, ABC):
     def __init__(self, settings: Ranker, options: Section, tables: Tables) -> None:
         super().__init__()
         self.settings = settings
+        self.popularity = Popularity(tables.popularity) if tables.popularity else None
 
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Click logits [B, N]."""
+        """The click logits [B, N] of the model itself. Call `logits` for those that count."""
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """The logits [B, N] by which candidates are trained, evaluated and served: `forward`, and what popularity adds."""
+        return self.with_popularity(self(batch), batch)
+
+    def with_popularity(self, logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Logits of `forward` with what the popularity of the candidates adds to them, if the settings ask for it."""
+        return logits_BN if self.popularity is None else logits_BN + self.popularity(batch)
 
     def append_items(self, table: FieldTable) -> None:
         """More items behind those that the model was built for, without the row for "unknown" that leads the table.
@@ -40,10 +51,24 @@ class RankingModel(nn.Module, ABC):
         return LatestClicks(self.settings.history_length)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """The loss that training minimises, for each request [B]: the mean log loss of its candidates. `batch` has labels."""
-        assert batch.labels is not None
-        return binary_cross_entropy_with_logits(self(batch), batch.labels, reduction="none").mean(1)
+        """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
+        return click_losses(self.logits(batch), batch)
+
+    def pretrain(self, train: Callable[["RankingModel", int], object]) -> None:
+        """What comes before the training: `train` trains a model within this one by itself, for so many epochs."""
 
     def optimizer(self, settings: Training) -> torch.optim.Optimizer:
         """A new optimizer for the parameters of this model."""
         return LazyAdam(self.parameters(), settings.learning_rate, settings.weight_decay)
+
+
+def click_losses(logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """For each request [B] the sum of the log losses of its candidates, divided by N.
+
+    All impressions and all drawn negatives weigh the same. A place where no negative was drawn (candidate 0) counts for nothing.
+    """
+    assert batch.labels is not None
+    losses_BN = binary_cross_entropy_with_logits(logits_BN, batch.labels, reduction="none")
+    empty_BN = batch.candidates == 0
+    empty_BN[:, 0] = False  # the impression itself, of whatever video
+    return losses_BN.masked_fill(empty_BN, 0).mean(1)

@@ -1,7 +1,8 @@
 """A trained ranker with everything that it needs to score: weights, encoders and the encoded tables of users and items.
 
 The same object scores in evaluation and in serving. On disk it is a folder: `weights.safetensors`, `users.safetensors` and
-`items.safetensors` (the encoded tables), their ids as Parquet, and `ranker.json` (`SavedRanker`). There is no pickle.
+`items.safetensors` (the encoded tables), their ids as Parquet, and `ranker.json` (`SavedRanker`); for a model that knows popularity
+`popularity.safetensors` (`FadingCounts`), too. There is no pickle.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rayrec.data.errors import DataError
 from rayrec.data.fields import FieldEncoder, FieldTable, Tables, refuse_not_finite
 from rayrec.data.history import ClickHistory
 from rayrec.data.loading import RankingData
+from rayrec.data.popularity import FadingCounts
 from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
 from rayrec.ranking import models
@@ -35,6 +37,7 @@ from rayrec.training.trainer import CPU
 from rayrec.workspace.files import read_whole, write_whole
 
 RETRAIN = "run `rayrec train CONFIG` again, and `rayrec publish CONFIG` where the ranker is served"
+POPULARITY, COUNTS = "popularity.safetensors", ("key", "sums", "half_lives")
 SCORER = "ranker.json"  # written last, so that a folder which has it is complete
 
 
@@ -64,6 +67,7 @@ class Scorer:
     users: FieldTable
     items: FieldTable
     model: RankingModel
+    popularity: FadingCounts | None = None  # if the settings ask for it
     device: torch.device = CPU
 
     @classmethod
@@ -75,16 +79,18 @@ class Scorer:
         context_encoder: ContextEncoder,
         users: FieldTable,
         items: FieldTable,
+        popularity: FadingCounts | None = None,
     ) -> "Scorer":
         """A scorer with an untrained model."""
-        model = models.build(settings, Tables(users, items, context_encoder.sizes))
-        return cls(settings, user_encoder, item_encoder, context_encoder, users, items, model)
+        model = models.build(settings, Tables(users, items, context_encoder.sizes, popularity))
+        return cls(settings, user_encoder, item_encoder, context_encoder, users, items, model, popularity)
 
     @classmethod
     def untrained(cls, settings: Ranker, data: RankingData) -> "Scorer":
         """A scorer with an untrained model, for the data on which it is to be trained."""
         fitted = data.encoders
-        return cls.build(settings, fitted.user_encoder, fitted.item_encoder, fitted.context_encoder, fitted.users, fitted.items)
+        encoders = fitted.user_encoder, fitted.item_encoder, fitted.context_encoder
+        return cls.build(settings, *encoders, fitted.users, fitted.items, data.popularity(settings))
 
     @property
     def item_ids(self) -> list[str]:
@@ -112,8 +118,14 @@ class Scorer:
             if name not in table.column_names:
                 raise DataError(f"the ranker was trained with {name!r} of each video, which is not there now; {RETRAIN}")
         items = self._encoded(table)
-        scorer = Scorer.build(self.settings, self.user_encoder, encoder, self.context_encoder, self.users, items)
-        scorer.model.load_state_dict(self.model.state_dict())
+        popularity = self.popularity and self.popularity.renumbered(items.rows_of(pa.array(self.item_ids, TEXT)))
+        return self.over(items, popularity)
+
+    def over(self, items: FieldTable, popularity: FadingCounts | None) -> "Scorer":
+        """The same weights over other items, or with other counts of how popular they are."""
+        encoders = self.user_encoder, self.item_encoder, self.context_encoder
+        scorer = Scorer.build(self.settings, *encoders, self.users, items, popularity)
+        scorer.model.load_state_dict(self.model.state_dict())  # the tables are not part of it
         return scorer.to(self.device)
 
     def append_items(self, table: pa.Table) -> None:
@@ -163,7 +175,7 @@ class Scorer:
             context=torch.from_numpy(context.astype(np.int64)),
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
-        probabilities = torch.sigmoid(self.model(batch)).masked_fill(batch.candidates == 0, 0.0)
+        probabilities = torch.sigmoid(self.model.logits(batch)).masked_fill(batch.candidates == 0, 0.0)
         return probabilities.float().cpu().numpy()
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
@@ -172,6 +184,9 @@ class Scorer:
         for name, table in (("users", self.users), ("items", self.items)):
             write_whole(fs, f"{folder}/{name}.safetensors", save_tensors(table.tensors()))
             pq.write_table(pa.table({"id": table.ids}), f"{folder}/{name}.parquet", filesystem=fs, compression="zstd")
+        if self.popularity is not None:
+            counts = {name: torch.from_numpy(getattr(self.popularity, name)) for name in COUNTS}
+            write_whole(fs, f"{folder}/{POPULARITY}", save_tensors(counts | {"items": torch.tensor(self.popularity.items)}))
         saved = SavedRanker(settings=self.settings, users=self.user_encoder, items=self.item_encoder, context=self.context_encoder)
         write_whole(fs, f"{folder}/{SCORER}", saved.model_dump_json().encode())
 
@@ -187,7 +202,8 @@ class Scorer:
             )
             for name, encoder in (("users", saved.users), ("items", saved.items))
         )
-        scorer = cls.build(saved.settings, saved.users, saved.items, saved.context, users, items)
+        popularity = _read_counts(fs, f"{folder}/{POPULARITY}") if saved.settings.popularity else None
+        scorer = cls.build(saved.settings, saved.users, saved.items, saved.context, users, items, popularity)
         weights = f"{folder}/weights.safetensors"
         try:
             scorer.model.load_state_dict(load_tensors(read_whole(fs, weights)))
@@ -213,6 +229,12 @@ class Scorer:
         ends = np.cumsum([0, *map(len, histories)])
         clicks = ClickHistory(ends, np.concatenate(histories).astype(np.int32), np.concatenate(times).astype(np.int64))
         return HistoryGather(clicks, self.model.window, CPU)(torch.arange(len(histories)), torch.from_numpy(ends[1:]))
+
+
+def _read_counts(fs: pafs.FileSystem, path: str) -> FadingCounts:
+    tensors = load_tensors(read_whole(fs, path))
+    key, sums, half_lives = (tensors[name].numpy() for name in COUNTS)
+    return FadingCounts(key, sums, half_lives, int(tensors["items"]))
 
 
 def _read_saved(fs: pafs.FileSystem, path: str) -> SavedRanker:

@@ -1,17 +1,17 @@
 """The layers of models that read the history as a sequence: sessions, recurrence, attention and the layer that predicts the click.
 
 Shapes: B requests, N candidates, H history, S sessions, L clicks of a session, T states of any sequence, E all fields of an item
-concatenated, A first hidden layer of an attention, X a state or an interest.
+concatenated, R / C all that is known of a request / a candidate, A first hidden layer of an attention, X a state or an interest.
 """
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from rayrec.config import Ranker
+from rayrec.config import Count, Ranker, Section
 from rayrec.data.windows import MINUTE_MS
 from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
 from rayrec.ranking.gathering import gather
@@ -124,6 +124,54 @@ class InterestMLP(nn.Module):
         candidates = torch.cat([x.candidates_BNE, interest_BNX], -1) if self.at_input else x.candidates_BNE
         logits_BN = self.mlp(x.request_BR, candidates)
         return logits_BN if self.top is None else logits_BN + self.top(interest_BNX)
+
+
+class SequenceOptions(Section):
+    """The options of models whose deep part can read the clicks in their order, beside the mean of their vectors."""
+
+    # `gru` adds the last state of a GRU over the clicks, `gru_attention` its states weighed by the candidate's attention.
+    sequence: Literal["mean", "gru", "gru_attention"] = "mean"
+    size: Count = 32  # of the GRU's states
+
+
+class ClickedSequence(nn.Module):
+    """What the deep part of a model reads of the clicks in their order, beside the fields: the attention-based deep-width model.
+
+    From the short-video CTR paper (see docs/papers.md). A GRU over the clicked videos gives states. With `gru`, the deep part gets
+    the last one, once for each request; with `gru_attention` the sum of all, weighed by `BilinearAttention` for each candidate.
+    They enter where `history_connection` says, by `request_size` and `candidate_size` more inputs of the MLP, and zeros stand for
+    an empty history. With `mean`, or without a history connection, this layer adds nothing.
+    """
+
+    def __init__(self, settings: Ranker, options: SequenceOptions, inputs: Inputs) -> None:
+        super().__init__()
+        self.request_size = self.candidate_size = 0
+        self.gru: AUGRU | None = None
+        if options.sequence == "mean" or settings.history_connection == "none":
+            return
+        self.click, self.gru = Linear(inputs.item_size, options.size), AUGRU(options.size)
+        attends = options.sequence == "gru_attention"
+        self.attention = BilinearAttention(options.size, inputs.item_size) if attends else None
+        self.top = HistoryTop(options.size) if settings.history_at_top else None
+        if settings.history_at_input:
+            self.request_size, self.candidate_size = (0, options.size) if attends else (options.size, 0)
+
+    def forward(self, x: Embedded, request_BR: torch.Tensor, mlp: RequestMLP) -> torch.Tensor:
+        """The logits [B, N] of the deep part: of `mlp` over the request's fields, the candidates' and the sequence."""
+        if self.gru is None:
+            return mlp(request_BR, x.candidates_BNE)
+        y, candidates_BNC = compacted(x), x.candidates_BNE
+        states_BTX = torch.cat(self.gru(apply_to_clicks(self.click, y), y.mask_BH[:, None]), 1)
+        if self.attention is None:
+            interest = states_BTX[:, -1]  # behind the last click a state stays as it is
+        else:
+            interest = self.attention(candidates_BNC, states_BTX, y.mask_BH) @ states_BTX
+        if self.request_size:
+            request_BR = torch.cat([request_BR, interest], 1)
+        if self.candidate_size:
+            candidates_BNC = torch.cat([candidates_BNC, interest], 2)
+        logits_BN = mlp(request_BR, candidates_BNC)
+        return logits_BN if self.top is None else logits_BN + self.top(interest)
 
 
 class ActivationUnit(nn.Module):

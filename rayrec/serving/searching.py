@@ -65,7 +65,8 @@ class Searcher:
             raise SearchError(422, str(error)) from error
         vectors, tags = self.model.query_vectors(modality, values)
         floor = self.model.floors[modality] if query.min_score is None else query.min_score
-        return Found(*self.index.search(vectors[0], query.k, floor, query.filters), tags[0], floor)
+        text = query.content if isinstance(query.content, str) else ""
+        return Found(*self.index.search(vectors[0], query.k, floor, query.filters, text), tags[0], floor)
 
     def add(self, catalog: pa.Table, features: pa.Table) -> None:
         """Make new videos findable from now on: rows of the tables `catalog` and `features`, of which the latter count.

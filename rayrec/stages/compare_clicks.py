@@ -8,11 +8,17 @@ from dataclasses import asdict
 from pydantic import TypeAdapter
 
 from rayrec.config import Config, Ranker, dump
+from rayrec.data.context import NO_CONTEXT
+from rayrec.data.encoders import published_at
 from rayrec.data.loading import RankingData, ranking_data
+from rayrec.data.negatives import negatives_of_test, with_negatives
 from rayrec.data.shards import EncodedLog
+from rayrec.data.shares import Share
 from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
 from rayrec.evaluation.comparison import PICTURE, RESULTS, TABLE, ArmRun, Measurement, picture, provenance, table
+from rayrec.evaluation.pages import Counters
+from rayrec.evaluation.popularity import RECENT_CLICKS, item_scores, popularity_metrics, recent_clicks
 from rayrec.evaluation.trials import TrainingSummary
 from rayrec.ranking.fitting import AUC, predict, train_ranker
 from rayrec.ranking.variants import variant
@@ -26,6 +32,7 @@ from rayrec.workspace.versions import Workspace
 
 # The ranker's settings on which its data depend (`ranking_data`).
 OF_THE_DATA = ("item_fields", "context_fields", "topics", "modalities")
+EVALUATION_SEED = 0  # of the negatives of the test split, which are the same for all arms and seeds
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +53,7 @@ def compare_clicks(run: StageRun) -> None:
     if not any(one.measured for one in in_order):
         raise RayrecError(f"compare: no arm could be trained; {in_order[0].arm}: {in_order[0].reason}")
     run.write_file(RESULTS, to_json([asdict(one) for one in in_order], indent=1))
-    run.write_file(TABLE, f"{table(in_order)}\n{provenance(run.config, in_order)}\n".encode())
+    run.write_file(TABLE, f"{table(in_order, _popularity(run))}\n{provenance(run.config, in_order)}\n".encode())
     run.write_file(PICTURE, picture(in_order))
     run.count(rows_in=len(in_order), rows_out=sum(one.measured is not None for one in in_order))
 
@@ -78,7 +85,9 @@ def _measured(place: Place, arm: str, config: Config, seed: int) -> Measurement:
     device = reserved_device()
     scorer, epochs = train_ranker(data, config.ranker, config.training, seed, device, TrainingCallback(log_epoch))
     gather = HistoryGather(data.clicks, scorer.model.window, device)
-    found = click_metrics(data.test.user, data.test.clicked, predict(scorer.model, data.test, gather, device))
+    negatives = negatives_of_test(config.training, data.clicks_only)
+    test, _ = with_negatives(data.test, data.clicks, data.encoders.published_at, negatives, EVALUATION_SEED)
+    found = click_metrics(test.user, test.clicked, predict(scorer.model, test, gather, device))
     log.info("%s: test AUC %.4f, log loss %.4f", name, found["auc"], found["log_loss"])
     return Measurement(
         auc=found["auc"],
@@ -88,6 +97,20 @@ def _measured(place: Place, arm: str, config: Config, seed: int) -> Measurement:
         parameters=sum(weights.numel() for weights in scorer.model.parameters()),
         examples=(len(data.train), len(data.validation), len(data.test)),
     )
+
+
+def _popularity(run: StageRun) -> dict[str, dict[str, float]]:
+    """The click metrics of each kind of popularity, as it is known at the midnight before the test begins or before a click."""
+    log = EncodedLog.open(run.fs, run.input_folder("encode"))
+    items, test_at, clicks_only = len(log.items.ids) + 1, log.facts.test_at, log.facts.clicks_only
+    share = Share.of_all(log, NO_CONTEXT, len(log.users.ids) + 1)
+    published = published_at(run.read("catalog"))
+    negatives = negatives_of_test(run.config.training, clicks_only)
+    test, _ = with_negatives(share.test()[0], share.clicks, published, negatives, EVALUATION_SEED)
+    scores = item_scores(Counters.of_days(log.daily.before(test_at), items), log.daily, test_at, clicks_only)
+    found = {name: score[test.item] for name, score in scores.items()}
+    found[RECENT_CLICKS] = recent_clicks(log.daily, items, test.item, test.at)
+    return popularity_metrics(test.user, test.clicked, found)
 
 
 def data_settings(config: Config) -> str:

@@ -26,7 +26,7 @@ from rayrec.errors import RayrecError
 from rayrec.evaluation.comparison import RESULTS, TABLE
 from rayrec.evaluation.lists import METRICS, Allowed, ListScorer, measure, one_each, sampled
 from rayrec.evaluation.model_table import Measured, ModelRun, model_table, not_better
-from rayrec.evaluation.ranked_items import ranker_lists
+from rayrec.evaluation.ranked_items import clicks_without, leaving_out, ranker_lists
 from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.variants import SECTIONS, variant
 from rayrec.serving.cluster.connection import reserved_device
@@ -128,8 +128,6 @@ def _arm_config(config: Config, values: dict[str, Any], source: str) -> Config:
     """The config of an arm; its section `collaborative` is None where the arm is a ranker."""
     sections = {key.split(".")[0] for key in values}
     if not sections & {COLLABORATIVE}:
-        if config.comparison.lists.held_out != "split":
-            raise ConfigError(f"{source}: a ranker learns from the log's own split; set comparison.lists.held_out to split")
         return variant(config, values, source).model_copy(update={COLLABORATIVE: None})
     if others := sorted(sections - {COLLABORATIVE}):
         raise ConfigError(
@@ -195,9 +193,14 @@ def _fitted_model(place: Place, name: str, config: Config, seed: int, splits: Sp
 
 def _fitted_ranker(place: Place, name: str, config: Config, seed: int, splits: Splits) -> ListScorer:
     data, device = ranking_data_of(place, data_settings(config)), reserved_device()
+    clicks, held_out = data.clicks, config.comparison.lists.held_out
+    if held_out == "last_click":
+        data = leaving_out(data, splits.feedback.held_out, splits.test)
+        clicks = clicks_without(clicks, splits.feedback.held_out + splits.test)
     scorer, _ = train_ranker(data, config.ranker, config.training, seed, device, _logging(name))
-    end_of_training = int(data.validation.at.min())  # it knows the clicks that a collaborative model knows
-    return ranker_lists(scorer.model, data.clicks, end_of_training, len(data.context_encoder.fields), device)
+    # It knows the clicks that a collaborative model knows.
+    end_of_training = int(data.validation.at.min() if held_out == "split" else clicks.times.max() + 1)
+    return ranker_lists(scorer.model, clicks, end_of_training, len(data.context_encoder.fields), device)
 
 
 def _logging(name: str) -> TrainingCallback:

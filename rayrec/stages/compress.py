@@ -71,12 +71,17 @@ def settings(config: Config) -> dict[str, Any]:
     }
 
 
-def sources(workspace: Workspace, config: Config) -> list[tuple[str, str]]:
-    """The version of every picture in the folder."""
+def sources(workspace: Workspace, config: Config) -> list[Any]:
+    """The version of every picture in the folder; where there is none, what covers come from.
+
+    That is not the version of the table `features`, which is another one as soon as `extract` has used the compressed network.
+    """
     from rayrec.features.compression.pictures import paths_below
 
-    folder = _compression(config).pictures
-    return [] if folder is None else sorted(file_versions(map(str, paths_below(folder))).items())
+    if (folder := _compression(config).pictures) is not None:
+        return sorted(file_versions(map(str, paths_below(folder))).items())
+    features = workspace.manifest("extract")
+    return [] if features is None else [features.inputs, features.tables, features.settings.get("cover_side")]
 
 
 def place(workspace: Workspace, folder: str, config: Config) -> str:
@@ -155,13 +160,16 @@ def _write(network: "FeatureNetwork", job: "fitting.Task", config: Config, fs: A
     import torch
 
     from rayrec.features.compression.loading import packed
-    from rayrec.features.compression.report import report
+    from rayrec.features.compression.report import losses_in_words, report
 
     cpu = torch.device("cpu")
     network, original = network.to(cpu), copy.deepcopy(job.original).to(cpu)
     pixels = torch.from_numpy(job.train.pixels[:CALIBRATION]).split(64)
     data = packed(network, _image(config), weights_in_words(_image(config), "features.image"), pixels)
-    write_whole(fs, f"{folder}/{REPORT}", to_json(report(original, data, job.held_out), indent=1))
+    found = report(original, data, job.held_out)
+    for sentence in losses_in_words(found):
+        log.warning("compress: %s", sentence)
+    write_whole(fs, f"{folder}/{REPORT}", to_json(found, indent=1))
     write_whole(fs, f"{folder}/{NETWORK}", data)
 
 
@@ -200,7 +208,6 @@ def check(config: Config) -> None:
 STAGE = Stage(
     "compress",
     compress,
-    may_read=("features",),
     settings=settings,
     sources=sources,
     check=check,

@@ -59,6 +59,7 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     sizes = np.array([facts.sizes for facts in found], dtype=np.int64)
     work = [functools.partial(steps.write_shard, job, shard, sizes, context) for shard in range(job.shards)]
     shards = _each("shards", work, execute)
+    steps.write_daily_counts(job)
     for name, known in (("users", users), ("items", items)):
         steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
     EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, split.by, labels == {True})).finish()
@@ -100,7 +101,8 @@ def _table_of(known: Known) -> pa.Table:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    return settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config))}
+    # An encoded log of an earlier rayrec lacks the daily counts, and is made again.
+    return settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config)), "daily": True}
 
 
 STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings)

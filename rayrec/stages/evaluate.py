@@ -6,7 +6,7 @@ more than `evaluation.max_users`.
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,8 +14,11 @@ import pyarrow as pa
 
 from rayrec.config import Config, settings_of
 from rayrec.data.encoders import FittedEncoders
+from rayrec.data.examples import Examples
 from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, RankingData, fitted_encoders
+from rayrec.data.negatives import negatives_of_test, with_negatives
 from rayrec.data.pieces import LogPieces
+from rayrec.data.popularity import DailyCounts, FadingCounts
 from rayrec.data.shards import EncodedLog
 from rayrec.data.shares import GROUP_ROWS, Share
 from rayrec.data.windows import HistoryGather
@@ -26,10 +29,10 @@ from rayrec.evaluation.pages import (
     find_test_users,
     in_order,
     page_metrics,
-    popularity,
     ranked_pages,
     recommended_pages,
 )
+from rayrec.evaluation.popularity import CLICK_RATE, RECENT_CLICKS, item_scores, popularity_metrics, recent_clicks
 from rayrec.evaluation.report import Report, breakdown_picture, click_warnings, overview_picture, page_warnings
 from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import RankerError, Scorer
@@ -44,7 +47,7 @@ from rayrec.workspace.files import to_json
 from rayrec.workspace.parts import write_part
 from rayrec.workspace.stage import Stage, StageRun
 
-WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics", "popularity", "best possible"
+WITH_TOPICS, WITHOUT_TOPICS, BEST = "with topics", "without topics", "best possible"
 
 
 def evaluate(run: StageRun) -> None:
@@ -55,16 +58,17 @@ def evaluate(run: StageRun) -> None:
     published_at = _published_at(rankers[0].scorer.item_ids, run.read("catalog", ["video_id", "published_at"]))
     test = _predicted(log, rankers, published_at, config)
 
-    probabilities = test.probabilities | {POPULARITY: popularity(test.counters)[test.item]}
+    popular = item_scores(test.counters, log.daily, log.facts.test_at, log.facts.clicks_only)
+    probabilities = test.probabilities | {name: score[test.item] for name, score in popular.items() if name == CLICK_RATE}
     pages, recommended = {}, []
     for ranker in rankers:
+        scorer = _knowing(ranker.scorer, log.daily.before(log.facts.test_at))
         found = recommended_pages(
-            test.users, ranker.scorer, ranker.items, test.counters, published_at, config.recall, config.selection, k, config.seed
+            test.users, scorer, ranker.items, test.counters, published_at, config.recall, config.selection, k, config.seed
         )
         recommended.append(asyncio.run(found))
         pages[ranker.name] = recommended[-1].pages
-    popular = popularity(test.counters)
-    pages[POPULARITY] = ranked_pages(test.users, lambda user: popular, k)
+    pages |= {name: ranked_pages(test.users, lambda user, score=score: score, k) for name, score in popular.items()}
     preferences = _preferences(run, rankers[0].scorer)
     if preferences is not None:
         probabilities[BEST] = _true_probabilities(run, len(test.item))
@@ -73,10 +77,11 @@ def evaluate(run: StageRun) -> None:
     metrics = {
         name: page_metrics(test.users, page, k) | _expected_ctr(test.users, page, preferences) for name, page in pages.items()
     }
-    clicks = {name: click_metrics(test.user, test.clicked, probability) for name, probability in probabilities.items()}
+    clicks = _click_metrics(test, probabilities, popular, log)
     report = Report(
         k=k,
-        impressions=len(test.item),
+        impressions=log.test_rows,
+        drawn=len(test.item) - log.test_rows,
         test_users=len(test.users),
         candidate_recall=recommended[0].candidate_recall,
         recall_by_source=recommended[0].recall_by_source,
@@ -94,13 +99,13 @@ def evaluate(run: StageRun) -> None:
             for each in rankers
         },
         reliability={each.name: _as_lists(reliability(test.clicked, probabilities[each.name])) for each in rankers},
-        warnings=[*click_warnings(clicks, rankers[0].name, POPULARITY), *page_warnings(metrics, rankers[0].name, POPULARITY, k)],
+        warnings=[*click_warnings(clicks, rankers[0].name), *page_warnings(metrics, rankers[0].name, k)],
     )
     _write_predictions(run, probabilities)
     run.write_file("report.json", to_json(asdict(report), indent=1))
     run.write_file("report.png", overview_picture(report))
     run.write_file("breakdown.png", breakdown_picture(report))
-    run.count(rows_in=len(test.item), rows_out=len(test.item))
+    run.count(rows_in=log.test_rows, rows_out=log.test_rows)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
                 f"{folder}/{name} was trained on another catalog or log than the present one; run `rayrec train CONFIG` and "
                 "then this again"
             )
+        scorer = _knowing(scorer, log.daily)
         topics = run.read_if_there("topics") if name == RANKER else None
         has_topics = topics is not None and topics.num_rows > 0
         items = ItemData.of_tables(scorer.item_ids, run.read("catalog"), topics, lambda: run.read_if_there("embeddings"))
@@ -142,17 +148,40 @@ def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
     return found
 
 
+def _knowing(scorer: Scorer, daily: DailyCounts) -> Scorer:
+    """The ranker with these counts of how popular videos are, if it knows any."""
+    half_lives = scorer.settings.popularity
+    return scorer.over(scorer.items, FadingCounts.of(daily, half_lives, len(scorer.item_ids))) if half_lives else scorer
+
+
+def _click_metrics(
+    test: "TestSplit", probabilities: dict[str, np.ndarray], popular: dict[str, np.ndarray], log: EncodedLog
+) -> dict[str, dict[str, float]]:
+    """The click metrics of rankers, of popularity as it is known at each impression, and of the best that is possible."""
+    found = {name: click_metrics(test.user, test.clicked, probabilities[name]) for name in test.probabilities}
+    scores = {name: score[test.item] for name, score in popular.items()}
+    scores[RECENT_CLICKS] = recent_clicks(log.daily, len(popular[RECENT_CLICKS]), test.item, test.at)
+    found |= popularity_metrics(test.user, test.clicked, scores)
+    if BEST in probabilities:
+        found[BEST] = click_metrics(test.user, test.clicked, probabilities[BEST])
+    return found
+
+
 # --- the test split -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class TestSplit:
-    """The impressions of the test split in time order, with their predictions, and what was known before it."""
+    """The impressions of the test split in time order, with their predictions, and what was known before it.
+
+    Of a log of clicks alone, behind the impressions come the negatives that were drawn for them.
+    """
 
     __test__ = False  # pytest must not take the class for a test
 
     user: np.ndarray  # int32, as are `item` and `length`
     item: np.ndarray
+    at: np.ndarray  # int64, UTC ms
     clicked: np.ndarray  # bool
     length: np.ndarray  # the clicks of the user before the impression
     probabilities: dict[str, np.ndarray]  # ranker -> float32
@@ -168,7 +197,8 @@ class TestSplit:
         items = len(rankers[0].scorer.item_ids)
         return cls(
             empty(np.int32),
-            empty(np.int32),
+            np.zeros(rows, np.int32),
+            empty(np.int64),
             empty(np.bool_),
             empty(np.int32),
             {ranker.name: empty(np.float32) for ranker in rankers},
@@ -177,35 +207,49 @@ class TestSplit:
             [],
         )
 
+    def without_empty(self, impressions: int) -> "TestSplit":
+        """Without the places behind the impressions for which no negative could be drawn."""
+        rows = (np.arange(len(self.item)) < impressions) | (self.item > 0)
+        columns = {name: getattr(self, name)[rows] for name in ("user", "item", "at", "clicked", "length")}
+        without = {ranker: {name: values[rows] for name, values in found.items()} for ranker, found in self.without.items()}
+        return replace(self, **columns, probabilities={k: v[rows] for k, v in self.probabilities.items()}, without=without)
+
 
 def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.ndarray, config: Config) -> TestSplit:
     """Goes through the log once, some shards at a time. If there are too many test users, it keeps a random sample of them."""
     scorer, most = rankers[0].scorer, config.evaluation.max_users
-    test = TestSplit.of_size(log.test_rows, rankers)
-    encoders = FittedEncoders(scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items)
+    negatives = negatives_of_test(config.training, log.facts.clicks_only)
+    test = TestSplit.of_size(log.test_rows * (1 + negatives.count if negatives else 1), rankers)
+    encoders = FittedEncoders(
+        scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items, published_at
+    )
     draw, limit = np.random.default_rng(config.seed).random(len(scorer.users.ids)), 1.0
     for share in Share.in_groups(log, GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids)):
         data = RankingData.of(encoders, share, in_memory=True)
         row = data.test_row
-        test.user[row], test.item[row], test.clicked[row] = data.test.user, data.test.item, data.test.clicked
-        test.length[row] = history_lengths(data.clicks, data.test)
+        examples, place = with_negatives(data.test, data.clicks, published_at, negatives, config.seed)
+        if negatives:
+            behind = log.test_rows + row[place // negatives.count].astype(np.int64) * negatives.count + place % negatives.count
+            row = np.append(row, behind)
+        test.user[row], test.item[row], test.clicked[row] = examples.user, examples.item, examples.clicked
+        test.at[row], test.length[row] = examples.at, history_lengths(data.clicks, examples)
         test.counters += Counters.of(data)
         test.users += find_test_users(data, published_at, log.facts.test_at, draw < limit)
         if len(test.users) > most:
             test.users = sorted(test.users, key=lambda user: draw[user.user])[:most]
             limit = draw[test.users[-1].user]
         for ranker in rankers:
-            test.probabilities[ranker.name][row] = _probabilities(ranker.scorer, data)
+            test.probabilities[ranker.name][row] = _probabilities(ranker.scorer, data, examples)
             for name, without in ranker.without.items():
-                test.without[ranker.name][name][row] = _probabilities(without, data)
+                test.without[ranker.name][name][row] = _probabilities(without, data, examples)
     test.users = in_order(test.users)
-    return test
+    return test.without_empty(log.test_rows)
 
 
-def _probabilities(scorer: Scorer, data: RankingData) -> np.ndarray:
-    """The click probability of each impression of the test split: float32 [impressions]."""
+def _probabilities(scorer: Scorer, data: RankingData, examples: Examples) -> np.ndarray:
+    """The click probability of each of some examples of the test split: float32 [examples]."""
     gather = HistoryGather(data.clicks, scorer.model.window, scorer.device)
-    return predict(scorer.model, data.test, gather, scorer.device)
+    return predict(scorer.model, examples, gather, scorer.device)
 
 
 def _test_log(run: StageRun, columns: list[str]) -> Iterator[pa.Table]:

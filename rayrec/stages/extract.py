@@ -323,7 +323,7 @@ def check_image_weights(image: ImageFeatures) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises `ConfigError` for a missing package, for 8-bit kernels on GPUs, and for GPUs that this machine lacks."""
+    """Raises `ConfigError` for a missing package or file of weights, for 8-bit kernels on GPUs, and for GPUs that are not there."""
     features = config.features
     if (image := features.image) is not None:
         check_image_weights(image)
@@ -332,6 +332,8 @@ def check(config: Config) -> None:
                 "features.image.compression.int8=true is for CPUs, but features.gpus_per_model asks for GPUs; set one of them to "
                 "false or 0"
             )
+    if (audio := features.audio) is not None and audio.weights and not file_versions([audio.weights]):
+        raise ConfigError(f"features.audio.weights: there is no file {audio.weights}; `rayrec convert` makes it of YAMNet's")
     if (text := features.text) is not None:
         if text.model in PACKAGED:
             need_package(PACKAGED[text.model], "weights", f"features.text.model={text.model}")

@@ -100,8 +100,8 @@ def _anew(run: StageRun, videos: pa.Table, settings: PrivatePublic) -> tuple[pa.
     known, classes = videos.num_rows - videos["class"].null_count, classes_of(videos)
     if videos.num_rows and (len(classes) < 2 or known < 4):
         raise ConfigError(
-            f"private_public: the catalog has {known} videos with a file and a primary_class, of {len(classes)} classes; the "
-            "network needs at least 4 such videos of 2 classes. Add classes to the catalog, or remove the section `private_public`"
+            "private_public: the network needs videos with a file and a primary_class, 4 or more of 2 or more classes, but "
+            f"the catalog has {known}, of {len(classes)}. Add classes to the catalog, or remove the section `private_public`"
         )
     if videos.num_rows:
         PrivatePublicNetwork(settings, len(classes), run.config.seed)

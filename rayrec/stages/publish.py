@@ -6,6 +6,7 @@ covers) stay empty.
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from rayrec.config import settings_of
 from rayrec.data.context import NO_CONTEXT
 from rayrec.data.loading import MAY_READ, RANKER, READS, joined_items
 from rayrec.data.pieces import LogPieces
+from rayrec.data.popularity import DailyCounts, FadingCounts
 from rayrec.data.shares import GROUP_ROWS, Share
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import ItemData, item_vectors
@@ -46,9 +48,9 @@ def publish(run: StageRun) -> None:
     bare = ItemData(ItemTopics.of(scorer.item_ids, None), np.zeros(len(ids) + 1, np.int32))
     items = learned.with_learned(run, bare, scorer.item_ids)
     encoded, log = encoded_log(run), LogPieces.of(run.fs, run.part_digests("interactions"))
+    scorer = _with_latest_counts(scorer, encoded.daily)
     user_ids = encoded.users.ids
     shares = list(Share.in_groups(encoded, GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
-    # The items of the encoded log are those of the catalog, too.
     exposures, clicks = np.sum([log_summary.exposures_and_clicks(share, len(ids) + 1) for share in shares], axis=0)
     rows = item_table(run, ids) | {"exposures": exposures[1:], "clicks": clicks[1:]}
     # A log with times in the future must not hide the events of today.
@@ -64,6 +66,17 @@ def publish(run: StageRun) -> None:
     tables = tables_of(items.neighbours, items.vectors, exact_videos(run.config.recall))
     bundle.write(run.fs, folder, info, pa.table(rows), topic_table(run), users, scorer, tables)
     run.count(rows_in=log.rows, rows_out=len(ids))
+
+
+def _with_latest_counts(scorer: Scorer, daily: DailyCounts) -> Scorer:
+    """The ranker with what the log says at its end of how popular videos are, if it knows any of that.
+
+    The items of the encoded log are those of the catalog, too. They are compared with the mean over those that training had.
+    """
+    if scorer.popularity is None:
+        return scorer
+    counts = FadingCounts.of(daily, scorer.settings.popularity, len(scorer.item_ids)).latest
+    return scorer.over(scorer.items, replace(counts, items=scorer.popularity.items))
 
 
 def item_table(run: StageRun, ids: list[str]) -> dict[str, pa.Array | pa.ChunkedArray]:

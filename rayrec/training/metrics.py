@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
@@ -106,3 +107,13 @@ def ndcg_at_k(page: np.ndarray, relevant: np.ndarray, k: int) -> float:
     gains = np.isin(page[:k], relevant) / np.log2(np.arange(2, len(page[:k]) + 2))
     best = (1 / np.log2(np.arange(2, min(k, len(relevant)) + 2))).sum()
     return float(gains.sum() / best)
+
+
+def ranking_at_k(best_BK: np.ndarray, relevant_BI: sparse.csr_array) -> np.ndarray:
+    """Recall@K and binary NDCG@K of B users, whose K best items `best_BK` names in order and who have relevant ones: [2, B]."""
+    count_B, items = np.diff(relevant_BI.indptr), relevant_BI.shape[1]
+    rows = np.arange(len(best_BK))
+    hits_BK = np.isin(rows[:, None] * items + best_BK, np.repeat(rows, count_B) * items + relevant_BI.indices)
+    gain_K = 1 / np.log2(np.arange(2, best_BK.shape[1] + 2))
+    ideal_B = gain_K.cumsum()[np.minimum(count_B, len(gain_K)) - 1]
+    return np.stack([hits_BK.sum(axis=1) / count_B, hits_BK @ gain_K / ideal_B])

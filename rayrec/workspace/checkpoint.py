@@ -58,6 +58,9 @@ class Checkpoint:
         except Exception as error:  # torch's own message advises to execute what is in the file
             raise self._unreadable(path) from error
 
+    def exists(self) -> bool:
+        return self.fs.get_file_info(self.path).is_file
+
     def delete(self) -> None:
         for path in (self.path, *map(self._file, range(FILES))):
             if self.fs.get_file_info(path).is_file:

@@ -29,8 +29,8 @@ def test_classes_are_subfolders_and_other_files_are_named(tmp_path: Path, caplog
         "dog": ["dog/3.webp"],
     }
     assert found.rejected[0].num_rows == 0
-    assert "1 files are left out, because their endings are not those of pictures (.me: 1)" in caplog.text
-    assert "1 pictures are left out, because they are not in the subfolder of a class" in caplog.text
+    assert "files whose endings are not those of pictures are left out: 1 (.me: 1)" in caplog.text
+    assert "pictures outside the subfolders of the classes are left out: 1" in caplog.text
 
 
 def test_names_that_are_not_utf8_are_rejected(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         TableError, match=r"nowhere: there is no such folder; set `dataset.sounds` to a folder that has a subfolder"
     ):
         list_classes(str(tmp_path / "nowhere"), SOUNDS)
-    with pytest.raises(TableError, match="there are pictures of 1 classes"):
+    with pytest.raises(TableError, match="pictures of at least two classes are needed, and only 'cat' is there"):
         list_classes(folder_of(tmp_path / "one", "cat/1.jpg"), PICTURES)
     folder = folder_of(tmp_path / "two", "cat/1.jpg", "dog/2.jpg")
     (tmp_path / "two" / "owl").mkdir()

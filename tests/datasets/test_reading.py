@@ -33,7 +33,7 @@ def test_every_video_gets_an_id_of_its_own(folder: Path, caplog: pytest.LogCaptu
         "f.mp4.mkv": "f.mp4.mkv",  # its stem is the name of another file
     }
     assert listed.rejects.num_rows == 0
-    assert "2 files are left out, because their endings are not those of videos (.txt: 1, none: 1)" in caplog.text
+    assert "files whose endings are not those of videos are left out: 2 (.txt: 1, none: 1)" in caplog.text
 
 
 def test_a_name_that_is_not_utf8_is_one_reject(folder: Path) -> None:
@@ -59,4 +59,4 @@ def test_files_of_a_folder_that_are_no_tables_are_counted(tmp_path: Path, caplog
         (tmp_path / name).write_bytes(b"x")
     with caplog.at_level(logging.WARNING):
         assert list_tables(str(tmp_path)) == [str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl.gz")]
-    assert "2 files are left out, because their endings are not those of tables (.gz: 1, .tsv: 1)" in caplog.text
+    assert "files whose endings are not those of tables are left out: 2 (.gz: 1, .tsv: 1)" in caplog.text

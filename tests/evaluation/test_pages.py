@@ -8,7 +8,8 @@ import pytest
 
 from rayrec.config import Ranker, Split
 from rayrec.data.loading import RankingData, prepare
-from rayrec.evaluation.pages import Counters, TestUser, find_test_users, page_metrics, popularity, ranked_pages
+from rayrec.evaluation.pages import Counters, TestUser, find_test_users, page_metrics, ranked_pages
+from rayrec.evaluation.popularity import click_rate
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_counters_and_popularity_know_only_what_was_before(data: RankingData) ->
     counters = Counters.of(data)
     assert counters.exposures.tolist() == [0, 2, 1, 2, 1, 0]
     assert counters.clicks.tolist() == [0, 2, 0, 2, 0, 0]
-    score = popularity(counters)
+    score = click_rate(counters.exposures, counters.clicks)
     assert score[5] == pytest.approx(4 / 6)  # never shown: the mean of all
     assert score[1] == pytest.approx((2 + 10 * 4 / 6) / 12)
 

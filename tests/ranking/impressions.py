@@ -14,6 +14,7 @@ from rayrec.data.loading import RankingData
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.layers import RequestMLP
 from rayrec.ranking.scorer import Scorer
+from tests.fixtures.ranking import with_model
 
 HOUR_MS = 3_600_000
 
@@ -21,7 +22,7 @@ HOUR_MS = 3_600_000
 def untrained(name: str, data: RankingData, settings: Ranker, spread: float = 0.0, **options: Any) -> Scorer:
     """An untrained scorer. With a `spread`, all weights are random, because some models start with weights of zero."""
     torch.manual_seed(0)
-    scorer = Scorer.untrained(settings.model_copy(update={"model": name, "options": options}), data)
+    scorer = Scorer.untrained(with_model(settings, name, **options), data)
     for parameter in scorer.model.parameters() if spread else ():
         nn.init.normal_(parameter, std=spread)
     return scorer

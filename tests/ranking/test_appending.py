@@ -8,9 +8,9 @@ import torch
 from rayrec.config import Ranker
 from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, join_items
-from rayrec.ranking import models
 from rayrec.ranking.gathering import Rows
 from rayrec.ranking.scorer import Scorer
+from tests.fixtures.ranking import MODELS
 from tests.ranking.impressions import untrained
 
 
@@ -28,7 +28,7 @@ def test_rows_that_were_appended_are_found_and_the_first_ones_stay_where_they_ar
 
 
 @pytest.mark.parametrize("fusion", ["concat", "attention", "user_attention"])
-@pytest.mark.parametrize("model", models.NAMES)
+@pytest.mark.parametrize("model", MODELS)
 def test_an_appended_item_scores_like_one_that_was_there(
     model: str, fusion: str, raw: dict[str, pa.Table], settings: Ranker, data: RankingData
 ) -> None:

@@ -1,4 +1,4 @@
-"""Properties of every model in `models.NAMES`, whatever its formula."""
+"""Properties of every model, whatever its formula."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from rayrec.config import Ranker, Split, Training
 from rayrec.data.batches import Batch, training_batches
 from rayrec.data.loading import RankingData, join_items, prepare
 from rayrec.data.windows import HistoryGather
-from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
+from tests.fixtures.ranking import MODELS
 from tests.ranking.impressions import requests, untrained
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ VARIANTS = {
     "ids alone": {"topics": False, "modalities": [], "item_fields": [], "context_fields": []},
 }
 
-pytestmark = pytest.mark.parametrize("name", models.NAMES)
+pytestmark = pytest.mark.parametrize("name", MODELS)
 
 
 def prepared(raw: dict[str, pa.Table], settings: Ranker) -> RankingData:

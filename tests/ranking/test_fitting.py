@@ -9,7 +9,8 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 
-from rayrec.config import Ranker, Split, Training
+from rayrec.config import Negatives, Ranker, Split, Training
+from rayrec.data.batches import Batch
 from rayrec.data.loading import RankingData, join_items, prepare
 from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking.fitting import AUC, predict, train_ranker
@@ -152,3 +153,50 @@ def test_clipping_keeps_a_wild_learning_rate_in_bounds(data: RankingData) -> Non
     pairs = zip(start.model.mlp.parameters(), moved.model.mlp.parameters(), strict=True)
     distance = torch.sqrt(sum((one - other).square().sum() for one, other in pairs))
     assert 0 < distance <= 1.001e-3
+
+
+def clicks_alone() -> RankingData:
+    """The same people, but nobody knows what else they were shown."""
+    log = interactions(6000)
+    topics = pa.table(
+        {"video_id": catalog()["video_id"], "topics": pa.array([[i % 4] for i in range(VIDEOS)], pa.list_(pa.int32()))}
+    )
+    items = join_items(catalog().select(["video_id"]), topics, None, [])
+    return prepare(log.filter(log["clicked"]), items, None, RANKER, Split(validation=0.1, test=0.2))
+
+
+def test_a_log_of_clicks_alone_is_learned_with_negatives(caplog: pytest.LogCaptureFixture) -> None:
+    data = clicks_alone()
+    with caplog.at_level("INFO"):
+        scorer, epochs = train_ranker(data, RANKER, SETTINGS, 1)
+    assert "the log has clicks alone: 4 videos are drawn for each" in caplog.text
+    assert max(epoch.metrics[AUC] for epoch in epochs) > 0.6
+    assert same_weights(scorer, train_ranker(data, RANKER, SETTINGS, 1)[0])
+
+
+def test_a_training_with_negatives_goes_on_from_where_it_was_killed(tmp_path: Path) -> None:
+    data, settings = clicks_alone(), with_values(epochs=2, negatives=Negatives(count=2, by="popularity"))
+    whole, epochs = train_ranker(data, RANKER, settings, 1)
+    file = Checkpoint(pafs.LocalFileSystem(), str(tmp_path / "checkpoint.pt"))
+    train_ranker(data, RANKER, settings.model_copy(update={"epochs": 1}), 1, checkpoint=file)
+    resumed, again = train_ranker(data, RANKER, settings, 1, checkpoint=file)
+    assert same_weights(whole, resumed)
+    assert [epoch.loss for epoch in again] == [epoch.loss for epoch in epochs]
+
+
+def test_the_loss_with_negatives_is_the_mean_over_impressions_and_drawn_videos(data: RankingData) -> None:
+    """Of an impression that was not clicked the places for negatives are empty, and count for nothing."""
+    model = Scorer.untrained(RANKER, data).model.eval()
+    items = torch.tensor([[5, 3, 4], [6, 0, 0]])
+    batch = Batch(
+        user=torch.tensor([1, 2]),
+        at=torch.tensor([9, 9]),
+        history=torch.zeros(2, 10, dtype=torch.int64),
+        history_at=torch.zeros(2, 10, dtype=torch.int64),
+        context=torch.zeros(2, 0, dtype=torch.int64),
+        candidates=items,
+        labels=torch.tensor([[1.0, 0, 0], [0, 0, 0]]),
+    )
+    chance = torch.sigmoid(model(batch)).tolist()
+    clicked = -np.log(chance[0][0]) - np.log(1 - chance[0][1]) - np.log(1 - chance[0][2])
+    np.testing.assert_allclose(model.losses(batch).tolist(), [clicked / 3, -np.log(1 - chance[1][0]) / 3], rtol=1e-5)

@@ -21,7 +21,7 @@ from rayrec.data.batches import Batch
 from rayrec.ranking import models
 from rayrec.ranking.fitting import train_ranker
 from rayrec.ranking.model import RankingModel
-from tests.fixtures.ranking import prepared, small_log, small_ranker
+from tests.fixtures.ranking import MODELS, prepared, small_log, small_ranker, with_model
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 COMMAND = "python -m tests.ranking.test_golden_losses"
@@ -32,7 +32,7 @@ STEPS, SEED = 20, 7
 
 def losses_of(name: str) -> list[float]:
     """The mean loss of the batch of each step, as the trainer computes it."""
-    ranker = small_ranker().model_copy(update={"model": name, "fusion": "user_attention", "history_connection": "both"})
+    ranker = with_model(small_ranker().model_copy(update={"fusion": "user_attention", "history_connection": "both"}), name)
     with one_thread(), recorded_losses(models.check(ranker)) as found:
         train_ranker(prepared(small_log(), ranker), ranker, SETTINGS, SEED)
     return [round(loss, 6) for loss in found]
@@ -65,7 +65,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_first_steps_have_the_golden_losses(name: str) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert name in golden, f"model {name!r} has no golden losses yet: run `{COMMAND} {name}` and commit {GOLDEN.name}"
@@ -77,13 +77,13 @@ def test_the_first_steps_have_the_golden_losses(name: str) -> None:
 
 
 def test_no_golden_losses_are_left_of_models_that_are_gone() -> None:
-    gone = sorted(set(json.loads(GOLDEN.read_text())) - set(models.NAMES))
+    gone = sorted(set(json.loads(GOLDEN.read_text())) - set(MODELS))
     assert not gone, f"there are no such models any more: {gone}; run `{COMMAND}`"
 
 
 def write(names: list[str]) -> None:
     kept = json.loads(GOLDEN.read_text()) if names and GOLDEN.exists() else {}
-    curves = kept | {name: losses_of(name) for name in names or models.NAMES}
+    curves = kept | {name: losses_of(name) for name in names or MODELS}
     lines = [f"  {json.dumps(name)}: {json.dumps(curves[name])}" for name in sorted(curves)]
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -11,8 +11,8 @@ from rayrec.config import Ranker
 from rayrec.data.batches import batches
 from rayrec.data.loading import RankingData
 from rayrec.data.windows import MINUTE_MS, HistoryGather, LatestClicks
-from rayrec.ranking.sequences import AUGRU, PReLU, compacted, run_rnn, split_sessions
-from tests.ranking.impressions import dot, requests, untrained
+from rayrec.ranking.sequences import AUGRU, ClickedSequence, PReLU, compacted, run_rnn, split_sessions
+from tests.ranking.impressions import dot, linear, requests, softmax, untrained
 
 
 def sessions_of(times: list[int], gap_minutes: float) -> list[list[int]]:
@@ -57,6 +57,21 @@ def torch_gru_step(layer: nn.GRU | nn.GRUCell, step: list[float], state: list[fl
     for tensor in (w_in, w_state, b_in, b_state):
         tensor[size : 2 * size] *= -1  # sigmoid(-z) = 1 - sigmoid(z)
     return _gru(_products(w_in, b_in, step), _products(w_state, b_state, state), state, 1.0)
+
+
+def interest_of(layer: ClickedSequence, clicked: list[list[float]], candidate: list[float]) -> list[float]:
+    """What `layer` reads of the clicks in their order, one step at a time; nothing with `sequence: mean`."""
+    if layer.gru is None:
+        return []
+    states, state = [], [0.0] * layer.gru.new.in_features
+    for click in clicked:
+        state = gru_step(layer.gru, linear(layer.click, click), state, 1.0)
+        states.append(state)
+    if layer.attention is None or not states:
+        return state
+    guide = linear(layer.attention.linear, candidate)
+    weights = softmax([dot(one, guide) for one in states])
+    return [dot(weights, list(column)) for column in zip(*states, strict=True)]
 
 
 def test_compacted_clicks_keep_their_order(data: RankingData, settings: Ranker) -> None:

@@ -141,3 +141,28 @@ def test_the_graph_finds_nearly_what_the_product_finds() -> None:
     approximate.add(facts(1, first=11), -vectors[11:12])
     assert approximate.search(vectors[11], 1)[0] != ["v11"]
     assert approximate.search(-vectors[11], 1)[0] == ["v11"]
+
+
+def test_words_of_titles_and_tags_count_beside_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "BLOCK", 30)
+    vectors, query = unit(100), unit(1, seed=1)[0]
+    titles = [f"clip {'zebra' if n % 10 == 3 else ''} {'unicycle' if n in (3, 40, 77) else ''}" for n in range(100)]
+    known = facts(100).append_column("title", [titles]).append_column("tags", [[["parade"] if n == 77 else [] for n in range(100)]])
+    index = Index(known.slice(0, 90), vectors[:90], 1000)
+    index.add(known.slice(90), vectors[90:])
+    weights = {"zebra": np.log(1 + 90.5 / 10.5), "unicycle": np.log(1 + 97.5 / 3.5), "parade": np.log(1 + 99.5 / 1.5)}
+    has = np.array([[word in title or (word == "parade" and n == 77) for word in weights] for n, title in enumerate(titles)])
+    shares = has @ np.array(list(weights.values())) / sum(weights.values())
+    scores = 1 - (1 - vectors.astype(np.float64) @ query) * (1 - shares**2)
+    for filters, passes in ((Filters(), np.ones(100, dtype=bool)), (Filters(author="a1"), np.arange(100) % 4 == 1)):
+        best = [row for row in np.argsort(-scores) if passes[row] and scores[row] > 0.1][:20]
+        ids, found = index.search(query, 20, 0.1, filters, "Zebra UNICYCLE zebra parade?")
+        assert ids == [f"v{row}" for row in best]
+        np.testing.assert_allclose(found, scores[best], rtol=1e-5)
+
+
+def test_a_video_without_a_vector_is_found_by_its_words() -> None:
+    known = facts(3).append_column("title", [["a zebra", "a dog", "a dog"]])
+    index = Index(known, np.concatenate([np.zeros((1, SIZE), np.float32), unit(2)]), 1000)
+    assert index.search(unit(1, seed=1)[0], 3, 0.5, text="zebra") == (["v0"], [1.0])
+    assert index.search(unit(1, seed=1)[0], 3, 0.5) == ([], [])

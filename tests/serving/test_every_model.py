@@ -8,9 +8,9 @@ import torch
 
 from rayrec.config import Config
 from rayrec.data.batches import Batch
+from rayrec.data.context import DAY_MS
 from rayrec.data.loading import RANKER
 from rayrec.data.windows import HistoryGather
-from rayrec.ranking import models
 from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
@@ -18,6 +18,7 @@ from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.fixtures.encoded import whole_log
+from tests.fixtures.ranking import MODELS, with_model
 from tests.serving.small_world import TRAIN, build_workspace
 
 CANDIDATES = 600
@@ -29,16 +30,18 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return build_workspace(tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_served_scores_are_those_of_the_trained_model(small_world: Config, name: str) -> None:
-    ranker = small_world.ranker.model_copy(update={"model": name, "history_length": 8, "context_fields": ["hour"]})
+    values = {"history_length": 8, "context_fields": ["hour"], "popularity": [1.0, 7.0]}
+    ranker = with_model(small_world.ranker.model_copy(update=values), name)
     config, workspace = small_world.model_copy(update={"ranker": ranker}), Workspace(small_world.workspace)
     for stage in (TRAIN, load_stage("publish")):
         run_stage(workspace, stage, config)
     trained = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
     data = whole_log(workspace, config)
     rows = np.arange(0, len(data.test), 7)
-    user, at, end = data.test.user[rows], data.test.at[rows], data.test.end[rows]
+    # A bundle knows how popular videos were at the end of the log, so requests come a day after it.
+    user, at, end = data.test.user[rows], data.test.at[rows] + DAY_MS, data.test.end[rows]
     items = np.random.default_rng(0).integers(1, len(data.items.ids), (len(rows), CANDIDATES)).astype(np.int32)
 
     users = torch.from_numpy(user).long()
@@ -46,7 +49,7 @@ def test_served_scores_are_those_of_the_trained_model(small_world: Config, name:
     context = torch.from_numpy(data.test.context[rows]).long()
     with torch.inference_mode():
         batch = Batch(users, torch.from_numpy(at), history, times, context, torch.from_numpy(items).long())
-        offline = torch.sigmoid(trained.model.eval()(batch)).numpy()
+        offline = torch.sigmoid(trained.model.eval().logits(batch)).numpy()
 
     served = NeuralRanker(str(Path(config.workspace)))
     version, _ = locate(workspace, None)

@@ -110,6 +110,18 @@ def test_new_videos_are_found_as_if_they_had_been_indexed(searcher: Searcher, wo
     assert found.video_ids == expected
 
 
+def test_a_new_video_is_found_by_words_that_no_title_had_before(bundle: tuple[str, pa.Table], world: SearchWorld) -> None:
+    folder, items = bundle
+    searcher = Searcher.load(FS, folder, items, QUICK)
+    new = search_world(1, seed=7, first=900)
+    titles = pa.chunked_array([pa.array(["zebra crossing unicycle parade"], pa.large_string())])
+    query = SearchQuery("text", "Zebra unicycle", 10)
+    assert "v900" not in searcher.search(query).video_ids
+    searcher.add(new.catalog.set_column(new.catalog.column_names.index("title"), "title", titles), new.features)
+    found = searcher.search(query)
+    assert (found.video_ids[0], found.scores[0]) == ("v900", pytest.approx(1))
+
+
 def test_a_large_catalog_has_a_graph(world: SearchWorld, tmp_path: Path) -> None:
     pytest.importorskip("usearch", reason="the extra `search` is not installed")
     folder, items = published(search_config(str(tmp_path), epochs=1, exact_videos=100), world)

@@ -71,6 +71,7 @@ def test_from_a_folder_to_the_extractor(tmp_path: Path, monkeypatch: pytest.Monk
     assert report["ratio"] > 10
     assert report["pictures"] == 10
     assert {"float32", "int8"} == report["quality"].keys()
+    assert 0 <= report["quality"]["int8"]["accuracy"] <= 1
     assert "compressed" in extract.settings(config)["networks"]
     extract.STAGE.check(config)
 
@@ -99,6 +100,11 @@ def test_from_covers_by_the_command(tmp_path: Path) -> None:
     assert "features.3" in answer.output
     assert "times fewer" in answer.output
     assert (tmp_path / "models" / "network.rrz").is_file()
+
+    # The compressed network gives other vectors, and the covers are the same.
+    again = Stage("extract", extracted, writes=("features",), settings=lambda _: {"networks": "int8"})
+    assert run_stage(workspace, again, config)[1]
+    assert not run_stage(workspace, STAGE, config)[1]
 
 
 def test_configs_that_cannot_work(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.config import Config, load
+from rayrec.evaluation.popularity import CLICK_RATE, CLICKS
 from rayrec.ranking.scorer import RankerError
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import Stage, run_stage
@@ -53,3 +54,20 @@ def test_a_ranker_of_other_tables_is_refused(config: Config, tmp_path: Path, cha
     run_stage(Workspace(config.workspace), ingest(videos, log), config, force=True)
     with pytest.raises(RankerError, match="trained on another catalog or log than the present one; run `rayrec train CONFIG`"):
         evaluated(config)
+
+
+def test_a_log_of_clicks_alone_is_judged_with_drawn_videos(tmp_path: Path) -> None:
+    config = load(None, [f"workspace={tmp_path}/workspace", "training.negatives=2", "ranker.popularity=[7]"])
+    workspace, log = Workspace(config.workspace), interactions()
+    run_stage(workspace, ingest(catalog(tmp_path), log.filter(log["clicked"])), config)
+    run_stage(workspace, TRAIN, config)
+    clicks = evaluated(config)
+    report = json.loads(workspace.read_file(f"{workspace.folder('evaluate')}/report.json"))
+    assert report["drawn"] == 2 * report["impressions"] > 0
+    assert CLICK_RATE not in clicks
+    assert all(0 <= metrics["auc"] <= 1 for metrics in clicks.values())
+    assert clicks[CLICKS]["log_loss"] is None
+    predictions = workspace.read("predictions")
+    assert predictions.num_rows == report["impressions"]
+    assert predictions["clicked"].to_pylist() == [True] * report["impressions"]
+    assert evaluated(config) == clicks

@@ -331,6 +331,13 @@ def test_only_what_changes_features_counts_as_a_setting(tmp_path: Path, catalog_
         assert absent != extract.settings(weighted) != extract.settings(config)
 
 
+def test_weights_that_are_not_there_are_refused_before_any_work(tmp_path: Path, catalog_of: CatalogOf) -> None:
+    _, config = catalog_of({"a": None})
+    audio = AudioFeatures(model="yamnet", weights=str(tmp_path / "yamnet.safetensors"))
+    with pytest.raises(ConfigError, match=r"features\.audio\.weights: there is no file .*yamnet\.safetensors"):
+        extract.check(config.model_copy(update={"features": config.features.model_copy(update={"audio": audio})}))
+
+
 def test_real_clips(real_videos: list[Path], small: Features) -> None:
     networks = load_networks(small, 7)
     used = resolved(small, networks)

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from rayrec.cli import app
 from rayrec.cli.stages import HELP
 from rayrec.config import Config, load
+from rayrec.evaluation.popularity import CLICK_RATE
+from rayrec.evaluation.popularity import NAMES as POPULARITY
 from rayrec.stages.pipeline import ROAD, load_stage, run_stages, stages_for
 from rayrec.workspace.versions import Manifest, Workspace
 
@@ -67,13 +69,14 @@ def test_every_stage_left_its_tables_and_counts(config: Config) -> None:
 def test_the_report_compares_with_popularity_and_with_the_best_possible(config: Config) -> None:
     workspace = Workspace(config.workspace)
     report = json.loads((Path(workspace.folder("evaluate")) / "report.json").read_text())
-    models = ["with topics", "without topics", "popularity", "best possible"]
+    models = ["with topics", "without topics", *POPULARITY, "best possible"]
     assert list(report["clicks"]) == list(report["pages"]) == models
     assert report["clicks"]["best possible"]["auc"] == max(metrics["auc"] for metrics in report["clicks"].values())
     true_ctr = {name: metrics["expected_ctr"] for name, metrics in report["pages"].items()}
     assert true_ctr["best possible"] == max(true_ctr.values())
     predictions = workspace.read("predictions")
-    assert predictions.num_rows == report["impressions"] * len(models)
+    assert set(predictions["model"].to_pylist()) == {"with topics", "without topics", CLICK_RATE, "best possible"}
+    assert predictions.num_rows == report["impressions"] * 4
     for stage, pictures in (("evaluate", 2), ("train", 1)):
         assert [path.read_bytes()[:4] for path in Path(workspace.folder(stage)).glob("*.png")] == [b"\x89PNG"] * pictures
 

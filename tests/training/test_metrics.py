@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from rayrec.training.metrics import accuracy, auc, click_metrics, gauc, log_loss, ndcg_at_k, recall_at_k, reliability
+from rayrec.training.metrics import accuracy, auc, click_metrics, gauc, log_loss, ndcg_at_k, ranking_at_k, recall_at_k, reliability
 
 Log = tuple[np.ndarray, np.ndarray, np.ndarray]  # users, clicks, probabilities
 
@@ -86,3 +87,14 @@ def test_page_metrics() -> None:
     scores[0, page] = [4, 3, 2, 1]
     assert ndcg_at_k(page, relevant, 4) == pytest.approx(ndcg_score(truth, scores, k=4, ignore_ties=True))
     assert ndcg_at_k(page, np.array([100]), 4) == 0
+
+
+def test_the_pages_of_many_users_are_measured_as_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    best = np.stack([rng.permutation(50)[:10] for _ in range(40)])
+    relevant = rng.random((40, 50)) < rng.random((40, 1)) * 0.6
+    relevant[:, 7] = True  # each has one
+    found = ranking_at_k(best, sparse.csr_array(relevant.astype(np.float32)))
+    for page, row, recall, ndcg in zip(best, relevant, *found, strict=True):
+        assert recall == pytest.approx(recall_at_k(page, np.flatnonzero(row)))
+        assert ndcg == pytest.approx(ndcg_at_k(page, np.flatnonzero(row), 10))

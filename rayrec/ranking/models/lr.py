@@ -25,14 +25,13 @@ from torch.nn import functional
 from rayrec.config import Count, Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
+from rayrec.data.hashing import STEP, mix
 from rayrec.ranking.gathering import Rows, gather, unique_rows
 from rayrec.ranking.model import RankingModel
 from rayrec.training.optimizers import Ftrl
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-# splitmix64 (Steele et al., "Fast Splittable Pseudorandom Number Generators", 2014): its step and multipliers as signed numbers.
-STEP, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 INT64_MAX = 2**63 - 1
 
 
@@ -148,13 +147,6 @@ class HashedWeights(nn.Module):
         signed = torch.where(keys < 0, -shares, shares).view_as(buckets)
         sums = functional.embedding_bag(buckets, self.weight, mode="sum", per_sample_weights=signed, sparse=True)
         return sums.view(keys.shape[:-1])
-
-
-def mix(numbers: torch.Tensor) -> torch.Tensor:
-    """The finaliser of splitmix64: spreads int64 over all int64, the same on all machines. Products wrap around."""
-    numbers = (numbers ^ (numbers >> 30 & (1 << 34) - 1)) * FIRST
-    numbers = (numbers ^ (numbers >> 27 & (1 << 37) - 1)) * SECOND
-    return numbers ^ (numbers >> 31 & (1 << 33) - 1)
 
 
 def keys_of(seeds: torch.Tensor | int, values: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 Hasama & Li, "Attention-based Multimodal Feature Representation Model for Micro-video Recommendation".
 
-logit = W_S^T S + W_P^T P + the weights of all fields + DNN(concat(S, P)) + b. The shallow variant (`deep: false`) drops the DNN.
+logit = W_S^T S + W_P^T P + the weights of all fields + DNN(concat(S, P)) + b. The shallow variant (`deep: false`) drops the DNN,
+and `crosses: false` drops P.
 S: the fields after self-attention with residual, concatenated: Song et al., "AutoInt" (2019), eq. 5-8.
 P: the elementwise products of all pairs of fields, pooled by attention: Xiao et al., "Attentional Factorization Machines" (2017),
 eq. 4-5. The clicked videos enter as the mean of the vectors of each item field.
@@ -31,6 +32,7 @@ class MHSAAC(RankingModel):
         layers: Count = 1
         attention_size: Count = 16  # of a head, and of the hidden layer that scores the pairs
         deep: bool = True
+        crosses: bool = True
 
     def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
         super().__init__(settings, options, tables)
@@ -39,8 +41,9 @@ class MHSAAC(RankingModel):
         self.clicked = ClickedMean(settings, self.inputs)
         sizes = [dim] + [width] * (options.layers - 1)
         self.layers = nn.Sequential(*[SelfAttention(size, options.heads, options.attention_size) for size in sizes])
-        self.pairs = PairAttention(dim, options.attention_size, settings.dropout)
-        size = (self.clicked.request_size + self.inputs.item_size) // dim * width + dim
+        self.pairs = PairAttention(dim, options.attention_size, settings.dropout) if options.crosses else None
+        self.attended_size = (self.clicked.request_size + self.inputs.item_size) // dim * width
+        size = self.attended_size + (dim if options.crosses else 0)
         self.output = Linear(size, 1)
         self.mlp = mlp([size, *settings.hidden], settings.dropout) if options.deep else None
 
@@ -49,11 +52,12 @@ class MHSAAC(RankingModel):
         request_BFD, candidates_BNFD = x.fields(self.clicked.request(x)), x.fields(x.candidates_BNE)
         candidates = candidates_BNFD.shape[1]
         fields_BNFD = torch.cat([request_BFD[:, None].expand(-1, candidates, -1, -1), candidates_BNFD], 2)
-        attended_BNX = self.layers(fields_BNFD.flatten(0, 1)).view(-1, candidates, self.output.in_features - x.dim)
-        both_BNX = torch.cat([attended_BNX, self.pairs(request_BFD, candidates_BNFD)], -1)
-        logits_BN1 = self.output(both_BNX)
+        found_BNX = self.layers(fields_BNFD.flatten(0, 1)).view(-1, candidates, self.attended_size)
+        if self.pairs is not None:
+            found_BNX = torch.cat([found_BNX, self.pairs(request_BFD, candidates_BNFD)], -1)
+        logits_BN1 = self.output(found_BNX)
         if self.mlp is not None:
-            logits_BN1 = logits_BN1 + self.mlp(both_BNX)
+            logits_BN1 = logits_BN1 + self.mlp(found_BNX)
         return self.clicked(x, x.linear_BN + logits_BN1.squeeze(-1))
 
 

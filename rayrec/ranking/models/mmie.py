@@ -17,14 +17,14 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import softplus
 
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs
 from rayrec.ranking.layers import Linear
-from rayrec.ranking.model import RankingModel
+from rayrec.ranking.model import RankingModel, click_losses
 from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, apply_to_clicks, compacted
 
 
@@ -50,11 +50,10 @@ class MMIE(RankingModel):
     def losses(self, batch: Batch) -> torch.Tensor:
         if not self.auxiliary:
             return super().losses(batch)
-        assert batch.labels is not None
         x = compacted(self.inputs(batch))
         clicks_BHX = apply_to_clicks(self.click, x)
         states_BHX = self._interests(x, clicks_BHX)
-        losses_B = binary_cross_entropy_with_logits(self._logits(x, states_BHX), batch.labels, reduction="none").mean(1)
+        losses_B = click_losses(self.with_popularity(self._logits(x, states_BHX), batch), batch)
         first = int(
             bool((batch.history == 0).any() | (batch.candidates == 0).any())
         )  # behind "no item", which comes before all videos

@@ -7,7 +7,8 @@ topics are one more multi-valued field, of dimension `topic_size`. Wide: one wei
 product of the user's clicked topics with the candidate's: the mean over the candidate's topics t of
 w_t * log((c_t + 1/2) / (c / K + 1/2)), where c_t of the user's c topic clicks are on t. That logarithm expresses how much more the
 user clicks on t than on the average topic (smoothed; 0 for a user without clicks). A naive Bayes classifier would add it to the
-logit unweighted, so the weights w_t start at 1. With `history_connection: none` there is no cross product.
+logit unweighted, so the weights w_t start at 1. With `history_connection: none` there is no cross product. With `options.sequence`
+the deep part also reads the clicks in their order (`ClickedSequence`).
 
 Shapes: B requests, N candidates, H history, T topics of a video, K topics in all, R / E sizes of a request / an item.
 """
@@ -15,20 +16,26 @@ Shapes: B requests, N candidates, H history, T topics of a video, K topics in al
 import torch
 from torch import nn
 
-from rayrec.config import Ranker, Section
+from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.layers import ClickedMean, RequestMLP, value_counts
 from rayrec.ranking.model import RankingModel
+from rayrec.ranking.sequences import ClickedSequence, SequenceOptions
 
 
 class WideDeep(RankingModel):
-    def __init__(self, settings: Ranker, options: Section, tables: Tables) -> None:
+    Options = SequenceOptions
+
+    def __init__(self, settings: Ranker, options: SequenceOptions, tables: Tables) -> None:
         super().__init__(settings, options, tables)
         self.inputs = Inputs(settings, tables, settings.embedding_size, settings.topic_size)
         self.clicked = ClickedMean(settings, self.inputs)
-        self.mlp = RequestMLP(self.clicked.request_size, self.inputs.item_size, settings.hidden, settings.dropout)
+        self.sequence = ClickedSequence(settings, options, self.inputs)
+        request_size = self.clicked.request_size + self.sequence.request_size
+        candidate_size = self.inputs.item_size + self.sequence.candidate_size
+        self.mlp = RequestMLP(request_size, candidate_size, settings.hidden, settings.dropout)
         self.topic_cross: nn.Embedding | None = None
         if "topics" in tables.items.sizes and settings.history_connection != "none":
             self.topic_cross = nn.Embedding(tables.items.sizes["topics"], 1, padding_idx=0)
@@ -36,7 +43,7 @@ class WideDeep(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        logits_BN = self.clicked(x, x.linear_BN + self.mlp(self.clicked.request(x), x.candidates_BNE))
+        logits_BN = self.clicked(x, x.linear_BN + self.sequence(x, self.clicked.request(x), self.mlp))
         return logits_BN + self._cross(batch) if self.topic_cross is not None else logits_BN
 
     def _cross(self, batch: Batch) -> torch.Tensor:

@@ -271,7 +271,7 @@ class SimilarAnswer(BaseModel):
 class FoundVideo(Video):
     model_config = example(**VIDEO, score=0.71)
 
-    score: float = Field(description="cosine similarity of the query and the video in the space of search")
+    score: float = Field(description="cosine of query and video in the space of search, nearer to 1 if it has words of the query")
 
 
 class SearchAnswer(BaseModel):

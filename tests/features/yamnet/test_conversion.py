@@ -44,7 +44,7 @@ def run(*arguments: str) -> int:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = tmp_path / "a.tflite", tmp_path / "a.safetensors"
+    source, target = tmp_path / "a.tflite", tmp_path / "models" / "a.safetensors"
     source.write_bytes(tiny_yamnet(quantised=True))
     assert run("convert", str(source), str(target)) == 0
     assert "a network in int8" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 
 from rayrec.config import Ranker
 from rayrec.data.loading import RankingData
+from rayrec.ranking.layers import PairAttention
 from tests.ranking.impressions import dot, linear, mlp, relu, requests, softmax, split, taken_apart, untrained
 
 HEADS, SIZE = 2, 3
@@ -32,24 +33,28 @@ def self_attention(weight: list[list[float]], fields: list[list[float]]) -> list
     return out
 
 
-@pytest.mark.parametrize(("layers", "deep"), [(1, True), (2, False)])
-def test_logits_equal_the_formula(data: RankingData, settings: Ranker, layers: int, deep: bool) -> None:
+def crosses_of(layer: PairAttention, fields: list[list[float]]) -> list[float]:
+    """AFM, eq. 4-5."""
+    products = [[a * b for a, b in zip(one, other, strict=True)] for one, other in combinations(fields, 2)]
+    hidden, _, last = layer.score
+    shares = softmax([linear(last, relu(linear(hidden, product)))[0] for product in products])
+    return [sum(share * product[k] for share, product in zip(shares, products, strict=True)) for k in range(4)]
+
+
+@pytest.mark.parametrize(("layers", "deep", "crosses"), [(1, True, True), (2, False, True), (2, True, False), (1, False, False)])
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, layers: int, deep: bool, crosses: bool) -> None:
     settings = settings.model_copy(update={"history_connection": "both", "item_fields": ["tags"]})
-    options = {"heads": HEADS, "layers": layers, "attention_size": SIZE, "deep": deep}
+    options = {"heads": HEADS, "layers": layers, "attention_size": SIZE, "deep": deep, "crosses": crosses}
     model = untrained("mhsa_ac", data, settings, spread=0.4, **options).model.eval()
     assert (model.mlp is not None) == deep
     batch = requests(data, settings, 2)
     logits = model(batch)
-    hidden, _, last = model.pairs.score
     for index, impression in taken_apart(model.inputs, batch):
         fields = split(impression.request + impression.mean + impression.candidate, 4)
         attended = fields
         for layer in model.layers:
             attended = self_attention(layer.linear.weight.tolist(), attended)
-        products = [[a * b for a, b in zip(one, other, strict=True)] for one, other in combinations(fields, 2)]
-        shares = softmax([linear(last, relu(linear(hidden, product)))[0] for product in products])
-        crossed = [sum(share * product[k] for share, product in zip(shares, products, strict=True)) for k in range(4)]
-        both = [number for field in attended for number in field] + crossed
+        both = [number for field in attended for number in field] + (crosses_of(model.pairs, fields) if crosses else [])
         expected = impression.weights + linear(model.output, both)[0] + (mlp(model.mlp, both) if deep else 0.0)
         expected += dot(model.clicked.top.linear.weight[0].tolist(), impression.mean)
         assert logits[index].item() == pytest.approx(expected, abs=1e-4)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from rayrec.config import Ranker
@@ -11,14 +12,15 @@ from rayrec.data.loading import RankingData
 from rayrec.data.windows import HistoryGather, LatestClicks
 from rayrec.ranking.embedding import concatenate_fields
 from rayrec.ranking.scorer import Scorer
+from tests.ranking.impressions import untrained
+from tests.ranking.test_sequences import interest_of
 
 CPU = torch.device("cpu")
 
 
-def test_logits_equal_the_formula(data: RankingData, settings: Ranker) -> None:
-    torch.manual_seed(0)
-    model = Scorer.untrained(settings, data).model.eval()
-    torch.nn.init.normal_(model.topic_cross.weight)
+@pytest.mark.parametrize("sequence", ["mean", "gru", "gru_attention"])
+def test_logits_equal_the_formula(data: RankingData, settings: Ranker, sequence: str) -> None:
+    model = untrained("wide_deep", data, settings, spread=0.3, sequence=sequence, size=3).model.eval()
     batch = next(iter(batches(data.test, HistoryGather(data.clicks, LatestClicks(5), CPU), 20, CPU)))
     logits = model(batch)
     inputs, topics = model.inputs, data.items.multivalued["topics"]
@@ -29,7 +31,10 @@ def test_logits_equal_the_formula(data: RankingData, settings: Ranker) -> None:
         mean = inputs.items(torch.tensor(clicked))[0].mean(0) if clicked else torch.zeros(inputs.item_size)
         context, context_weights = concatenate_fields([inputs.context.embed(batch.context[row : row + 1] + torch.tensor([0, 4]))])
         (person, person_weights), (video, video_weights) = inputs.users(user), inputs.items(item)
-        deep = model.mlp(torch.cat([person, context, mean[None]], 1), video[None])[0, 0]
+        vectors = [inputs.items(torch.tensor([one]))[0][0].tolist() for one in clicked]
+        interest = torch.tensor([interest_of(model.sequence, vectors, video[0].tolist())])
+        of_request, of_candidate = (interest[:, :0], interest) if sequence == "gru_attention" else (interest, interest[:, :0])
+        deep = model.mlp(torch.cat([person, context, mean[None], of_request], 1), torch.cat([video, of_candidate], 1)[None])[0, 0]
         wide = (person_weights + context_weights + video_weights).sum()
         cross = 0.0
         of_item = [int(t) for t in topics[item[0]] if t]

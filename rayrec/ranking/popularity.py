@@ -1,0 +1,57 @@
+"""What popularity adds to the logits of every model: a weighted sum of how much a video was clicked lately.
+
+For each half-life there are two numbers, from sums of exposures E and clicks C in which a count fades by half in that time
+(`data/popularity.py`): log((C + 1) / (c + 1)), where c is the mean of C over all videos, and log((C + 10 r) / (E + 10) / r), where
+r is the click rate of all. Both compare a video with the others at that time, so that they do not drift while a log grows.
+
+Shapes: B requests, N candidates, P half-lives.
+"""
+
+import torch
+from torch import nn
+
+from rayrec.data.batches import Batch
+from rayrec.data.context import DAY_MS
+from rayrec.data.popularity import DAYS, FadingCounts
+
+PRIOR = 10.0  # exposures with the click rate of all, which every video has on top of its own
+
+
+class Popularity(nn.Module):
+    """The logit of popularity. The counts are kept beside the weights, on the same device."""
+
+    key: torch.Tensor
+    sums: torch.Tensor
+    half_lives: torch.Tensor
+
+    def __init__(self, counts: FadingCounts) -> None:
+        super().__init__()
+        self.items = counts.items
+        for name in ("key", "sums", "half_lives"):
+            self.register_buffer(name, torch.from_numpy(getattr(counts, name)), persistent=False)
+        self.weights = nn.Linear(2 * len(counts.half_lives), 1, bias=False)
+        nn.init.zeros_(self.weights.weight)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The logits [B, N] of the candidates at the times of their requests."""
+        return self.weights(self.numbers(batch.at, batch.candidates)).squeeze(-1)
+
+    def numbers(self, at_B: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
+        """The two numbers for each half-life: float32 [B, N, 2 P]."""
+        day_B1 = (at_B // DAY_MS)[:, None]
+        shown_BNP, clicked_BNP = self._sums(items_BN, day_B1).unbind(2)
+        all_shown_B1P, all_clicked_B1P = self._sums(torch.zeros_like(day_B1), day_B1).unbind(2)
+        rate_B1P = (all_clicked_B1P + 1) / (all_shown_B1P + 1)
+        clicks = torch.log((clicked_BNP + 1) / (all_clicked_B1P / max(self.items, 1) + 1))
+        rates = torch.log((clicked_BNP / rate_B1P + PRIOR) / (shown_BNP + PRIOR))
+        return torch.cat([clicks, rates], -1)
+
+    def _sums(self, items_BN: torch.Tensor, day_B1: torch.Tensor) -> torch.Tensor:
+        """The faded exposures and clicks of items, of the days before a day: float32 [B, N, 2, P]."""
+        if not len(self.key):
+            return self.sums.new_zeros(*items_BN.shape, *self.sums.shape[1:])
+        row = torch.searchsorted(self.key, items_BN * DAYS + day_B1) - 1  # the latest row before the day
+        key = self.key[row.clamp(min=0)]
+        known = (row >= 0) & (key // DAYS == items_BN)
+        fade = torch.exp2(-(day_B1 - key % DAYS)[..., None] / self.half_lives)
+        return self.sums[row.clamp(min=0)] * (fade * known[..., None]).unsqueeze(-2)

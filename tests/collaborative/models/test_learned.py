@@ -1,0 +1,119 @@
+"""The losses and the vectors of `bpr`, `lightgcn` and `multimodal_gcn` are those of the papers, written out as loops."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from rayrec.collaborative.fitting import Network
+from rayrec.collaborative.graph import neighbour_graph
+from rayrec.collaborative.model import Fitting
+from rayrec.collaborative.models import build
+from rayrec.collaborative.vectors import VectorModel
+from rayrec.config import Collaborative
+from tests.collaborative.tastes import two_tastes
+
+OPTIONS = {"size": 4, "batch_size": 24}
+
+
+def untrained(name: str, **options: Any) -> tuple[Network, Any]:
+    """A network with random weights and its first batch."""
+    model = build(Collaborative(model=name, options=OPTIONS | options))
+    assert isinstance(model, VectorModel)
+    trainable = model.trainable(two_tastes(), Fitting())
+    torch.manual_seed(1)
+    for weights in trainable.network.parameters():
+        torch.nn.init.normal_(weights, std=0.5)
+    return trainable.network, next(trainable.batches(1, 0))[0]
+
+
+def table(embedding: Any) -> np.ndarray:
+    found: np.ndarray = embedding.weight.detach().double().numpy()
+    return found
+
+
+def spread(user: np.ndarray, item: np.ndarray, layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """The means over all layers: LightGCN, eq. 3 and 4, one click at a time."""
+    likes = two_tastes().likes
+    of_user, of_item = likes.sum(axis=1), likes.sum(axis=0)
+    users, items = user.copy(), item.copy()
+    for _ in range(layers):
+        next_user, next_item = np.zeros_like(user), np.zeros_like(item)
+        for u, i in zip(*likes.nonzero(), strict=True):
+            weight = 1 / np.sqrt(float(of_user[u]) * float(of_item[i]))
+            next_user[u] += weight * item[i]
+            next_item[i] += weight * user[u]
+        user, item = next_user, next_item
+        users, items = users + user, items + item
+    return users / (layers + 1), items / (layers + 1)
+
+
+def test_bpr() -> None:
+    network, batch = untrained("bpr", regularisation=0.3)
+    p, q, b = table(network.user), table(network.item), table(network.bias)[:, 0]
+    expected = []
+    for u, i, j in zip(batch.user, batch.item, batch.negative, strict=True):
+        gap = p[u] @ q[i] + b[i] - p[u] @ q[j] - b[j]
+        squares = (p[u] ** 2).sum() + (q[i] ** 2).sum() + (q[j] ** 2).sum() + b[i] ** 2 + b[j] ** 2
+        expected.append(-np.log(1 / (1 + np.exp(-gap))) + 0.15 * squares)
+    np.testing.assert_allclose(network.losses(batch).detach(), expected, rtol=1e-5)
+    users, items = network.vectors()
+    np.testing.assert_allclose((users @ items.T).detach(), p @ q.T + b, rtol=1e-4, atol=1e-5)
+
+
+def test_bpr_gives_a_new_user_what_the_ridge_regression_says() -> None:
+    feedback, model = two_tastes(), build(Collaborative(model="bpr", options=OPTIONS | {"epochs": 3, "ridge": 2.0}))
+    model.fit(feedback, Fitting())
+    assert isinstance(model, VectorModel)
+    sums = feedback.likes @ model.items_IS
+    regression = Ridge(alpha=2.0, fit_intercept=False).fit(sums.astype(np.float64), model.users_US.astype(np.float64))
+    np.testing.assert_allclose(feedback.likes @ model.clicked_IS, regression.predict(sums), atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_lightgcn(layers: int) -> None:
+    network, batch = untrained("lightgcn", regularisation=0.3, layers=layers)
+    user, item = table(network.user), table(network.item)
+    users, items = spread(user, item, layers)
+    for found, expected_vectors in zip(network.vectors(), (users, items), strict=True):
+        np.testing.assert_allclose(found.detach(), expected_vectors, atol=1e-5)
+    expected = []
+    for u, i, j in zip(batch.user, batch.item, batch.negative, strict=True):
+        squares = (user[u] ** 2).sum() + (item[i] ** 2).sum() + (item[j] ** 2).sum()
+        expected.append(np.log(1 + np.exp(-users[u] @ (items[i] - items[j]))) + 0.15 * squares)
+    np.testing.assert_allclose(network.losses(batch).detach(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("modalities", [[], ["audio"], ["image", "audio"]])
+def test_multimodal_gcn(modalities: list[str]) -> None:
+    network, batch = untrained("multimodal_gcn", modalities=modalities, neighbours=3, content=0.7, temperature=0.4)
+    feedback = two_tastes()
+    touched = np.flatnonzero(feedback.likes.sum(axis=0))
+    learned = np.zeros_like(table(network.item))
+    learned[touched] = table(network.item)[touched]
+    users, items = spread(table(network.user), learned, 2)
+    for name in modalities:
+        graph = neighbour_graph(feedback.vectors[name], 3).tocoo()
+        for one, other, weight in zip(graph.row, graph.col, graph.data, strict=True):
+            items[one] += 0.7 / len(modalities) * weight * learned[other]
+    users, items = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in (users, items))
+    for found, expected_vectors in zip(network.vectors(), (users, items), strict=True):
+        np.testing.assert_allclose(found.detach(), expected_vectors, atol=1e-5)
+    expected = []
+    for row, item in zip(batch.row_L, batch.item_L, strict=True):
+        scores = users[batch.user_B[row]] @ items.T / 0.4
+        expected.append(np.log(np.exp(scores[touched]).sum()) - scores[item])
+    np.testing.assert_allclose(network.losses(batch).detach(), expected, rtol=1e-4)
+
+
+def test_items_that_nobody_clicked_get_vectors_from_what_is_like_them() -> None:
+    feedback = two_tastes()
+    model = build(Collaborative(model="multimodal_gcn", options=OPTIONS | {"epochs": 30, "learning_rate": 0.02, "neighbours": 5}))
+    model.fit(feedback, Fitting())
+    new = np.array([feedback.items - 2, feedback.items - 1])  # one of each taste
+    scores = model.scores(np.arange(1, feedback.users), feedback.likes[1:])[:, new]
+    odd_user = np.arange(1, feedback.users) % 2
+    right = (scores[:, 1] > scores[:, 0]) == (odd_user == new[1] % 2)
+    assert right.mean() > 0.9
