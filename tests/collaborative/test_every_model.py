@@ -12,20 +12,26 @@ from rayrec.collaborative import saving
 from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import CollaborativeModel, Fitting, clicked_alone
 from rayrec.collaborative.models import NAMES, build
+from rayrec.collaborative.ratings import RatingData, Ratings
 from rayrec.config import Collaborative
 
 USERS, ITEMS = 40, 30
 # What a model needs where its defaults are for larger logs.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "bpmf": {"size": 4, "sweeps": 30, "burn_in": 10, "samples": 10},
+    "bpr": {"epochs": 15, "batch_size": 64},
     "ease": {"content": {"image": 5}},
+    "funk_svd": {"size": 4},
     "gf_cf": {"factors": 8},
+    "lightgcn": {"epochs": 15, "batch_size": 64},
     "mixed": {"parts": [{"model": "item_cf"}, {"model": "pure_svd", "options": {"factors": 8}}]},
+    "multimodal_gcn": {"epochs": 15, "batch_size": 16, "modalities": ["image"]},
     "pure_svd": {"factors": 8},
 }
 
 
 def feedback() -> Feedback:
-    """People who click items of their kind, in a log with a user and an item without any click."""
+    """People who click items of their kind and rate them higher, in a log with a user and an item without any click."""
     rng = np.random.default_rng(0)
     same = np.arange(USERS)[:, None] % 3 == np.arange(ITEMS) % 3
     likes = (rng.random((USERS, ITEMS)) < np.where(same, 0.5, 0.05)).astype(np.float32)
@@ -33,7 +39,12 @@ def feedback() -> Feedback:
     held_out = np.where(rng.random(likes.shape) < 0.1, likes, 0)
     vectors = rng.standard_normal((ITEMS, 5)).astype(np.float32)
     vectors[0] = 0
-    return Feedback(sparse.csr_array(likes - held_out), sparse.csr_array(held_out), {"image": vectors})
+    points = np.clip(np.where(same, 4, 2) + rng.standard_normal(likes.shape), 1, 5).astype(np.float32)
+    train, later = (
+        Ratings.of(user, item, points[user, item]) for user, item in (np.nonzero(likes - held_out), np.nonzero(held_out))
+    )
+    ratings = RatingData.of(train, later, USERS, ITEMS)
+    return Feedback(sparse.csr_array(likes - held_out), sparse.csr_array(held_out), {"image": vectors}, ratings)
 
 
 def fitted(name: str) -> tuple[Collaborative, CollaborativeModel]:
