@@ -46,7 +46,7 @@ class Neighbours:
         rows = np.flatnonzero(unknown[1:] & content.any(axis=1)) + 1
         items, weights = self.items.copy(), self.weights.copy()
         items[unknown], weights[unknown] = 0, 0
-        best = weights[:, 0][weights[:, 0] > 0] if weights.shape[1] else weights
+        best = weights[:, 0][weights[:, 0] > 0]
         count = min(weights.shape[1], len(content) - 1)
         if not len(best) or count < 1:
             return type(self)(items, weights)
