@@ -32,6 +32,12 @@ class Feedback:
     vectors: dict[str, np.ndarray] = field(default_factory=dict)  # modality -> float32 [I, D], zeros for an item without one
     ratings: RatingData | None = None  # where the log has some
 
+    @classmethod
+    def of_ratings(cls, ratings: RatingData) -> Self:
+        """Ratings alone, for models that read nothing else."""
+        nothing = sparse.csr_array((ratings.users, ratings.items), dtype=np.float32)
+        return cls(nothing, nothing, ratings=ratings)
+
     @property
     def users(self) -> int:
         return int(self.likes.shape[0])
@@ -54,9 +60,14 @@ class Feedback:
         users, items = len(log.users.ids) + 1, len(log.items.ids) + 1
         share = Share.of_all(log, NO_CONTEXT, users)
         likes, held_out = (clicked(part, users, items) for part in (share.train_in_memory(), share.validation()))
-        if not likes.nnz:
-            raise DataError("interactions: nobody clicked anything in the training split, so no model can learn who likes what")
+        refuse_no_clicks(likes)
         return cls(likes, without(held_out, likes), vectors or {})
+
+
+def refuse_no_clicks(likes: sparse.csr_array) -> None:
+    """Raises `DataError` if there is nothing to learn from."""
+    if not likes.nnz:
+        raise DataError("interactions: nobody clicked anything in the training split, so no model can learn who likes what")
 
 
 def clicked(examples: Examples, users: int, items: int) -> sparse.csr_array:

@@ -2,42 +2,50 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from scipy import sparse
 
-from rayrec.collaborative.feedback import Feedback, clicked, without
+from rayrec.collaborative.feedback import Feedback, clicked, read_vectors, refuse_no_clicks, without
 from rayrec.data.context import NO_CONTEXT
 from rayrec.data.history import ClickHistory
 from rayrec.data.loading import TableReader
 from rayrec.data.shards import EncodedLog
 from rayrec.data.shares import Share
 
+HeldOut = Literal["split", "last_click"]
+
 
 @dataclass(frozen=True)
 class Splits:
-    """The training and validation splits, and the one that is only looked at when a model has been chosen."""
+    """The training and validation splits, and the one that is only looked at when a model has been chosen.
+
+    `HeldOut` says which they are: those of the config's section `split`, or, with `last_click`, each user's last click for the
+    test, the one before for validation, and all others to learn from ("leave one out").
+    """
 
     feedback: Feedback
     test: sparse.csr_array  # float32 [U, I]: clicks on items that the user did not click in training
 
     @classmethod
-    def of_log(cls, reader: TableReader, log: EncodedLog, modalities: Sequence[str]) -> Self:
-        """The splits of the config's section `split`. Raises `DataError` as `Feedback.read` does."""
-        feedback = Feedback.read(reader, log, modalities)
-        examples, _ = Share.of_all(log, NO_CONTEXT, feedback.users).test()
-        return cls(feedback, without(clicked(examples, feedback.users, feedback.items), feedback.likes))
+    def read(cls, reader: TableReader, log: EncodedLog, held_out: HeldOut, modalities: Sequence[str] = ()) -> Self:
+        """The splits of all users, with vectors of these names. Raises `DataError` for a log without clicks, or without vectors."""
+        vectors = read_vectors(reader, modalities, log.items.ids)
+        found = cls.of_share(Share.of_all(log, NO_CONTEXT, len(log.users.ids) + 1), held_out)
+        refuse_no_clicks(found.feedback.likes)
+        return cls(replace(found.feedback, vectors=vectors), found.test)
 
     @classmethod
-    def of_last_clicks(cls, reader: TableReader, log: EncodedLog, modalities: Sequence[str]) -> Self:
-        """Each user's last click for the test, the one before for validation, and all others to learn from ("leave one out").
-
-        Raises `DataError` as `Feedback.read` does.
-        """
-        feedback = Feedback.read(reader, log, modalities)
-        likes, validation, test = last_clicks(Share.of_all(log, NO_CONTEXT, feedback.users).clicks, feedback.items)
-        return cls(replace(feedback, likes=likes, held_out=validation), test)
+    def of_share(cls, share: Share, held_out: HeldOut) -> Self:
+        """The splits of the users of some shards; the rows of all others are empty."""
+        items = len(share.log.items.ids) + 1
+        if held_out == "last_click":
+            likes, validation, test = last_clicks(share.clicks, items)
+            return cls(Feedback(likes, validation), test)
+        parts = (share.train_in_memory(), share.validation(), share.test()[0])
+        likes, validation, test = (clicked(part, share.user_count, items) for part in parts)
+        return cls(Feedback(likes, without(validation, likes)), without(test, likes))
 
 
 def last_clicks(clicks: ClickHistory, items: int) -> tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array]:

@@ -8,7 +8,6 @@ import pyarrow as pa
 from rayrec.collaborative.facts import facts_of
 from rayrec.collaborative.ratings import RatingData, Ratings
 from rayrec.config import Split
-from rayrec.data.errors import DataError
 from rayrec.data.loading import TableReader
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import EncodedLog
@@ -24,13 +23,7 @@ def read_ratings(reader: TableReader, pieces: LogPieces, log: EncodedLog, split:
     """The ratings before the validation or before the test split, and those of that split. All are in memory: 12 bytes each.
 
     A model is chosen on the validation split. What is measured on the test split then learns from all that came before it.
-    Raises `DataError` for a log without ratings.
     """
-    if RATING not in pieces.columns:
-        raise DataError(
-            "interactions: the log has no column 'rating', from which this model of `collaborative.model` learns; give it one, or "
-            "choose a model of clicks such as ease"
-        )
     found = pieces.split(split)
     first, last = (found.train_end, found.validation_end) if held_out == "validation" else (found.validation_end, found.rows)
     users, items = log.users.ids, log.items.ids
@@ -49,5 +42,6 @@ def read_ratings(reader: TableReader, pieces: LogPieces, log: EncodedLog, split:
 
 def _triples(table: pa.Table, users: pa.Array, items: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """User, item and rating of each row; NaN where it has no rating."""
-    rating_N = table[RATING].to_numpy(zero_copy_only=False).astype(np.float32)
+    rated = RATING in table.column_names
+    rating_N = table[RATING].to_numpy(zero_copy_only=False) if rated else np.full(table.num_rows, np.nan, np.float32)
     return indices_of(table["user_id"], users, 1), indices_of(table["video_id"], items, 1), rating_N

@@ -55,6 +55,8 @@ class MovieLensData(Section):
     kind: Literal["movielens"]
     path: str  # the folder that holds u.data, u.item and u.user
     click_at_least: float = 4  # the lowest rating that counts as a click
+    # One of the splits that it is published with: u1 reads u1.base and u1.test in place of u.data. Their times are then not used.
+    split: Literal["u1", "u2", "u3", "u4", "u5", "ua", "ub"] | None = None
 
 
 class YouTubeData(Section):

@@ -100,10 +100,12 @@ class Lists(Section):
 class Comparison(Section):
     """`rayrec compare`: each arm is the config with other values, trained once for each seed."""
 
-    measure: Literal["clicks", "lists"] = "clicks"  # predictions of clicks by rankers, or lists by rankers and collaborative models
+    # Predictions of clicks by rankers, lists by rankers and collaborative models, or ratings that collaborative models predict.
+    measure: Literal["clicks", "lists", "ratings"] = "clicks"
     lists: Lists = Lists()
     arms: dict[str, dict[str, Any]] = {}  # name -> {"ranker.model": "din", ...}
-    # Of `lists`: arm -> key -> values. Of all combinations, with the first seed, the best on validation is measured on the test.
+    # Of `lists` and `ratings`: arm -> key -> values. Of all combinations, with the first seed, the best on validation is measured
+    # on the test.
     choices: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
     concurrent: Count = 1  # trainings at the same time; more than one run on Ray, each with its share of the CPUs

@@ -1,4 +1,4 @@
-"""Reads MovieLens 100K as GroupLens publishes it: u.data (ratings), u.item (films) and u.user (people).
+"""Reads MovieLens 100K as GroupLens publishes it: u.data (ratings) or one of its splits, u.item (films) and u.user (people).
 
 The README in its archive describes the format. A rating is an impression, and a click if it is at least `click_at_least`. It is
 unknown which films were shown and not rated, so the log has no requests, and its share of clicks is far above that of a feed. A
@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from rayrec.config import MovieLensData
+from rayrec.config import MovieLensData, SplitsData
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.delimited import read_csv
 from rayrec.datasets.screening import SourceTable
 from rayrec.datasets.source import Source
+from rayrec.datasets.splits import log_of
 from rayrec.tables import TEXT, TIME
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.stores import join_uri
@@ -49,18 +50,26 @@ PERSON_COLUMNS = ["user_id", "age", "gender", "occupation", "zip_code"]
 
 
 def read(settings: MovieLensData, run: StageRun) -> RawDataset:
-    """The three tables of the folder. Raises `TableError` when a file can't be read."""
-    films, ratings, people = files(settings)
+    """The catalog, the log and the users of the folder. Raises `TableError` when a file can't be read."""
+    films, people, *ratings = files(settings)
+    if settings.split:
+        columns = ["user_id", "video_id", "rating", "shown_at"]
+        train, test = ratings
+        split = SplitsData(kind="splits", train=train, test=test, columns=columns, click_at_least=settings.click_at_least)
+        log, _ = log_of(split)
+    else:
+        log = Source.of(_ratings(read_csv(ratings[0], RATING_COLUMNS, "\t", quotes=False), settings.click_at_least))
     return RawDataset(
         Source.of(_films(read_csv(films, FILM_COLUMNS, "|", encoding="latin1", quotes=False))),
-        Source.of(_ratings(read_csv(ratings, RATING_COLUMNS, "\t", quotes=False), settings.click_at_least)),
+        log,
         Source.of(_people(read_csv(people, PERSON_COLUMNS, "|", encoding="latin1", quotes=False))),
     )
 
 
 def files(settings: MovieLensData) -> list[str]:
-    """The paths of films, ratings and people."""
-    return [join_uri(settings.path, name) for name in ("u.item", "u.data", "u.user")]
+    """The paths of films, people and ratings, the latter of a split in two files."""
+    ratings = [f"{settings.split}.base", f"{settings.split}.test"] if settings.split else ["u.data"]
+    return [join_uri(settings.path, name) for name in ("u.item", "u.user", *ratings)]
 
 
 def _ratings(raw: SourceTable, click_at_least: float) -> SourceTable:

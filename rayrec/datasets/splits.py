@@ -71,6 +71,12 @@ class SplitPiece:
 
 def read(settings: SplitsData, run: StageRun) -> RawDataset:
     """The log, and a catalog of all items that it or the features have. Raises `TableError` when a file can't be read."""
+    log, items = log_of(settings)
+    return RawDataset(Source.of(SourceTable.of(f"the items of {log.name}", _catalog(items, settings.features))), log)
+
+
+def log_of(settings: SplitsData) -> tuple[Source, pa.Array]:
+    """The log, and the items that it has. Raises `TableError` when a file can't be read."""
     paths = ((settings.train, 0), (settings.validation, 1), (settings.test, 2))
     pieces = [SplitPiece(path, part, settings) for path, part in paths if path]
     rows, items = 0, pa.array([], TEXT)
@@ -78,8 +84,7 @@ def read(settings: SplitsData, run: StageRun) -> RawDataset:
         for block in _blocks(piece):
             rows += block.read
             items = pa.chunked_array([items, *block.table["video_id"].chunks], TEXT).unique().drop_null()
-    catalog = SourceTable.of("the items of " + ", ".join(piece.path for piece in pieces), _catalog(items, settings.features))
-    return RawDataset(Source.of(catalog), Source(", ".join(piece.path for piece in pieces), pieces, rows))
+    return Source(", ".join(piece.path for piece in pieces), pieces, rows), items
 
 
 def files(settings: SplitsData) -> list[str]:

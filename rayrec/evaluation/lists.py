@@ -120,7 +120,7 @@ def _measured(scores_BI: np.ndarray, held_out_BI: sparse.csr_array, k: Sequence[
 def one_each(held_out: sparse.csr_array, seed: int) -> sparse.csr_array:
     """One entry of each row that has any, drawn at random."""
     users = np.flatnonzero(np.diff(held_out.indptr))
-    draws = np.array([np.random.default_rng((seed, user)).random() for user in users])
+    draws = np.array([np.random.default_rng((seed, user)).random() for user in users.tolist()])
     chosen = held_out.indptr[users] + (draws * np.diff(held_out.indptr)[users]).astype(np.int64)
     pairs = (users, held_out.indices[chosen])
     return sparse.coo_array((np.ones(len(users), np.float32), pairs), shape=held_out.shape).tocsr()

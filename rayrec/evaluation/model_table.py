@@ -1,10 +1,14 @@
-"""What a comparison of models measured: a table in Markdown with a row for each arm, and sentences about what it shows."""
+"""What a comparison of models measured: a table in Markdown with a row for each arm, sentences about it, and a picture."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from rayrec.evaluation.plotting import plain
 from rayrec.evaluation.trials import in_words
 
 LOWER_IS_BETTER = {"rmse", "mae"}
@@ -63,6 +67,23 @@ def not_better(runs: list[ModelRun], baseline: str, columns: Mapping[str, str]) 
         if worse:
             sentences.append(f"{arm} does not beat {baseline} by {', '.join(worse)}.")
     return sorted(sentences)
+
+
+def picture(runs: list[ModelRun], columns: Mapping[str, str]) -> bytes:
+    """A PNG of these metrics (name -> heading) of each arm: a point for each seed and a line at their mean."""
+    found = by_arm(runs)
+    figure = Figure(figsize=(10, 1 + 0.32 * len(found)), layout="constrained")
+    for axes, (name, heading) in zip(figure.subplots(1, len(columns), sharey=True, squeeze=False)[0], columns.items(), strict=True):
+        for y, measured in enumerate(found.values()):
+            values = _values(measured, name)
+            axes.scatter(values, [y] * len(values), s=22, alpha=0.6, linewidths=0)
+            axes.plot([mean(values)] * 2, [y - 0.3, y + 0.3], color="black", linewidth=1.5)
+        axes.set(xlabel=heading, yticks=range(len(found)), yticklabels=[plain(arm) for arm in found])
+        axes.grid(axis="x", alpha=0.3)
+    axes.invert_yaxis()
+    file = io.BytesIO()
+    figure.savefig(file, dpi=120)
+    return file.getvalue()
 
 
 def by_arm(runs: list[ModelRun]) -> dict[str, list[Measured]]:

@@ -4,6 +4,7 @@ The table `collaborative_items` has what goes with each video and, of models wit
 folder `model/` of its version holds the model, as `rayrec.collaborative.saving` loads it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ from rayrec.collaborative import models
 from rayrec.collaborative.exports import TABLE, item_table
 from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import CollaborativeModel, Fitting
+from rayrec.collaborative.rating_log import read_ratings
+from rayrec.collaborative.rating_model import RatingModel
 from rayrec.collaborative.saving import MODEL, save
 from rayrec.config import Collaborative, Config, ConfigError, dump
+from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import EncodedLog
 from rayrec.serving.cluster.room import check_training
 from rayrec.stages import encode
@@ -33,11 +37,11 @@ def collaborate(run: StageRun) -> None:
     settings = wanted(run.config)
     processes = Processes("collaborative", settings.workers, settings.gpus_per_worker, restarts=settings.restarts)
     await_workers(run.config, processes)
-    encoded = run.input_folder("encode")
-    task = {"config": dump(run.config), "log": encoded}
+    folder = run.input_folder("encode")
+    task = {"config": dump(run.config), "log": folder}
     if not run.fs.get_file_info(f"{run.folder}/{FOLDER}/{MODEL}").is_file:
         train_and_log(run, _work, task, run.folder, run.stage.name, models.build(settings).epochs, processes)
-    log = EncodedLog.open(run.fs, encoded)
+    log = EncodedLog.open(run.fs, folder)
     run.record_parts(TABLE, len(log.items.ids))
     run.count(rows_in=log.train_rows, rows_out=len(log.items.ids))
 
@@ -57,6 +61,9 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
     with reported(task, worker) as callback:
         log = EncodedLog.open(workspace.fs, task["log"])
         feedback = Feedback.read(workspace, log, model.modalities)
+        if isinstance(model, RatingModel):
+            pieces = LogPieces.of(workspace.fs, workspace.part_digests("interactions"))
+            feedback = replace(feedback, ratings=read_ratings(workspace, pieces, log, config.split, "validation"))
         model.fit(feedback, Fitting(config.seed, device, worker, callback, checkpoint))
     if worker.rank == 0:
         rows = item_table(model, feedback, log.items.ids, settings.neighbours)
@@ -88,8 +95,8 @@ def settings(config: Config) -> dict[str, Any]:
 STAGE = Stage(
     "collaborative",
     collaborate,
-    reads=("catalog",),
-    may_read=("vectors",),
+    reads=("catalog", "interactions"),
+    may_read=("vectors", "users"),
     writes=(TABLE,),
     after=("encode",),
     settings=settings,

@@ -1,7 +1,8 @@
 """The stage `compare`: trains several models on the same data with several seeds, and measures each on the test split.
 
-The setting `comparison.measure` says by what: `compare_clicks` and `compare_lists` each do one kind. Each run of one arm with one
-seed is kept (`kept_runs`), so that a comparison that was killed continues with the next run, and a new arm is trained alone.
+The setting `comparison.measure` says by what: `compare_clicks`, `compare_lists` and `compare_ratings` each do one kind. Each run of
+one arm with one seed is kept (`kept_runs`), so that a comparison that was killed continues with the next run, and a new arm is
+trained alone.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from rayrec.config import Config, ConfigError, dump
 from rayrec.data.loading import MAY_READ, READS
 from rayrec.evaluation.comparison import TABLE
 from rayrec.serving.cluster.room import check_room
-from rayrec.stages import compare_clicks, compare_lists, encode
+from rayrec.stages import compare_clicks, compare_lists, compare_ratings, encode
 from rayrec.stages.kept_runs import PROCESSES
 from rayrec.workspace.stage import Stage, StageRun
 
@@ -20,6 +21,7 @@ __all__ = ["STAGE", "TABLE"]
 KINDS = {
     "clicks": (compare_clicks.compare_clicks, lambda config: list(compare_clicks.arms_of(config).values())),
     "lists": (compare_lists.compare_lists, compare_lists.configs_of),
+    "ratings": (compare_ratings.compare_ratings, compare_ratings.configs_of),
 }
 
 

@@ -67,10 +67,11 @@ class Place:
 
     workspace: str  # its URI
     log: str  # the folder of the encoded log
+    folder: str  # that of the stage's version
 
     @classmethod
     def of(cls, run: StageRun) -> "Place":
-        return cls(run.workspace.uri, run.input_folder("encode"))
+        return cls(run.workspace.uri, run.input_folder("encode"), run.folder)
 
 
 def fingerprint(run: StageRun, *depends: Any) -> str:

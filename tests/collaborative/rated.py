@@ -1,9 +1,7 @@
 """A small world of ratings whose truth is known: vectors of two numbers, offsets, and noise."""
 
 import numpy as np
-from scipy import sparse
 
-from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.ratings import RatingData, Ratings
 
 USERS, ITEMS = 41, 31  # index 0 included
@@ -25,11 +23,6 @@ def rated(share: float = 0.6, noise: float = 0.3) -> RatingData:
         np.concatenate([vectors, generator.normal(size=vectors.shape)], 1, dtype=np.float32) for vectors in (user_US, item_IS)
     )
     return RatingData(train, held_out, *fields)
-
-
-def feedback(data: RatingData) -> Feedback:
-    nothing = sparse.csr_array((data.users, data.items), dtype=np.float32)
-    return Feedback(nothing, nothing, ratings=data)
 
 
 def rmse(predicted: np.ndarray, ratings: Ratings) -> float:

@@ -18,7 +18,7 @@ from rayrec.config import Collaborative
 USERS, ITEMS = 40, 30
 # What a model needs where its defaults are for larger logs.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "bpmf": {"size": 4, "sweeps": 30, "burn_in": 10, "samples": 10},
+    "bpmf": {"size": 4, "epochs": 30, "burn_in": 10, "samples": 10},
     "bpr": {"epochs": 15, "batch_size": 64},
     "ease": {"content": {"image": 5}},
     "funk_svd": {"size": 4},

@@ -8,7 +8,6 @@ import pytest
 
 from rayrec.collaborative.rating_log import HeldOut, read_ratings
 from rayrec.config import load
-from rayrec.data.errors import DataError
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import EncodedLog
 from rayrec.stages.pipeline import load_stage, run_stages
@@ -58,9 +57,9 @@ def test_ratings_before_a_split_and_those_of_it(tmp_path: Path, held_out: HeldOu
     assert data.item_fields_IF.shape == (61, 4)  # the four tags
 
 
-def test_a_log_without_ratings_is_refused(tmp_path: Path) -> None:
+def test_a_log_without_ratings_has_none(tmp_path: Path) -> None:
     workspace = workspace_of(tmp_path, rated=False)
     encoded = EncodedLog.open(workspace.fs, workspace.folder("encode"))
     pieces = LogPieces.of(workspace.fs, workspace.part_digests("interactions"))
-    with pytest.raises(DataError, match="the log has no column 'rating'"):
-        read_ratings(workspace, pieces, encoded, load(None).split, "test")
+    data = read_ratings(workspace, pieces, encoded, load(None).split, "test")
+    assert len(data.train) == len(data.held_out) == 0

@@ -13,12 +13,12 @@ from rayrec.collaborative.models import build
 from rayrec.collaborative.rating_model import RatingModel
 from rayrec.config import Collaborative
 from rayrec.data.errors import DataError
-from tests.collaborative.rated import ITEMS, feedback, rated
+from tests.collaborative.rated import ITEMS, rated
 
 OPTIONS = {
     "rating_bias": {},
     "funk_svd": {"size": 3, "epochs": 2},
-    "bpmf": {"size": 3, "components": 2, "sweeps": 6, "burn_in": 2, "samples": 3},
+    "bpmf": {"size": 3, "components": 2, "epochs": 6, "burn_in": 2, "samples": 3},
 }
 
 
@@ -28,7 +28,7 @@ def test_a_saved_model_predicts_as_before(tmp_path: Path, name: str) -> None:
     settings = Collaborative(model=name, options=OPTIONS[name])
     model = build(settings)
     assert isinstance(model, RatingModel)
-    model.fit(feedback(data), Fitting())
+    model.fit(Feedback.of_ratings(data), Fitting())
     saving.save(fs, str(tmp_path / "model"), settings, model)
     loaded = saving.load(fs, str(tmp_path / "model"))[1]
     assert isinstance(loaded, RatingModel)
@@ -38,7 +38,7 @@ def test_a_saved_model_predicts_as_before(tmp_path: Path, name: str) -> None:
     assert predicted.min() >= 1
     assert predicted.max() <= 5
     assert (loaded.predict(user, item) == predicted).all()
-    scores = model.scores(user, feedback(data).likes[user])
+    scores = model.scores(user, Feedback.of_ratings(data).likes[user])
     assert scores.dtype == np.float32
     assert np.allclose(np.clip(scores[np.arange(len(user)), item], 1, 5), predicted, atol=1e-4)
     assert model.similar(np.array([3, 0])).shape == (2, ITEMS)
@@ -46,6 +46,6 @@ def test_a_saved_model_predicts_as_before(tmp_path: Path, name: str) -> None:
 
 
 def test_a_log_without_ratings_is_refused() -> None:
-    likes = feedback(rated()).likes
+    likes = Feedback.of_ratings(rated()).likes
     with pytest.raises(DataError, match="there are no ratings in the training split"):
         build(Collaborative(model="funk_svd")).fit(Feedback(likes, likes), Fitting())

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rayrec.config import MovieLensData
+from rayrec.config import MovieLensData, Split
+from rayrec.data.pieces import LogPieces
 from rayrec.workspace.versions import Workspace
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "ml-100k"
@@ -46,6 +47,23 @@ def test_the_format(ingested: Callable[..., Workspace], folder: Callable[[], str
         {"user_id": "8", "age": 53, "gender": "F", "occupation": "other"},
     ]
     assert [(row["id"], row["row"]) for row in workspace.rejects("ingest").to_pylist()] == [("5", 5), ("8", 5), ("8", 4)]
+
+
+def test_a_published_split(ingested: Callable[..., Workspace], folder: Callable[[], str]) -> None:
+    path = Path(folder())
+    (path / "u2.base").write_text("\n".join(DATA[:2]))
+    (path / "u2.test").write_text(DATA[2])
+    workspace = ingested(MovieLensData(kind="movielens", path=str(path), split="u2"))
+    log = LogPieces.of(workspace.fs, workspace.part_digests("interactions"))
+    split = log.split(Split(validation=0.4))
+    rows = workspace.read("interactions").to_pylist()
+    assert [(row["user_id"], row["rating"], row["clicked"]) for row in rows[split.test]] == [("8", 5, True)]
+    assert sorted((row["user_id"], row["rating"], row["clicked"]) for row in rows[: split.test.start]) == [
+        ("7", 3, False),
+        ("7", 4, True),
+    ]
+    assert workspace.read("users").num_rows == 2
+    assert workspace.read("catalog").num_rows == 4
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"MovieLens 100K is not at {REAL}")

@@ -59,7 +59,7 @@ def compared(config: Config) -> tuple[dict[str, list[dict[str, Any]]], str]:
 def test_the_best_on_validation_is_measured_on_the_test_split(config: Config) -> None:
     results, text = compared(config)
     workspace = Workspace(config.workspace)
-    splits = Splits.of_log(workspace, EncodedLog.open(workspace.fs, workspace.folder("encode")), [])
+    splits = Splits.read(workspace, EncodedLog.open(workspace.fs, workspace.folder("encode")), "split")
     clicks, users = splits.feedback.likes.sum(axis=0), splits.feedback.users - 1
     on_validation = {}
     for l2 in (0.1, 20):

@@ -8,6 +8,7 @@ components: the singular vectors of the matrix whose rows are what a user rated,
 Shapes: U users, I items, N ratings, S numbers of a vector, C components, K = S + 1: a vector and its offset.
 """
 
+import time
 from typing import Annotated
 
 import numpy as np
@@ -22,21 +23,23 @@ from rayrec.collaborative.ratings import RatingData, Side
 from rayrec.config import Count, Section
 from rayrec.training.callbacks import Epoch
 
+MIN_VARIANCE = 1e-6  # of ratings that are all the same
+
 
 class BPMF(RatingModel):
     class Options(Section):
         size: Count = 32  # numbers of a vector
         components: Annotated[int, Field(ge=0)] = 100  # of who rated what
-        sweeps: Count = 400  # over all vectors
-        burn_in: Annotated[int, Field(ge=0)] = 100  # sweeps at the begin that don't count
-        samples: Count = 60  # sweeps, evenly spread over those that count, whose vectors are kept
+        fields: bool = True  # whether priors depend on what the tables say of users and items
+        epochs: Count = 400  # in each of which all vectors are drawn once
+        burn_in: Annotated[int, Field(ge=0)] = 100  # epochs at the begin that don't count
+        samples: Count = 60  # epochs, evenly spread over those that count, whose vectors are kept
 
         @model_validator(mode="after")
         def _some_count(self) -> "BPMF.Options":
-            if self.sweeps - self.burn_in < self.samples:
-                raise ValueError(
-                    f"samples={self.samples} are kept of sweeps - burn_in = {self.sweeps - self.burn_in} sweeps; do more"
-                )
+            counting = self.epochs - self.burn_in
+            if counting < self.samples:
+                raise ValueError(f"samples={self.samples} are kept of epochs - burn_in = {counting} epochs; set more epochs")
             return self
 
     options: Options
@@ -48,24 +51,30 @@ class BPMF(RatingModel):
         above_N = train.rating - mean
         who_rated_what = train.matrix(data.users, data.items, np.ones(len(train)))
         sides = (Side.of(train.user, train.item, data.users), Side.of(train.item, train.user, data.items))
+        matrices = (who_rated_what, who_rated_what.T.tocsr())
+        known = (data.user_fields_UF, data.item_fields_IF)
         facts = (
-            [data.user_fields_UF, components(who_rated_what, options.components, fitting.seed)],
-            [data.item_fields_IF, components(who_rated_what.T.tocsr(), options.components, fitting.seed)],
+            [*([fields] if options.fields else []), components(matrix, options.components, fitting.seed)]
+            for fields, matrix in zip(known, matrices, strict=True)
         )
         users, items = (GaussianRows(side, fact, options.size + 1, generator) for side, fact in zip(sides, facts, strict=True))
-        kept = set(np.linspace(options.burn_in, options.sweeps - 1, options.samples).astype(int).tolist())
+        kept = set(np.linspace(options.burn_in, options.epochs - 1, options.samples).astype(int).tolist())
+        epochs: list[Epoch] = []
         user_samples, item_samples = [], []
-        noise_precision = 1 / above_N.var()
-        for sweep in range(options.sweeps):
+        noise_precision = 1 / max(above_N.var(), MIN_VARIANCE)
+        for epoch in range(options.epochs):
+            started = time.monotonic()
             users.draw(_design(items.row_RK), above_N - items.row_RK[train.item, -1], noise_precision)
             items.draw(_design(users.row_RK), above_N - users.row_RK[train.user, -1], noise_precision)
             error_N = above_N - _products(users.row_RK, items.row_RK, train.user, train.item)
             noise_precision = generator.gamma((1 + len(train)) / 2, 2 / (1 + error_N @ error_N))
-            if sweep in kept:
+            if epoch in kept:
                 user_samples.append(users.row_RK.astype(np.float32))
                 item_samples.append(items.row_RK.astype(np.float32))
+            epochs.append(Epoch(epoch + 1, float(error_N @ error_N) / len(train), len(train) / (time.monotonic() - started)))
+            fitting.callback.on_epoch(epochs)
         self.set_vectors(mean, _averaging(user_samples), _averaging(item_samples))
-        return []
+        return epochs
 
 
 def components(matrix: sparse.csr_array, count: int, seed: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from rayrec.config import Count
 
 class LightGCN(VectorModel):
     class Options(StepOptions):
+        learning_rate: Annotated[float, Field(gt=0)] = 5e-3
         layers: Count = 3
         regularisation: Annotated[float, Field(ge=0)] = 1e-4  # of the learned vectors of each pair, lambda of eq. 15
 

@@ -55,9 +55,9 @@ class Mixed(CollaborativeModel):
         return self._sum([model.similar(item_B) for model in self.models])
 
     def _sum(self, scores: list[np.ndarray]) -> np.ndarray:
-        found_BI: np.ndarray = sum(
-            np.float32(part.weight) * standardised(each) for part, each in zip(self.options.parts, scores, strict=True)
-        )
+        weights = np.array([part.weight for part in self.options.parts], np.float32)
+        first_BI, *others = (weight * standardised(each_BI) for weight, each_BI in zip(weights, scores, strict=True))
+        found_BI: np.ndarray = sum(others, first_BI)
         return found_BI
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -33,11 +33,12 @@ from rayrec.config import Count, Modality
 
 class MultimodalGCN(VectorModel):
     class Options(StepOptions):
+        size: Count = 128
         epochs: Count = 60
         batch_size: Count = 1024  # users
-        learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+        learning_rate: Annotated[float, Field(gt=0)] = 5e-3
         layers: Count = 2
-        temperature: Annotated[float, Field(gt=0)] = 0.35
+        temperature: Annotated[float, Field(gt=0)] = 0.25
         modalities: list[Modality] = ["image", "audio"]
         neighbours: Count = 10  # of an item in each modality
         content: Annotated[float, Field(ge=0)] = 1.0  # weight of what comes from them

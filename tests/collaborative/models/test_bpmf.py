@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import Fitting
 from rayrec.collaborative.models import build
 from rayrec.collaborative.models.bpmf import BPMF, components
 from rayrec.collaborative.ratings import RatingData
 from rayrec.config import Collaborative, ConfigError
-from tests.collaborative.rated import feedback, rated, rmse
+from tests.collaborative.rated import rated, rmse
 
-SHORT = {"size": 3, "components": 4, "sweeps": 60, "burn_in": 20, "samples": 40}
+SHORT = {"size": 3, "components": 4, "epochs": 60, "burn_in": 20, "samples": 40}
 
 
 def fitted(data: RatingData, seed: int = 1, **options: int) -> BPMF:
     model = build(Collaborative(model="bpmf", options=SHORT | options))
     assert isinstance(model, BPMF)
-    model.fit(feedback(data), Fitting(seed=seed))
+    model.fit(Feedback.of_ratings(data), Fitting(seed=seed))
     return model
 
 
@@ -54,5 +55,5 @@ def test_the_components_keep_the_products_of_the_unit_rows() -> None:
 
 
 def test_more_samples_than_sweeps_are_refused() -> None:
-    with pytest.raises(ConfigError, match="samples=40 are kept of sweeps - burn_in = 10 sweeps; do more"):
+    with pytest.raises(ConfigError, match="samples=40 are kept of epochs - burn_in = 10 epochs; set more epochs"):
         build(Collaborative(model="bpmf", options=SHORT | {"burn_in": 50}))

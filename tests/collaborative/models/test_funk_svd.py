@@ -3,12 +3,13 @@
 import numpy as np
 import torch
 
+from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import Fitting
 from rayrec.collaborative.models import build
 from rayrec.collaborative.models.funk_svd import FunkSVD, TrainableFactors
 from rayrec.collaborative.rating_model import RatingModel
 from rayrec.config import Collaborative
-from tests.collaborative.rated import feedback, rated, rmse
+from tests.collaborative.rated import rated, rmse
 
 
 def test_a_batch_of_one_takes_the_step_of_the_paper() -> None:
@@ -39,11 +40,11 @@ def test_it_finds_two_factors_and_the_same_seed_finds_the_same() -> None:
         torch.manual_seed(len(found))
         model = build(Collaborative(model="funk_svd", options={"size": 4, "epochs": 60, "learning_rate": 0.02}))
         assert isinstance(model, RatingModel)
-        assert len(model.fit(feedback(data), Fitting(seed=1))) == 60
+        assert len(model.fit(Feedback.of_ratings(data), Fitting(seed=1))) == 60
         found.append(model)
     bias = build(Collaborative(model="rating_bias"))
     assert isinstance(bias, RatingModel)
-    bias.fit(feedback(data), Fitting())
+    bias.fit(Feedback.of_ratings(data), Fitting())
     held_out = data.held_out
     assert rmse(found[0].predict(held_out.user, held_out.item), held_out) < 0.7 * rmse(
         bias.predict(held_out.user, held_out.item), held_out
