@@ -14,6 +14,7 @@ import numpy as np
 from rayrec.config import Recall, Selection
 from rayrec.data.loading import RankingData
 from rayrec.data.popularity import DailyCounts
+from rayrec.data.top import top_items
 from rayrec.evaluation.candidates import SourceRecall
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.exclusions import Exclusions
@@ -158,14 +159,8 @@ def ranked_pages(test_users: list[TestUser], scores: Callable[[TestUser], np.nda
     for user in test_users:
         score = scores(user).astype(np.float64)
         score[np.append(user.excluded, 0)] = -np.inf
-        pages.append(_best(score, k))
+        pages.append(top_items(score[None], min(k, len(score)))[0])
     return pages
-
-
-def _best(score: np.ndarray, k: int) -> np.ndarray:
-    """The k items with the highest scores, the best first, and the one with the lower number first among equals."""
-    good = np.flatnonzero(score >= np.partition(score, -k)[-k]) if k < len(score) else np.arange(len(score))
-    return good[np.argsort(-score[good], kind="stable")[:k]]
 
 
 def page_metrics(test_users: list[TestUser], pages: list[np.ndarray], k: int) -> dict[str, float]:

@@ -70,6 +70,8 @@ def context_fields(config: Config) -> list[str]:
     found = list(config.ranker.context_fields)
     for values in config.comparison.arms.values():
         found += values.get(CONTEXT, [])
+    for values in config.comparison.choices.values():
+        found += [name for choice in values.get(CONTEXT, []) for name in choice]
     choices = config.tuning.space.get(CONTEXT, [])
     found += [name for choice in choices if isinstance(choice, list) for name in choice] if isinstance(choices, list) else []
     return list(dict.fromkeys(found))

@@ -14,6 +14,7 @@ from rayrec.config import Collaborative, Config, ConfigError, load
 from rayrec.data.shards import EncodedLog
 from rayrec.evaluation.lists import measure
 from rayrec.stages.compare import STAGE as COMPARE
+from rayrec.stages.encode import context_fields
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.training.small_log import ingest
@@ -108,6 +109,11 @@ def test_one_of_the_last_clicks_among_sampled_items(config: Config) -> None:
     (popular, ease, gmf) = (run["measured"]["metrics"]["hit@3"] for run in results["test"])
     assert ease > popular
     assert gmf > popular
+
+
+def test_the_context_that_an_arm_may_choose_is_encoded(config: Config) -> None:
+    choices = {"fm": {"ranker.context_fields": [[], ["hour"], ["weekday"]]}}
+    assert context_fields(with_comparison(config, choices=choices)) == ["hour", "weekday"]
 
 
 @pytest.mark.parametrize(
