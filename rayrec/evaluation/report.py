@@ -27,13 +27,13 @@ class Report:
     impressions: int  # of the test split
     test_users: int
     candidate_recall: float  # share of the relevant videos that recall put among the candidates
-    recall_by_source: dict[str, dict[str, float]] = field(default_factory=dict)  # as `candidates.SourceRecall` says
     clicks: dict[str, dict[str, float]] = field(default_factory=dict)
     pages: dict[str, dict[str, float]] = field(default_factory=dict)
     by_history: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     without_modality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     by_novelty: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    recall_by_source: dict[str, dict[str, float]] = field(default_factory=dict)  # as `candidates.SourceRecall` says
     warnings: list[str] = field(default_factory=list)
     drawn: int = 0
 

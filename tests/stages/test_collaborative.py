@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from rayrec.collaborative import saving
 from rayrec.collaborative.feedback import Feedback
-from rayrec.config import Config, ConfigError, load
+from rayrec.config import Config, ConfigError, load, with_values
 from rayrec.data.shards import EncodedLog
 from rayrec.stages.pipeline import load_stage, run_stages, stages_for
 from rayrec.workspace.stage import run_stage
@@ -84,5 +84,7 @@ def test_the_stage_runs_only_where_the_config_asks_for_it(config: Config) -> Non
     assert "collaborative" in [stage.name for stage in stages_for(config)]
     without = config.model_copy(update={"collaborative": None})
     assert "collaborative" not in [stage.name for stage in stages_for(without)]
+    with pytest.raises(ConfigError, match=r"recall.sources.user_vector: the model 'ease' has no vectors; choose a"):
+        load_stage("collaborative").check(with_values(config, {"recall.sources": {"user_vector": 1}}))
     with pytest.raises(ConfigError, match=r"there is no model 'eas'; did you mean 'ease'"):
         fitted(Config.model_validate(config.model_dump(mode="json") | {"collaborative": {"model": "eas"}}))

@@ -287,7 +287,7 @@ class RecommendedVideo(Video):
     model_config = example(**RECOMMENDED)
 
     score: float = Field(description="the probability that the user clicks it")
-    why: str = Field(description="why the video is in the page: its topic, `popular` or `new`")
+    why: str = Field(description="why the video is in the page: its topic, or `popular`, `new`, `similar` or `taste`")
     topic: int | None = None
 
 
