@@ -4,9 +4,8 @@ The exact search is a product of matrices in blocks, whose time grows with the n
 `exact_videos` the vectors that the index began with are searched by `usearch`'s graph (HNSW; Malkov & Yashunin, 2018), which the
 extra `search` installs; those that were added since, and whatever few a filter leaves, are searched exactly.
 
-The words of a query are looked for in titles and tags as well. A video is found by either: 1 - score = (1 - cosine) (1 - share^4),
-where the share of the query's words that it has is weighed by how rare they are (`retrieval/words.py`). The power leaves the order
-to the space unless nearly all words are there: with 1 or 2 in its place, titles found fewer videos of their class.
+The words of a query are looked for in titles and tags as well. A video is found by either: 1 - score = (1 - cosine) (1 - share^2),
+where the share of the query's words that it has is weighed by how rare they are (`retrieval/words.py`).
 """
 
 import logging
@@ -37,7 +36,6 @@ FACTS = pa.schema(
 )
 BLOCK = 1 << 16  # vectors whose scores are in memory at a time
 MAX_GROWING = 1 << 12  # videos of a segment that is copied when others are added to it
-POWER = 4  # of the shares of words
 OVERSAMPLING = 4  # times k that are asked of the graph, so that some are left when others have been replaced or filtered out
 EXPANSION = 256  # how many nearest ones the graph keeps in sight while it searches
 
@@ -178,7 +176,7 @@ def _segment(facts: pa.Table, vectors: np.ndarray) -> _Segment:
 
 def either(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """The scores of videos by the cosines of their vectors and by the shares of the query's words that they have."""
-    return np.asarray(1 - (1 - cosines) * (1 - shares**POWER))
+    return np.asarray(1 - (1 - cosines) * (1 - shares**2))
 
 
 def _scores(cosines: np.ndarray, shares: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
