@@ -52,6 +52,11 @@ class UserState:
 Rank = Callable[[str, UserState, int, np.ndarray, dict[str, Any]], Awaitable[np.ndarray]]
 
 
+async def rank_in_order(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+    """The `Rank` of a bundle without a ranker. The candidates keep their order: the first one has 1, and the last almost 0."""
+    return np.linspace(1, 0, len(candidates), endpoint=False, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Page:
     """The answer to a request, the best video first."""
@@ -61,7 +66,7 @@ class Page:
     items: np.ndarray  # int32 [k]
     why: np.ndarray  # str [k]: the label of the source that brought each video
     topics: np.ndarray  # int32 [k]: the topic that brought each video, NO_TOPIC where none did
-    scores: np.ndarray  # float32 [k]: click probabilities
+    scores: np.ndarray  # float32 [k]: click probabilities, or what `rank_in_order` gives
     trace: Trace
     arm: str | None = None  # the arm that answered
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again

@@ -24,7 +24,7 @@ from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
 from rayrec.tables import TEXT
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 
 LOG_S = 10.0  # between two lines about the progress
 CONTEXT = "ranker.context_fields"
@@ -101,4 +101,4 @@ def settings(config: Config) -> dict[str, Any]:
     return settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config))}
 
 
-STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings)
+STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings, log=NEEDED)

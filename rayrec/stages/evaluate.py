@@ -41,7 +41,7 @@ from rayrec.tables import TEXT, TRUTH
 from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
 from rayrec.workspace.files import to_json
 from rayrec.workspace.parts import write_part
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 
 WITH_TOPICS, WITHOUT_TOPICS, POPULARITY, BEST = "with topics", "without topics", "popularity", "best possible"
 
@@ -275,6 +275,7 @@ STAGE = Stage(
     reads=(*READS, "interactions"),
     may_read=(*MAY_READ, "embeddings", *TRUTH),
     after=("train", "encode"),
+    log=NEEDED,
     first=(ENCODE,),
     writes=("predictions",),
     settings=lambda config: settings_of(config.evaluation, config.recall, config.selection),

@@ -1,4 +1,4 @@
-"""The stage `publish`: makes a bundle from the tables and the trained ranker.
+"""The stage `publish`: makes a bundle from the tables and the trained ranker; without a ranker while there is no log.
 
 The items are the videos of the present catalog, in its order. The ranker's item table is encoded again from this catalog with the
 trained encoders, so that a video that arrived after the training is an item like any other. Columns that a data set lacks (topics,
@@ -6,6 +6,8 @@ covers) stay empty.
 """
 
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -25,38 +27,62 @@ from rayrec.stages.encode import STAGE as ENCODE
 from rayrec.stages.encode import encoded_log
 from rayrec.tables import TABLES, TEXT
 from rayrec.workspace.files import from_json
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import OPTIONAL, Stage, StageRun, lacks_log
 
 
 def publish(run: StageRun) -> None:
     """The work of the stage. It reads the catalog, the encoded log, the interactions and the files of `train`.
 
     If they exist, it also reads topics, topic_centres, tag_vectors, embeddings, features, search_vectors, the other tables that the
-    ranker uses, what describes new videos, and the report of `evaluate`.
+    ranker uses, what describes new videos, and the report of `evaluate`. While the log is empty, the bundle has no ranker.
     """
+    learned = _without_log(run) if lacks_log(run.workspace) else _with_log(run)
+    if not learned.ids:
+        raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
+    items = item_table(run, learned.ids) | {"exposures": learned.exposures, "clicks": learned.clicks}
+    folder = f"{run.folder}/{bundle.FOLDER}"
+    run.fs.create_dir(folder, recursive=True)
+    run.fs.delete_dir_contents(folder)  # which a killed run may have left
+    placing.write(run.workspace, folder)
+    searching.write(run, folder, learned.ids)
+    bundle.write(run.fs, folder, learned.info, pa.table(items), topic_table(run), learned.users, learned.scorer)
+    run.count(rows_in=run.workspace.rows("interactions"), rows_out=len(learned.ids))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a bundle has of the log."""
+
+    ids: list[str]  # of the items
+    exposures: np.ndarray  # int64, of each item
+    clicks: np.ndarray
+    info: bundle.BundleInfo
+    users: Iterable[pa.Table]  # pieces of `user_log.USERS`
+    scorer: Scorer | None
+
+
+def _with_log(run: StageRun) -> Learned:
     trained = Scorer.load(run.fs, f"{run.input_folder('train')}/{RANKER}")
     scorer = trained.with_items(joined_items(run, trained.settings))
     ids = scorer.item_ids[1:]
-    if not ids:
-        raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
     encoded, log = encoded_log(run), LogPieces.of(run.fs, run.part_digests("interactions"))
     user_ids = encoded.users.ids
     shares = list(Share.in_groups(encoded, GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
     # The items of the encoded log are those of the catalog, too.
     exposures, clicks = np.sum([log_summary.exposures_and_clicks(share, len(ids) + 1) for share in shares], axis=0)
-    items = item_table(run, ids) | {"exposures": exposures[1:], "clicks": clicks[1:]}
     # A log with times in the future must not hide the events of today.
     log_until = min(log.pieces[-1].end, int(time.time() * 1000))
     max_clicks = max(run.config.recall.clicks, scorer.model.window.reach)
     info = bundle.BundleInfo(log_until, max_clicks, metrics_of(run), log_upto=log_summary.exported_upto(log))
     users = (log_summary.user_table(share, user_ids, max_clicks, MAX_SEEN) for share in shares)
-    folder = f"{run.folder}/{bundle.FOLDER}"
-    run.fs.create_dir(folder, recursive=True)
-    run.fs.delete_dir_contents(folder)  # which a killed run may have left
-    placing.write(run.workspace, folder)
-    searching.write(run, folder, ids)
-    bundle.write(run.fs, folder, info, pa.table(items), topic_table(run), users, scorer)
-    run.count(rows_in=log.rows, rows_out=len(ids))
+    return Learned(ids, exposures[1:], clicks[1:], info, users, scorer)
+
+
+def _without_log(run: StageRun) -> Learned:
+    ids = run.read("catalog", ["video_id"])["video_id"].to_pylist()
+    info = bundle.BundleInfo(log_until=0, max_clicks=run.config.recall.clicks, has_ranker=False)
+    nothing = np.zeros(len(ids), np.int64)
+    return Learned(ids, nothing, nothing, info, [], None)
 
 
 def item_table(run: StageRun, ids: list[str]) -> dict[str, pa.Array | pa.ChunkedArray]:
@@ -108,6 +134,7 @@ STAGE = Stage(
     reads=(*READS, "interactions"),
     may_read=(*MAY_READ, "features", "topic_centres", "tag_vectors", "embeddings", "predictions", "search_vectors"),
     after=("train", "encode"),
+    log=OPTIONAL,
     first=(ENCODE,),
     # A bundle that an earlier rayrec published lacks what describes new videos, and is made again.
     settings=lambda config: settings_of(config.recall) | {"placing": True},

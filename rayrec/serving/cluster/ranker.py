@@ -9,7 +9,7 @@ import numpy as np
 import ray
 from ray import serve
 
-from rayrec.serving.bundle import load_scorer, locate
+from rayrec.serving.bundle import load_scorer, locate, verify
 from rayrec.serving.cluster.connection import reserved_device
 from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, replica_id
 from rayrec.serving.http.request_log import log_as_json
@@ -75,7 +75,8 @@ class NeuralRanker:
 
     async def _load_wanted(self, user_config: dict[str, Any]) -> None:
         try:
-            wanted = [version for version, _ in bundles_of(self.workspace, Rollout.model_validate(user_config))]
+            found = bundles_of(self.workspace, Rollout.model_validate(user_config))
+            wanted = [version for version, folder in found if verify(self.workspace.fs, folder, "bundle.json").has_ranker]
             self.wanted = set(wanted)
             for version in wanted:
                 await asyncio.to_thread(self.scorers.get, version)
