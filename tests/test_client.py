@@ -126,8 +126,8 @@ def test_a_video_is_sent_as_a_file_or_named(played: Played, ask: Ask, tmp_path: 
     assert raw.url.params.multi_items() == [("wait", "false")]
     assert json.loads(named.content) == {"uri": "in/clip.mp4", "tags": ["wet"], "author_id": "8"}
     assert status.url.raw_path == b"/v1/videos/a%2Fb/status"
-    with pytest.raises(ValueError, match="needs a file or a uri"):
-        ask(lambda service: service.add_video(title="nothing"))
+    ask(lambda service: service.add_video(video_id=7, title="no file"))
+    assert json.loads(played.requests[-1].content) == {"video_id": "7", "title": "no file"}
 
 
 def test_a_busy_service_is_asked_again_when_it_says(played: Played, ask: Ask) -> None:

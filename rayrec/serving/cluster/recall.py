@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rayrec.config import Config
 from rayrec.errors import RayrecError
+from rayrec.serving.additions import described_by
 from rayrec.serving.bundle import Bundle, BundleError
 from rayrec.serving.cluster import logs
 from rayrec.serving.cluster.metrics import RayMetrics
@@ -67,9 +68,8 @@ class TopicRecall:
         auth.check_exposure(config.serving.host, self.keys)
         auth.check_exposure(ray.util.get_node_ip_address(), self.keys)
         self.workspace, self.store, self.metrics = Workspace(config.workspace), open_store(config), RayMetrics()
-        self.inbox: Inbox | None = None
-        if intake is not None:
-            self.inbox = Inbox(config, self.workspace, self.store, self._arms, self._described, self._tell_rankers)
+        describe = None if intake is None else self._described
+        self.inbox = Inbox(config, self.workspace, self.store, self._arms, describe, self._tell_rankers)
         self.intake = intake
         self.told = 0  # the number of the last added video that the rankers were given
         self.arms: Arms | None = None
@@ -247,9 +247,9 @@ class TopicRecall:
 
     async def _give(self, bundle: Bundle, additions: Sequence[Addition]) -> None:
         """Gives added videos to all rankers. A ranker that is not reached asks for them when it needs them."""
-        theirs = [addition for addition in additions if addition.model == bundle.model]
         if not bundle.info.has_ranker:
             return
+        theirs = described_by(additions, bundle.model)
         try:
             async with asyncio.timeout(self.config.serving.timeout_s):
                 await self.ranker.broadcast("take", bundle.version, theirs).results_async()
