@@ -19,7 +19,7 @@ import random
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -162,6 +162,11 @@ class _Methods(ABC, Generic[Answer]):
     def video_status(self, video_id: Id) -> Answer:
         """Gets what has become of a video that was added without waiting: `status` is ready, waiting or rejected."""
         return self._make(Call("GET", f"/v1/videos/{_in_path(video_id)}/status"))
+
+    def put_users(self, users: Iterable[Mapping[str, Any]]) -> Answer:
+        """Says what is known of users: each has a `user_id` and `fields`, which maps columns of the table of users to values."""
+        known = [{"user_id": text_of(user["user_id"]), "fields": dict(user["fields"])} for user in users]
+        return self._make(Call("POST", "/v1/users", {"users": known}))
 
     def user(self, user_id: Id) -> Answer:
         """Gets what the service knows about a user."""

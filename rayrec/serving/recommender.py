@@ -45,6 +45,7 @@ class UserState:
     clicked_at: np.ndarray  # int64, UTC ms
     seen: np.ndarray  # int32 items
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
+    fields: str = ""  # what was said of the user by `POST /v1/users`, JSON; empty where nothing was
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
@@ -254,7 +255,7 @@ class Recommender:
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
         seen = np.concatenate([log.seen, find(online.seen)])
-        return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten)
+        return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten, online.fields)
 
     async def add_events(self, events: list[Event]) -> list[Event]:
         """Stores events. Returns those that were there already, after all others have been written to disk.

@@ -42,11 +42,13 @@ class RankRequest(NamedTuple):
     at: int  # the time of the request, UTC ms
     candidates: bytes  # int32 items
     context: dict[str, Any]  # context field -> value
+    fields: str = ""  # what was said of the user, JSON
 
     @classmethod
     def of(cls, version: str, user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> Self:
         clicked, clicked_at = user.clicked.astype(np.int32), user.clicked_at.astype(np.int64)
-        return cls(version, user_id, clicked.tobytes(), clicked_at.tobytes(), at, candidates.astype(np.int32).tobytes(), context)
+        packed = candidates.astype(np.int32).tobytes()
+        return cls(version, user_id, clicked.tobytes(), clicked_at.tobytes(), at, packed, context, user.fields)
 
 
 class NeuralRanker:
@@ -134,6 +136,7 @@ class NeuralRanker:
             np.array([request.at for request in requests]),
             padded,
             [request.context for request in requests],
+            [request.fields for request in requests],
         )
         return [row[: len(items)] for row, items in zip(scores, candidates, strict=True)]
 

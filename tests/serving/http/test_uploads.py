@@ -299,7 +299,8 @@ def test_a_video_without_a_file_is_in_the_next_page(without_files: httpx.Client,
         assert error(service.get(f"/v1/videos/{name}/file"), 404)
     assert [facts["video_id"] for facts in desk.asked] == ["placed"]  # with uploads, the networks of titles see it
     assert client.get("/v1/videos/told").json()["topics"] == []
-    assert "is the id of another video" in error(without_files.post("/v1/videos", json={"video_id": "v7", "title": "x"}), 409)
+    assert client.post("/v1/videos", json={"uri": "named.mp4", "video_id": "film"}).status_code == 201
+    assert "is the id of another video" in error(client.post("/v1/videos", json={"video_id": "film", "title": "x"}), 409)
 
 
 @pytest.mark.parametrize("body", [{"title": "no id"}, {"video_id": "bare"}, {"video_id": "bare", "author_id": "bob"}])

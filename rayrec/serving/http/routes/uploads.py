@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 from rayrec.serving.additions import RejectedError
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, VideoId
+from rayrec.serving.http.bodies import NewVideo
 from rayrec.serving.http.errors import checked
-from rayrec.serving.http.schemas import AddedAnswer, NewVideo, UploadStatus
+from rayrec.serving.http.schemas import AddedAnswer, UploadStatus
 from rayrec.serving.inbox import Added, ConflictError, Inbox, suffix_of
 from rayrec.serving.media_roots import NotPermittedError
 from rayrec.serving.metrics import Metrics
