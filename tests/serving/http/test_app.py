@@ -12,7 +12,7 @@ import pytest
 from rayrec.config import Config, Selection, Serving
 from rayrec.serving import covers
 from rayrec.serving.covers import read as read_cover
-from rayrec.serving.http import bodies
+from rayrec.serving.http import bodies, schemas
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
