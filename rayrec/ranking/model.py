@@ -11,6 +11,7 @@ from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.windows import HistoryWindow, LatestClicks
+from rayrec.ranking.gathering import Rows
 from rayrec.ranking.popularity import Popularity
 from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
@@ -44,6 +45,21 @@ class RankingModel(nn.Module, ABC):
         A model that looks items up elsewhere than in an `Inputs` called `inputs` overrides this.
         """
         self.inputs.append_items(table)  # type: ignore[union-attr, operator]
+
+    def append_users(self, table: FieldTable) -> None:
+        """More users behind those that the model was built for, until `drop_users`. They are in the modules called `users`."""
+        for module in self._user_tables():
+            module.append(table)  # type: ignore[operator]
+
+    def drop_users(self) -> None:
+        """Take away the users that were appended."""
+        for module in self._user_tables():
+            for rows in module.modules():
+                if isinstance(rows, Rows):
+                    rows.drop()
+
+    def _user_tables(self) -> list[nn.Module]:
+        return [module for name, module in self.named_modules() if name.rpartition(".")[2] == "users"]
 
     @property
     def window(self) -> HistoryWindow:

@@ -162,15 +162,7 @@ class TopicQueues:
             established = established[: count - drawn]
         if not drawn:
             return established
-        number = np.arange(drawn)
-        # The n-th fresh item has position n / share, as long as there are enough established items to fill the positions before it.
-        ahead = np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).clip(max=len(established)).astype(np.int64)
-        queue = np.empty(len(established) + drawn, dtype=np.int32)
-        is_fresh = np.zeros(len(queue), dtype=bool)
-        is_fresh[ahead + number] = True
-        queue[is_fresh] = fresh[(draw_seed + number) % len(fresh)]
-        queue[~is_fresh] = established
-        return queue
+        return mixed(established, fresh[(draw_seed + np.arange(drawn)) % len(fresh)], share)
 
     def length(self, topic: int) -> int:
         """The number of items in the whole queue of a topic."""
@@ -191,6 +183,10 @@ class TopicQueues:
     def is_fresh(self, items: np.ndarray) -> np.ndarray:
         """A mask of the items that are fresh."""
         return self.kind[items] == FRESH
+
+    def is_weak(self, items: np.ndarray) -> np.ndarray:
+        """A mask of the items that were shown often and clicked too rarely for a queue."""
+        return self.kind[items] == WEAK
 
     def by_popularity(self, interleaved: bool) -> Iterator[np.ndarray]:
         """All items that are not fresh, in two parts: the popular ones (topics take turns if `interleaved`), then all others.
@@ -238,6 +234,13 @@ class TopicQueues:
         for number, start, end in zip(touched.tolist(), [0, *ends], ends, strict=False):
             new[number] = items[start:end].copy()  # a view would keep all the other lists alive
         return new
+
+
+def mixed(others: np.ndarray, fresh: np.ndarray, share: float) -> np.ndarray:
+    """Both in their order: the n-th fresh item has position n / share, as long as there are enough others before it."""
+    number = np.arange(len(fresh))
+    ahead = np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).clip(max=len(others)).astype(np.int64)
+    return np.insert(others, ahead, fresh)
 
 
 def interleaved_by_topic(items: np.ndarray, item_topics: ItemTopics) -> np.ndarray:

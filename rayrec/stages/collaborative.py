@@ -25,7 +25,7 @@ from rayrec.stages.on_ray.training import Processes, Task, await_workers, report
 from rayrec.training.exchange import Worker
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.parts import write_part
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
 FOLDER = "model"
@@ -101,5 +101,6 @@ STAGE = Stage(
     after=("encode",),
     settings=settings,
     check=check,
+    log=NEEDED,
     first=(encode.STAGE,),
 )

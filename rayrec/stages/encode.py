@@ -24,7 +24,7 @@ from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
 from rayrec.tables import TEXT
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 
 LOG_S = 10.0  # between two lines about the progress
 CONTEXT, NEGATIVES = "ranker.context_fields", "training.negatives"
@@ -128,4 +128,4 @@ def settings(config: Config) -> dict[str, Any]:
     return found | {"pages": needs_pages(config)}
 
 
-STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings)
+STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings, log=NEEDED)

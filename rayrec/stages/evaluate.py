@@ -48,7 +48,7 @@ from rayrec.tables import TEXT, TRUTH
 from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
 from rayrec.workspace.files import to_json
 from rayrec.workspace.parts import write_part
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 
 WITH_TOPICS, WITHOUT_TOPICS, BEST = "with topics", "without topics", "best possible"
 
@@ -336,6 +336,7 @@ STAGE = Stage(
     reads=(*READS, "interactions"),
     may_read=(*MAY_READ, *learned.MAY_READ, *TRUTH),
     after=("train", "encode"),
+    log=NEEDED,
     first=(ENCODE,),
     writes=("predictions",),
     settings=lambda config: settings_of(config.evaluation, config.recall, config.selection) | learned.settings(config),
