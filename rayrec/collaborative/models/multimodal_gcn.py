@@ -44,6 +44,8 @@ class MultimodalGCN(VectorModel):
         neighbours: Count = 10  # of an item in each modality
         content: Annotated[float, Field(ge=0)] = 1.0  # weight of what comes from them
 
+    options: Options
+
     @property
     def modalities(self) -> list[str]:
         return list(self.options.modalities)
