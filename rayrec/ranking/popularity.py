@@ -14,7 +14,6 @@ from rayrec.data.batches import Batch
 from rayrec.data.context import DAY_MS
 from rayrec.data.popularity import DAYS, FadingCounts
 
-SPEED = 10.0  # times which its weights move per step, so that popularity is known before the ids have learned of it by heart
 PRIOR = 10.0  # exposures with the click rate of all, which every video has on top of its own
 
 
@@ -35,7 +34,7 @@ class Popularity(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The logits [B, N] of the candidates at the times of their requests."""
-        return SPEED * self.weights(self.numbers(batch.at, batch.candidates)).squeeze(-1)
+        return self.weights(self.numbers(batch.at, batch.candidates)).squeeze(-1)
 
     def numbers(self, at_B: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
         """The two numbers for each half-life: float32 [B, N, 2 P]."""

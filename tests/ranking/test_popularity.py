@@ -13,7 +13,7 @@ from rayrec.config import Ranker
 from rayrec.data.context import DAY_MS
 from rayrec.data.loading import RankingData, join_items
 from rayrec.data.popularity import DailyCounts, FadingCounts
-from rayrec.ranking.popularity import SPEED, Popularity
+from rayrec.ranking.popularity import Popularity
 from rayrec.ranking.scorer import Scorer
 from tests.data.test_popularity import HALF_LIVES, ITEMS, slow_counts, slow_sum
 from tests.data.test_popularity import log as log
@@ -59,7 +59,7 @@ def test_it_is_added_to_the_logits_of_a_model(data: RankingData, knowing: Ranker
     batch = requests(data, knowing, 30)
     batch = replace(batch, at=batch.at + 4 * DAY_MS)
     assert model.popularity is not None
-    added = SPEED * model.popularity.numbers(batch.at, batch.candidates) @ model.popularity.weights.weight[0]
+    added = model.popularity.numbers(batch.at, batch.candidates) @ model.popularity.weights.weight[0]
     assert added.std() > 0.01
     torch.testing.assert_close(model.score(batch), model(batch) + added)
     model.losses(batch).mean().backward()
