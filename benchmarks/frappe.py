@@ -26,6 +26,7 @@ FRAPPE = ROOT.parent / "shared" / "data" / "frappe"
 FIELDS = ["user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"]
 SPLITS = ["train", "validation", "test"]
 HELD_OUT, DROPOUT = 0.1, 0.2
+MOMENT = 1_700_000_000_000  # UTC ms, of the training split
 NAMES = ["lr", "fm", "afm", "deepfm", "wide_deep", "emlp", "dcn"]
 OURS: dict[str, dict[str, Any]] = {name: {"ranker.model": name} for name in NAMES} | {
     "dcn_v2": {"ranker.model": "dcn", "ranker.options": {"version": 2}},
@@ -73,7 +74,8 @@ def for_us(log: pd.DataFrame, folder: Path, epochs: int, patience: int) -> Confi
     """
     user, item, *context = FIELDS
     names = {user: "user_id", item: "video_id"} | {name: f"c_{name}" for name in context}
-    log.rename(columns=names).assign(shown_at=log["split"]).drop(columns="split").to_parquet(folder / "interactions.parquet")
+    timed = log.assign(split=MOMENT + log["split"]).rename(columns=names | {"split": "shown_at"})
+    timed.to_parquet(folder / "interactions.parquet")
     pd.DataFrame({"video_id": log[item].unique()}).to_parquet(folder / "catalog.parquet")
     # Half a row off the test split, so that rounding does not move the cuts.
     test, held_out = ((log["split"] == 2).sum() - 0.5) / len(log), (log["split"] == 1).sum() / len(log)

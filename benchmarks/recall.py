@@ -26,7 +26,7 @@ from rayrec.recall.neighbours import Neighbours
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
 from rayrec.recall.similar import by_topics, by_vector, nearest
-from rayrec.recall.source import Query
+from rayrec.recall.source import Query, Source
 from rayrec.recall.vectors import Vectors
 
 SEEN, CLICKS = 2000, 128  # of a user who has been here for long
@@ -90,22 +90,24 @@ def collaborative_rows(
     )
     items = replace(items, neighbours=neighbours, vectors=Vectors(vectors, vectors))
 
-    def candidates(items: ItemData, name: str, number: int) -> np.ndarray:
-        settings = Recall(sources={name: RecallSource()})
-        ((source, wanted),) = sources.build(settings, items)
+    def built(items: ItemData, name: str) -> Source:
+        return sources.build(Recall(sources={name: RecallSource()}), items)[0][0]
+
+    def candidates(source: Source, number: int) -> np.ndarray:
         history, seen = people[number % len(people)]
         query = Query("", history, np.zeros(len(history), np.int64), Exclusions.of(seen), number)
-        return source.candidates(query, queues, wanted).items
+        return source.candidates(query, queues, source.settings.candidates).items
 
+    similar, exact = built(items, "item_neighbours"), built(items, "user_vector")
     rows = [
-        row("item_neighbours, 128 clicks", requests, lambda n: candidates(items, "item_neighbours", n)),
-        row("user_vector, all compared", requests, lambda n: candidates(items, "user_vector", n)),
+        row("item_neighbours, 128 clicks", requests, lambda n: candidates(similar, n)),
+        row("user_vector, all compared", requests, lambda n: candidates(exact, n)),
     ]
     if with_graph:
-        graphed = replace(items, vectors=Vectors(vectors, vectors, graph=restored(graph_of(vectors))))
-        rows.append(row("user_vector, usearch", requests, lambda n: candidates(graphed, "user_vector", n)))
-        both = [(candidates(items, "user_vector", n), candidates(graphed, "user_vector", n)) for n in range(len(people))]
-        rows[-1]["case"] += f", {np.mean([np.isin(exact, found).mean() for exact, found in both]):.1%} of the exact"
+        graphed = built(replace(items, vectors=Vectors(vectors, vectors, graph=restored(graph_of(vectors)))), "user_vector")
+        rows.append(row("user_vector, usearch", requests, lambda n: candidates(graphed, n)))
+        found = [np.isin(candidates(exact, n), candidates(graphed, n)).mean() for n in range(len(people))]
+        rows[-1]["case"] += f", {np.mean(found):.1%} of the exact"
     return rows
 
 

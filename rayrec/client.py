@@ -19,7 +19,7 @@ import random
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -143,7 +143,9 @@ class _Methods(ABC, Generic[Answer]):
         tags: Sequence[str] = (),
         **facts: Any,
     ) -> Answer:
-        """Adds a video: a file (its contents or its path), or the `uri` of one that the service may read.
+        """Adds a video: a file (its contents or its path), or the `uri` of one that the service may read, or neither.
+
+        Without a file, the service needs the `video_id`, and `tags`, a title or a class.
 
         `facts` are `video_id`, `title`, `author_id`, `primary_class`, `secondary_class`, `cover_uri` and `published_at` (UTC ms).
         By the time of the answer the video may be in pages; without `wait`, its file is kept, and `video_status` tells the rest.
@@ -151,10 +153,8 @@ class _Methods(ABC, Generic[Answer]):
         known = {name: value for name, value in facts.items() if value is not None}
         known |= _texts({name: value for name, value in known.items() if name in VALUES}) | ({"tags": list(tags)} if tags else {})
         query = {} if wait else {"wait": "false"}
-        if uri is not None:
-            return self._make(Call("POST", "/v1/videos", known | {"uri": uri}, query))
         if file is None:
-            raise ValueError("add_video needs a file or a uri")
+            return self._make(Call("POST", "/v1/videos", known | ({} if uri is None else {"uri": uri}), query))
         name, data = ("", file) if isinstance(file, bytes) else (os.fspath(file), Path(file).read_bytes())
         kind = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
         return self._make(Call("POST", "/v1/videos", query=known | query, file=data, kind=kind))
@@ -162,6 +162,11 @@ class _Methods(ABC, Generic[Answer]):
     def video_status(self, video_id: Id) -> Answer:
         """Gets what has become of a video that was added without waiting: `status` is ready, waiting or rejected."""
         return self._make(Call("GET", f"/v1/videos/{_in_path(video_id)}/status"))
+
+    def put_users(self, users: Iterable[Mapping[str, Any]]) -> Answer:
+        """Says what is known of users: each has a `user_id` and `fields`, which maps columns of the table of users to values."""
+        known = [{"user_id": text_of(user["user_id"]), "fields": dict(user["fields"])} for user in users]
+        return self._make(Call("POST", "/v1/users", {"users": known}))
 
     def user(self, user_id: Id) -> Answer:
         """Gets what the service knows about a user."""

@@ -21,10 +21,10 @@ TEXT, BYTES = pa.large_string(), pa.large_binary()  # large, because the ids of 
 TIME, SECONDS = pa.int64(), pa.float32()
 VECTOR, IDS = pa.list_(pa.float32()), pa.list_(pa.int32())
 
-# A log without times has others instead, which stand for its split: those of the training part are in the first PART_MS of 1970,
-# those of the validation part in the next, and those of the test part in the one after that.
+# A log without times has others instead, of 1972, when nobody kept logs of videos. They stand for its split: those of the training
+# part are in the first PART_MS (ten days) of that year, those of the validation part in the next, those of the test in the third.
 PARTS = ("training", "validation", "test")
-PART_MS = 1_000_000
+DRAWN_AT, PART_MS = 63_072_000_000, 864_000_000
 
 
 class TableError(RayrecError):

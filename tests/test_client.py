@@ -98,6 +98,11 @@ def test_each_method_is_one_request(played: Played, ask: Ask) -> None:
         ),
         (lambda service: service.events([{"event_id": "e"}]), "POST /v1/events", {"events": [{"event_id": "e"}]}),
         (lambda service: service.similar("a/b", k=4), "GET /v1/similar/a%2Fb?k=4", None),
+        (
+            lambda service: service.put_users([{"user_id": 7, "fields": {"age": 31}}]),
+            "POST /v1/users",
+            {"users": [{"user_id": "7", "fields": {"age": 31}}]},
+        ),
         (lambda service: service.user("ann smith"), "GET /v1/users/ann%20smith", None),
         (lambda service: service.forget("ann"), "DELETE /v1/users/ann", None),
     ]
@@ -111,7 +116,7 @@ def test_each_method_is_one_request(played: Played, ask: Ask) -> None:
 
 
 def test_a_video_is_sent_as_a_file_or_named(played: Played, ask: Ask, tmp_path: Path) -> None:
-    played.answers = [ok(status="ready")] * 5
+    played.answers = [ok(status="ready")] * 6
     path = tmp_path / "clip.webm"
     path.write_bytes(b"film")
     ask(lambda service: service.add_video(path, title="Rain & wind", tags=["wet", "a b"], video_id=7.0, published_at=5))
@@ -126,8 +131,8 @@ def test_a_video_is_sent_as_a_file_or_named(played: Played, ask: Ask, tmp_path: 
     assert raw.url.params.multi_items() == [("wait", "false")]
     assert json.loads(named.content) == {"uri": "in/clip.mp4", "tags": ["wet"], "author_id": "8"}
     assert status.url.raw_path == b"/v1/videos/a%2Fb/status"
-    with pytest.raises(ValueError, match="needs a file or a uri"):
-        ask(lambda service: service.add_video(title="nothing"))
+    ask(lambda service: service.add_video(video_id=7, title="no file"))
+    assert json.loads(played.requests[-1].content) == {"video_id": "7", "title": "no file"}
 
 
 def test_a_busy_service_is_asked_again_when_it_says(played: Played, ask: Ask) -> None:

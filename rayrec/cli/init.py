@@ -47,4 +47,4 @@ def init(
     load(to)
     for sentence in found.open:
         say(sentence)
-    say(f"Check {to}, then run: rayrec {'run' if log else 'ingest'} {to}")
+    say(f"Check {to}, then run: rayrec run {to}")

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
 
 
 def show_metrics(config: "Config") -> None:
-    """Print the report of `evaluate`."""
+    """Print the report of `evaluate`, unless there is no log yet."""
     from rayrec.workspace.files import from_json
+    from rayrec.workspace.stage import lacks_log
     from rayrec.workspace.versions import Workspace
 
     workspace = Workspace(config.workspace)
+    if lacks_log(workspace):
+        return
     folder = workspace.folder("evaluate")
     report = from_json(workspace.read_file(f"{folder}/report.json"))
     k = report["k"]

@@ -95,7 +95,7 @@ def show_service(details: dict[str, Any], recall: "list[Report]", rankers: "list
     for name, deployment in details["deployments"].items():
         for replica in deployment["replicas"]:
             id = replica["replica_id"]
-            table.add_row(f"{name} {id}", replica["node_ip"], replica["state"].lower(), bundles.get(id, "-"), ages.get(id, "-"))
+            table.add_row(f"{name} {id}", replica["node_ip"], replica["state"].lower(), bundles.get(id) or "-", ages.get(id, "-"))
     console.print(table)
     for report in recall:
         if report.refused:

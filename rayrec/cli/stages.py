@@ -40,7 +40,7 @@ def run(
     force: Force = False,
     serve: Annotated[bool, typer.Option(help="Serve the bundle at the end, and leave the service up.")] = True,
 ) -> None:
-    """Run all stages, serve the result, and print what the service recommends to three users."""
+    """Run all stages, serve the result, and print what the service recommends to three users, or to a guest without a log."""
     from rayrec.cli.results import show_answers, show_metrics
     from rayrec.stages.pipeline import check, stages_for
 
@@ -188,13 +188,13 @@ def run_alone(stage: "Stage", config: "Config", force: bool) -> "tuple[Workspace
 
 
 def sample_users(config: "Config", count: int) -> list[str]:
-    """The users with the most clicks."""
+    """The users with the most clicks, or a guest if there are none."""
     from rayrec.workspace.versions import Workspace
 
     log = Workspace(config.workspace).read("interactions")
     clicks = log.filter(log["clicked"]).group_by("user_id").aggregate([("clicked", "count")])
     ranked = clicks.sort_by([("clicked_count", "descending"), ("user_id", "ascending")])["user_id"]
-    return [str(user) for user in ranked.to_pylist()[:count]]
+    return [str(user) for user in ranked.to_pylist()[:count]] or ["guest"]
 
 
 def _table_of(finished: "list[tuple[Manifest, bool]]") -> Table:

@@ -81,7 +81,8 @@ class TrainableVectors(Trainable[Batch]):
 
     def __init__(self, network: Network[Batch], feedback: Feedback, options: StepOptions, fitting: Fitting) -> None:
         super().__init__(network, LazyAdam(network.parameters(), options.learning_rate, options.weight_decay))
-        self.network, self.feedback, self.options, self.fitting = network, feedback, options, fitting
+        self.network: Network[Batch] = network
+        self.feedback, self.options, self.fitting = feedback, options, fitting
         self.advice = f"lower collaborative.options.learning_rate ({options.learning_rate:g})"
 
     def losses(self, share: Batch, examples: int) -> Sequence[Tensor]:

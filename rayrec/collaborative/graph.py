@@ -69,7 +69,7 @@ def normalised(matrix: sparse.csr_array) -> sparse.csr_array:
 def neighbour_graph(vectors_ID: np.ndarray, count: int) -> sparse.csr_array:
     """Each item's `count` most similar items by the cosine of their centred vectors, normalised: float32 [I, I].
 
-    It is the frozen graph of FREEDOM (Zhou and Shen, 2023, eq. 1 to 4). An item without a vector (zeros) has no neighbours.
+    It is the frozen graph of FREEDOM (Zhou and Shen, 2023). An item without a vector (zeros) has no neighbours.
     """
     present = np.flatnonzero(vectors_ID.any(axis=1))
     count = min(count, len(present) - 1)

@@ -28,7 +28,10 @@ Names = Annotated[list[str], AfterValidator(_each_once)]
 
 
 class Split(Section):
-    """Shares of the log, by time: the oldest impressions are for training, the next for validation, the newest for the test."""
+    """Shares of the log, by time: the oldest impressions are for training, the next for validation, the newest for the test.
+
+    Where the log has no times, they are shares of the impressions of each user, drawn at random.
+    """
 
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] = 0.1

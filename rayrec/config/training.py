@@ -18,7 +18,8 @@ class Negatives(Section):
     """Videos that training draws for each click, none of which its user clicked. A number in place of the section is `count`."""
 
     count: Annotated[int, Field(ge=0)] = 4  # 0: none
-    by: Literal["uniform", "popularity"] = "uniform"  # popularity: in proportion to the clicks of a video, to the power of 0.75
+    # popularity: in proportion to the clicks of a video, to the power of 0.75; page: from what was not clicked on the same page
+    by: Literal["uniform", "popularity", "page"] = "uniform"
 
     @model_validator(mode="before")
     @classmethod

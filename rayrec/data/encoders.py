@@ -11,6 +11,7 @@ from rayrec.data.context import ContextEncoder
 from rayrec.data.errors import DataError
 from rayrec.data.fields import FieldEncoder, FieldTable, refuse_not_finite
 from rayrec.data.shards import Known
+from rayrec.data.split import SplitBy
 from rayrec.errors import did_you_mean
 from rayrec.tables import MODALITIES, TEXT, spec_of, typed
 
@@ -37,6 +38,7 @@ class FittedEncoders:
         seen_items: np.ndarray,
         known: Known,
         context: ContextEncoder,
+        split_by: SplitBy = "time",
     ) -> "FittedEncoders":
         """Fit on what the training split has. `items` is the joined item table, of which `seen_items` marks the rows of that split.
 
@@ -50,12 +52,15 @@ class FittedEncoders:
         user_encoder = FieldEncoder.fit(users, "user_id", users.column_names, known.trained)
         item_encoder = FieldEncoder.fit(items, "video_id", fields, seen_items)
         tables = user_encoder.encode(users), item_encoder.encode(items)
-        return cls(user_encoder, item_encoder, context, *tables, published_at(items))
+        return cls(user_encoder, item_encoder, context, *tables, published_at(items, split_by))
 
 
-def published_at(items: pa.Table) -> np.ndarray:
-    """When each item was published, item 0 in front: UTC ms, int64 [I], 0 where it is unknown."""
-    if "published_at" not in items.column_names:
+def published_at(items: pa.Table, split_by: SplitBy = "time") -> np.ndarray:
+    """When each item was published, item 0 in front: UTC ms, int64 [I], 0 where it is unknown.
+
+    A log that is not split by time has made-up times, which say nothing about what was published before: all are unknown.
+    """
+    if "published_at" not in items.column_names or split_by != "time":
         return np.zeros(items.num_rows + 1, np.int64)
     return np.append(0, items["published_at"].cast(pa.int64()).fill_null(0).to_numpy()).astype(np.int64)
 

@@ -22,9 +22,10 @@ from rayrec.data.blocks import block_indices
 from rayrec.data.context import FROM_TIME, ContextEncoder, columns_of, value_of_time
 from rayrec.data.errors import refuse_nested
 from rayrec.data.history import ClickHistory, click_times
+from rayrec.data.pages import Pages
 from rayrec.data.pieces import LogPiece, refuse_disorder
 from rayrec.data.popularity import DailyCounts
-from rayrec.data.shards import CLICKS, DAILY_COUNTS, KNOWN, Known, clicks_file, example_schema, examples_file
+from rayrec.data.shards import CLICKS, DAILY_COUNTS, KNOWN, Known, clicks_file, example_schema, examples_file, pages_file
 from rayrec.data.split import LogSplit
 from rayrec.data.vocabulary import value_texts
 from rayrec.tables import TEXT
@@ -32,6 +33,7 @@ from rayrec.workspace.files import read_whole, to_json, write_whole, written_who
 
 IDS_AT_ONCE = 5_000_000  # entries of dictionaries that are numbered together
 IDS = ("user_id", "video_id")
+REQUEST = "request_id"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class EncodingJob:
     blocks: int  # of the training split
     shards: int
     context_fields: list[str]
+    pages: bool = False  # whether to write the pages of the training split
 
     @property
     def sections(self) -> int:
@@ -65,6 +68,7 @@ class PieceFacts:
 
     sizes: list[int]  # the rows of each section
     labels: list[bool]  # those of its training rows
+    requests: bool  # whether it says for any row which request it answered; looked at only where pages are wanted
 
 
 PIECE_FACTS = TypeAdapter(PieceFacts)
@@ -81,7 +85,7 @@ def sort_piece(job: EncodingJob, piece: LogPiece) -> PieceFacts:
     done = job.piece_path(piece.number, "json")
     if job.fs.get_file_info(done).is_file:
         return PIECE_FACTS.validate_json(read_whole(job.fs, done))
-    log = piece.read(job.fs, [*job.named, "shown_at", "clicked", "clicked_at"])
+    log = piece.read(job.fs, [*job.named, "shown_at", "clicked", "clicked_at", *([REQUEST] if job.pages else [])])
     at = log["shown_at"].to_numpy()
     refuse_disorder(not (at[1:] < at[:-1]).any())
     trained_rows = min(max(job.split.train_end - piece.first, 0), piece.rows)
@@ -90,12 +94,15 @@ def sort_piece(job: EncodingJob, piece: LogPiece) -> PieceFacts:
         columns[f"code_{number}"] = _write_dictionary(job, piece, number, log[name], trained_rows)
     clicked = log["clicked"].to_numpy(zero_copy_only=False).astype(bool)
     section, row = _sections(job, piece)
+    if job.pages:
+        requests = log[REQUEST].combine_chunks() if REQUEST in log.column_names else pa.nulls(piece.rows, TEXT)
+        columns["page"] = requests.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     columns |= {"clicked": clicked, "at": at, "made_at": click_times(log), "section": section, "row": row}
     users = _read_dictionary(job, piece.number, 0)["id"].cast(pa.large_binary()).to_pylist()
     shard_of_user = np.fromiter((zlib.crc32(user) % job.shards for user in users), np.uint16, len(users))
     _write_batches(job.fs, job.piece_path(piece.number, "rows"), columns, shard_of_user[columns["code_0"]], job.shards)
     sizes, labels = np.bincount(section, minlength=job.sections), np.unique(clicked[:trained_rows])
-    facts = PieceFacts(sizes.tolist(), labels.tolist())
+    facts = PieceFacts(sizes.tolist(), labels.tolist(), job.pages and bool((columns["page"] >= 0).any()))
     write_whole(job.fs, done, to_json(PIECE_FACTS.dump_python(facts, mode="json")))
     return facts
 
@@ -219,6 +226,10 @@ def write_shard(job: EncodingJob, shard: int, sizes: np.ndarray, context: Contex
             return [reader.get_batch(section).num_rows for section in range(job.sections)]
     rows = _rows_of_shard(job, shard, sizes, context)
     _write_clicks(job, shard, rows)
+    if job.pages:
+        trained = rows["section"] < job.blocks
+        pages = Pages.of(*(rows[name][trained] for name in ("user", "item", "at", "clicked", "page")))
+        write_arrow(job.fs, f"{job.folder}/{pages_file(shard)}", pages.table)
     daily = DailyCounts.of(rows["user"], rows["item"], rows["at"], rows["clicked"], rows["made_at"])
     write_arrow(job.fs, job.piece_path(shard, DAILY_COUNTS), daily.table)
     columns = {name: rows[name] for name in example_schema(context).names}
@@ -238,6 +249,9 @@ def _rows_of_shard(job: EncodingJob, shard: int, sizes: np.ndarray, context: Con
             with job.fs.open_input_file(job.piece_path(piece, f"index-{number}")) as file:
                 index = pa.ipc.open_file(file).read_all()["index"].to_numpy()
             rows[f"code_{number}"] = index[rows[f"code_{number}"]]
+        if job.pages:  # a request whose impressions are in two pieces is two pages
+            page = rows["page"].astype(np.int64)
+            rows["page"] = np.where(page < 0, page, piece << 32 | page)
         rows["row"] = rows["row"] + before[piece][rows["section"]].astype(np.int32)
         for name, values in rows.items():
             parts.setdefault(name, []).append(values)

@@ -17,6 +17,7 @@ from rayrec.data.errors import refuse_nested, refuse_no_clicks
 from rayrec.data.examples import Examples, encoded
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.history import ClickHistory, click_times
+from rayrec.data.pages import NO_PAGES, Pages
 from rayrec.data.popularity import DailyCounts, FadingCounts
 from rayrec.data.shards import EncodedLog, Known
 from rayrec.data.shares import Share
@@ -49,6 +50,7 @@ class RankingData:
     read_test: Callable[[], tuple[Examples, np.ndarray]]  # for `test` and `test_row`, which training never holds
     daily: DailyCounts  # of all users and all splits; whoever reads it looks only at the days before
     clicks_only: bool = False  # whether the training split of the log has no impression that was not clicked
+    read_pages: Callable[[], Pages] = lambda: NO_PAGES  # of the training split
 
     @cached_property
     def _test(self) -> tuple[Examples, np.ndarray]:
@@ -85,7 +87,7 @@ class RankingData:
         """The data of a share, whose training examples stay in their files unless they shall be `in_memory`."""
         train = share.train_in_memory() if in_memory else share.train
         facts, daily = share.log.facts, share.log.daily
-        return cls(encoders, share.clicks, train, share.validation(), share.test, daily, facts.clicks_only)
+        return cls(encoders, share.clicks, train, share.validation(), share.test, daily, facts.clicks_only, share.pages)
 
     def popularity(self, settings: Ranker) -> FadingCounts | None:
         """What a ranker with these settings knows of how popular videos are, if anything."""
@@ -111,7 +113,8 @@ def fitted_encoders(reader: TableReader, encoded_log: EncodedLog, settings: Rank
     """Raises `DataError` for tables or settings that no ranker can be trained on."""
     context = encoded_log.facts.context.only(settings.context_fields)
     items, users = joined_items(reader, settings), reader.read_if_there("users")
-    return FittedEncoders.fit(settings, items, users, encoded_log.items.trained, encoded_log.users, context)
+    known, split_by = encoded_log.users, encoded_log.facts.split_by
+    return FittedEncoders.fit(settings, items, users, encoded_log.items.trained, known, context, split_by)
 
 
 def joined_items(reader: TableReader, settings: Ranker) -> pa.Table:
@@ -161,7 +164,7 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
         return trained[name]
 
     context = ContextEncoder.fit(settings.context_fields, values)
-    encoders = FittedEncoders.fit(settings, items, users, seen_items, Known(user_ids, seen_users), context)
+    encoders = FittedEncoders.fit(settings, items, users, seen_items, Known(user_ids, seen_users), context, rows.by)
     ids = [pa.array(table.ids, TEXT) for table in (encoders.users, encoders.items)]
     clicked = interactions.filter(interactions["clicked"])
     click_users, click_items = (indices_of(clicked[name], known) for name, known in zip(("user_id", "video_id"), ids, strict=True))
@@ -170,7 +173,17 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
     train, validation, test = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
     made_at, row = click_times(interactions), np.arange(len(test), dtype=np.int32)
     daily = DailyCounts.of(examples.user, examples.item, examples.at, examples.clicked, made_at)
-    return RankingData(encoders, clicks, train, validation, lambda: (test, row), daily, bool(train.clicked.all()))
+    clicks_only = bool(train.clicked.all())
+    pages = _pages(trained, train)
+    return RankingData(encoders, clicks, train, validation, lambda: (test, row), daily, clicks_only, lambda: pages)
+
+
+def _pages(log: pa.Table, examples: Examples) -> Pages:
+    """The pages of a log in memory, whose rows these examples are."""
+    if "request_id" not in log.column_names:
+        return NO_PAGES
+    page = log["request_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return Pages.of(examples.user, examples.item, examples.at, examples.clicked, page)
 
 
 def _with_columns(items: pa.Table, other: pa.Table, columns: list[str]) -> pa.Table:

@@ -19,6 +19,7 @@ from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
 from rayrec.data.hashing import STEP, mix, uniform
 from rayrec.data.history import ClickHistory
+from rayrec.data.pages import NO_PAGES, Pages
 from rayrec.data.shuffling import ExampleSource
 from rayrec.training.exchange import SINGLE, Worker, total
 
@@ -35,19 +36,29 @@ class NegativeSampler:
     pairs: Tensor  # int64, ascending: user * I + item of all clicks
     published_at: Tensor  # int64 [I], UTC ms, 0 where it is unknown
     cumulative: Tensor | None = None  # float64 [I]: the sums of the weights of all videos up to each; None: all are equally likely
+    pages: "PassedOver | None" = None  # what was not clicked on the pages of the clicks, if it is drawn from that
 
     @classmethod
     def of(
-        cls, settings: Negatives, pairs: np.ndarray, published_at: np.ndarray, device: torch.device, worker: Worker = SINGLE
+        cls,
+        settings: Negatives,
+        pairs: np.ndarray,
+        published_at: np.ndarray,
+        device: torch.device,
+        worker: Worker = SINGLE,
+        pages: Pages = NO_PAGES,
     ) -> Self:
         """`pairs` are the clicks of this worker's users as `click_pairs` gives them; each worker calls this at the same point."""
-        cumulative = None
+        cumulative, passed_over = None, None
+        if settings.by == "page":
+            passed_over = PassedOver.of(pages, len(published_at), device)
         if settings.by == "popularity":
             clicks = torch.from_numpy(np.bincount(pairs % len(published_at), minlength=len(published_at))).to(device)
             weights = total(clicks, worker).double() ** EXPONENT
             weights[0] = 0
             cumulative = weights.cumsum(0)
-        return cls(settings.count, torch.from_numpy(pairs).to(device), torch.from_numpy(published_at).to(device), cumulative)
+        known, published = (torch.from_numpy(values).to(device) for values in (pairs, published_at))
+        return cls(settings.count, known, published, cumulative, passed_over)
 
     def draw(self, user_B: Tensor, item_B: Tensor, at_B: Tensor, clicked_B: Tensor, seed: int) -> Tensor:
         """K videos for each of these impressions that was clicked: int64 [B, K], 0 in the rows of those that were not.
@@ -55,15 +66,17 @@ class NegativeSampler:
         A place is 0, too, where `TRIES` draws found no video.
         """
         items = len(self.published_at)
-        key_B = mix(mix(user_B * items + item_B) ^ mix(at_B + seed))
         found = torch.zeros(len(user_B) * self.count, dtype=torch.int64, device=user_B.device)
+        impression_B = impression_keys(user_B, item_B, at_B, items)
+        key_B, page_B = mix(impression_B + seed), impression_B if self.pages is None else self.pages.find(impression_B)
         empty = clicked_B.repeat_interleave(self.count).nonzero().squeeze(1)  # the places that are still to be filled
         for attempt in range(TRIES):
             if not len(empty):
                 break
             row, place = empty // self.count, empty % self.count
-            drawn = self._item(uniform(key_B[row] + (1 + attempt * self.count + place) * STEP))
-            good = ~self._clicked(user_B[row] * items + drawn) & (self.published_at[drawn] <= at_B[row])
+            share = uniform(key_B[row] + (1 + attempt * self.count + place) * STEP)
+            drawn = self._item(share) if self.pages is None else self.pages.item(page_B[row], share)
+            good = (drawn > 0) & ~self._clicked(user_B[row] * items + drawn) & (self.published_at[drawn] <= at_B[row])
             found[empty[good]] = drawn[good]
             empty = empty[~good]
         return found.view(-1, self.count)
@@ -83,6 +96,44 @@ class NegativeSampler:
         return self.pairs[at] == pairs
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """The videos that were not clicked on the page of each click."""
+
+    key: Tensor  # int64 [clicks], ascending: `impression_keys` of the clicks
+    start: Tensor  # int64 [clicks]: where the videos of the page of each click begin in `items`
+    count: Tensor  # int64 [clicks]
+    items: Tensor  # int64, page after page
+
+    @classmethod
+    def of(cls, pages: Pages, items: int, device: torch.device) -> Self:
+        others = np.flatnonzero(~pages.clicked)
+        others = others[np.argsort(pages.page[others], kind="stable")]
+        first, behind = (np.searchsorted(pages.page[others], pages.page[pages.clicked], side) for side in ("left", "right"))
+        user, item, at = (torch.from_numpy(column[pages.clicked]).long() for column in (pages.user, pages.item, pages.at))
+        key, order = impression_keys(user, item, at, items).sort()
+        columns = (torch.from_numpy(values)[order] for values in (first, behind - first))
+        return cls(*(each.to(device) for each in (key, *columns, torch.from_numpy(pages.item[others]).long())))
+
+    def find(self, key_B: Tensor) -> Tensor:
+        """The row of each click here: int64 [B], -1 for one whose page is not known or has nothing else."""
+        if not len(self.key):
+            return torch.full_like(key_B, -1)
+        row = torch.searchsorted(self.key, key_B).clamp(max=len(self.key) - 1)
+        return torch.where(self.key[row] == key_B, row, -1)
+
+    def item(self, row: Tensor, share: Tensor) -> Tensor:
+        """The video at a share, from 0 to below 1, of those of each row; 0 for row -1."""
+        if not len(self.items):
+            return torch.zeros_like(row)
+        return torch.where(row >= 0, self.items[self.start[row] + (share * self.count[row]).long()], 0)
+
+
+def impression_keys(user: Tensor, item: Tensor, at: Tensor, items: int) -> Tensor:
+    """A hash of each impression, int64: of its user, its item (of so many) and its time."""
+    return mix(mix(user * items + item) ^ mix(at))
+
+
 def chosen(settings: Negatives | None, clicks_only: bool) -> Negatives | None:
     """What training draws. Without a setting it is nothing, unless the log has `clicks_only`.
 
@@ -90,10 +141,10 @@ def chosen(settings: Negatives | None, clicks_only: bool) -> Negatives | None:
     """
     if settings is None:
         return Negatives() if clicks_only else None
-    if clicks_only and not settings.count:
+    if clicks_only and (not settings.count or settings.by == "page"):
         raise DataError(
             "training.negatives: all impressions of the training split were clicked, so there is nothing to learn without "
-            "negatives; set a count of 1 or more"
+            "negatives, and no page has any; set a count of 1 or more, by uniform or popularity"
         )
     return settings if settings.count else None
 
@@ -112,7 +163,8 @@ def click_pairs(source: ExampleSource, items: int) -> np.ndarray:
 
 def with_pairs(pairs: np.ndarray, examples: Examples, items: int) -> np.ndarray:
     """`click_pairs` together with the clicks of more examples."""
-    return _distinct([pairs, _pairs(*map(torch.from_numpy, (examples.user, examples.item, examples.clicked)), items)])
+    user, item, clicked = (torch.from_numpy(column) for column in (examples.user, examples.item, examples.clicked))
+    return _distinct([pairs, _pairs(user, item, clicked, items)])
 
 
 def history_pairs(clicks: ClickHistory, items: int) -> np.ndarray:

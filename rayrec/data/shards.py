@@ -5,6 +5,7 @@
     shard-00000.examples       25 bytes an example and 2 or 4 for each context field: a batch for each block of the training split,
                                one for validation and one for test; rows in time order
     shard-00000.clicks         the clicks of the shard's users, sorted by user and time
+    shard-00000.pages          the impressions of the training split by page, if negatives are drawn from pages
     daily.arrow                how often each item was shown and clicked on each day, over all shards
 
 A user is in one shard, with all impressions and clicks, so that a worker that has some shards needs nothing of the others. The
@@ -64,6 +65,7 @@ class LogFacts:
     context: ContextEncoder  # of all context fields that were encoded
     split_by: SplitBy = "time"
     clicks_only: bool = False  # whether the training split has no impression that was not clicked
+    pages: bool = False  # whether there are files of pages
 
 
 def examples_file(shard: int) -> str:
@@ -72,6 +74,10 @@ def examples_file(shard: int) -> str:
 
 def clicks_file(shard: int) -> str:
     return f"shard-{shard:05}.clicks"
+
+
+def pages_file(shard: int) -> str:
+    return f"shard-{shard:05}.pages"
 
 
 def example_schema(context: ContextEncoder) -> pa.Schema:

@@ -10,9 +10,11 @@ import pyarrow as pa
 import torch
 
 from rayrec.data.context import ContextEncoder
+from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
 from rayrec.data.history import ClickHistory
-from rayrec.data.shards import CLICKS, EXAMPLES, EncodedLog, clicks_file, examples_file
+from rayrec.data.pages import NO_PAGES, Pages
+from rayrec.data.shards import CLICKS, EXAMPLES, EncodedLog, clicks_file, examples_file, pages_file
 from rayrec.data.shuffling import Block, Columns
 from rayrec.training.exchange import Worker
 
@@ -51,6 +53,12 @@ class Share:
         table = pa.concat_tables([CLICKS.empty_table(), *tables])
         user, item, at = (table[name].to_numpy() for name in CLICKS.names)
         return ClickHistory.of(user, item, at, self.user_count)
+
+    def pages(self) -> Pages:
+        """The pages of the training split. Raises `DataError` if the log was encoded without them."""
+        if not self.log.facts.pages:
+            raise DataError("training.negatives.by: the log was encoded without its pages; run `rayrec encode CONFIG`")
+        return Pages.merged([NO_PAGES, *(Pages.of_table(self.log.file(pages_file(shard)).read_all()) for shard in self.shards)])
 
     @property
     def train(self) -> "ShardedExamples":

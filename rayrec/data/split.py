@@ -12,7 +12,7 @@ import numpy as np
 
 from rayrec.config import Split
 from rayrec.data.errors import DataError
-from rayrec.tables import PART_MS, PARTS
+from rayrec.tables import DRAWN_AT, PART_MS, PARTS
 
 SplitBy = Literal["time", "user", "file"]
 IN_WORDS: dict[SplitBy, str] = {"time": "by time", "user": "at random for each user", "file": "as it is given"}
@@ -52,14 +52,20 @@ class LogTimes:
 
     def cuts(self, split: Split) -> tuple[int, int, SplitBy]:
         """When validation and test begin (UTC ms), also in a log that is too small for either, and what the log is split by."""
-        last = self.of_row(self.rows - 1)
-        if last >= len(PARTS) * PART_MS:
+        first, last = self.of_row(0), self.of_row(self.rows - 1)
+        if first < DRAWN_AT or last >= DRAWN_AT + len(PARTS) * PART_MS:
             validation, test = split_rows(self.rows, split)
             return self.of_row(validation), self.of_row(test), "time"
-        if last < PART_MS:
-            return round(PART_MS * (1 - split.test - split.validation)), round(PART_MS * (1 - split.test)), "user"
-        given = self.first_row_at(PART_MS) < self.first_row_at(2 * PART_MS)
-        return PART_MS if given else round(PART_MS * (1 - split.validation)), 2 * PART_MS, "file"
+        ends = [DRAWN_AT + number * PART_MS for number in range(1, len(PARTS))]
+        if last < ends[0]:
+            return _behind(1 - split.test - split.validation), _behind(1 - split.test), "user"
+        given = self.first_row_at(ends[0]) < self.first_row_at(ends[1])
+        return ends[0] if given else _behind(1 - split.validation), ends[1], "file"
+
+
+def _behind(share: float) -> int:
+    """The time behind which are the rows that follow this share of each user's training rows, in a log without times."""
+    return DRAWN_AT + round(share * PART_MS)
 
 
 def split_rows(rows: int, split: Split) -> tuple[int, int]:

@@ -1,1 +1,1 @@
-"""Where catalogs and logs come from: a synthetic world, MovieLens, YouTube, and any tables in files. One module for each."""
+"""Where catalogs and logs come from: a synthetic world, MovieLens, YouTube, published splits, any tables. One module for each."""

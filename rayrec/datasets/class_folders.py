@@ -89,8 +89,8 @@ def list_classes(folder: str, kind: Kind) -> ClassFolders:
                 f"{join_uri(folder, name)}: the folder contains no {kind.name} ({', '.join(kind.endings)}); add some, or remove it"
             )
     if len(files) < 2:
-        found = f"only {next(iter(files))!r} is there" if files else "there is none"
-        raise TableError(f"{folder}: {kind.name} of at least two classes are needed, and {found}; {option}")
+        few = f"only {next(iter(files))!r} is there" if files else "there is none"
+        raise TableError(f"{folder}: {kind.name} of at least two classes are needed, and {few}; {option}")
     unreadable = dict.fromkeys(listing.unreadable, "the name is not UTF-8; rename the file")
     return ClassFolders(folder, kind, files, [_rejects(unreadable)])
 

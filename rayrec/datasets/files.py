@@ -32,6 +32,7 @@ from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.stores import split_uri
 
+MAY_LACK = ("shown_at", "clicked")  # of a file of the user's; the table has them
 PIECE_ROWS = 2**18  # of small files, which are read one after the other
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a log that has our names and units
 EXPORTED_CATALOG = {b"rayrec": b"catalog"}  # likewise of a catalog
@@ -67,6 +68,9 @@ class FilesPiece:
         conventions = Conventions(settings.list_separator, settings.time_unit, settings.click_at_least)
         if name != "interactions":
             return convert_rows(name, raw, columns, conventions)
+        for ours, replaced in (("shown_at", settings.split_column), ("clicked", settings.click_rule or "rating" in columns)):
+            if ours not in columns and not replaced:
+                _refuse_other_name(raw, ours, settings.interactions_columns)
         return convert_log(raw, columns, LogRules(conventions, settings.click_rule, settings.split_column))
 
 
@@ -138,10 +142,7 @@ def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, 
             raise TableError(f"{raw.source}: {option} maps {ours!r} to the column {theirs!r}, which is missing{near}")
     found = {field.name: mapping.get(field.name, field.name) for field in spec.schema}
     for field in spec.schema:
-        if found[field.name] not in present and not field.nullable:
-            if name == "interactions" and field.name in ("shown_at", "clicked"):
-                _refuse_other_name(raw, field.name, present, mapping)
-                continue
+        if found[field.name] not in present and not field.nullable and field.name not in MAY_LACK:
             near = did_you_mean(field.name, present)
             raise TableError(
                 f"{raw.source}: there is no column {field.name!r}{near}; name yours with `{option}: {{{field.name}: ...}}`"
@@ -159,12 +160,12 @@ def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, 
     return columns
 
 
-def _refuse_other_name(raw: SourceTable, ours: str, present: list[str], mapping: dict[str, str]) -> None:
+def _refuse_other_name(raw: SourceTable, ours: str, mapping: dict[str, str]) -> None:
     """Raise `TableError` if a column of ours that a log may lack is probably there under another name."""
-    known = ("rating", *mapping.values())  # a rating makes clicks
-    names = (ours.replace("_", ""), *NAMES[ours])
-    found = [theirs for theirs in present if theirs not in known and re.sub("[^a-z0-9]", "", theirs.lower()) in names]
-    found += get_close_matches(ours, [theirs for theirs in present if theirs not in known], n=1, cutoff=0.8)
+    known = (*tables.spec_of("interactions").schema.names, *mapping.values())
+    others = [theirs for theirs in raw.table.column_names if theirs not in known]
+    found = [theirs for theirs in others if re.sub("[^a-z0-9]", "", theirs.lower()) in NAMES[ours]]
+    found += get_close_matches(ours, others, n=1, cutoff=0.8)
     if found:
         raise TableError(
             f"{raw.source}: there is no column {ours!r}; if it is {found[0]!r}, say so with `dataset.interactions_columns: "

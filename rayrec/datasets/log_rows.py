@@ -46,28 +46,13 @@ def convert_log(raw: SourceTable, columns: dict[str, str], rules: LogRules) -> S
     left to `mark_clicks`. Raises `TableError` where the file has not what the rules need.
     """
     columns, remarks = _labelled(raw.source, columns, rules)
-    if isinstance(rules.part, str):
-        if rules.part not in raw.table.column_names:
-            near = did_you_mean(rules.part, raw.table.column_names)
-            raise TableError(f"{raw.source}: dataset.split_column names the column {rules.part!r}, which is missing{near}")
-        columns = {ours: theirs for ours, theirs in columns.items() if theirs != rules.part} | {PART: rules.part}
-    if rules.part is not None and columns.pop("shown_at", None):
-        remarks.append(GIVEN_SPLIT.format(raw.source))
-    timeless = "shown_at" not in columns
-    if rules.part is None and timeless:
-        remarks.append(RANDOM_SPLIT.format(raw.source))
+    columns, more_remarks = _timed(raw, columns, rules.part)
     rows = convert_rows("interactions", raw, columns, rules.conventions)
-    rows.remarks += remarks
-    if not timeless and _strange(rows.table["shown_at"]):
+    rows.remarks += remarks + more_remarks
+    if "shown_at" not in columns:
+        _add_parts(rows, rules.part)
+    elif _strange(rows.table["shown_at"]):
         rows.remarks.append(STRANGE_TIMES.format(raw.source, rules.conventions.time_unit))
-    if isinstance(rules.part, str) and PART not in rows.table.column_names:
-        raise TableError(f"{raw.source}: dataset.split_column: {rules.part!r} is not a column of text")
-    if isinstance(rules.part, str):
-        _number_parts(rows, rules.part)
-    elif timeless:
-        rows.table = rows.table.append_column(PART, pa.array(np.full(rows.table.num_rows, rules.part or 0, np.int8)))
-    if timeless:
-        rows.table = rows.table.append_column("shown_at", pa.array(np.zeros(rows.table.num_rows, np.int64), TIME))
     if "clicked" not in columns and not rules.click_rule:
         rows.table = rows.table.append_column("clicked", pa.array(np.ones(rows.table.num_rows, dtype=bool)))
     return rows
@@ -97,21 +82,49 @@ def _labelled(source: str, columns: dict[str, str], rules: LogRules) -> tuple[di
     return columns, [CLICKS_ONLY.format(source) + (WATCHED if "watch_s" in columns else "")]
 
 
+def _timed(raw: SourceTable, columns: dict[str, str], part: int | str | None) -> tuple[dict[str, str], list[str]]:
+    """The columns with the times that count, if any do, or with the part of the split, and remarks on them."""
+    if part is None and "shown_at" not in columns and "clicked" not in columns and "clicked_at" in columns:
+        return columns | {"shown_at": columns["clicked_at"]}, []
+    if part is None and "shown_at" in columns:
+        return columns, []
+    timeless = {ours: theirs for ours, theirs in columns.items() if ours not in ("shown_at", "clicked_at")}
+    if part is None:
+        return timeless, [RANDOM_SPLIT.format(raw.source)]
+    if isinstance(part, str):
+        if part not in raw.table.column_names:
+            near = did_you_mean(part, raw.table.column_names)
+            raise TableError(f"{raw.source}: dataset.split_column names the column {part!r}, which is missing{near}")
+        timeless = {ours: theirs for ours, theirs in timeless.items() if theirs != part} | {PART: part}
+    return timeless, [GIVEN_SPLIT.format(raw.source)] if "shown_at" in columns else []
+
+
 def _strange(shown_at: pa.ChunkedArray) -> bool:
     return bool(pc.any(pc.or_(pc.less(shown_at, YEAR_1990), pc.greater(shown_at, tomorrow()))).as_py())
 
 
-def _number_parts(rows: SourceTable, column: str) -> None:
-    """Turn the names of the parts into their numbers, and reject the rows whose part has another name."""
+def _add_parts(rows: SourceTable, part: int | str | None) -> None:
+    """Give rows without times the number of their part, and times that wait for those that are drawn.
+
+    Where the file names the parts, a row whose part has another name is rejected.
+    """
+    count = rows.table.num_rows
+    if not isinstance(part, str):
+        rows.table = rows.table.append_column(PART, pa.array(np.full(count, part or 0, np.int8)))
+    rows.table = rows.table.append_column("shown_at", pa.array(np.zeros(count, np.int64), TIME))
+    if not isinstance(part, str):
+        return
+    if PART not in rows.table.column_names:
+        raise TableError(f"{rows.source}: dataset.split_column: {part!r} is not a column of text")
     names = rows.table[PART].combine_chunks()
-    names = pa.nulls(len(names), TEXT) if pa.types.is_null(names.type) else texts_of(names)
-    known = pa.array(list(PART_NAMES))
-    at = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(names)).cast(known.type), value_set=known)
-    wrong = np.flatnonzero(at.is_null().to_numpy(zero_copy_only=False))
-    numbers = np.array(list(PART_NAMES.values()), np.int8)[at.fill_null(0).to_numpy()]
+    names = pa.nulls(count, TEXT) if pa.types.is_null(names.type) else texts_of(names)
+    known = pa.array(list(PART_NAMES), TEXT)
+    place = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(names)), value_set=known)
+    numbers = np.array(list(PART_NAMES.values()), np.int8)[place.fill_null(0).to_numpy()]
     rows.table = rows.table.set_column(rows.table.schema.get_field_index(PART), PART, pa.array(numbers))
     wanted = f"is none of {', '.join(PARTS)}"
-    rows.reject({row: f"{column}: {str(names[row].as_py() or '')[:80]!r} {wanted}" for row in wrong.tolist()}, "user_id")
+    wrong = np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False)).tolist()
+    rows.reject({row: f"{part}: {str(names[row].as_py() or '')[:80]!r} {wanted}" for row in wrong}, "user_id")
 
 
 def mark_clicks(rows: SourceTable, rule: ClickRule, durations: Callable[[pa.ChunkedArray], np.ndarray]) -> None:

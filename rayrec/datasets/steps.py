@@ -31,6 +31,7 @@ from rayrec.datasets.side_columns import Facts, cast
 from rayrec.datasets.source import Damaged, Limits, Piece
 from rayrec.datasets.time_order import TimeRange, in_time_order
 from rayrec.datasets.timeless import drawn_times
+from rayrec.tables import TEXT
 from rayrec.workspace.parts import read_checked, write_part
 
 PARTS_PER_PARTITION = 1000
@@ -133,14 +134,14 @@ def _read_piece(table: Table, number: int, piece: Piece, careful: bool) -> Recor
         for column in ("uri", "cover_uri"):
             if table.media_root and column in block.table.column_names:
                 resolve_uris(block, column, table.media_root, table.confined)
-        ruled = table.click_rule is not None and "clicked" not in block.table.column_names
-        if ruled:  # when the durations of videos are known
+        rule = None if "clicked" in block.table.column_names else table.click_rule
+        if rule:  # is followed when the durations of videos are known
             block.table = block.table.append_column("clicked", pa.array(np.zeros(block.table.num_rows, dtype=bool)))
         block.screen(table.name)
         if table.name == "interactions":
-            reject_unknown_videos(block, _catalog(table)["video_id"].combine_chunks(), lambda: _lost_ids(table))
-        if ruled:
-            mark_clicks(block, table.click_rule, functools.partial(_durations, table))
+            reject_unknown_videos(block, _catalog(table)[0], lambda: _lost_ids(table))
+        if rule:
+            mark_clicks(block, rule, functools.partial(_durations, table))
         runs.add(block)
         if time.monotonic() - logged > LOG_S:
             log.info("%s: %s rows read so far", block.source, f"{read:,}")
@@ -160,7 +161,7 @@ def draw_times(table: Table, partition: int, runs: list[Run], seed: int) -> Reco
     """The partition has all rows of its users."""
     keys = pa.concat_tables([read_run(table.fs, run.path, ["user_id", "video_id", PART]) for run in runs])
     times = drawn_times(keys["user_id"], keys["video_id"], keys[PART].to_numpy(), seed)
-    written = []
+    written: list[Run] = []
     for run, at in zip(runs, np.split(times, np.cumsum([run.rows for run in runs])[:-1]), strict=True):
         rows = read_run(table.fs, run.path).drop_columns([PART])
         rows = rows.set_column(rows.schema.get_field_index("shown_at"), "shown_at", pa.array(at))
@@ -257,23 +258,23 @@ def _partitioned(rows: pa.Table, key: str, partitions: int) -> Iterator[tuple[in
         yield int(partition), rows.filter(pa.array(hashes == partition))
 
 
-_catalogs: dict[tuple[str, ...], pa.Table] = {}  # the ids and durations of the catalog that this process has read last
+_catalogs: dict[tuple[str, ...], tuple[pa.Array, np.ndarray]] = {}  # of the catalog that this process has read last
 
 
-def _catalog(table: Table) -> pa.Table:
-    """The columns `video_id` and `duration_s` of the catalog, each in one piece."""
+def _catalog(table: Table) -> tuple[pa.Array, np.ndarray]:
+    """The ids of the catalog, and the seconds of each video, float32, NaN where they are unknown."""
     if table.catalog not in _catalogs:
         parts = [pq.read_table(path, filesystem=table.fs, columns=["video_id", "duration_s"]) for path in table.catalog]
+        whole = pa.concat_tables(parts)
         _catalogs.clear()
-        _catalogs[table.catalog] = tables.typed("catalog", pa.concat_tables(parts)).combine_chunks()
+        _catalogs[table.catalog] = whole["video_id"].cast(TEXT).combine_chunks(), whole["duration_s"].to_numpy()
     return _catalogs[table.catalog]
 
 
 def _durations(table: Table, videos: pa.ChunkedArray) -> np.ndarray:
-    """The seconds of videos of the catalog by their ids: float [rows], NaN where they are unknown."""
-    catalog = _catalog(table)
-    places = pc.index_in(videos.combine_chunks(), value_set=catalog["video_id"])
-    return catalog["duration_s"].take(places).to_numpy()
+    """The seconds of videos of the catalog by their ids: float32 [rows]."""
+    ids, durations = _catalog(table)
+    return durations[pc.index_in(videos, value_set=ids).to_numpy()]
 
 
 def _lost_ids(table: Table) -> set[str]:

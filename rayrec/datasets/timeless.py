@@ -9,18 +9,18 @@ import zlib
 import numpy as np
 import pyarrow as pa
 
-from rayrec.tables import PART_MS
+from rayrec.tables import DRAWN_AT, PART_MS
 
 
 def drawn_times(users: pa.ChunkedArray, videos: pa.ChunkedArray, parts: np.ndarray, seed: int) -> np.ndarray:
-    """A time for each row: int64 [rows], from 1 to PART_MS - 1 behind the begin of its part (0 training, 1 validation, 2 test).
+    """A time for each row: int64 [rows], within its part (0 training, 1 validation, 2 test) of the times from DRAWN_AT on.
 
     The rows that a user has in a part are spread evenly over it in random order, so that a cut of the part leaves its share of the
     rows of each user behind it, up to one row. The first of them is at the very beginning, before every cut. Rows of the same user
     and video follow one another.
     """
     user, user_hash = _hashed(users)
-    begin = parts.astype(np.int64) * PART_MS
+    begin = DRAWN_AT + parts.astype(np.int64) * PART_MS
     video_hash = _hashed(videos)[1]
     jitter = _mixed(user_hash ^ np.uint64(seed))
     draw = _mixed(jitter ^ video_hash)
@@ -30,7 +30,7 @@ def drawn_times(users: pa.ChunkedArray, videos: pa.ChunkedArray, parts: np.ndarr
     rank = np.arange(len(order)) - np.repeat(starts, sizes)
     place = np.where(rank == 0, 0, (rank + jitter[order] / 2.0**64) / np.repeat(sizes, sizes))
     times = np.empty(len(order), np.int64)
-    times[order] = begin[order] + 1 + (np.minimum(place, 1 - 2.0**-32) * (PART_MS - 1)).astype(np.int64)
+    times[order] = begin[order] + (np.minimum(place, 1 - 2.0**-32) * PART_MS).astype(np.int64)
     return times
 
 

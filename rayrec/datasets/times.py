@@ -49,7 +49,7 @@ def to_time(array: pa.Array, unit: TimeUnit) -> Converted:
     ms[dated] = dated_ms
     reason = STRANGE if unit == "auto" else f"is outside the calendar when read as {unit}; check `dataset.time_unit`"
     outside = ~missing & ~np.isnan(numbers) & ~(np.abs(ms) < YEAR_10000)
-    faults |= {int(row): f"{array[int(row)].as_py()!s:.80} {reason}" for row in np.flatnonzero(outside)}
+    faults |= {int(row): f"{str(array[int(row)].as_py())[:80]!r} {reason}" for row in np.flatnonzero(outside)}
     faults = {int(row): hint for row in np.flatnonzero(~missing & np.isnan(numbers))} | faults
     fine = ~missing
     fine[list(faults)] = False

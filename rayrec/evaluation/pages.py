@@ -163,6 +163,11 @@ def ranked_pages(test_users: list[TestUser], scores: Callable[[TestUser], np.nda
     return pages
 
 
+def popular_pages(test_users: list[TestUser], score: np.ndarray, k: int) -> list[np.ndarray]:
+    """The page of each user by a score for every item that is the same for all users: float [I], which includes item 0."""
+    return ranked_pages(test_users, lambda user: score, k)
+
+
 def page_metrics(test_users: list[TestUser], pages: list[np.ndarray], k: int) -> dict[str, float]:
     """The mean Recall@k and NDCG@k of the pages; NaN when there are no users."""
     return {

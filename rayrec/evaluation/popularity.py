@@ -16,7 +16,7 @@ from rayrec.training.metrics import auc, click_metrics, gauc
 
 CLICK_RATE, CLICKS, RECENT_CLICKS = "popularity: click rate", "popularity: clicks", "popularity: recent clicks"
 NAMES = (CLICK_RATE, CLICKS, RECENT_CLICKS)
-HALF_LIFE = 7.0  # days, of the recent clicks
+HALF_LIFE = 14.0  # days, of the recent clicks; the best of .5 to 60 on the validation split of MovieLens 100K
 PRIOR = 10  # exposures with the click rate of all, which every video has on top of its own
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
+from rayrec.data.split import IN_WORDS, SplitBy
 from rayrec.evaluation.breakdown import PARTS
 from rayrec.evaluation.popularity import strongest
 
@@ -26,15 +27,25 @@ class Report:
     impressions: int  # of the test split
     test_users: int
     candidate_recall: float  # share of the relevant videos that recall put among the candidates
-    recall_by_source: dict[str, dict[str, float]] = field(default_factory=dict)  # as `candidates.SourceRecall` says
     clicks: dict[str, dict[str, float]] = field(default_factory=dict)
     pages: dict[str, dict[str, float]] = field(default_factory=dict)
     by_history: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     without_modality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     by_novelty: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    recall_by_source: dict[str, dict[str, float]] = field(default_factory=dict)  # as `candidates.SourceRecall` says
     warnings: list[str] = field(default_factory=list)
     drawn: int = 0
+
+
+def split_warnings(by: SplitBy) -> list[str]:
+    """A sentence where the test split does not follow the training split in time."""
+    if by == "time":
+        return []
+    return [
+        f"The log was split {IN_WORDS[by]} and not by time. The figures say how well hidden clicks of users are found, and not how "
+        "well the clicks of the following days are."
+    ]
 
 
 def page_warnings(pages: dict[str, dict[str, float]], served: str, k: int) -> list[str]:

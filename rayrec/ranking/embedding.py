@@ -114,7 +114,6 @@ class FieldEmbedding(nn.Module):
         if numeric:
             self.number_vectors = nn.Parameter(_initial_vectors(len(numeric), dim))
         self.projections = nn.ModuleDict({name: Projection(table.vectors[name], dim) for name in vectors})
-        self.rows = len(table.ids)
         self.names = [name for names, _ in groups for name in names] + numeric + vectors
         self.size = sum(len(names) * size for names, size in groups) + (len(numeric) + len(vectors)) * dim
 
@@ -136,7 +135,10 @@ class FieldEmbedding(nn.Module):
         for name, projection in self.projections.items():
             assert isinstance(projection, Projection)
             projection.vectors.append(table.vectors[name][1:])
-        self.rows += len(table.ids) - 1
+
+    @property
+    def rows(self) -> int:
+        return len(self.lookups[0].values)  # type: ignore[arg-type]
 
 
 class Projection(nn.Module):

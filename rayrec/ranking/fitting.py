@@ -17,6 +17,7 @@ from rayrec.data.batches import Batch, batches, steps_of, training_batches
 from rayrec.data.examples import Examples
 from rayrec.data.loading import RankingData
 from rayrec.data.negatives import NegativeSampler, chosen, click_pairs, drawn_examples, together, with_pairs
+from rayrec.data.pages import NO_PAGES
 from rayrec.data.windows import HistoryGather
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
@@ -93,7 +94,7 @@ def predict(
 ) -> np.ndarray:
     """The click probability of each example: float32 [examples]."""
     model.eval()
-    parts = [torch.sigmoid(model.logits(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
+    parts = [torch.sigmoid(model.score(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
     return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
 
 
@@ -152,8 +153,9 @@ class TrainableRanker(Trainable[Batch]):
             log.info("the log has clicks alone: %d videos are drawn for each, which its user did not click", settings.count)
         items = len(data.items.ids)
         pairs = click_pairs(data.train, items)
+        pages = data.read_pages() if settings.by == "page" else NO_PAGES
         sampler, whole = (
-            NegativeSampler.of(settings, known, data.encoders.published_at, self.device, self.worker)
+            NegativeSampler.of(settings, known, data.encoders.published_at, self.device, self.worker, pages)
             for known in (pairs, with_pairs(pairs, data.validation, items))
         )
         return sampler, together(data.validation, drawn_examples(data.validation, whole, self.seed)[0])

@@ -49,6 +49,10 @@ class Rows(nn.Module):
         """Rows of the same shape and type behind all others."""
         self.more = torch.cat([self.more, rows.to(self.more)])
 
+    def drop(self) -> None:
+        """Take away all rows that were appended."""
+        self.more = self.more[:0]
+
 
 def unique_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The distinct row indices among `rows` (all below `count`), ascending, and the position of each of `rows` among them."""

@@ -11,6 +11,7 @@ from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.windows import HistoryWindow, LatestClicks
+from rayrec.ranking.gathering import Rows
 from rayrec.ranking.popularity import Popularity
 from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
@@ -28,9 +29,9 @@ class RankingModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The click logits [B, N] of the model itself. Call `logits` for those that count."""
+        """The click logits [B, N] of the model itself. Call `score` for those that count."""
 
-    def logits(self, batch: Batch) -> torch.Tensor:
+    def score(self, batch: Batch) -> torch.Tensor:
         """The logits [B, N] by which candidates are trained, evaluated and served: `forward`, and what popularity adds."""
         return self.with_popularity(self(batch), batch)
 
@@ -45,6 +46,21 @@ class RankingModel(nn.Module, ABC):
         """
         self.inputs.append_items(table)  # type: ignore[union-attr, operator]
 
+    def append_users(self, table: FieldTable) -> None:
+        """More users behind those that the model was built for, until `drop_users`. They are in the modules called `users`."""
+        for module in self._user_tables():
+            module.append(table)  # type: ignore[operator]
+
+    def drop_users(self) -> None:
+        """Take away the users that were appended."""
+        for module in self._user_tables():
+            for rows in module.modules():
+                if isinstance(rows, Rows):
+                    rows.drop()
+
+    def _user_tables(self) -> list[nn.Module]:
+        return [module for name, module in self.named_modules() if name.rpartition(".")[2] == "users"]
+
     @property
     def window(self) -> HistoryWindow:
         """Which clicks of a history the batches for this model hold."""
@@ -52,7 +68,7 @@ class RankingModel(nn.Module, ABC):
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
-        return click_losses(self.logits(batch), batch)
+        return click_losses(self.score(batch), batch)
 
     def pretrain(self, train: Callable[["RankingModel", int], object]) -> None:
         """What comes before the training: `train` trains a model within this one by itself, for so many epochs."""

@@ -32,6 +32,7 @@ from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
 from rayrec.ranking import models
 from rayrec.ranking.model import RankingModel
+from rayrec.ranking.told import told_users
 from rayrec.tables import TEXT, VECTOR
 from rayrec.training.trainer import CPU
 from rayrec.workspace.files import read_whole, write_whole
@@ -156,15 +157,21 @@ class Scorer:
         at: np.ndarray,
         candidates: np.ndarray,
         contexts: list[dict[str, Any]] | None = None,
+        told: list[str] | None = None,
     ) -> np.ndarray:
         """Click probabilities float32 [B, N].
 
         `histories` are B arrays of item indices, oldest first, of any length, and `history_times` the times of the clicks (UTC
         ms); `at` is int64 [B] (UTC ms); `candidates` is an integer array [B, N], in which 0 is padding and scores 0. A context
-        maps fields to values; a missing field is unknown.
+        maps fields to values; a missing field is unknown. `told` has a JSON object (column of the table of users -> value) of each
+        user of whom a caller has said something, which counts instead of what training knew, and "" of the others.
         """
         self.model.eval()
         users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)
+        if rows := [row for row, text in enumerate(told or []) if text]:
+            table = told_users(self.user_encoder, [user_ids[row] for row in rows], [told[row] for row in rows])  # type: ignore[index]
+            self.model.append_users(self.user_encoder.encode(table))
+            users[rows] = len(self.users.ids) + np.arange(len(rows))
         context = self.context_encoder.encode_requests(contexts or [{}] * len(users), np.asarray(at, dtype=np.int64))
         history, history_at = self._windows(histories, history_times)
         batch = Batch(
@@ -175,7 +182,11 @@ class Scorer:
             context=torch.from_numpy(context.astype(np.int64)),
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
-        probabilities = torch.sigmoid(self.model.logits(batch)).masked_fill(batch.candidates == 0, 0.0)
+        try:
+            probabilities = torch.sigmoid(self.model.score(batch)).masked_fill(batch.candidates == 0, 0.0)
+        finally:
+            if rows:
+                self.model.drop_users()
         return probabilities.float().cpu().numpy()
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:

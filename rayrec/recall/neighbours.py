@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-BLOCK = 256  # items whose similarities with all others are in memory at a time
+from rayrec.data.top import rows_at_once, top_items
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,15 @@ class Neighbours:
         rows = np.flatnonzero(unknown[1:] & content.any(axis=1)) + 1
         items, weights = self.items.copy(), self.weights.copy()
         items[unknown], weights[unknown] = 0, 0
-        best = weights[:, 0][weights[:, 0] > 0] if weights.shape[1] else weights
+        best = weights[:, 0][weights[:, 0] > 0]
         count = min(weights.shape[1], len(content) - 1)
         if not len(best) or count < 1:
             return type(self)(items, weights)
-        for start in range(0, len(rows), BLOCK):
-            some = rows[start : start + BLOCK]
+        for start in range(0, len(rows), rows_at_once(len(content))):
+            some = rows[start : start + rows_at_once(len(content))]
             similarity = content[some - 1] @ content.T
             similarity[np.arange(len(some)), some - 1] = 0
-            nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-            order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
-            nearest = np.take_along_axis(nearest, order, axis=1)
+            nearest = top_items(similarity, count)
             cosine = np.take_along_axis(similarity, nearest, axis=1).clip(min=0)
             items[some, :count] = np.where(cosine > 0, nearest + 1, 0)
             weights[some, :count] = cosine / np.maximum(cosine[:, :1], 1e-9) * np.median(best)

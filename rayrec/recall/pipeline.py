@@ -16,7 +16,7 @@ from rayrec.errors import RayrecError
 from rayrec.recall import sources
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import ItemData
-from rayrec.recall.queues import TopicQueues
+from rayrec.recall.queues import TopicQueues, mixed
 from rayrec.recall.selection import Selector
 from rayrec.recall.source import NO_TOPIC, Candidates, Query
 from rayrec.recall.sources.fresh import Fresh, fresh_items
@@ -104,7 +104,7 @@ class RecallPipeline:
     def _backfilled(self, candidates: Candidates, query: Query, queues: TopicQueues, wanted: int) -> Candidates:
         """Filled up to `wanted` with fresh and popular items that are not excluded, `fresh_share` of them fresh while both last.
 
-        The popular ones are spread over the topics when there are no candidates yet.
+        The popular ones are spread over the topics when there are no candidates yet. Those that too few users clicked come last.
         """
         missing = wanted - len(candidates)
         if missing <= 0:
@@ -114,11 +114,13 @@ class RecallPipeline:
         popular = popular_items(queues, exclusions, missing - len(fresh), interleaved=not len(candidates))
         if more := missing - len(fresh) - len(popular):
             fresh = np.append(fresh, fresh_items(queues, exclusions.also(fresh), more, query.draw_seed))
-        numbers = np.repeat(np.arange(len(self.sources), len(self.labels), dtype=np.int8), [len(popular), len(fresh)])
+        weak = queues.is_weak(popular)
+        items = np.append(mixed(popular[~weak], fresh, self.settings.fresh_share), popular[weak])
+        numbers = len(self.sources) + queues.is_fresh(items)  # popular and fresh have the last two labels
         return Candidates(
-            np.concatenate([candidates.items, popular, fresh]),
-            np.concatenate([candidates.topics, np.full(len(numbers), NO_TOPIC, np.int32)]),
-            np.concatenate([candidates.sources, numbers]),
+            np.concatenate([candidates.items, items]),
+            np.concatenate([candidates.topics, np.full(len(items), NO_TOPIC, np.int32)]),
+            np.concatenate([candidates.sources, numbers.astype(np.int8)]),
         )
 
 

@@ -1,4 +1,4 @@
-"""One queue of videos for each topic, ordered by click-through rate, and the updates that keep the queues fresh.
+"""One queue of videos for each topic, ordered by click-through rate and then by clicks, and the updates that keep the queues fresh.
 
 The queues follow Pu et al., "Multimodal Topic Learning for Video Recommendation". Items are the ranker's item indices (0 = no
 item), so that nothing is translated between recall and ranking. `TopicQueues` is a snapshot, which requests may read while the next
@@ -71,6 +71,8 @@ class ItemTopics:
 class TopicQueues:
     """A topic's queue is made of two lists: established items, best CTR first, and fresh items in random order.
 
+    Among items of the same CTR, the one with more clicks comes first: in a log of clicks alone, all CTRs are 1.
+
     An item is fresh while it has fewer than `min_exposures`. Fresh items make up `fresh_share` of a queue (all of it when the topic
     has no others) and are spread evenly between the established items. An established item stays in the queue while its CTR is at
     least `min_ctr`.
@@ -124,7 +126,7 @@ class TopicQueues:
             kind=kind,
             ctr=ctr,
             established_by_topic=self._with_changes(
-                self.established_by_topic, changed[in_queues], after[in_queues] == ESTABLISHED, ctr
+                self.established_by_topic, changed[in_queues], after[in_queues] == ESTABLISHED, ctr, clicks
             ),
             fresh_by_topic=self._with_changes(self.fresh_by_topic, turned, is_fresh_now),
             popular=popular,
@@ -160,15 +162,7 @@ class TopicQueues:
             established = established[: count - drawn]
         if not drawn:
             return established
-        number = np.arange(drawn)
-        # The n-th fresh item has position n / share, as long as there are enough established items to fill the positions before it.
-        ahead = np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).clip(max=len(established)).astype(np.int64)
-        queue = np.empty(len(established) + drawn, dtype=np.int32)
-        is_fresh = np.zeros(len(queue), dtype=bool)
-        is_fresh[ahead + number] = True
-        queue[is_fresh] = fresh[(draw_seed + number) % len(fresh)]
-        queue[~is_fresh] = established
-        return queue
+        return mixed(established, fresh[(draw_seed + np.arange(drawn)) % len(fresh)], share)
 
     def length(self, topic: int) -> int:
         """The number of items in the whole queue of a topic."""
@@ -190,6 +184,10 @@ class TopicQueues:
         """A mask of the items that are fresh."""
         return self.kind[items] == FRESH
 
+    def is_weak(self, items: np.ndarray) -> np.ndarray:
+        """A mask of the items that were shown often and clicked too rarely for a queue."""
+        return self.kind[items] == WEAK
+
     def by_popularity(self, interleaved: bool) -> Iterator[np.ndarray]:
         """All items that are not fresh, in two parts: the popular ones (topics take turns if `interleaved`), then all others.
 
@@ -207,11 +205,16 @@ class TopicQueues:
         yield self.fresh[:start]
 
     def _with_changes(
-        self, lists: list[np.ndarray], changed: np.ndarray, belong: np.ndarray, ctr: np.ndarray | None = None
+        self,
+        lists: list[np.ndarray],
+        changed: np.ndarray,
+        belong: np.ndarray,
+        ctr: np.ndarray | None = None,
+        clicks: np.ndarray | None = None,
     ) -> list[np.ndarray]:
         """The lists after some items changed: an item that belongs there (a mask) is in the lists of its topics, others in none.
 
-        The lists are ordered by `ctr`, the best first. Without it, new items are appended.
+        The lists are ordered by `ctr` and then by `clicks`, the best first. Without these, new items are appended.
         """
         row, topic = self.item_topics.pairs(changed)
         touched = np.unique(topic)
@@ -222,12 +225,22 @@ class TopicQueues:
         topics = np.concatenate([np.repeat(touched, [len(part) for part in old])[kept], topic[added]])
         # One number orders by topic and, inside a topic, by CTR, however large the CTR is. Most of the items are in order already,
         # which makes the stable sort fast.
-        order = np.argsort(topics if ctr is None else topics + 0.5 / (1.0 + ctr[items].astype(np.float64)), kind="stable")
+        key = topics if ctr is None else topics + 0.5 / (1.0 + ctr[items].astype(np.float64))
+        order = np.argsort(key, kind="stable")
+        if clicks is not None:
+            order = _by_clicks(order, key, clicks[items])
         items, ends = items[order], np.cumsum(np.bincount(np.searchsorted(touched, topics), minlength=len(touched))).tolist()
         new = list(lists)
         for number, start, end in zip(touched.tolist(), [0, *ends], ends, strict=False):
             new[number] = items[start:end].copy()  # a view would keep all the other lists alive
         return new
+
+
+def mixed(others: np.ndarray, fresh: np.ndarray, share: float) -> np.ndarray:
+    """Both in their order: the n-th fresh item has position n / share, as long as there are enough others before it."""
+    number = np.arange(len(fresh))
+    ahead = np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).clip(max=len(others)).astype(np.int64)
+    return np.insert(others, ahead, fresh)
 
 
 def interleaved_by_topic(items: np.ndarray, item_topics: ItemTopics) -> np.ndarray:
@@ -248,6 +261,15 @@ def _kinds(exposures: np.ndarray, clicks: np.ndarray, available: np.ndarray, set
     strong = clicks >= settings.min_ctr * np.maximum(exposures, 1)
     shown = np.where(exposures < settings.min_exposures, FRESH, np.where(strong, ESTABLISHED, WEAK))
     return np.where(available, shown, HIDDEN).astype(np.int8)
+
+
+def _by_clicks(order: np.ndarray, key: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+    """The order by `key` with those of the same key by their clicks, the most first. Few are moved, which is fast."""
+    same = np.diff(key[order]) == 0
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    moved = order.copy()
+    moved[tied] = order[tied][np.lexsort((-clicks[order[tied]], key[order[tied]]))]
+    return moved
 
 
 def _is_outside(items: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 The space knows the words of the titles that it was learned from. What a word means that none of them had it can't say, but a video
 that has the same word is what is meant. A query's words weigh by how rare they are, as in BM25 (Robertson & Zaragoza, 2009); how
-often a word occurs and how long a title is makes no difference, since titles are short.
+often a word occurs and how long a title is makes no difference, since titles are short. What many videos have is left to the space,
+which has learned it, and tells a dog from a hot dog.
 """
 
 import numpy as np
@@ -15,6 +16,7 @@ from rayrec.tables import TEXT
 # Scripts that put no spaces between words: each character counts as one.
 UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 NOT_OF_WORDS = r"[^\pL\pM\pN]+"
+FEW = 10  # a word that so many more videos have counts half
 
 
 class Words:
@@ -40,22 +42,27 @@ class Words:
         return self._rows[:0] if code is None else self._rows[self._starts[code] : self._starts[code + 1]]
 
     def shares(self, weights: dict[str, float]) -> np.ndarray | None:
-        """Of the words of a query the share, by weight, that each video has: float32 [N]; None if no video has any of them."""
+        """The sum of the weights of a query's words that each video has: float32 [N]; None if no video has any of them."""
         rows = {word: found for word in weights if len(found := self.rows_with(word))}
         if not rows:
             return None
         shares = np.zeros(self.count, dtype=np.float32)
         for word, found in rows.items():
-            shares[found] += np.float32(weights[word] / sum(weights.values()))
+            shares[found] += np.float32(weights[word])
         return shares
 
 
 def weights_of(text: str, segments: list[Words]) -> dict[str, float]:
-    """The words of a query with their weights: ln(1 + (N - n + 1/2) / (n + 1/2)) for a word that n of all N videos have."""
+    """The words of a query with their weights.
+
+    A word that n of all N videos have weighs its share of ln(1 + (N - n + 1/2) / (n + 1/2)), summed over the words, times
+    FEW / (FEW + n - 1). So the weights of words that at most one video has sum to 1, and those of common ones to nearly nothing.
+    """
     words = dict.fromkeys(split_words(pa.array([text], TEXT))[0].as_py())
     total = sum(segment.count for segment in segments)
     having = {word: sum(len(segment.rows_with(word)) for segment in segments) for word in words}
-    return {word: float(np.log1p((total - n + 0.5) / (n + 0.5))) for word, n in having.items()}
+    rarity = {word: float(np.log1p((total - n + 0.5) / (n + 0.5))) for word, n in having.items()}
+    return {word: each / sum(rarity.values()) * FEW / (FEW + max(having[word], 1) - 1) for word, each in rarity.items()}
 
 
 def split_words(texts: pa.Array) -> pa.ListArray:

@@ -16,9 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.errors import RayrecError
+from rayrec.serving.state.store import Addition
 from rayrec.tables import IDS, TEXT, VECTOR, conform, spec_of
 
 FACTS = tuple(spec_of("catalog").schema.names)
+NO_MODEL = ""  # the model of a video of which nothing but the catalog's columns is known
+
+
+def described_by(additions: Sequence[Addition], model: str) -> list[Addition]:
+    """Those that a model describes, and those of which nothing but the catalog's columns is known, which are the same to all."""
+    return [addition for addition in additions if addition.model in (model, NO_MODEL)]
 
 
 class RejectedError(RayrecError):

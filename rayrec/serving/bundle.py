@@ -6,7 +6,7 @@
     users.arrow       the last clicks and the last seen videos of each user of the log, as item indices, sorted by user id
     neighbours.arrow  what goes with each item, vectors.arrow its vectors, and tower.arrow their content tower, by a collaborative
                       model (`rayrec.serving.learned`); not in every bundle
-    ranker/           the `Scorer` as it saves itself
+    ranker/           the `Scorer` as it saves itself; not in the bundle of a catalog without a log
     search/           the index of the videos by words, pictures and sounds (`rayrec.serving.searching`), if there is one
     placing/          what describes a new video as the items are described (`rayrec.serving.placing`); not in every bundle
     checksums.json    the SHA-256 of each of these files, written last
@@ -44,9 +44,10 @@ from rayrec.workspace.versions import Workspace
 if TYPE_CHECKING:
     from rayrec.ranking.scorer import Scorer
 
-FORMAT = 5
-# A bundle of format 4 has the covers in a column of items.arrow, and one of format 3 does not know which export its log contains.
-READABLE = (3, 4, FORMAT)
+FORMAT = 6
+# A bundle of format 5 always has a ranker. One of format 4 has the covers in a column of items.arrow, and one of format 3 does not
+# know which export its log contains.
+READABLE = (3, 4, 5, FORMAT)
 PLACING = "placing/"  # the folder of what describes new videos
 FOLDER = "bundle"  # inside the folder of a version of the stage `publish`
 FACTS = {
@@ -87,6 +88,7 @@ class BundleInfo:
     format: int = FORMAT
     rayrec: str = __version__
     log_upto: int | None = None  # the number of the last event that the log takes into account, if it contains an export
+    has_ranker: bool = True  # without one, the videos of a page are in the order of recall
 
 
 @dataclass(frozen=True)
@@ -237,15 +239,16 @@ def write(
     items: pa.Table,
     topics: pa.Table,
     users: Iterable[pa.Table],
-    scorer: "Scorer",
+    scorer: "Scorer | None",
     learned: Mapping[str, pa.Table] | None = None,
 ) -> None:
-    """Writes a bundle of these tables and this ranker into a folder, which may hold `search` and `placing` already.
+    """Writes a bundle of these tables and this ranker, if any, into a folder, which may hold `search` and `placing` already.
 
     The caller makes it visible. `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`), and
     `learned` are tables of `learned.TABLES`.
     """
-    scorer.save(fs, f"{folder}/ranker")
+    if scorer is not None:
+        scorer.save(fs, f"{folder}/ranker")
     with fs.open_output_stream(f"{folder}/bundle.json") as stream:
         stream.write(to_json(asdict(info)))
     for name, table in {"items": items, "topics": topics, **(learned or {})}.items():
@@ -285,7 +288,7 @@ def _load_tables(fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Pat
         except OSError as error:
             raise BundleError(f"{folder} can't be copied to {copies} on this machine: {in_words(error)}") from error
         fs = pafs.LocalFileSystem()
-    schemas = ALL_TABLES | {"items": ITEMS if info.format == FORMAT else ITEMS_WITH_COVERS}
+    schemas = ALL_TABLES | {"items": ITEMS if info.format >= 5 else ITEMS_WITH_COVERS}
     return {name: _read_table(fs, f"{place}/{name}.arrow", schemas[name]) for name in names}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from rayrec.config import Config
 from rayrec.errors import RayrecError
 from rayrec.serving import media_roots
-from rayrec.serving.additions import FACTS, AddedVideo, RejectedError
+from rayrec.serving.additions import FACTS, NO_MODEL, AddedVideo, RejectedError
 from rayrec.serving.recommender import OverloadedError, now_ms
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.state.store import StateStore, Upload
@@ -68,7 +68,10 @@ class Added(NamedTuple):
 
 
 class Inbox:
-    """Where the videos of callers arrive. `tell` has the rankers take the videos that the recommenders have got."""
+    """Where the videos of callers arrive. `tell` has the rankers take the videos that the recommenders have got.
+
+    Without `describe`, it takes no files: of a video, no more is known then than what the caller says.
+    """
 
     def __init__(
         self,
@@ -76,18 +79,20 @@ class Inbox:
         workspace: Workspace,
         store: StateStore,
         arms: Callable[[], Arms],
-        describe: Describe,
+        describe: Describe | None,
         tell: Callable[[], Awaitable[None]],
     ) -> None:
-        assert config.serving.uploads is not None
         self.store, self.arms, self.describe, self.tell = store, arms, describe, tell
-        self.folder = config.serving.uploads.folder or join_uri(workspace.uri, FOLDER)
+        uploads = config.serving.uploads
+        self.folder = (uploads.folder if uploads else None) or join_uri(workspace.uri, FOLDER)
         self.roots = media_roots.roots_of(config)
         self._later = asyncio.Lock()  # those for which nobody waits are described one after the other
         self._tasks = set[asyncio.Task[Any]]()
 
     async def add(self, given: Mapping[str, Any], data: bytes | None, suffix: str, wait: bool) -> Added:
         """Adds a video. `given` are columns of the catalog; with `data`, they are the file, whose name ends with `suffix`.
+
+        Without data and `uri`, the video has no file, and must have a `video_id`.
 
         Without `wait`, it returns when the file is kept, and `status` tells the rest. Raises `NotPermittedError` for a file that
         may not be read, `ConflictError` for an id that is taken, `RejectedError` for media that can't be read, what the store
@@ -98,8 +103,8 @@ class Inbox:
         if data is not None:
             digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest()[:32])
             facts["uri"] = join_uri(self.folder, digest + suffix)
-        else:
-            facts["uri"] = await asyncio.to_thread(media_roots.permitted, str(given["uri"]), self.roots)
+        elif given["uri"] is not None:
+            facts["uri"] = await asyncio.to_thread(media_roots.permitted, given["uri"], self.roots)
         if facts["cover_uri"]:
             facts["cover_uri"] = await asyncio.to_thread(media_roots.permitted, facts["cover_uri"], self.roots, "cover_uri")
         facts["video_id"] = facts["video_id"] or f"v-{digest or hashlib.sha256(facts['uri'].encode()).hexdigest()[:32]}"
@@ -134,7 +139,7 @@ class Inbox:
 
     async def _describe(self, facts: dict[str, Any], kept: bool) -> Added:
         try:
-            done = await self.describe(facts)
+            done = await (self.describe or self._note)(facts)
             if done.error is not None:
                 raise RejectedError(done.error)
             if done.uri is not None and not _is_same(done.uri, facts["uri"]):
@@ -147,6 +152,11 @@ class Inbox:
             raise
         await self._show()
         return Added(facts["video_id"], new=True, fault=done.fault)
+
+    async def _note(self, facts: dict[str, Any]) -> Described:
+        """Puts a video into the store as the caller describes it."""
+        row = await asyncio.to_thread(self.store.add_video, facts["video_id"], NO_MODEL, AddedVideo(facts).to_json())
+        return Described(None, uri=AddedVideo.from_json(row.row).facts["uri"])
 
     async def _describe_later(self, facts: dict[str, Any], kept: bool) -> None:
         """Notes what became of the video. While the service is busy, it waits."""
@@ -197,9 +207,9 @@ def suffix_of(kind: str) -> str:
     return KINDS.get(kind, ".mp4")
 
 
-def _is_same(one: str | None, other: str) -> bool:
+def _is_same(one: str | None, other: str | None) -> bool:
     """Whether two names are those of one file. An upload is named after its contents, whatever its ending."""
-    if one is None or one == other:
+    if one is None or other is None or one == other:
         return one == other
     names = (PurePosixPath(one), PurePosixPath(other))
     return names[0].with_suffix("") == names[1].with_suffix("") and DIGEST.fullmatch(names[0].stem) is not None

@@ -16,7 +16,7 @@ from rayrec.recall.queues import ItemTopics
 from rayrec.recall.similar import by_topics, by_vector
 from rayrec.recall.vectors import Vectors
 from rayrec.serving import covers
-from rayrec.serving.additions import AddedVideo
+from rayrec.serving.additions import AddedVideo, described_by
 from rayrec.serving.bundle import FACTS, Bundle
 from rayrec.serving.state.store import Addition
 
@@ -39,10 +39,10 @@ class Items:
         return cls(bundle, bundle.item_topics, bundle.author_of, bundle.authors, bundle.user_vectors)
 
     def grown(self, additions: Sequence[Addition]) -> "Items":
-        """With the videos that the bundle's model describes, and that are neither in the bundle nor here yet."""
+        """With the videos that are known to the bundle's model (`described_by`), and neither in the bundle nor here yet."""
         first, new = len(self), dict[str, tuple[int, AddedVideo]]()
-        for addition in additions:
-            if addition.model == self.bundle.model and not self.find(addition.video_id):
+        for addition in described_by(additions, self.bundle.model):
+            if not self.find(addition.video_id):
                 new.setdefault(addition.video_id, (addition.number, AddedVideo.from_json(addition.row)))
         if not new:
             return self

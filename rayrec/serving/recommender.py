@@ -45,11 +45,17 @@ class UserState:
     clicked_at: np.ndarray  # int64, UTC ms
     seen: np.ndarray  # int32 items
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
+    fields: str = ""  # what was said of the user by `POST /v1/users`, JSON; empty where nothing was
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
 # those of `Items.in_store`.
 Rank = Callable[[str, UserState, int, np.ndarray, dict[str, Any]], Awaitable[np.ndarray]]
+
+
+async def rank_in_order(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+    """The `Rank` of a bundle without a ranker. The candidates keep their order: the first one has 1, and the last almost 0."""
+    return np.linspace(1, 0, len(candidates), endpoint=False, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Page:
     items: np.ndarray  # int32 [k]
     why: np.ndarray  # str [k]: the label of the source that brought each video
     topics: np.ndarray  # int32 [k]: the topic that brought each video, NO_TOPIC where none did
-    scores: np.ndarray  # float32 [k]: click probabilities
+    scores: np.ndarray  # float32 [k]: click probabilities, or what `rank_in_order` gives
     trace: Trace
     arm: str | None = None  # the arm that answered
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
@@ -249,7 +255,7 @@ class Recommender:
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
         seen = np.concatenate([log.seen, find(online.seen)])
-        return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten)
+        return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten, online.fields)
 
     async def add_events(self, events: list[Event]) -> list[Event]:
         """Stores events. Returns those that were there already, after all others have been written to disk.

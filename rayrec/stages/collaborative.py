@@ -12,7 +12,7 @@ import torch
 from rayrec.collaborative import models
 from rayrec.collaborative.exports import TABLE, item_table
 from rayrec.collaborative.feedback import Feedback
-from rayrec.collaborative.model import Fitting
+from rayrec.collaborative.model import CollaborativeModel, Fitting
 from rayrec.collaborative.rating_log import read_ratings
 from rayrec.collaborative.rating_model import RatingModel
 from rayrec.collaborative.saving import MODEL, save
@@ -25,7 +25,7 @@ from rayrec.stages.on_ray.training import Processes, Task, await_workers, report
 from rayrec.training.exchange import Worker
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.parts import write_part
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
 FOLDER = "model"
@@ -73,9 +73,17 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises `ConfigError` without the section, for an unknown model or option, and for more workers or GPUs than there are."""
+    """Raises `ConfigError` without the section, for an unknown model or option, and for more workers or GPUs than there are.
+
+    So it does for a model without vectors if recall asks for them.
+    """
     settings = wanted(config)
-    models.build(settings)
+    model = models.build(settings)
+    if "user_vector" in config.recall.sources and type(model).factors is CollaborativeModel.factors:
+        raise ConfigError(
+            f"recall.sources.user_vector: the model {settings.model!r} has no vectors; choose a `collaborative.model` that has "
+            "some, such as pure_svd, or the source item_neighbours"
+        )
     check_training("collaborative", settings.workers, settings.gpus_per_worker)
 
 
@@ -93,5 +101,6 @@ STAGE = Stage(
     after=("encode",),
     settings=settings,
     check=check,
+    log=NEEDED,
     first=(encode.STAGE,),
 )

@@ -104,7 +104,7 @@ def _popularity(run: StageRun) -> dict[str, dict[str, float]]:
     log = EncodedLog.open(run.fs, run.input_folder("encode"))
     items, test_at, clicks_only = len(log.items.ids) + 1, log.facts.test_at, log.facts.clicks_only
     share = Share.of_all(log, NO_CONTEXT, len(log.users.ids) + 1)
-    published = published_at(run.read("catalog"))
+    published = published_at(run.read("catalog"), log.facts.split_by)
     negatives = negatives_of_test(run.config.training, clicks_only)
     test, _ = with_negatives(share.test()[0], share.clicks, published, negatives, EVALUATION_SEED)
     scores = item_scores(Counters.of_days(log.daily.before(test_at), items), log.daily, test_at, clicks_only)

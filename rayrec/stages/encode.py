@@ -19,15 +19,15 @@ from rayrec.data import encoding as steps
 from rayrec.data.blocks import block_count
 from rayrec.data.context import refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoding import EncodingJob
-from rayrec.data.errors import refuse_no_clicks
+from rayrec.data.errors import DataError, refuse_no_clicks
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
 from rayrec.tables import TEXT
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 
 LOG_S = 10.0  # between two lines about the progress
-CONTEXT = "ranker.context_fields"
+CONTEXT, NEGATIVES = "ranker.context_fields", "training.negatives"
 
 Result = TypeVar("Result")
 
@@ -48,10 +48,15 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     refuse_unknown_context(fields, pieces.columns)
     split = pieces.split(run.config.split)
     refuse_times_of_day(fields, split)
-    job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields)
+    pages = needs_pages(run.config)
+    job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields, pages)
     found = _each("pieces", [functools.partial(steps.sort_piece, job, piece) for piece in pieces.pieces], execute)
     labels = {label for facts in found for label in facts.labels}
     refuse_no_clicks(labels, split.train_end)
+    if pages and not any(facts.requests for facts in found):
+        raise DataError(
+            "training.negatives.by: page needs the column request_id, which the log lacks; give it, or choose uniform or popularity"
+        )
     listed = run.read_if_there("users", ["user_id"])
     users = steps.number_users(job, len(found), pa.array([], TEXT) if listed is None else _ids(listed))
     items = steps.number_items(job, len(found), _ids(run.read("catalog", ["video_id"])))
@@ -62,7 +67,7 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     steps.write_daily_counts(job)
     for name, known in (("users", users), ("items", items)):
         steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
-    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, split.by, labels == {True})).finish()
+    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, split.by, labels == {True}, pages)).finish()
 
 
 def context_fields(config: Config) -> list[str]:
@@ -75,6 +80,21 @@ def context_fields(config: Config) -> list[str]:
     choices = config.tuning.space.get(CONTEXT, [])
     found += [name for choice in choices if isinstance(choice, list) for name in choice] if isinstance(choices, list) else []
     return list(dict.fromkeys(found))
+
+
+def needs_pages(config: Config) -> bool:
+    """Whether training, an arm of a comparison or a trial of a search draws negatives from the pages of clicks."""
+
+    def by_page(value: Any) -> bool:
+        return value == "page" or (isinstance(value, dict) and value.get("by") == "page")
+
+    negatives = config.training.negatives
+    found: list[Any] = [] if negatives is None else [negatives.by]
+    for key in (NEGATIVES, f"{NEGATIVES}.by"):
+        found += [values.get(key) for values in config.comparison.arms.values()]
+        choices = config.tuning.space.get(key, [])
+        found += choices if isinstance(choices, list) else []
+    return any(map(by_page, found))
 
 
 def encoded_log(run: StageRun) -> EncodedLog:
@@ -104,7 +124,8 @@ def _table_of(known: Known) -> pa.Table:
 
 def settings(config: Config) -> dict[str, Any]:
     # An encoded log of an earlier rayrec lacks the daily counts, and is made again.
-    return settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config)), "daily": True}
+    found = settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config)), "daily": True}
+    return found | {"pages": needs_pages(config)}
 
 
-STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings)
+STAGE = Stage("encode", encode, reads=("catalog", "interactions"), may_read=("users",), settings=settings, log=NEEDED)

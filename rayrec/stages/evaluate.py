@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.config import Config, settings_of
+from rayrec.data import encoders
 from rayrec.data.encoders import FittedEncoders
 from rayrec.data.examples import Examples
 from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, RankingData, fitted_encoders
@@ -25,15 +26,17 @@ from rayrec.data.windows import HistoryGather
 from rayrec.evaluation.breakdown import ID, by_history, by_novelty, history_lengths, seen_in_training, without_ids, without_modality
 from rayrec.evaluation.pages import (
     Counters,
+    Recommended,
     TestUser,
     find_test_users,
     in_order,
     page_metrics,
+    popular_pages,
     ranked_pages,
     recommended_pages,
 )
 from rayrec.evaluation.popularity import CLICK_RATE, RECENT_CLICKS, item_scores, popularity_metrics, recent_clicks
-from rayrec.evaluation.report import Report, breakdown_picture, click_warnings, overview_picture, page_warnings
+from rayrec.evaluation.report import Report, breakdown_picture, click_warnings, overview_picture, page_warnings, split_warnings
 from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.recall import sources
@@ -45,7 +48,7 @@ from rayrec.tables import TEXT, TRUTH
 from rayrec.training.metrics import Reliability, basic_metrics, click_metrics, reliability
 from rayrec.workspace.files import to_json
 from rayrec.workspace.parts import write_part
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 
 WITH_TOPICS, WITHOUT_TOPICS, BEST = "with topics", "without topics", "best possible"
 
@@ -55,20 +58,14 @@ def evaluate(run: StageRun) -> None:
     config, k = run.config, run.config.evaluation.k
     log = encoded_log(run)
     rankers = _trained_rankers(run, log)
-    published_at = _published_at(rankers[0].scorer.item_ids, run.read("catalog", ["video_id", "published_at"]))
+    published_at = encoders.published_at(run.read("catalog", ["video_id", "published_at"]), log.facts.split_by)
     test = _predicted(log, rankers, published_at, config)
 
     popular = item_scores(test.counters, log.daily, log.facts.test_at, log.facts.clicks_only)
     probabilities = test.probabilities | {name: score[test.item] for name, score in popular.items() if name == CLICK_RATE}
-    pages, recommended = {}, []
-    for ranker in rankers:
-        scorer = _knowing(ranker.scorer, log.daily.before(log.facts.test_at))
-        found = recommended_pages(
-            test.users, scorer, ranker.items, test.counters, published_at, config.recall, config.selection, k, config.seed
-        )
-        recommended.append(asyncio.run(found))
-        pages[ranker.name] = recommended[-1].pages
-    pages |= {name: ranked_pages(test.users, lambda user, score=score: score, k) for name, score in popular.items()}
+    recommended = _served_pages(config, log, rankers, test, published_at)
+    pages = {name: found.pages for name, found in recommended.items()}
+    pages |= {name: popular_pages(test.users, score, k) for name, score in popular.items()}
     preferences = _preferences(run, rankers[0].scorer)
     if preferences is not None:
         probabilities[BEST] = _true_probabilities(run, len(test.item))
@@ -83,8 +80,8 @@ def evaluate(run: StageRun) -> None:
         impressions=log.test_rows,
         drawn=len(test.item) - log.test_rows,
         test_users=len(test.users),
-        candidate_recall=recommended[0].candidate_recall,
-        recall_by_source=recommended[0].recall_by_source,
+        candidate_recall=recommended[rankers[0].name].candidate_recall,
+        recall_by_source=recommended[rankers[0].name].recall_by_source,
         clicks=clicks,
         pages=metrics,
         by_history={each.name: by_history(test.length, test.clicked, probabilities[each.name]) for each in rankers},
@@ -101,6 +98,7 @@ def evaluate(run: StageRun) -> None:
         reliability={each.name: _as_lists(reliability(test.clicked, probabilities[each.name])) for each in rankers},
         warnings=[*click_warnings(clicks, rankers[0].name), *page_warnings(metrics, rankers[0].name, k)],
     )
+    report.warnings.extend(split_warnings(log.facts.split_by))
     _write_predictions(run, probabilities)
     run.write_file("report.json", to_json(asdict(report), indent=1))
     run.write_file("report.png", overview_picture(report))
@@ -146,6 +144,27 @@ def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
         items = learned.with_learned(run, items, scorer.item_ids)
         found.append(TrainedRanker(WITH_TOPICS if has_topics else WITHOUT_TOPICS, scorer, items))
     return found
+
+
+def _served_pages(
+    config: Config, log: EncodedLog, rankers: list[TrainedRanker], test: "TestSplit", published_at: np.ndarray
+) -> dict[str, Recommended]:
+    """The page of each test user by each ranker, from what is known when the test begins."""
+    pages, known = {}, log.daily.before(log.facts.test_at)
+    for ranker in rankers:
+        found = recommended_pages(
+            test.users,
+            _knowing(ranker.scorer, known),
+            ranker.items,
+            test.counters,
+            published_at,
+            config.recall,
+            config.selection,
+            config.evaluation.k,
+            config.seed,
+        )
+        pages[ranker.name] = asyncio.run(found)
+    return pages
 
 
 def _knowing(scorer: Scorer, daily: DailyCounts) -> Scorer:
@@ -220,12 +239,12 @@ def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.n
     scorer, most = rankers[0].scorer, config.evaluation.max_users
     negatives = negatives_of_test(config.training, log.facts.clicks_only)
     test = TestSplit.of_size(log.test_rows * (1 + negatives.count if negatives else 1), rankers)
-    encoders = FittedEncoders(
+    fitted = FittedEncoders(
         scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items, published_at
     )
     draw, limit = np.random.default_rng(config.seed).random(len(scorer.users.ids)), 1.0
     for share in Share.in_groups(log, GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids)):
-        data = RankingData.of(encoders, share, in_memory=True)
+        data = RankingData.of(fitted, share, in_memory=True)
         row = data.test_row
         examples, place = with_negatives(data.test, data.clicks, published_at, negatives, config.seed)
         if negatives:
@@ -279,11 +298,6 @@ def _as_lists(found: Reliability) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in found._asdict().items()}
 
 
-def _published_at(item_ids: list[str], catalog: pa.Table) -> np.ndarray:
-    rows = pa.compute.index_in(pa.array(item_ids, TEXT), value_set=catalog["video_id"].combine_chunks())
-    return catalog["published_at"].combine_chunks().take(rows).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-
-
 def _true_probabilities(run: StageRun, rows: int) -> np.ndarray:
     """The true click probability of each impression of the test split: float32 [impressions]."""
     keys = ["request_id", "video_id"]
@@ -322,6 +336,7 @@ STAGE = Stage(
     reads=(*READS, "interactions"),
     may_read=(*MAY_READ, *learned.MAY_READ, *TRUTH),
     after=("train", "encode"),
+    log=NEEDED,
     first=(ENCODE,),
     writes=("predictions",),
     settings=lambda config: settings_of(config.evaluation, config.recall, config.selection) | learned.settings(config),

@@ -65,9 +65,10 @@ def run_stages(
 ) -> None:
     """Run stages in the given order. `on_done` is called with the manifest of each and whether anything was done.
 
-    Raises at once what is wrong with the config for any of them.
+    Raises at once what is wrong with the config for any of them. Of several stages, those that need a log are left out while it is
+    empty.
     """
-    from rayrec.workspace.stage import run_stage
+    from rayrec.workspace.stage import NEEDED, NO_LOG, lacks_log, run_stage
     from rayrec.workspace.versions import Workspace
 
     stages = list(stages)
@@ -76,6 +77,9 @@ def run_stages(
     for stage in stages:
         if stage not in wanted(stages, config):
             log.info("%s: skipped, because the config has no such section", stage.name)
+            continue
+        if stage.log == NEEDED and len(stages) > 1 and lacks_log(workspace):
+            log.info("%s: skipped, because %s", stage.name, NO_LOG)
             continue
         log.info("%s ...", stage.name)
         on_done(*run_stage(workspace, stage, config, force))

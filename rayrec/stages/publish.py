@@ -1,4 +1,4 @@
-"""The stage `publish`: makes a bundle from the tables and the trained ranker.
+"""The stage `publish`: makes a bundle from the tables and the trained ranker; without a ranker while there is no log.
 
 The items are the videos of the present catalog, in its order. The ranker's item table is encoded again from this catalog with the
 trained encoders, so that a video that arrived after the training is an item like any other. Columns that a data set lacks (topics,
@@ -6,7 +6,8 @@ covers) stay empty.
 """
 
 import time
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -31,20 +32,46 @@ from rayrec.stages.encode import STAGE as ENCODE
 from rayrec.stages.encode import encoded_log
 from rayrec.tables import TABLES, TEXT
 from rayrec.workspace.files import from_json
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import OPTIONAL, Stage, StageRun, lacks_log
 
 
 def publish(run: StageRun) -> None:
     """The work of the stage. It reads the catalog, the encoded log, the interactions and the files of `train`.
 
     If they exist, it also reads topics, topic_centres, tag_vectors, embeddings, collaborative_items, features, search_vectors, the
-    other tables that the ranker uses, what describes new videos, and the report of `evaluate`.
+    other tables that the ranker uses, what describes new videos, and the report of `evaluate`. While the log is empty, the bundle
+    has no ranker.
     """
+    found = _without_log(run) if lacks_log(run.workspace) else _with_log(run)
+    if not found.ids:
+        raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
+    items = item_table(run, found.ids) | {"exposures": found.exposures, "clicks": found.clicks}
+    folder = f"{run.folder}/{bundle.FOLDER}"
+    run.fs.create_dir(folder, recursive=True)
+    run.fs.delete_dir_contents(folder)  # which a killed run may have left
+    placing.write(run.workspace, folder)
+    searching.write(run, folder, found.ids)
+    bundle.write(run.fs, folder, found.info, pa.table(items), topic_table(run), found.users, found.scorer, found.collaborative)
+    run.count(rows_in=run.workspace.rows("interactions"), rows_out=len(found.ids))
+
+
+@dataclass(frozen=True)
+class FromLog:
+    """What a bundle has of the log."""
+
+    ids: list[str]  # of the items
+    exposures: np.ndarray  # int64, of each item
+    clicks: np.ndarray
+    info: bundle.BundleInfo
+    users: Iterable[pa.Table]  # pieces of `user_log.USERS`
+    scorer: Scorer | None
+    collaborative: Mapping[str, pa.Table] = field(default_factory=dict)  # of `serving.learned.TABLES`
+
+
+def _with_log(run: StageRun) -> FromLog:
     trained = Scorer.load(run.fs, f"{run.input_folder('train')}/{RANKER}")
     scorer = trained.with_items(joined_items(run, trained.settings))
     ids = scorer.item_ids[1:]
-    if not ids:
-        raise BundleError("the catalog holds no video, so a bundle would answer nothing; `rayrec rejects CONFIG` says why")
     bare = ItemData(ItemTopics.of(scorer.item_ids, None), np.zeros(len(ids) + 1, np.int32))
     items = learned.with_learned(run, bare, scorer.item_ids)
     encoded, log = encoded_log(run), LogPieces.of(run.fs, run.part_digests("interactions"))
@@ -52,20 +79,20 @@ def publish(run: StageRun) -> None:
     user_ids = encoded.users.ids
     shares = list(Share.in_groups(encoded, GROUP_ROWS, NO_CONTEXT, len(user_ids) + 1))
     exposures, clicks = np.sum([log_summary.exposures_and_clicks(share, len(ids) + 1) for share in shares], axis=0)
-    rows = item_table(run, ids) | {"exposures": exposures[1:], "clicks": clicks[1:]}
     # A log with times in the future must not hide the events of today.
     log_until = min(log.pieces[-1].end, int(time.time() * 1000))
     max_clicks = max(run.config.recall.clicks, scorer.model.window.reach)
     info = bundle.BundleInfo(log_until, max_clicks, metrics_of(run), log_upto=log_summary.exported_upto(log))
     users = (log_summary.user_table(share, user_ids, max_clicks, MAX_SEEN) for share in shares)
-    folder = f"{run.folder}/{bundle.FOLDER}"
-    run.fs.create_dir(folder, recursive=True)
-    run.fs.delete_dir_contents(folder)  # which a killed run may have left
-    placing.write(run.workspace, folder)
-    searching.write(run, folder, ids)
     tables = tables_of(items.neighbours, items.vectors, exact_videos(run.config.recall))
-    bundle.write(run.fs, folder, info, pa.table(rows), topic_table(run), users, scorer, tables)
-    run.count(rows_in=log.rows, rows_out=len(ids))
+    return FromLog(ids, exposures[1:], clicks[1:], info, users, scorer, tables)
+
+
+def _without_log(run: StageRun) -> FromLog:
+    ids = run.read("catalog", ["video_id"])["video_id"].to_pylist()
+    info = bundle.BundleInfo(log_until=0, max_clicks=run.config.recall.clicks, has_ranker=False)
+    nothing = np.zeros(len(ids), np.int64)
+    return FromLog(ids, nothing, nothing, info, [], None)
 
 
 def _with_latest_counts(scorer: Scorer, daily: DailyCounts) -> Scorer:
@@ -128,6 +155,7 @@ STAGE = Stage(
     reads=(*READS, "interactions"),
     may_read=(*MAY_READ, "features", "topic_centres", "tag_vectors", *learned.MAY_READ, "predictions", "search_vectors"),
     after=("train", "encode"),
+    log=OPTIONAL,
     first=(ENCODE,),
     # A bundle that an earlier rayrec published lacks what describes new videos, and is made again.
     settings=lambda config: settings_of(config.recall) | learned.settings(config) | {"placing": True},

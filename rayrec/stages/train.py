@@ -26,7 +26,7 @@ from rayrec.training.callbacks import NO_CALLBACK, Epoch, together
 from rayrec.training.exchange import Worker
 from rayrec.training.progress import PROGRESS, ProgressFile
 from rayrec.workspace.checkpoint import Checkpoint
-from rayrec.workspace.stage import Stage, StageRun
+from rayrec.workspace.stage import NEEDED, Stage, StageRun
 from rayrec.workspace.versions import Workspace
 
 
@@ -116,5 +116,13 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
 
 
 STAGE = Stage(
-    "train", train, reads=READS, may_read=MAY_READ, after=("encode",), settings=settings, check=check, first=(encode.STAGE,)
+    "train",
+    train,
+    reads=READS,
+    may_read=MAY_READ,
+    after=("encode",),
+    settings=settings,
+    check=check,
+    log=NEEDED,
+    first=(encode.STAGE,),
 )

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +22,8 @@ from rayrec.workspace.versions import MARKER, Manifest, Workspace, WorkspaceErro
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MAX_SHOWN = 5  # rejects in an error
+NEEDED, OPTIONAL = "needed", "optional"  # values of `Stage.log`
+NO_LOG = "the log has no impressions, so there is nothing to train on yet"
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,10 @@ class Stage:
 
     The tables of `reads` must be there; those of `may_read` are read if they are. `sources` returns facts (size and time of change)
     about files outside the workspace: when one changes, the stage is redone. `check` raises a `ConfigError` for settings with which
-    the stage can't work, as far as this is known before any work. A stage that `shares` part files with its previous version checks
-    their contents itself where it reads them; of other stages all files of that version are checked before they begin.
+    the stage can't work, as far as this is known before any work. `log` says what a stage needs of the log: NEEDED, it can't work
+    without impressions; OPTIONAL, without them it works alone, without the stages in `after` and `first`. A stage that `shares`
+    part files with its previous version checks their contents itself where it reads them; of other stages all files of that version
+    are checked before they begin.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Stage:
     sources: "Callable[[Workspace, Config], list[Any]]" = lambda workspace, config: []
     check: Callable[[Config], None] = lambda config: None
     shares: bool = False
+    log: str = ""
     first: "tuple[Stage, ...]" = ()  # stages that are run before this one unless their versions are valid
 
 
@@ -182,10 +187,14 @@ class StageRun:
 def run_stage(workspace: Workspace, stage: Stage, config: Config, force: bool = False) -> tuple[Manifest, bool]:
     """Do the work of a stage unless its current version is still valid. Returns the manifest and whether anything was done.
 
-    Raises `WorkspaceError` for a missing input, if a larger share of rows than `max_rejects` is bad, or if there is no place or no
-    permission to write.
+    Raises `WorkspaceError` for a missing input, for an empty log if the stage needs one, if a larger share of rows than
+    `max_rejects` is bad, or if there is no place or no permission to write.
     """
     stage.check(config)
+    if stage.log and lacks_log(workspace):
+        if stage.log == NEEDED:
+            raise WorkspaceError(f"{stage.name}: {NO_LOG}; `rayrec events export CONFIG` makes a log of what a service recorded")
+        stage = replace(stage, after=(), first=())
     for each in stage.first:
         run_stage(workspace, each, config)
     inputs = _inputs(workspace, stage)
@@ -221,6 +230,11 @@ def run_stage(workspace: Workspace, stage: Stage, config: Config, force: bool = 
             shared=run.shared,
         )
         return workspace.publish(manifest), True
+
+
+def lacks_log(workspace: Workspace) -> bool:
+    """Whether the data set has no impressions. Before `ingest` has run, that is not known."""
+    return workspace.has("interactions") and not workspace.rows("interactions")
 
 
 def _work(run: StageRun) -> None:

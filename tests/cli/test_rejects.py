@@ -15,8 +15,8 @@ SHOWN = "user_id,video_id,shown_at,clicked\n"
 def config(tmp_path: Path) -> Path:
     """A config whose log has seven rows that are good and seven that are not."""
     (tmp_path / "catalog.csv").write_text("video_id,title\nv1,One\n")
-    bad = ["ann,ghost,1000,0", ",v1,1000,0", *(f"ann,v1,{time},0" for time in ("soon", "late", "then", "now", "never"))]
-    (tmp_path / "log.csv").write_text(SHOWN + "\n".join(["ann,v1,1000,0"] * 7 + bad) + "\n")
+    bad = ["ann,ghost,1700000000,0", ",v1,1700000000,0", *(f"ann,v1,{time},0" for time in ("soon", "late", "then", "now", "never"))]
+    (tmp_path / "log.csv").write_text(SHOWN + "\n".join(["ann,v1,1700000000,0"] * 7 + bad) + "\n")
     path = tmp_path / "my.yaml"
     path.write_text(
         f"workspace: {tmp_path}/space\nmax_rejects: 0.6\n"
@@ -38,7 +38,7 @@ def test_the_first_rejects_are_printed_with_file_row_column_and_reason(
     assert printed[0] == "ingest: 7 rejects"
     # The numbers are those of the lines of the file, as an editor shows them.
     lines = (tmp_path / "log.csv").read_text().splitlines()
-    assert lines[9 - 1] == "ann,ghost,1000,0"
+    assert lines[9 - 1] == "ann,ghost,1700000000,0"
     assert f"  {tmp_path}/log.csv, row 9: video_id: 'ghost' is not in the catalog" in printed
     assert f"  {tmp_path}/log.csv, row 10: user_id is empty" in printed
     assert len(printed) == 1 + 7
@@ -47,7 +47,7 @@ def test_the_first_rejects_are_printed_with_file_row_column_and_reason(
 def test_without_rejects_nothing_is_said(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rejects(config)
     assert capsys.readouterr().out == "No stage has rejected anything.\n"
-    (tmp_path / "log.csv").write_text(SHOWN + "ann,v1,1000,0\n")
+    (tmp_path / "log.csv").write_text(SHOWN + "ann,v1,1700000000,0\n")
     run_and_show([STAGE], load(config), force=False)
     assert "rejects," not in capsys.readouterr().out
 

@@ -73,7 +73,7 @@ def test_a_file_without_content_gives_the_defaults(tmp_path: Path) -> None:
         ("features.image.frame=2", r"unknown key 'features.image.frame'; did you mean 'features.image.frames'\?"),
         ("dataset.video=5", r"unknown key 'dataset.video'; did you mean 'dataset.videos'\?"),
         ("serving.port=99999999", "serving.port: must be 65535 or less"),
-        ("dataset.kind=mars", "dataset.kind: there is no kind 'mars'; known: files, movielens, slideshow, world, youtube"),
+        ("dataset.kind=mars", "dataset.kind: there is no kind 'mars'; known: files, movielens, slideshow, splits, world, youtube"),
         ("dataset.kind=file", r"dataset.kind: there is no kind 'file'; did you mean 'files'\?"),
         ("training.epochs=ten", r"training.epochs: must be a whole number \(got 'ten'\)"),
         ("ranker.hidden=[8, 0]", r"ranker.hidden.1: must be 1 or more \(got 0\)"),

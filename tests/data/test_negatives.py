@@ -3,16 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from rayrec.config import Negatives, Training
+from rayrec.config import Negatives, Ranker, Training
 from rayrec.data.batches import Batch, training_batches
 from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
 from rayrec.data.loading import RankingData
 from rayrec.data.negatives import NegativeSampler, chosen, click_pairs, drawn_examples, history_pairs, together, with_pairs
 from rayrec.data.windows import HistoryGather, LatestClicks
+from tests.fixtures.ranking import prepared
 
 CPU = torch.device("cpu")
 FOUR = Negatives(count=4)
@@ -121,10 +123,42 @@ def test_drawn_examples_are_those_of_their_clicks_with_another_video(data: Ranki
     np.testing.assert_array_equal(both.item, np.append(data.validation.item, drawn.item))
 
 
+def test_negatives_of_a_page_are_what_was_not_clicked_on_it(raw: dict[str, pa.Table], settings: Ranker) -> None:
+    log = raw["interactions"]
+    rng = np.random.default_rng(5)
+    requests = [None if number == 0 else f"r{number}" for number in rng.integers(0, 20, log.num_rows)]
+    log = log.append_column("request_id", pa.array(requests))
+    data = prepared(raw | {"interactions": log}, settings)
+    train, pages = data.train, data.read_pages()
+    assert isinstance(train, Examples)
+    order = np.argsort(log["shown_at"].to_numpy(), kind="stable")[: len(train)]
+    request = [requests[row] and (user, requests[row]) for user, row in zip(train.user.tolist(), order, strict=True)]
+    clicked = set(zip(train.user[train.clicked].tolist(), train.item[train.clicked].tolist(), strict=True))
+    passed: dict[object, set[int]] = {}
+    for name, item, yes in zip(request, train.item.tolist(), train.clicked.tolist(), strict=True):
+        passed.setdefault(name, set()).update([] if yes else [item])
+    sampler = NegativeSampler.of(
+        Negatives(count=20, by="page"), click_pairs(train, len(data.items.ids)), data.encoders.published_at, CPU, pages=pages
+    )
+    columns = (torch.from_numpy(column) for column in (train.user, train.item, train.at, train.clicked))
+    user, item, at, label = columns
+    drawn = sampler.draw(user.long(), item.long(), at, label, 0).tolist()
+    for row, found in enumerate(drawn):
+        allowed = {each for each in passed[request[row]] if (int(train.user[row]), each) not in clicked}
+        if not train.clicked[row] or request[row] is None or not allowed:
+            assert not any(found)
+        else:
+            assert {each for each in found if each} <= allowed
+            assert any(found)
+    assert sum(map(any, drawn)) > 50
+
+
 def test_nothing_is_drawn_by_default_unless_there_are_clicks_alone() -> None:
     assert chosen(None, clicks_only=False) is None
     assert chosen(None, clicks_only=True) == Negatives(count=4, by="uniform")
     assert chosen(Negatives(count=0), clicks_only=False) is None
     assert chosen(Negatives(count=2), clicks_only=False) == Negatives(count=2)
-    with pytest.raises(DataError, match="set a count of 1 or more"):
+    with pytest.raises(DataError, match="set a count of 1 or more, by uniform or popularity"):
         chosen(Negatives(count=0), clicks_only=True)
+    with pytest.raises(DataError, match="no page has any"):
+        chosen(Negatives(by="page"), clicks_only=True)

@@ -1,5 +1,6 @@
 """An encoded log holds what the log holds, in the batches that a log in memory has, whoever shares it."""
 
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rayrec.config import Config, load
+from rayrec.config import Config, Negatives, load
 from rayrec.data import blocks
 from rayrec.data.batches import Batch, training_batches
 from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, prepare, ranking_data
+from rayrec.data.negatives import NegativeSampler, click_pairs
+from rayrec.data.pages import NO_PAGES
 from rayrec.data.shards import EncodedLog
 from rayrec.data.shares import Share
 from rayrec.data.windows import HistoryGather, LatestClicks
@@ -149,6 +152,48 @@ def test_workers_share_each_batch_and_the_clicks_that_it_hides(config: Config, w
     for (whole, size), *parts in zip_longest(epoch_of(in_memory(config), config), *epochs):
         assert {part_size for _, part_size in parts} == {size}
         assert rows_of(*(part for part, _ in parts)) == rows_of(whole)
+
+
+@pytest.mark.parametrize("by", ["uniform", "popularity", "page"])
+def test_workers_draw_the_negatives_that_a_log_in_memory_has(config: Config, by: str) -> None:
+    rows = log().append_column("request_id", pa.array([f"r{row // 50}" for row in range(ROWS)]))  # no page is in two part files
+    write = Stage("ingest", lambda run: write_tables(run, rows), writes=("catalog", "interactions", "users"))
+    run_stage(Workspace(config.workspace), write, config, force=True)
+    settings = Negatives.model_validate({"count": 3, "by": by})
+    config = config.model_copy(update={"training": config.training.model_copy(update={"negatives": settings})})
+    workspace, log_files = encoded(config)
+    memory = prepare(rows, catalog(), users(), config.ranker, config.split)
+    shares = [ranking_data(workspace, log_files, config.ranker, Worker(rank, 2)) for rank in range(2)]
+    items = len(memory.items.ids)
+    whole = NegativeSampler.of(settings, click_pairs(memory.train, items), np.zeros(items, np.int64), CPU)
+
+    def epoch(data: RankingData) -> list[tuple[Batch, int]]:
+        pages = data.read_pages() if by == "page" else NO_PAGES
+        own = NegativeSampler.of(settings, click_pairs(data.train, items), np.zeros(items, np.int64), CPU, pages=pages)
+        # `torch.distributed` would add up the clicks of all workers.
+        sampler = replace(own, cumulative=whole.cumulative)
+        gather = HistoryGather(data.clicks, LatestClicks(5), CPU)
+        return list(training_batches(data.train, gather, config.training, CPU, 7, 1, sampler=sampler))
+
+    for (expected, _), *parts in zip_longest(epoch(memory), *map(epoch, shares)):
+        assert rows_of(*(part for part, _ in parts)) == rows_of(expected)
+        assert expected.candidates.shape[1] == 4
+        assert (expected.candidates[:, 1:] > 0).any()
+    assert all(share.daily.table.equals(memory.daily.table) for share in shares)
+
+
+def test_negatives_by_page_need_request_ids(config: Config) -> None:
+    training = config.training.model_copy(update={"negatives": Negatives(by="page")})
+    with pytest.raises(DataError, match="page needs the column request_id, which the log lacks"):
+        encoded(config.model_copy(update={"training": training}))
+
+
+def test_pages_are_encoded_for_arms_and_trials_that_draw_from_them() -> None:
+    assert not encode.needs_pages(load(None))
+    assert not encode.needs_pages(load(None, ["training.negatives=3"]))
+    assert encode.needs_pages(load(None, ["training.negatives.by=page"]))
+    assert encode.needs_pages(load(None, ['comparison.arms={"a": {"training.negatives": {"by": "page"}}}']))
+    assert encode.needs_pages(load(None, ['tuning.space={"training.negatives.by": ["uniform", "page"]}']))
 
 
 def test_a_group_of_shards_has_whole_users(config: Config) -> None:

@@ -56,6 +56,13 @@ def test_a_log_of_clicks_without_times(made: Callable[..., Workspace], caplog: p
     assert (facts.clicks_only, facts.split_by) == (True, "user")
 
 
+def test_the_times_of_clicks_are_those_of_a_log_of_clicks_alone(made: Callable[..., Workspace]) -> None:
+    workspace = made("user_id,video_id,clicked_at", [f"u1,v1,{NOW}"])
+    assert [column(workspace, name) for name in ("shown_at", "clicked_at")] == [[NOW * 1000], [NOW * 1000]]
+    workspace = made("user_id,video_id,clicked_at,clicked", [f"u1,v1,{NOW},1", "u1,v2,,0"])
+    assert column(workspace, "clicked_at") == [None, None]  # they would come after all the times that are drawn
+
+
 def test_ratings_make_clicks_and_are_kept(made: Callable[..., Workspace]) -> None:
     rows = [f"u1,v{n},{NOW + n},{stars}" for n, stars in enumerate(["5", "3.5", "4", "1"])]
     expected = ([5.0, 3.5, 4.0, 1.0], [True, False, True, False])

@@ -42,6 +42,7 @@ def test_the_format(ingested: Callable[..., Workspace], folder: Callable[[], str
         ("7", "1", 881250949_000, True),
         ("8", "1", 881250950_000, True),
     ]
+    assert [row["rating"] for row in ratings] == [3, 4, 5]
     assert workspace.read("users").to_pylist() == [
         {"user_id": "7", "age": 24, "gender": "M", "occupation": "technician"},
         {"user_id": "8", "age": 53, "gender": "F", "occupation": "other"},
@@ -74,4 +75,5 @@ def test_the_real_thing(ingested: Callable[..., Workspace]) -> None:
     assert workspace.rejects("ingest").num_rows == 0
     ratings = [line.split("\t")[2] for line in (REAL / "u.data").read_text().splitlines()]
     assert sum(interactions["clicked"].to_pylist()) == ratings.count("4") + ratings.count("5")
+    assert sorted(interactions["rating"].to_pylist()) == sorted(map(float, ratings))
     assert sum(len(tags) for tags in catalog["tags"].to_pylist()) == 2_891  # 2,893 genre marks, two of them `unknown`

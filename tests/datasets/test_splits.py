@@ -18,6 +18,7 @@ from rayrec.workspace.versions import Workspace
 Ingest = Callable[..., Workspace]
 Written = Callable[[str, str | bytes], str]
 
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "tiktok"
 TRAIN = "".join(f"{user}\t{item}\n" for user in range(4) for item in range(10))
 VALIDATION, TEST = "0\t10\n1\t11\n", "0\t12\n2\t12\n3\t11\n"
 
@@ -125,3 +126,17 @@ def test_what_is_wrong_is_said(
 def test_columns_without_users_are_refused() -> None:
     with pytest.raises(ConfigError, match="columns must name user_id"):
         load(None, ["dataset.kind=splits", "dataset.train=a", "dataset.test=b", "dataset.columns=[uid, video_id]"])
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"the TikTok data are not at {REAL}")
+def test_the_real_thing(ingested: Ingest) -> None:
+    paths = {name: str(REAL / f"{file}.tsv") for name, file in (("train", "train"), ("validation", "val"), ("test", "test"))}
+    features = {"image": str(REAL / "image_feat.npy"), "audio": str(REAL / "audio_feat.npy")}
+    workspace = ingested(SplitsData.model_validate({"kind": "splits", "features": features} | paths), max_rejects=0)
+    split = split_of(workspace)
+    for name, part in (("train", split.train), ("validation", split.validation), ("test", split.test)):
+        assert rows_of(workspace, part) == pairs(Path(paths[name]).read_text())
+    catalog = workspace.read("catalog")
+    assert catalog.num_rows == 6710
+    for name, path in features.items():
+        assert np.array_equal(np.array(catalog[name].to_pylist(), np.float32), np.load(path).astype(np.float32))

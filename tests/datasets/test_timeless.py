@@ -10,7 +10,7 @@ from rayrec.config import FilesData, Split
 from rayrec.data.pieces import LogPieces
 from rayrec.datasets.source import Limits
 from rayrec.datasets.timeless import drawn_times
-from rayrec.tables import PART_MS, TableError
+from rayrec.tables import DRAWN_AT, PART_MS, TableError
 from rayrec.workspace.versions import Workspace
 from tests.fixtures.logs import TINY, ingested_in_blocks, write_rows
 
@@ -31,11 +31,11 @@ def test_the_rows_of_each_user_are_spread_evenly_over_each_part() -> None:
     for user in counts:
         for part in range(3):
             places = [place for place, row in enumerate(rows) if (row[0], parts[place]) == (user, part)]
-            mine = [times[place] - part * PART_MS for place in places]
+            mine = [times[place] - DRAWN_AT - part * PART_MS for place in places]
             for rank, time in enumerate(sorted(mine)):
                 begin, end = rank * PART_MS / len(mine), (rank + 1) * PART_MS / len(mine)
-                assert time == 1 if rank == 0 else begin <= time <= end
-                assert 1 <= time < PART_MS
+                assert time == 0 if rank == 0 else begin <= time <= end
+                assert time < PART_MS
 
 
 def test_the_order_is_random_and_that_of_the_seed() -> None:
@@ -50,7 +50,7 @@ def test_the_order_is_random_and_that_of_the_seed() -> None:
 
 def test_users_of_few_rows_get_their_share_together() -> None:
     rows = [(f"u{number // 4}", f"v{number}") for number in range(8000)]
-    share = np.mean(np.array(times_of(rows)) >= 0.9 * PART_MS)
+    share = np.mean(np.array(times_of(rows)) >= DRAWN_AT + 0.9 * PART_MS)
     assert share == pytest.approx(0.1, abs=0.01)
 
 
@@ -92,7 +92,7 @@ def test_each_user_is_split_by_the_shares_of_the_config(whole: Workspace) -> Non
         for part, share in ((split.train, 0.7), (split.validation, 0.2), (split.test, 0.1)):
             assert abs((users[part] == user).sum() - share * count) <= 1
         assert (users[split.train] == user).any()
-    assert pieces.validation_at(SPLIT) == split.validation_at == 0.7 * PART_MS
+    assert pieces.validation_at(SPLIT) == split.validation_at == DRAWN_AT + 0.7 * PART_MS
 
 
 def test_a_log_without_times_that_grows_is_read_anew(tmp_path: Path) -> None:

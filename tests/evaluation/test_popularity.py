@@ -23,7 +23,7 @@ def test_items_are_ordered_by_rate_by_clicks_and_by_recent_clicks(log: dict[str,
     mean = 30 / 65
     np.testing.assert_allclose(found[CLICK_RATE], [(c + 10 * mean) / (e + 10) for e, c in zip(exposures, clicks, strict=True)])
     np.testing.assert_array_equal(found[CLICKS], clicks)
-    recent = [slow_sum(slow_counts(log), item, 112, 1, half_life=7) for item in range(1, ITEMS)]
+    recent = [slow_sum(slow_counts(log), item, 112, 1, half_life=14) for item in range(1, ITEMS)]
     assert np.argsort(found[RECENT_CLICKS][1:]).tolist() == np.argsort(recent).tolist()
     assert CLICK_RATE not in item_scores(Counters(exposures, clicks), DailyCounts.of(**log), AT, clicks_only=True)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rayrec.evaluation.popularity import CLICK_RATE, CLICKS, RECENT_CLICKS
-from rayrec.evaluation.report import click_warnings, page_warnings
+from rayrec.evaluation.report import click_warnings, page_warnings, split_warnings
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,9 @@ def test_an_order_that_does_not_beat_popularity_is_told(auc: float, warned: bool
     assert len(found) == warned
     if warned:
         assert "AUC 0.6499 against 0.6500 (popularity: recent clicks)." in found[0]
+
+
+def test_a_split_that_is_not_by_time_is_told() -> None:
+    assert split_warnings("time") == []
+    assert split_warnings("user")[0].startswith("The log was split at random for each user and not by time.")
+    assert split_warnings("file")[0].startswith("The log was split as it is given and not by time.")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from rayrec.config import Config, Selection, load
+from rayrec.config import Config, Selection, load, with_values
 from rayrec.data.loading import RANKER
 from rayrec.evaluation.pages import Counters, TestUser, find_test_users, page_metrics, recommended_pages
 from rayrec.ranking.scorer import Scorer
@@ -21,13 +21,18 @@ from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.recommender import Page, Recommender, UserState
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import Event
+from rayrec.stages.learned import with_learned
 from rayrec.stages.pipeline import load_stage
-from rayrec.workspace.stage import run_stage
+from rayrec.workspace.stage import StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 from tests.fixtures.encoded import whole_log
 from tests.serving.small_world import LOG_STARTS, TRAIN, write_tables
 
 USERS, VIDEOS, TOPICS, NEW_USERS = 280, 150, 6, 20
+COLLABORATIVE = {
+    "collaborative": {"model": "pure_svd", "options": {"factors": 6}},
+    "recall.sources": {"topics": 0.3, "user_vector": 0.3, "item_neighbours": 0.2},
+}
 RULES = {"max_per_topic": 3, "max_per_author": 2, "explore": 0.25}
 
 
@@ -78,6 +83,8 @@ def trained(config: Config) -> Workspace:
     for tables in ({"catalog": catalog(), "interactions": interactions()}, {"topics": topics, "topic_centres": centres}):
         run_stage(workspace, write_tables(tables), config)
     run_stage(workspace, TRAIN, config)
+    if config.collaborative is not None:
+        run_stage(workspace, load_stage("collaborative"), config)
     return workspace
 
 
@@ -111,12 +118,16 @@ def served(
     return pages
 
 
-@pytest.mark.parametrize("topics", [True, False])
+@pytest.mark.parametrize("case", ["topics", "no topics", "collaborative"])
 def test_offline_and_served_pages_are_equal_with_every_rule_of_selection(
-    config: Config, topics: bool, monkeypatch: pytest.MonkeyPatch
+    config: Config, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the ranker does not use the topics that recall has."""
-    config = config.model_copy(update={"ranker": config.ranker.model_copy(update={"topics": topics})})
+    """Also where the ranker does not use the topics that recall has, and with the sources of a collaborative model."""
+    labels = {"topic", "popular", "new"}
+    if case == "no topics":
+        config = config.model_copy(update={"ranker": config.ranker.model_copy(update={"topics": False})})
+    elif case == "collaborative":
+        config, labels = with_values(config, COLLABORATIVE), labels | {"taste", "similar"}
     workspace, k = trained(config), config.evaluation.k
     data = whole_log(workspace, config)
     published_at = np.append(0, catalog()["published_at"].to_numpy())
@@ -125,6 +136,8 @@ def test_offline_and_served_pages_are_equal_with_every_rule_of_selection(
     assert len(test_users) >= 200
     scorer = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
     items = ItemData.of_tables(scorer.item_ids, workspace.read("catalog"), workspace.read("topics"), lambda: None)
+    run = StageRun(workspace, load_stage("evaluate"), config, "", {}, None)
+    items = with_learned(run, items, scorer.item_ids)
 
     def evaluated(selection: Selection) -> list[list[int]]:
         counters = Counters.of(data)
@@ -141,7 +154,7 @@ def test_offline_and_served_pages_are_equal_with_every_rule_of_selection(
     measured = page_metrics(test_users, [page.items for page in online], k)
     assert {name: report["pages"]["with topics"][name] for name in measured} == measured
     # Each rule has changed pages, and every kind of candidate is among the videos.
-    assert {label for page in online for label in page.why} == {"topic", "popular", "new"}
+    assert {label for page in online for label in page.why} == labels
     for name in RULES:
         without = config.selection.model_copy(update={name: Selection.model_fields[name].default})
         assert sum(one != other for one, other in zip(evaluated(without), offline, strict=True)) > 20, name

@@ -26,6 +26,7 @@ VARIANTS = {
     "one modality": {"modalities": ["audio"], "fusion": "user_attention"},
     "concat": {"fusion": "concat", "history_connection": "top"},
     "attention": {"fusion": "attention"},
+    "popularity": {"popularity": [2.0, 30.0]},
     "ids alone": {"topics": False, "modalities": [], "item_fields": [], "context_fields": []},
 }
 
@@ -47,6 +48,7 @@ def test_any_fields_do(raw: dict[str, pa.Table], settings: Ranker, name: str, va
     logits = model(batch)
     assert logits.shape == (5, 3)
     assert logits.isfinite().all()
+    assert model.score(batch).shape == (5, 3)
     assert model.losses(batch).shape == (5,)
 
 
@@ -151,3 +153,22 @@ def test_a_video_that_training_never_saw_is_scored_and_the_others_as_before(
     after = grown.score(["u1"], [past[0] + 1], times, at, np.arange(1, 42)[None])[0]
     np.testing.assert_allclose(after[1:], before, atol=1e-6)
     assert 0 < after[0] < 1
+
+
+def test_what_is_said_of_a_user_counts_like_what_training_knew(raw: dict[str, pa.Table], settings: Ranker, name: str) -> None:
+    """u1 is 20 and from the north. To say so of u1 changes nothing; of a stranger, whose id alone stays unknown, it does."""
+    data = prepared(raw, settings)
+    scorer = untrained(name, data, settings, spread=0.2)
+
+    def scores(user: str, told: str) -> list[float]:
+        nothing = [np.empty(0, np.int32)] * 3, [np.empty(0, np.int64)] * 3
+        found = scorer.score(["u2", user, "u3"], *nothing, np.zeros(3), np.array([[1, 2, 3]] * 3), None, ["", told, ""])
+        return found[1].tolist()
+
+    known, fields = scores("u1", ""), '{"age": 20, "region": "north", "shoe": ["size", 44]}'
+    assert scores("u1", fields) == pytest.approx(known, abs=1e-6)
+    stranger = scores("nobody", "")
+    assert scores("nobody", '{"region": null}') == pytest.approx(stranger, abs=1e-6)
+    assert scores("nobody", fields) != pytest.approx(stranger, abs=1e-6)
+    assert scores("nobody", '{"age": "old", "region": ["north"]}') == pytest.approx(stranger, abs=1e-6)
+    assert scores("nobody", "") == stranger  # what was said of one request's user is gone with it

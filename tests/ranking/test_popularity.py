@@ -61,7 +61,7 @@ def test_it_is_added_to_the_logits_of_a_model(data: RankingData, knowing: Ranker
     assert model.popularity is not None
     added = model.popularity.numbers(batch.at, batch.candidates) @ model.popularity.weights.weight[0]
     assert added.std() > 0.01
-    torch.testing.assert_close(model.logits(batch), model(batch) + added)
+    torch.testing.assert_close(model.score(batch), model(batch) + added)
     model.losses(batch).mean().backward()
     assert model.popularity.weights.weight.grad is not None
 
@@ -71,7 +71,7 @@ def test_a_saved_ranker_knows_what_it_knew(data: RankingData, knowing: Ranker, t
     batch = replace(batch, at=batch.at + 4 * DAY_MS)
     scorer.save(pafs.LocalFileSystem(), str(tmp_path))
     loaded = Scorer.load(pafs.LocalFileSystem(), str(tmp_path))
-    assert torch.equal(scorer.model.eval().logits(batch), loaded.model.eval().logits(batch))
+    assert torch.equal(scorer.model.eval().score(batch), loaded.model.eval().score(batch))
 
 
 def test_videos_keep_their_popularity_when_the_catalog_changes(raw: dict[str, pa.Table], knowing: Ranker) -> None:
@@ -91,4 +91,4 @@ def test_the_latest_counts_are_enough_after_the_last_day(data: RankingData, know
     latest = scorer.over(scorer.items, scorer.popularity.latest)
     batch = requests(data, knowing, 30)
     later = replace(batch, at=torch.full_like(batch.at, 400 * DAY_MS))
-    assert torch.equal(scorer.model.eval().logits(later), latest.model.eval().logits(later))
+    assert torch.equal(scorer.model.eval().score(later), latest.model.eval().score(later))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rayrec.recall import neighbours as module
+from rayrec.data import top
 from rayrec.recall.neighbours import Neighbours
 
 
@@ -44,7 +44,7 @@ def test_items_in_another_order_keep_their_neighbours() -> None:
 
 @pytest.mark.parametrize("block", [2, 256])
 def test_items_without_clicks_have_those_of_like_content(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(top, "NUMBERS_AT_ONCE", block * 29)
     before, rng = made_up(), np.random.default_rng(1)
     content = rng.normal(size=(29, 5)).astype(np.float32)
     content /= np.linalg.norm(content, axis=1, keepdims=True)

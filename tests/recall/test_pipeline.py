@@ -10,7 +10,7 @@ from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import ItemData
 from rayrec.recall.pipeline import RecallPipeline, ScoreError, Trace, filtered
-from rayrec.recall.queues import ItemTopics, TopicQueues
+from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
 from rayrec.recall.source import NO_TOPIC
 from tests.recall.small_catalog import ITEMS, NOTHING, make_queues, query
 
@@ -29,7 +29,7 @@ def test_excluded_items_are_filtered_and_an_item_of_two_topics_is_there_once() -
     found = pipeline.candidates(query([1], Exclusions.of(np.array([2]))), queues, 1, trace)
     assert found.items.tolist() == [1, 3]
     assert found.topics.tolist() == [0, 1]  # of two topics the first
-    assert [(step.name, step.count) for step in trace.steps] == [("source", 5), ("filter", 2), ("backfill", 2)]
+    assert [(step.name, step.count) for step in trace.steps] == [("source", 3), ("filter", 2), ("backfill", 2)]
 
 
 def test_candidates_are_filtered_and_backfilled(queues: TopicQueues) -> None:
@@ -69,7 +69,15 @@ def test_fresh_items_fill_what_the_popular_ones_leave(queues: TopicQueues) -> No
     for draw_seed in range(5):
         found = pipeline.candidates(query(draw_seed=draw_seed), queues, 20, Trace())
         assert sorted(found.items.tolist()) == list(range(1, 21))
-        assert pipeline.labels[found.sources].tolist() == ["popular"] * 15 + ["new"] * 5
+        assert pipeline.labels[found.sources].tolist() == ["popular"] * 9 + ["new"] + ["popular"] * 6 + ["new"] * 4
+
+
+def test_items_that_few_of_many_users_clicked_come_last() -> None:
+    exposures, clicks = np.array([0, 50, 50, 50, 0]), np.array([0, 1, 20, 30, 0])
+    topics = ItemTopics(np.zeros(6, np.int64), NO_ITEMS)
+    queues = TopicQueues.build(topics, exposures, clicks, np.arange(5) > 0, Recall(), np.random.default_rng(0))
+    pipeline = RecallPipeline(Recall(), Selection(), ItemData(topics, np.zeros(5, np.int32)))
+    assert pipeline.candidates(query([1]), queues, 10, Trace()).items.tolist() == [3, 2, 4, 1]
 
 
 def test_a_page_is_made_of_the_best_scored_candidates(queues: TopicQueues) -> None:

@@ -37,8 +37,8 @@ def test_queues_hold_what_the_source_says(world: World) -> None:
         queue = queues.queue(topic).tolist()
         kept = [i for i in queue if i not in fresh]
         assert sorted(kept) == sorted(established)
-        ctr = [clicks[i] / exposures[i] for i in kept]
-        assert ctr == sorted(ctr, reverse=True)
+        best = [(clicks[i] / exposures[i], clicks[i]) for i in kept]
+        assert best == sorted(best, reverse=True)
         drawn = [i for i in queue if i in fresh]
         assert len(drawn) == len(set(drawn)) == min(len(fresh), int(np.ceil(len(established) / 9)))
         assert len(queue) == len(set(queue))
@@ -54,6 +54,20 @@ def test_fresh_items_are_drawn_by_the_seed_and_stand_between_the_others(world: W
     assert places.tolist() == [9, 19, 29, len(draws[0]) - 1]  # each tenth place, and the end for one more
     drawn = {item for draw_seed in range(100) for item in queues.queue(0, draw_seed=draw_seed) if queues.is_fresh(item)}
     assert drawn == set(queues.fresh_by_topic[0].tolist())  # everyone's turn comes
+
+
+def test_queues_of_clicks_alone_are_ordered_by_clicks(world: World) -> None:
+    ids, table, _, exposures, _, available = world
+    settings, clicks = Recall(fresh_share=0), exposures.copy()
+    queues = TopicQueues.build(ItemTopics.of(ids, table), clicks, clicks, available, settings, np.random.default_rng(0))
+    changed = np.random.default_rng(1).choice(np.arange(1, ITEMS, dtype=np.int32), 40, replace=False)
+    clicks[changed] += 10
+    for found in (queues, queues.updated(changed, clicks, clicks, available)):
+        counts = exposures if found is queues else clicks
+        for topic in range(TOPICS):
+            order = counts[found.queue(topic)].tolist()
+            assert len(order) > 20
+            assert order == sorted(order, reverse=True)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 1.0])

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.config import Selection
+from rayrec.recall import selection
 from rayrec.recall.queues import ItemTopics
 from rayrec.recall.selection import Selector, best
 
@@ -30,6 +31,22 @@ def test_the_best_come_in_order() -> None:
     assert best(scores, 0).tolist() == best(scores[:0], 3).tolist() == []
     assert page(4) == [1, 2, 3, 4]
     assert page(100) == ITEMS.tolist()
+
+
+@pytest.mark.parametrize("kind", ["random", "sorted", "equal", "few finite"])
+def test_the_best_of_very_many_are_those_of_a_sort(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "SAMPLE", 100)
+    scores = np.random.default_rng(0).permutation(5000).astype(np.float32)
+    if kind == "sorted":
+        scores.sort()
+    elif kind == "equal":
+        scores %= 3
+    elif kind == "few finite":
+        scores[scores < 4990] = -np.inf
+    for k in (1, 30, 700, 5000):
+        rows = best(scores, k)
+        assert scores[rows].tolist() == sorted(scores.tolist(), reverse=True)[:k]
+        assert len(set(rows.tolist())) == k
 
 
 def test_at_most_so_many_of_an_author_or_a_topic() -> None:

@@ -150,9 +150,10 @@ def test_words_of_titles_and_tags_count_beside_the_vectors(monkeypatch: pytest.M
     known = facts(100).append_column("title", [titles]).append_column("tags", [[["parade"] if n == 77 else [] for n in range(100)]])
     index = Index(known.slice(0, 90), vectors[:90], 1000)
     index.add(known.slice(90), vectors[90:])
-    weights = {"zebra": np.log(1 + 90.5 / 10.5), "unicycle": np.log(1 + 97.5 / 3.5), "parade": np.log(1 + 99.5 / 1.5)}
-    has = np.array([[word in title or (word == "parade" and n == 77) for word in weights] for n, title in enumerate(titles)])
-    shares = has @ np.array(list(weights.values())) / sum(weights.values())
+    rarity = {"zebra": np.log(1 + 90.5 / 10.5), "unicycle": np.log(1 + 97.5 / 3.5), "parade": np.log(1 + 99.5 / 1.5)}
+    weights = np.array(list(rarity.values())) / sum(rarity.values()) * np.array([10 / 19, 10 / 12, 1])
+    has = np.array([[word in title or (word == "parade" and n == 77) for word in rarity] for n, title in enumerate(titles)])
+    shares = has @ weights
     scores = 1 - (1 - vectors.astype(np.float64) @ query) * (1 - shares**2)
     for filters, passes in ((Filters(), np.ones(100, dtype=bool)), (Filters(author="a1"), np.arange(100) % 4 == 1)):
         best = [row for row in np.argsort(-scores) if passes[row] and scores[row] > 0.1][:20]

@@ -36,9 +36,10 @@ def test_shares_equal_a_loop_over_the_videos() -> None:
     for text in ("zebra unicycle", "a zebra A zebra", "life of noodles", "unheard words and soup"):
         weights = weights_of(text, [words])
         asked = set(text.lower().split())
-        idf = {word: math.log(1 + (6 - n + 0.5) / (n + 0.5)) for word in asked for n in [sum(word in each for each in sets)]}
+        having = {word: sum(word in each for each in sets) for word in asked}
+        idf = {word: math.log(1 + (6 - n + 0.5) / (n + 0.5)) for word, n in having.items()}
         assert weights.keys() == asked
-        expected = [sum(idf[word] for word in asked & each) / sum(idf.values()) for each in sets]
+        expected = [sum(idf[word] * 10 / (9 + having[word]) for word in asked & each) / sum(idf.values()) for each in sets]
         np.testing.assert_allclose(words.shares(weights), expected, rtol=1e-5)
 
 

@@ -97,14 +97,14 @@ def embeddings(count: int) -> pa.Table:
     return pa.table({"video_id": [video(n) for n in numbers], "vector": pa.array(vectors, pa.list_(pa.float32()))})
 
 
-def _tables(media: Path, count: int) -> list[Stage]:
+def _tables(media: Path, count: int, log: pa.Table) -> list[Stage]:
     """The stages before training, for a catalog of so many videos."""
     ids = [video(n) for n in range(count)]
     topics = pa.table({"video_id": ids, "topics": [[topic_of(n)] for n in range(count)], "similarity": [[0.9]] * count})
     centres = pa.table({"topic": range(4), "centre": [[1.0]] * 4, "videos": [count // 4] * 4, "tags": list(WORDS)})
     covers = [JPEG if n % 2 == 0 else None for n in range(count)]
     return [
-        write_tables({"catalog": catalog(media, count), "interactions": interactions()}),
+        write_tables({"catalog": catalog(media, count), "interactions": log}),
         write_tables({"features": pa.table({"video_id": ids, "status": ["ok"] * count, "cover_jpeg": covers})}),
         write_tables({"topics": topics, "topic_centres": centres, "embeddings": embeddings(count)}),
     ]
@@ -116,17 +116,22 @@ def build_workspace(folder: Path, **settings: object) -> Config:
     media.mkdir(parents=True)
     write_clip(media / "clip.mp4", sound=tone(440, 2))
     config = load(None, [f"workspace={folder}", "recall.min_exposures=3", *(f"{key}={value}" for key, value in settings.items())])
-    for stage in (*_tables(media, 40), TRAIN, load_stage("publish")):
+    for stage in (*_tables(media, 40, interactions()), TRAIN, load_stage("publish")):
         run_stage(Workspace(folder), stage, config)
     return config
 
 
-def publish_catalog_of(config: Config, count: int) -> None:
-    """Publish once more with so many videos in the catalog, without training."""
+def publish_catalog_of(config: Config, count: int, log: pa.Table | None = None) -> str:
+    """Publish once more with so many videos in the catalog, without training. Returns the version."""
     workspace = Workspace(config.workspace)
-    for stage in _tables(Path(config.workspace) / "media", count):
+    for stage in _tables(Path(config.workspace) / "media", count, interactions() if log is None else log):
         run_stage(workspace, stage, config, force=True)
-    run_stage(workspace, load_stage("publish"), config)
+    return run_stage(workspace, load_stage("publish"), config)[0].version
+
+
+def publish_without_log(config: Config) -> str:
+    """Publish once more with a log that has no impressions. Returns the version."""
+    return publish_catalog_of(config, 40, tables.empty("interactions"))
 
 
 async def rank_by_number(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:

@@ -254,5 +254,5 @@ def test_a_bundle_of_another_version_is_refused_before_its_fields_are_read(copy:
     checksums["bundle.json"] = hashlib.sha256((copy / "bundle.json").read_bytes()).hexdigest()
     (copy / "checksums.json").write_text(json.dumps(checksums))
     for read in (lambda: Bundle.load(FS, str(copy), "v"), lambda: load_scorer(FS, str(copy)), lambda: verify(FS, str(copy))):
-        with pytest.raises(BundleError, match=r"has format 2, but this version of rayrec reads 5; run `rayrec publish CONFIG`"):
+        with pytest.raises(BundleError, match=r"has format 2, but this version of rayrec reads 6; run `rayrec publish CONFIG`"):
             read()

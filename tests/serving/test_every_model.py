@@ -49,7 +49,7 @@ def test_served_scores_are_those_of_the_trained_model(small_world: Config, name:
     context = torch.from_numpy(data.test.context[rows]).long()
     with torch.inference_mode():
         batch = Batch(users, torch.from_numpy(at), history, times, context, torch.from_numpy(items).long())
-        offline = torch.sigmoid(trained.model.eval().logits(batch)).numpy()
+        offline = torch.sigmoid(trained.model.eval().score(batch)).numpy()
 
     served = NeuralRanker(str(Path(config.workspace)))
     version, _ = locate(workspace, None)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from rayrec.collaborative.models import NAMES
 from rayrec.config import Config, ConfigError, with_values
 from rayrec.serving.bundle import Bundle, BundleError, locate
 from rayrec.serving.learned import tables_of, vectors_of
@@ -19,6 +20,14 @@ from rayrec.workspace.versions import Workspace
 from tests.serving.small_world import build_workspace, embeddings, publish_catalog_of, rank_by_number, topic_of, video, write_tables
 from tests.serving.test_added_videos import add, added, ask
 
+OF_RATINGS = {"bpmf", "funk_svd", "rating_bias"}  # models that need points, which this log lacks
+OPTIONS = {
+    "bpr": {"epochs": 2, "batch_size": 64},
+    "lightgcn": {"epochs": 2, "batch_size": 64},
+    "mixed": {"parts": [{"model": "item_cf"}, {"model": "pure_svd", "options": {"factors": 8}}]},
+    "multimodal_gcn": {"epochs": 2, "batch_size": 16, "modalities": ["cover"]},
+    "pure_svd": {"factors": 4},
+}
 SOURCES = {"item_neighbours": 0.2, "user_vector": 0.5, "topics": 0.3}
 ORDER = np.random.default_rng(5).permutation(40)  # the rows of the table, by the numbers of their videos
 KNOWN = 36  # the model knows the videos before this one
@@ -143,6 +152,32 @@ def test_what_a_source_lacks_is_said_before_a_bundle_is_made(learned: Config, tm
     run_stage(Workspace(config.workspace), write_tables({"collaborative_items": bare}), config)
     with pytest.raises(ConfigError, match=r"recall.sources.user_vector: .*choose a `collaborative.model` that has some"):
         run_stage(Workspace(config.workspace), load_stage("publish"), with_values(missing, {"recall": {"sources": SOURCES}}))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The config of a workspace in which the models of a test are fitted one after the other."""
+    config = build_workspace(tmp_path_factory.mktemp("models"))
+    vectors = pa.table({"video_id": embeddings(40)["video_id"], "cover": embeddings(40)["vector"]})
+    run_stage(Workspace(config.workspace), write_tables({"vectors": vectors}), config)
+    return config
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_RATINGS])
+def test_every_model_is_fitted_published_and_serves_pages(name: str, world: Config, tmp_path: Path) -> None:
+    model = {"model": name, "options": OPTIONS.get(name, {})}
+    config = with_values(world, {"collaborative": model, "recall.sources": {"item_neighbours": 0.4}, "recall.candidates": 20})
+    workspace = Workspace(config.workspace)
+    run_stage(workspace, load_stage("collaborative"), config)
+    if not workspace.read("collaborative_items")["clicked"].null_count:
+        config = with_values(config, {"recall.sources": {"user_vector": 0.4, "item_neighbours": 0.4}})
+    run_stage(workspace, load_stage("publish"), config)
+    store = SqliteStore(tmp_path / "events.db")
+    recommender = Recommender(load(config), store, rank_by_number, config.recall, config.selection, seed=0)
+    page = asyncio.run(recommender.preview("u3", 20))
+    expected = {"similar", "taste"} if recommender.items.user_vectors else {"similar"}
+    assert expected & set(page.why.tolist())
+    store.close()
 
 
 def test_a_large_catalog_gets_a_graph(learned: Config) -> None:

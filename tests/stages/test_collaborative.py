@@ -8,11 +8,13 @@ from safetensors.numpy import load_file
 
 from rayrec.collaborative import saving
 from rayrec.collaborative.feedback import Feedback
-from rayrec.config import Config, ConfigError, load
+from rayrec.collaborative.rating_model import RatingModel
+from rayrec.config import Config, ConfigError, load, with_values
 from rayrec.data.shards import EncodedLog
 from rayrec.stages.pipeline import load_stage, run_stages, stages_for
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
+from tests.stages.test_compare_ratings import ingest as rated_log
 from tests.training.small_log import VIDEOS, ingest
 
 
@@ -80,9 +82,26 @@ def test_who_is_known_was_clicked_in_training(config: Config) -> None:
     np.testing.assert_array_equal(known, feedback.likes.toarray()[:, 1:].any(axis=0))
 
 
+def test_a_model_of_ratings_learns_from_those_of_the_training_split(tmp_path: Path) -> None:
+    options = "{size: 2, components: 2, epochs: 12, burn_in: 4, samples: 8}"
+    config = load(None, [f"workspace={tmp_path}", f"collaborative={{model: bpmf, options: {options}}}"])
+    workspace = Workspace(config.workspace)
+    run_stage(workspace, rated_log(1500), config)
+    _, model = saving.load(workspace.fs, f"{fitted(config)}/model")
+    assert isinstance(model, RatingModel)
+    log = EncodedLog.open(workspace.fs, workspace.folder("encode"))
+    users, items = log.users.ids.to_pylist(), log.items.ids.to_pylist()
+    own = np.array([[int(user[1:]) % 4 == int(item[1:]) % 4 for item in items] for user in users])
+    scores = model.scores(np.arange(1, len(users) + 1), Feedback.of(log).likes[1:])[:, 1:]
+    assert scores[own].mean() > scores[~own].mean() + 0.5  # people rate what is of their own kind two points higher
+    assert workspace.read("collaborative_items").num_rows == VIDEOS
+
+
 def test_the_stage_runs_only_where_the_config_asks_for_it(config: Config) -> None:
     assert "collaborative" in [stage.name for stage in stages_for(config)]
     without = config.model_copy(update={"collaborative": None})
     assert "collaborative" not in [stage.name for stage in stages_for(without)]
+    with pytest.raises(ConfigError, match=r"recall.sources.user_vector: the model 'ease' has no vectors; choose a"):
+        load_stage("collaborative").check(with_values(config, {"recall.sources": {"user_vector": 1}}))
     with pytest.raises(ConfigError, match=r"there is no model 'eas'; did you mean 'ease'"):
         fitted(Config.model_validate(config.model_dump(mode="json") | {"collaborative": {"model": "eas"}}))

@@ -15,7 +15,7 @@ from rayrec.workspace.versions import Workspace, WorkspaceError
 Ingest = Callable[..., Workspace]
 Written = Callable[[str, str | bytes], str]
 CATALOG = "video_id,title,tags\nv1,One,a|b\nv2,Two,b\n"
-LOG = "user_id,video_id,shown_at,clicked\nu1,v1,1000,1\nu1,v2,2000,0\nu2,v1,3000,0\n"
+LOG = "user_id,video_id,shown_at,clicked\nu1,v1,1700000001000,1\nu1,v2,1700000002000,0\nu2,v1,1700000003000,0\n"
 LONG_TITLE = ("🎬 שלום עולם مرحبا " * 700)[:10_000].strip()
 
 
@@ -38,10 +38,10 @@ def rejects(workspace: Workspace) -> list[tuple[str, int, str]]:
 def test_bad_rows_of_a_catalog(ingested: Ingest, files: Callable[..., FilesData]) -> None:
     rows = [
         "video_id,title,published_at,duration_s",
-        f'v1,"{LONG_TITLE}",1000,3.5',
+        f'v1,"{LONG_TITLE}",1700000001000,3.5',
         "v1,again,,",
         ",nameless,,",
-        "v2,NaN,1000,nan",
+        "v2,NaN,1700000001000,nan",
         'v3,"two\nlines, quoted",,',
         "v4,early,-1,",
         "v5,too,many,cells,here",
@@ -59,7 +59,7 @@ def test_bad_rows_of_a_catalog(ingested: Ingest, files: Callable[..., FilesData]
     assert "'v1' repeats the key" in found[1]
     assert found[2] == "video_id is empty"
     assert "duration_s: 'nan' is not a finite number" in found[3]
-    assert "published_at: '-1' is below 0" in found[5]
+    assert "published_at: '-1' is of before 1990 or after tomorrow, whether it is read as s, ms or us" in found[5]
     assert "has 5 cells, the table 4 columns: 'v5,too,many" in found[6]
     assert "published_at: 'tomorrow' is not a time" in found[7]
 
@@ -67,22 +67,22 @@ def test_bad_rows_of_a_catalog(ingested: Ingest, files: Callable[..., FilesData]
 def test_bad_rows_of_a_log(ingested: Ingest, files: Callable[..., FilesData]) -> None:
     rows = [
         b"user_id,video_id,shown_at,clicked,watch_s",
-        b"u1,v2,5000,1,3",
-        b"u1,v9,5000,1,3",
+        b"u1,v2,1700000005000,1,3",
+        b"u1,v9,1700000005000,1,3",
         b"u1,v1,noon,1,3",
-        b"u1,v1,3000,maybe,3",
-        b"u1,v1,3000,0,nan",
-        b"u1,v1,3000,0,-1",
-        b"u\xe9,v1,3000,0,",
-        b",v1,3000,0,",
+        b"u1,v1,1700000003000,maybe,3",
+        b"u1,v1,1700000003000,0,nan",
+        b"u1,v1,1700000003000,0,-1",
+        b"u\xe9,v1,1700000003000,0,",
+        b",v1,1700000003000,0,",
         b"u1,v1,,0,",
         b"u1,v1",
-        b"u1,v1,1000,0,",
-        b"u1,v1,1000,0,",
+        b"u1,v1,1700000001000,0,",
+        b"u1,v1,1700000001000,0,",
     ]
     workspace = ingested(files(log=b"\n".join(rows)))
-    log = workspace.read("interactions").to_pylist()
-    assert [(row["video_id"], row["shown_at"]) for row in log] == [("v1", 1000), ("v1", 1000), ("v2", 5000)]  # in time order
+    log, at = workspace.read("interactions").to_pylist(), 1_700_000_001_000
+    assert [(row["video_id"], row["shown_at"]) for row in log] == [("v1", at), ("v1", at), ("v2", at + 4000)]  # in time order
     found = {row: reason for name, row, reason in rejects(workspace)}
     assert found.keys() == set(range(1, 10))
     assert found[1] == "video_id: 'v9' is not in the catalog"
@@ -130,7 +130,7 @@ def test_rows_shown_at_once_stay_with_their_request_and_in_its_order() -> None:
 def test_too_many_bad_rows_fail_the_stage_and_say_where_to_look(ingested: Ingest, files: Callable[..., FilesData]) -> None:
     sentence = r"(?s)1 of 5 rows are bad \(10% are allowed.*log.csv, row 3: video_id: 'v2' is not in the catalog\n.*rejects"
     with pytest.raises(WorkspaceError, match=sentence):
-        ingested(files("video_id\nv1\n", LOG + "u3,v1,1,0\n"), max_rejects=0.1)
+        ingested(files("video_id\nv1\n", LOG + "u3,v1,1700000000000,0\n"), max_rejects=0.1)
     with pytest.raises(WorkspaceError, match="5 of 5 rows are bad"):
         ingested(files("video_id,duration_s\nv1,nan\nv2,nan\n"))
     with pytest.raises(TableError, match=r"catalog.csv: the catalog has no rows"):
@@ -207,7 +207,7 @@ def test_a_remote_root_sees_through_percent_signs_and_keeps_its_query() -> None:
     assert catalog.table["uri"].to_pylist() == ["s3://bucket/media/x.mp4?region=eu-west-1"]
 
 
-@pytest.mark.parametrize("name", ["demo", "movielens", "files", "youtube"])
+@pytest.mark.parametrize("name", ["demo", "movielens", "files", "splits", "youtube"])
 def test_the_configs_that_come_along_can_be_read(name: str) -> None:
     config = load(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
     assert config.dataset.kind == ("world" if name == "demo" else name)

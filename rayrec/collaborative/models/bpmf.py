@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from sklearn.utils.extmath import randomized_svd
 
 from rayrec.collaborative.gaussian_rows import GaussianRows
 from rayrec.collaborative.model import Fitting
@@ -28,12 +28,12 @@ MIN_VARIANCE = 1e-6  # of ratings that are all the same
 
 class BPMF(RatingModel):
     class Options(Section):
-        size: Count = 32  # numbers of a vector
+        size: Count = 16  # numbers of a vector
         components: Annotated[int, Field(ge=0)] = 100  # of who rated what
         fields: bool = True  # whether priors depend on what the tables say of users and items
-        epochs: Count = 400  # in each of which all vectors are drawn once
+        epochs: Count = 300  # in each of which all vectors are drawn once
         burn_in: Annotated[int, Field(ge=0)] = 100  # epochs at the begin that don't count
-        samples: Count = 60  # epochs, evenly spread over those that count, whose vectors are kept
+        samples: Count = 100  # epochs, evenly spread over those that count, whose vectors are kept
 
         @model_validator(mode="after")
         def _some_count(self) -> "BPMF.Options":
@@ -84,7 +84,8 @@ def components(matrix: sparse.csr_array, count: int, seed: int) -> np.ndarray:
     count = min(count, min(matrix.shape) - 1)
     if count < 1:
         return np.zeros((matrix.shape[0], 0))
-    left, values, _ = svds(scaled, count, rng=np.random.default_rng(seed))
+    # ARPACK's Lanczos method starts again at random where the rank is low, which no seed governs.
+    left, values, _ = randomized_svd(scaled, count, random_state=seed)
     found: np.ndarray = left * values
     return found
 

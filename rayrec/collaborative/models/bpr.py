@@ -30,6 +30,8 @@ class BPR(VectorModel):
         regularisation: Annotated[float, Field(ge=0)] = 1e-2  # of the vectors of each pair, lambda of Rendle et al.
         ridge: Annotated[float, Field(gt=0)] = 1.0  # of the regression that gives new users their vectors
 
+    options: Options
+
     def trainable(self, feedback: Feedback, fitting: Fitting) -> TrainableOnPairs:
         network = Factorisation(feedback.users, feedback.items, self.options.size, self.options.regularisation)
         return TrainableOnPairs(network.to(fitting.device), feedback, self.options, fitting)

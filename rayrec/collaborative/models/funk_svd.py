@@ -28,10 +28,10 @@ INITIAL = 0.1  # deviation of the numbers that vectors begin with
 class FunkSVD(RatingModel):
     class Options(Section):
         size: Count = 32  # numbers of a vector
-        epochs: Count = 60
-        batch_size: Count = 32  # a step is the sum of the steps that Funk's algorithm takes for each rating
-        learning_rate: Annotated[float, Field(gt=0)] = 0.005
-        penalty: Annotated[float, Field(ge=0)] = 0.06
+        epochs: Count = 50
+        batch_size: Count = 256  # a step is the sum of the steps that Funk's algorithm takes for each rating
+        learning_rate: Annotated[float, Field(gt=0)] = 0.01
+        penalty: Annotated[float, Field(ge=0)] = 0.1
 
     options: Options
 

@@ -31,6 +31,8 @@ class LightGCN(VectorModel):
         layers: Count = 3
         regularisation: Annotated[float, Field(ge=0)] = 1e-4  # of the learned vectors of each pair, lambda of eq. 15
 
+    options: Options
+
     def trainable(self, feedback: Feedback, fitting: Fitting) -> TrainableOnPairs:
         network = Convolution(feedback.likes, self.options.size, self.options.layers, self.options.regularisation)
         return TrainableOnPairs(network.to(fitting.device), feedback, self.options, fitting)

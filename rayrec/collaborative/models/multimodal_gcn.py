@@ -2,14 +2,15 @@
 
 - The vectors of users and items spread over the graph of the clicks as in LightGCN (He et al., 2020, eq. 3 and 4).
 - Those of items also spread once over a graph that joins each item to its nearest in every modality. It is made before training and
-  stays as it is, which FREEDOM (Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
-  Recommendation", 2023, eq. 1 to 8) found better than to learn it. The mean over the modalities, times `content`, is added.
-- The loss is the softmax over all items of the cosine of the two vectors by a `temperature` (Wu et al., "On the Effectiveness of
-  Sampled Softmax Loss for Item Recommendation", 2022, eq. 2 and 7, with all items in place of drawn ones), for every click.
+  stays as it is, as in FREEDOM (Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
+  Recommendation", 2023). The mean over the modalities, times `content`, is added.
+- The loss of each click is that of a softmax over all items, of the cosine of both vectors by a `temperature` (Wu et al., "On the
+  Effectiveness of Sampled Softmax Loss for Item Recommendation", 2024, who draw the items).
 
 An item that nobody clicked in training has no learned vector, and takes no part in the softmax, which would only learn that it was
-not clicked: its vector comes from the items that look or sound like it. Of the two steps, the likeness of all items takes I^2 and a
-training step B I numbers, so the model suits up to about a hundred thousand items.
+not clicked: its vector comes from the items that look or sound like it.
+
+To find the neighbours takes I^2 products, and a training step holds B I logits: the model suits up to about 100,000 items.
 
 Shapes: B users, L likes, U users, I items, S numbers of a vector.
 """
@@ -42,6 +43,8 @@ class MultimodalGCN(VectorModel):
         modalities: list[Modality] = ["image", "audio"]
         neighbours: Count = 10  # of an item in each modality
         content: Annotated[float, Field(ge=0)] = 1.0  # weight of what comes from them
+
+    options: Options
 
     @property
     def modalities(self) -> list[str]:
@@ -83,9 +86,9 @@ class TwoGraphs(Network[Users]):
 
     def losses(self, batch: Users) -> Tensor:
         users_US, items_IS = self.vectors()
-        logits_BI = users_US[batch.user_B] @ items_IS.T / self.options.temperature
-        log_shares_BI = logits_BI.masked_fill(self.untouched_I, -torch.inf).log_softmax(1)
-        return -log_shares_BI[batch.row_L, batch.item_L]
+        logits_BI = users_US[batch.user_B] @ (items_IS / self.options.temperature).T
+        logits_BI = logits_BI.masked_fill(self.untouched_I, -torch.inf)
+        return logits_BI.logsumexp(1)[batch.row_L] - logits_BI[batch.row_L, batch.item_L]
 
     def _learned(self) -> Tensor:
         return self.item.weight.masked_fill(self.untouched_I[:, None], 0)

@@ -67,9 +67,9 @@ class SDIN(RankingModel):
         return LatestSessions(self.options.sessions, self.options.session_length, self.options.gap_minutes)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return self.logits(self.inputs(batch), batch)
+        return self.logits_of(self.inputs(batch), batch)
 
-    def logits(self, x: Embedded, batch: Batch) -> torch.Tensor:
+    def logits_of(self, x: Embedded, batch: Batch) -> torch.Tensor:
         """The logits [B, N] of an embedded batch."""
         options = self.options
         y = split_sessions(x, batch.history_at, options.gap_minutes, options.sessions, options.session_length)

@@ -20,4 +20,4 @@ class SDINFM(SDIN):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        return self.logits(x, batch) + x.linear_BN + pairwise_dot_products(x.fields(x.request_BR), x.fields(x.candidates_BNE))
+        return self.logits_of(x, batch) + x.linear_BN + pairwise_dot_products(x.fields(x.request_BR), x.fields(x.candidates_BNE))

@@ -19,9 +19,9 @@ def top_topics(clicked: np.ndarray, item_topics: ItemTopics, settings: Recall) -
 
 
 class Topics(Source):
-    """The top topics share the candidates in proportion to their clicks. A user without clicks gets none.
+    """The top topics share the candidates in proportion to their clicks, and take turns in it. A user without clicks gets none.
 
-    Each head is so long that the topic's share of it is not excluded: a user who has seen the best of a topic gets the next best.
+    A user who has seen the best of a topic gets the next best.
     """
 
     label = "topic"
@@ -35,11 +35,14 @@ class Topics(Source):
             for topic, quota in zip(topics.tolist(), quotas.tolist(), strict=True)
         ]
         topic_of = np.repeat(topics.astype(np.int32), [len(head) for head in heads])
-        return Candidates.of(np.concatenate([NO_ITEMS, *heads]), topic_of)
+        # Whose turn it is by Sainte-Laguë: the n-th item of a topic comes at (n - 1/2) / clicks.
+        turns = [(np.arange(len(head)) + 0.5) / weight for head, weight in zip(heads, weights, strict=True)]
+        order = np.argsort(np.concatenate([[], *turns]), kind="stable")
+        return Candidates.of(np.concatenate([NO_ITEMS, *heads])[order], topic_of[order])
 
 
 def _head(queues: TopicQueues, topic: int, quota: int, exclusions: Exclusions, draw_seed: int) -> np.ndarray:
-    """A queue up to its `quota`-th item that is not excluded."""
+    """The first `quota` items of a queue that are not excluded."""
     if not quota:
         return NO_ITEMS
     count, allowed = quota, np.empty(0, dtype=bool)
@@ -47,5 +50,5 @@ def _head(queues: TopicQueues, topic: int, quota: int, exclusions: Exclusions, d
         items = queues.queue(topic, count, draw_seed)
         allowed = np.append(allowed, exclusions.allow(items[len(allowed) :]))
         if len(items) < count or np.count_nonzero(allowed) >= quota:
-            return items[: np.searchsorted(np.cumsum(allowed), quota) + 1]
+            return items[allowed][:quota]
         count *= 4

@@ -17,9 +17,9 @@ from rayrec.serving import covers
 from rayrec.serving.additions import AddedVideo, RejectedError
 from rayrec.serving.bundle import Bundle, BundleError, locate, model_of
 from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, copies_folder
+from rayrec.serving.http.bodies import NewVideo
 from rayrec.serving.http.errors import checked
 from rayrec.serving.http.request_log import log_as_json
-from rayrec.serving.http.schemas import NewVideo
 from rayrec.serving.inbox import Described, uris_of
 from rayrec.serving.media_roots import permitted
 from rayrec.serving.placing import Placer

@@ -9,7 +9,7 @@ import numpy as np
 import ray
 from ray import serve
 
-from rayrec.serving.bundle import load_scorer, locate
+from rayrec.serving.bundle import load_scorer, locate, verify
 from rayrec.serving.cluster.connection import reserved_device
 from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, replica_id
 from rayrec.serving.http.request_log import log_as_json
@@ -42,11 +42,13 @@ class RankRequest(NamedTuple):
     at: int  # the time of the request, UTC ms
     candidates: bytes  # int32 items
     context: dict[str, Any]  # context field -> value
+    fields: str = ""  # what was said of the user, JSON
 
     @classmethod
     def of(cls, version: str, user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> Self:
         clicked, clicked_at = user.clicked.astype(np.int32), user.clicked_at.astype(np.int64)
-        return cls(version, user_id, clicked.tobytes(), clicked_at.tobytes(), at, candidates.astype(np.int32).tobytes(), context)
+        packed = candidates.astype(np.int32).tobytes()
+        return cls(version, user_id, clicked.tobytes(), clicked_at.tobytes(), at, packed, context, user.fields)
 
 
 class NeuralRanker:
@@ -75,7 +77,8 @@ class NeuralRanker:
 
     async def _load_wanted(self, user_config: dict[str, Any]) -> None:
         try:
-            wanted = [version for version, _ in bundles_of(self.workspace, Rollout.model_validate(user_config))]
+            found = bundles_of(self.workspace, Rollout.model_validate(user_config))
+            wanted = [version for version, folder in found if verify(self.workspace.fs, folder, "bundle.json").has_ranker]
             self.wanted = set(wanted)
             for version in wanted:
                 await asyncio.to_thread(self.scorers.get, version)
@@ -133,6 +136,7 @@ class NeuralRanker:
             np.array([request.at for request in requests]),
             padded,
             [request.context for request in requests],
+            [request.fields for request in requests],
         )
         return [row[: len(items)] for row, items in zip(scores, candidates, strict=True)]
 

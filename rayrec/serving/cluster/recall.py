@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rayrec.config import Config
 from rayrec.errors import RayrecError
+from rayrec.serving.additions import described_by
 from rayrec.serving.bundle import Bundle, BundleError
 from rayrec.serving.cluster import logs
 from rayrec.serving.cluster.metrics import RayMetrics
@@ -32,7 +33,7 @@ from rayrec.serving.http import auth
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.inbox import Described, Inbox
-from rayrec.serving.recommender import OverloadedError, Rank, Recommender, UserState, now_ms
+from rayrec.serving.recommender import OverloadedError, Rank, Recommender, UserState, now_ms, rank_in_order
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
@@ -67,9 +68,8 @@ class TopicRecall:
         auth.check_exposure(config.serving.host, self.keys)
         auth.check_exposure(ray.util.get_node_ip_address(), self.keys)
         self.workspace, self.store, self.metrics = Workspace(config.workspace), open_store(config), RayMetrics()
-        self.inbox: Inbox | None = None
-        if intake is not None:
-            self.inbox = Inbox(config, self.workspace, self.store, self._arms, self._described, self._tell_rankers)
+        describe = None if intake is None else self._described
+        self.inbox = Inbox(config, self.workspace, self.store, self._arms, describe, self._tell_rankers)
         self.intake = intake
         self.told = 0  # the number of the last added video that the rankers were given
         self.arms: Arms | None = None
@@ -190,10 +190,13 @@ class TopicRecall:
         )
 
     async def _prepare_rankers(self, bundle: Bundle) -> None:
-        """Has every ranker load a bundle. Raises `BundleError` if a ranker can't, or if it does not fit the bundle's tables.
+        """Has every ranker load a bundle's ranker, if it has one.
 
-        Serve does not list rankers that are just being reconfigured, but these load the bundles of the rollout themselves.
+        Raises `BundleError` if a ranker can't, or if it does not fit the bundle's tables. Serve does not list rankers that are just
+        being reconfigured, but these load the bundles of the rollout themselves.
         """
+        if not bundle.info.has_ranker:
+            return
         async with asyncio.timeout(LOAD_TIMEOUT_S):
             while True:
                 try:
@@ -244,7 +247,9 @@ class TopicRecall:
 
     async def _give(self, bundle: Bundle, additions: Sequence[Addition]) -> None:
         """Gives added videos to all rankers. A ranker that is not reached asks for them when it needs them."""
-        theirs = [addition for addition in additions if addition.model == bundle.model]
+        if not bundle.info.has_ranker:
+            return
+        theirs = described_by(additions, bundle.model)
         try:
             async with asyncio.timeout(self.config.serving.timeout_s):
                 await self.ranker.broadcast("take", bundle.version, theirs).results_async()
@@ -254,6 +259,9 @@ class TopicRecall:
     # --- ranking ---
 
     def _rank_with(self, bundle: Bundle) -> Rank:
+        if not bundle.info.has_ranker:
+            return rank_in_order
+
         async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
             return await self._ask_ranker(RankRequest.of(bundle.version, user_id, user, at, candidates, context), bundle)
 

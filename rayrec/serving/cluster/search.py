@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from rayrec.config import Config
-from rayrec.serving.additions import AddedVideo, catalog_table, features_table
+from rayrec.serving.additions import AddedVideo, catalog_table, described_by, features_table
 from rayrec.serving.bundle import Bundle, locate
 from rayrec.serving.cluster.replicas import bind_to_node_address, copies_folder
 from rayrec.serving.http.request_log import log_as_json
@@ -63,8 +63,7 @@ class VideoSearch:
     def _take(self, version: str, searcher: "Searcher") -> None:
         """Adds what is new in the store to the index. Threads that do so at the same time add it twice, which changes nothing."""
         additions = self.store.additions(self.taken[version]) if self.store is not None else []
-        rows = [addition.row for addition in additions if addition.model == self.models[version]]
-        videos = [AddedVideo.from_json(row) for row in rows]
+        videos = [AddedVideo.from_json(addition.row) for addition in described_by(additions, self.models[version])]
         if videos:
             searcher.add(catalog_table(videos), features_table(videos))
         if additions:

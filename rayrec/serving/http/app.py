@@ -15,18 +15,18 @@ from rayrec import __version__
 from rayrec.config import Search, Serving, Uploads
 from rayrec.serving.http.auth import API_PREFIX, AuthMiddleware, Keys
 from rayrec.serving.http.backend import Backend
+from rayrec.serving.http.bodies import SearchRequest
 from rayrec.serving.http.errors import RESPONSES, add_error_handlers
 from rayrec.serving.http.limits import MAX_AT_ONCE, FileLimits, LimitsMiddleware
 from rayrec.serving.http.request_log import RequestLogMiddleware
 from rayrec.serving.http.routes import dashboard, events, operation, pages, recommend, search, uploads, users, videos
-from rayrec.serving.http.schemas import SearchRequest
 from rayrec.serving.inbox import Inbox
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
 from rayrec.serving.search_query import Search as Ask
 
-BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20}  # bytes
+BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20, "/v1/users": 2**20}  # bytes
 
 
 def create_api(

@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 
 from rayrec.config.wording import wording
 from rayrec.errors import did_you_mean
-from rayrec.serving.http.schemas import BODIES, ErrorAnswer, EventIn, NewVideo
+from rayrec.serving.http.bodies import BODIES, EventIn, NewVideo
+from rayrec.serving.http.schemas import ErrorAnswer
 from rayrec.serving.recommender import OverloadedError
 from rayrec.serving.state.store import StoreError
 

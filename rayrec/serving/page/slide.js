@@ -7,6 +7,14 @@ import { Clip, sound } from "./player.js";
 // A video counts as clicked when it has been watched for so long (or half of a shorter clip), tapped, or liked.
 const CLICK_S = 3;
 
+// Why a video is in the feed that no topic brought.
+const SENTENCES = {
+  popular: "Many people click this video.",
+  new: "This video is new: few people have seen it yet.",
+  similar: "People who click what you clicked also click this video.",
+  taste: "It is close to what you have clicked so far.",
+};
+
 export class Slide {
   clicked = false;
   liked = false;
@@ -150,7 +158,7 @@ export class Slide {
     const name = topic == null ? why : nameOfTopic(topic, words) || why;
     this.find(".why-text").textContent = topic == null ? why : name;
     const sentence = about ? `You searched for ${about}.` :
-      { popular: "Many people click this video.", new: "This video is new: few people have seen it yet." }[why] ?? `You recently clicked videos about ${name}.`;
+      SENTENCES[why] ?? `You recently clicked videos about ${name}.`;
     const near = topics.map((each) => {
       const bar = element("span", { class: "bar", "aria-hidden": "true" });
       bar.style.setProperty("--share", each.similarity);

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,10 +78,10 @@ class RedisStore(WritesByIntake):
     def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
         with _as_store_errors():
             kinds = [kind[0] for kind in KINDS]
-            forgotten, text = self._activity([f"{PREFIX}known"], [user_id, digest(user_id), MAX_EVENTS_READ, *kinds])
+            forgotten, text, fields = self._activity([f"{PREFIX}known"], [user_id, digest(user_id), MAX_EVENTS_READ, *kinds])
         members = (member for kind in json.loads(text) for member in kind)  # a member, its time, a member, ...
         latest = [(int(at), int(member[:12]), member[12] == "c", member[13:]) for member, at in zip(members, members, strict=True)]
-        return activity_of(latest, since, max_clicks, max_seen, bool(forgotten))
+        return activity_of(latest, since, max_clicks, max_seen, bool(forgotten), fields or "")
 
     def counts(self, after: int, since: Since) -> Counts:
         upto = self.latest()
@@ -135,12 +135,17 @@ class RedisStore(WritesByIntake):
     def forget(self, user_id: str) -> int:
         with _as_store_errors():
             self._forget([f"{PREFIX}forgotten"], [digest(user_id), self.latest()])  # at once, whatever happens later
+            self._redis.hdel(f"{PREFIX}users", user_id)
             sets = [f"{PREFIX}of:{kind[0]}:{user_id}" for kind in KINDS]
             numbers = sorted(int(member[:12]) for key in sets for member in self._redis.zrange(key, 0, -1))
             starts = range(0, len(numbers), DELETE_BATCH)
             forgotten = sum(self._delete_events(numbers[start : start + DELETE_BATCH]) for start in starts)
             self._forget([f"{PREFIX}forgotten"], [digest(user_id), self.latest()])  # no deleted event may have a higher number
         return forgotten
+
+    def put_users(self, users: Mapping[str, str]) -> None:
+        with _as_store_errors():
+            self._redis.hset(f"{PREFIX}users", mapping=dict(users))
 
     def forgotten(self, number: int) -> set[str]:
         with _as_store_errors():

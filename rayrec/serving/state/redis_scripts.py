@@ -20,6 +20,7 @@ All keys begin with `{rayrec}:`. The braces keep them on one node of a Redis Clu
     additions             hash, number -> [video, model, row] as JSON
     added:ID              hash, the models that describe a video -> number
     uploads               hash, video -> [time, error] as JSON
+    users                 hash, user -> what was said of the user, as JSON
 
 Scripts add and delete events. Redis runs each script, and writes it to its log, as one atomic step. At its memory limit, Redis
 refuses what may need memory, unless a script has begun with a command that needs none: that is how users can be forgotten and
@@ -122,7 +123,7 @@ local found = {}
 for i = 4, #ARGV do
   found[#found + 1] = redis.call('ZREVRANGE', p .. 'of:' .. ARGV[i] .. ':' .. ARGV[1], 0, ARGV[3] - 1, 'WITHSCORES')
 end
-return {redis.call('HEXISTS', p .. 'forgotten', ARGV[2]), cjson.encode(found)}
+return {redis.call('HEXISTS', p .. 'forgotten', ARGV[2]), cjson.encode(found), redis.call('HGET', p .. 'users', ARGV[1])}
 """
 )
 READ = (

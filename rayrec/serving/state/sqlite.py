@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS forgotten (digest TEXT PRIMARY KEY, number INTEGER NO
 CREATE TABLE IF NOT EXISTS exports (upto INTEGER PRIMARY KEY, newest_at INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS additions (number INTEGER PRIMARY KEY AUTOINCREMENT, video_id TEXT NOT NULL, model TEXT NOT NULL,
     row TEXT NOT NULL, UNIQUE (video_id, model));
+CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, fields TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS uploads (video_id TEXT PRIMARY KEY, at INTEGER NOT NULL, error TEXT) WITHOUT ROWID;
 """
 COLUMNS = ", ".join(Event._fields)
@@ -116,7 +117,8 @@ class SqliteStore(WritesByIntake):
         with self._reading() as db:
             latest = db.execute(USERS_LATEST, {"user": user_id}).fetchall()
             forgotten = db.execute("SELECT 1 FROM forgotten WHERE digest = ?", (digest(user_id),)).fetchone() is not None
-        return activity_of(latest, since, max_clicks, max_seen, forgotten)
+            fields = db.execute("SELECT fields FROM users WHERE user_id = ?", (user_id,)).fetchone() or ("",)
+        return activity_of(latest, since, max_clicks, max_seen, forgotten, fields[0])
 
     def counts(self, after: int, since: Since) -> Counts:
         with self._reading() as db:
@@ -156,7 +158,12 @@ class SqliteStore(WritesByIntake):
     def forget(self, user_id: str) -> int:
         with self._transaction() as db:
             db.execute(f"INSERT OR REPLACE INTO forgotten SELECT ?, {LATEST}", (digest(user_id),))
+            db.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
             return db.execute("DELETE FROM events WHERE user_id = ?", (user_id,)).rowcount
+
+    def put_users(self, users: Mapping[str, str]) -> None:
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO users VALUES (?, ?)", list(users.items()))
 
     def forgotten(self, number: int) -> set[str]:
         with self._reading() as db:

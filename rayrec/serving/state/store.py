@@ -6,7 +6,7 @@ videos and counts can't contradict each other. A `Since` skips the events that t
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -57,6 +57,7 @@ class Activity(NamedTuple):
     clicked_at: list[int]  # UTC ms
     seen: list[str]
     forgotten: bool  # the user asked to be forgotten, so the training log must not be used for this user
+    fields: str = ""  # what was said of the user last, JSON; empty for a user of whom nothing was said
 
 
 class Counts(NamedTuple):
@@ -144,7 +145,13 @@ class StateStore(Protocol):
     def withdrawn(self) -> list[str]: ...
 
     def forget(self, user_id: str) -> int:
-        """Deletes a user's events and returns their number. A digest of the user's id stays, but never the id."""
+        """Deletes a user's events, and what was said of the user, and returns the number of the events.
+
+        A digest of the user's id stays, but never the id.
+        """
+
+    def put_users(self, users: Mapping[str, str]) -> None:
+        """Keeps what is said of each user (JSON), instead of what was said before. When it returns, it survives a power cut."""
 
     def forgotten(self, number: int) -> set[str]:
         """The digests of the users who were forgotten after the event with this number, or just before the next one."""
@@ -181,13 +188,13 @@ class StateStore(Protocol):
 
 
 def activity_of(
-    latest: Iterable[tuple[int, int, bool, str]], since: Since, max_clicks: int, max_seen: int, forgotten: bool
+    latest: Iterable[tuple[int, int, bool, str]], since: Since, max_clicks: int, max_seen: int, forgotten: bool, fields: str
 ) -> Activity:
     """Computes an activity from a user's latest events, in any order: (time, number, whether it is a click, video)."""
     counting = sorted((event for event in latest if event[0] > since.at and event[1] > since.number), reverse=True)
     clicks = [(video, at) for at, _, click, video in counting if click][:max_clicks][::-1]
     seen = list(dict.fromkeys([event[3] for event in counting]))[:max_seen][::-1]
-    return Activity([video for video, _ in clicks], [at for _, at in clicks], seen, forgotten)
+    return Activity([video for video, _ in clicks], [at for _, at in clicks], seen, forgotten, fields)
 
 
 def digest(user_id: str) -> str:

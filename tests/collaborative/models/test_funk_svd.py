@@ -38,7 +38,11 @@ def test_it_finds_two_factors_and_the_same_seed_finds_the_same() -> None:
     found: list[RatingModel] = []
     for _ in range(2):
         torch.manual_seed(len(found))
-        model = build(Collaborative(model="funk_svd", options={"size": 4, "epochs": 60, "learning_rate": 0.02}))
+        model = build(
+            Collaborative(
+                model="funk_svd", options={"size": 4, "epochs": 60, "batch_size": 32, "learning_rate": 0.02, "penalty": 0.06}
+            )
+        )
         assert isinstance(model, RatingModel)
         assert len(model.fit(Feedback.of_ratings(data), Fitting(seed=1))) == 60
         found.append(model)

@@ -22,6 +22,7 @@ from rayrec.serving.recommender import OverloadedError, now_ms
 from rayrec.serving.rollout.arms import Canary, Report, Rollout
 from rayrec.workspace.versions import Workspace
 from tests.serving.cluster.broken_bundles import publish, spoil, without_numbers
+from tests.serving.small_world import publish_without_log
 
 
 class Rankers:
@@ -94,6 +95,32 @@ def test_a_running_replica_moves_to_another_bundle_and_a_canary(recall: TopicRec
     asyncio.run(walk())
     assert recall.metrics.value("bundle_loaded", version=first, arm="stable") == 0
     assert recall.metrics.value("bundle_loaded", version=second, arm="stable") == 1
+
+
+def test_a_bundle_without_a_ranker_is_served_and_left_for_one_with_a_ranker(recall: TopicRecall, world: Config) -> None:
+    first = locate(Workspace(world.workspace), None)[0]
+    without = publish_without_log(world)
+
+    async def walk() -> None:
+        ranker = cast(Any, recall.ranker)
+        await ranker.replica.reconfigure(Rollout(version=without).model_dump())
+        assert (await reconfigured(recall, Rollout(version=without))).bundles == {"stable": without}
+        await recall.arms.stable.recommend("u1", 5, [])
+        assert ranker.replica.scorers.versions() == []
+        report = await reconfigured(recall, Rollout(version=without, canary=Canary(version=first, share=0.5)))
+        assert (report.bundles, report.refused) == ({"stable": without, "canary": first}, "")
+        assert ranker.replica.scorers.versions() == [first]
+        recall.store.add_video("n1", "", AddedVideo({"video_id": "n1", "published_at": 1}, [3], [0.9]).to_json())
+        await recall._tell_rankers()
+        assert ranker.given == [[1]]  # only of the bundle that has a ranker
+        for name, recommender in recall.arms.named().items():
+            recommender.refresh(now_ms())
+            page = await recommender.recommend(f"new to {name}", 100, [])
+            assert "n1" in recommender.items.ids(page.items)
+        for version in (first, without):
+            assert (await reconfigured(recall, Rollout(version=version))).bundles == {"stable": version}
+
+    asyncio.run(walk())
 
 
 @pytest.mark.parametrize("harm", ["gone", "broken", "no numbers", "other items"])

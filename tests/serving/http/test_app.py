@@ -12,7 +12,7 @@ import pytest
 from rayrec.config import Config, Selection, Serving
 from rayrec.serving import covers
 from rayrec.serving.covers import read as read_cover
-from rayrec.serving.http import schemas as models
+from rayrec.serving.http import bodies, schemas
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
@@ -235,15 +235,15 @@ def test_pages_run_no_scripts_but_their_own(client: httpx.Client) -> None:
 
 def test_the_description_has_every_route_with_errors_and_examples(client: httpx.Client) -> None:
     description = client.get("/openapi.json").json()
-    paths, schemas = description["paths"], description["components"]["schemas"]
+    paths, described = description["paths"], description["components"]["schemas"]
     assert {"/v1/recommend", "/v1/events", "/v1/users/{user_id}", "/v1/similar/{video_id}", "/v1/withdrawn/{video_id}"} < set(paths)
     for path, methods in paths.items():
         for method in methods.values():
             assert {"200", "4XX", "503"} <= set(method["responses"]), path
-    ours = {name: schema for name, schema in schemas.items() if "ValidationError" not in name}
+    ours = {name: schema for name, schema in described.items() if "ValidationError" not in name}
     for name, schema in ours.items():
         for example in schema["examples"]:
-            getattr(models, name).model_validate(example)
+            getattr(bodies if hasattr(bodies, name) else schemas, name).model_validate(example)
 
 
 def test_requests_are_filtered_by_author_and_carry_a_context(client: httpx.Client, recommender: Recommender) -> None:
@@ -288,7 +288,7 @@ def test_a_user_is_forgotten(client: httpx.Client) -> None:
     assert (after["clicks"], after["seen"]) == (0, 0)
     assert client.get("/v1/users/u2").json()["clicks"] > 0
     client.delete("/v1/users/u2")
-    assert client.get("/v1/users/u2").json() == {"user_id": "u2", "clicks": 0, "seen": 0, "topics": []}
+    assert client.get("/v1/users/u2").json() == {"user_id": "u2", "clicks": 0, "seen": 0, "topics": [], "fields": {}}
 
 
 def test_a_withdrawn_video_is_in_no_page(client: httpx.Client, recommender: Recommender) -> None:
@@ -387,3 +387,30 @@ def test_a_callers_event_id_never_meets_one_of_ours(client: httpx.Client) -> Non
     answer = client.post("/v1/events", json={"events": clicks}).json()
     assert (answer["new"], answer["duplicates"]) == (5, [])
     assert client.get("/v1/users/new").json()["clicks"] == 5
+
+
+def test_what_is_said_of_users_is_kept_and_forgotten_with_them(client: httpx.Client) -> None:
+    told = {"age": 31, "country": "PE", "likes": ["food", "rain"], "premium": True}
+    answer = client.post("/v1/users", json={"users": [{"user_id": "ann", "fields": told}, {"user_id": "b/c", "fields": {}}]})
+    assert answer.json() == {"users": 2}
+    assert client.get("/v1/users/ann").json()["fields"] == told
+    assert client.get("/v1/users/b%2Fc").json()["fields"] == {}
+    assert client.post("/v1/recommend", json={"user_id": "ann", "k": 3}).is_success
+    client.post("/v1/users", json={"users": [{"user_id": "ann", "fields": {"age": 32}}]})
+    assert client.get("/v1/users/ann").json()["fields"] == {"age": 32}
+    client.delete("/v1/users/ann")
+    assert client.get("/v1/users/ann").json()["fields"] == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"users": []}, "users"),
+        ({"users": [{"user_id": "", "fields": {}}]}, "users.0.user_id"),
+        ({"users": [{"user_id": "ann", "fields": {"age": {"years": 3}}}]}, "users.0.fields.age"),
+        ({"users": [{"user_id": "ann", "feilds": {}}]}, "users.0.fields is missing"),
+        ({"user_id": "ann"}, "users"),
+    ],
+)
+def test_what_can_not_be_said_of_users_is_refused(client: httpx.Client, body: dict, sentence: str) -> None:
+    assert sentence in error(client.post("/v1/users", json=body), 422)

@@ -44,7 +44,7 @@ class Desk:
         self.asked.append(facts)
         if (waiting := self.gate()) is not None:
             await waiting
-        content = Path(facts["uri"]).read_bytes() if Path(facts["uri"]).is_file() else b""
+        content = Path(facts["uri"]).read_bytes() if facts["uri"] and Path(facts["uri"]).is_file() else b""
         if content.startswith(b"bad"):
             return Described("not a video or sound file")
         row = AddedVideo(facts, [3], [0.9]).to_json()
@@ -263,6 +263,48 @@ def test_keys_are_asked_for_and_without_uploads_no_videos_are_taken(
     client = listen(desk.api(Keys(["first"])))
     assert "API keys" in error(client.post("/v1/videos", content=b"film", headers=VIDEO), 401)
     assert client.post("/v1/videos", content=b"film", headers=VIDEO | FIRST).status_code == 201
-    off = listen(create_api(lambda: Arms(recommender), Serving(), Keys(), LocalMetrics(), list))
-    assert "serving.uploads is not set" in error(off.post("/v1/videos", content=b"film", headers=VIDEO), 404)
-    assert "serving.uploads is not set" in error(off.get("/v1/videos/v7/status"), 404)
+
+
+@pytest.fixture
+def without_files(recommender: Recommender, published: Config, listen: Listen) -> httpx.Client:
+    """A service without `serving.uploads`."""
+
+    async def tell() -> None:
+        pass
+
+    arms = lambda: Arms(recommender)  # noqa: E731
+    inbox = Inbox(published, Workspace(published.workspace), recommender.store, arms, None, tell)
+    return listen(create_api(arms, Serving(), Keys(), LocalMetrics(), list, inbox))
+
+
+def test_a_service_without_uploads_takes_no_files(without_files: httpx.Client, tmp_path: Path) -> None:
+    for call in (
+        {"content": b"film", "headers": VIDEO},
+        {"json": {"uri": "named.mp4"}},
+        {"json": {"video_id": "x", "cover_uri": "x"}},
+    ):
+        assert "serving.uploads is not set" in error(without_files.post("/v1/videos", **call), 404)  # type: ignore[arg-type]
+
+
+def test_a_video_without_a_file_is_in_the_next_page(without_files: httpx.Client, client: httpx.Client, desk: Desk) -> None:
+    for service, name in ((without_files, "told"), (client, "placed")):
+        body = {"video_id": name, "title": "Rain", "tags": ["wet"], "primary_class": "nature", "author_id": "bob"}
+        answer = service.post("/v1/videos", json=body)
+        assert answer.status_code == 201, answer.text
+        assert (answer.json()["video"]["title"], answer.json()["video"]["tags"]) == ("Rain", ["wet"])
+        page = service.post("/v1/recommend", json={"user_id": f"new to {name}", "k": 100}).json()["videos"]
+        assert name in {each["video_id"] for each in page}
+        assert service.post("/v1/videos", json=body | {"title": "Snow"}).json()["video"]["title"] == "Rain"
+        assert service.get(f"/v1/videos/{name}/status").json()["status"] == "ready"
+        assert error(service.get(f"/v1/videos/{name}/file"), 404)
+    assert [facts["video_id"] for facts in desk.asked] == ["placed"]  # with uploads, the networks of titles see it
+    assert client.get("/v1/videos/told").json()["topics"] == []
+    assert client.post("/v1/videos", json={"uri": "named.mp4", "video_id": "film"}).status_code == 201
+    assert "is the id of another video" in error(client.post("/v1/videos", json={"video_id": "film", "title": "x"}), 409)
+
+
+@pytest.mark.parametrize("body", [{"title": "no id"}, {"video_id": "bare"}, {"video_id": "bare", "author_id": "bob"}])
+def test_a_video_of_which_too_little_is_known_is_refused(without_files: httpx.Client, body: dict[str, str]) -> None:
+    assert "for a video without a file, give its video_id and a title, tags or a class" in error(
+        without_files.post("/v1/videos", json=body), 422
+    )

@@ -28,6 +28,15 @@ def store(state: Config) -> Iterator[StateStore]:
 # --- intake and reading ---
 
 
+def test_what_was_said_of_a_user_last_is_kept_until_the_user_is_forgotten(store: StateStore) -> None:
+    store.put_users({"ann": '{"age":3}', "bob": '{"city":"Köln"}'})
+    store.put_users({"ann": '{"age":4}'})
+    assert [store.activity(user, ALL, 10, 10).fields for user in ("ann", "bob", "eve")] == ['{"age":4}', '{"city":"Köln"}', ""]
+    assert store.forget("ann") == 0
+    assert store.activity("ann", ALL, 10, 10) == Activity([], [], [], forgotten=True)
+    assert store.activity("bob", ALL, 10, 10).fields
+
+
 def test_an_event_counts_once_however_often_it_comes(store: StateStore) -> None:
     assert store.add_events([event(1), event(2)]) == []
     assert store.add_events([event(2), event(3), event(3, "watch")]) == [event(2), event(3, "watch")]

@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
 from rayrec.serving.http.backend import Backend
-from rayrec.serving.http.schemas import EventIn, EventsAnswer, EventsRequest, Refused
+from rayrec.serving.http.bodies import EventIn, EventsRequest
+from rayrec.serving.http.schemas import EventsAnswer, Refused
 from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.state.store import Event

@@ -8,7 +8,8 @@ from starlette.exceptions import HTTPException
 
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend
-from rayrec.serving.http.schemas import RecommendAnswer, RecommendRequest
+from rayrec.serving.http.bodies import RecommendRequest
+from rayrec.serving.http.schemas import RecommendAnswer
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import Page
 

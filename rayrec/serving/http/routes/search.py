@@ -12,7 +12,8 @@ from rayrec.config import PICTURE, SOUND, WORDS
 from rayrec.retrieval.index import Filters
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend
-from rayrec.serving.http.schemas import MIN_SCORE, Id, MinScore, Name, SearchAnswer, SearchFilters, SearchRequest
+from rayrec.serving.http.bodies import MIN_SCORE, Id, MinScore, Name, SearchFilters, SearchRequest
+from rayrec.serving.http.schemas import SearchAnswer
 from rayrec.serving.search_query import SearchError, SearchQuery
 
 PATH = "/v1/search"

@@ -10,19 +10,20 @@ from starlette.exceptions import HTTPException
 from rayrec.serving.additions import RejectedError
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, VideoId
+from rayrec.serving.http.bodies import NewVideo
 from rayrec.serving.http.errors import checked
-from rayrec.serving.http.schemas import AddedAnswer, NewVideo, UploadStatus
+from rayrec.serving.http.schemas import AddedAnswer, UploadStatus
 from rayrec.serving.inbox import Added, ConflictError, Inbox, suffix_of
 from rayrec.serving.media_roots import NotPermittedError
 from rayrec.serving.metrics import Metrics
 
 PATH, JSON = "/v1/videos", "application/json"
 KINDS = ("video/", "audio/", "application/octet-stream", JSON)  # of bodies
-OFF = "the service takes no new videos (serving.uploads is not set)"
+OFF = "the service takes no files of videos (serving.uploads is not set), only what is known of them, as JSON without a uri"
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The file itself, or JSON with the `uri` of a file that the service may read.",
+        "description": "The file itself; or JSON: the `uri` of a file that the service may read, or a video without a file.",
         "content": {
             "video/*": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -58,6 +59,7 @@ def create_router(backend: Backend) -> APIRouter:
         """Adds a video, which may be in pages when the answer comes: its topics are known, and it is ranked by its content.
 
         The body is the file, and the query says what is known of it; or the body is JSON with the `uri` of a file and all of that.
+        A video without a file, of which the JSON says the `video_id` and a title, tags or a class, is added as well.
         A file that can't be read is refused with the reason. Sending a video again is safe: the same file under the same id is
         added once, and what was said of it first stays.
         """
@@ -79,8 +81,10 @@ def create_router(backend: Backend) -> APIRouter:
             given = checked(NewVideo, values, PATH).model_dump()
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        if kind == JSON and given["uri"] is None:
-            raise HTTPException(422, "uri is missing: name a file, or send the file itself as the body")
+        if kind == JSON and given["uri"] is None and given["cover_uri"] is None:
+            _check_facts(given)
+        elif inbox.describe is None:
+            raise HTTPException(404, OFF)
         if kind != JSON and not body:
             raise HTTPException(422, "the file is empty")
         added = await _added(inbox, given, None if kind == JSON else body, suffix_of(kind), wait, backend.metrics)
@@ -101,6 +105,16 @@ def create_router(backend: Backend) -> APIRouter:
         return UploadStatus(video_id=video_id, status="rejected", error=found)
 
     return router
+
+
+def _check_facts(given: dict[str, Any]) -> None:
+    """Refuses a video without a file of which too little is known to recommend it."""
+    if given["video_id"] is None or not any(given[name] for name in ("title", "tags", "primary_class", "secondary_class")):
+        raise HTTPException(
+            422,
+            "uri is missing: name a file, or send the file itself as the body; for a video without a file, give its video_id and a "
+            "title, tags or a class",
+        )
 
 
 async def _added(inbox: Inbox, given: dict[str, Any], body: bytes | None, suffix: str, wait: bool, metrics: Metrics) -> Added:

@@ -1,0 +1,147 @@
+"""What callers send to the HTTP API: the bodies of requests, each with an example."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from rayrec.serving.state.store import Kind
+from rayrec.values import text_of
+
+# The id of a user, a video or an author has its canonical text, which the tables hold.
+Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(text_of)]
+OwnId = Annotated[str, Field(min_length=1, max_length=512)]  # an id that only the caller gives a meaning
+Path = Annotated[str, Field(min_length=1, max_length=4096)]  # of a file, or a URI
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+Value = Annotated[str, Field(max_length=512)] | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
+MAX_EVENTS = 1000  # in one batch
+MAX_CONTEXT = 50  # fields of one request
+MAX_WATCH_S = 86_400.0  # in one event: a day
+MAX_TEXT = 1000  # characters of a query
+MinScore = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+MIN_SCORE = "only videos with a higher score; by default the floor that was learned, below which nothing is relevant"
+
+
+def example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+EVENT = {
+    "event_id": "e1",
+    "user_id": "ann",
+    "video_id": "v7",
+    "kind": "watch",
+    "watch_s": 4.5,
+    "request_id": "9f2c",
+    "arm": "stable",
+}
+FILTERS = {"class": "music", "author": None, "since": 1763700000000}
+
+
+class RecommendRequest(Request):
+    model_config = example(user_id="ann", k=10, exclude=["v3"], blocked_authors=["eve"], context={"device": "phone"}, debug=True)
+
+    user_id: Id
+    k: int = Field(10, ge=1, description="number of videos")
+    exclude: list[Id] = Field([], description="ids of videos that must not be in the page")
+    blocked_authors: list[Id] = Field([], description="ids of authors whose videos must not be in the page")
+    context: dict[Name, Value] = Field(
+        {}, max_length=MAX_CONTEXT, description="values of the ranker's context fields; a field without a value counts as unknown"
+    )
+    debug: bool = Field(False, description="also report the time of each step and the number of candidates that it left")
+
+
+class EventIn(Request):
+    model_config = example(**EVENT)
+
+    event_id: OwnId = Field(description="chosen by the caller, for each user; an event that is sent twice counts once")
+    user_id: Id
+    video_id: Id
+    kind: Kind = Field(description="impressions need not be sent: the videos of an answer are logged as shown")
+    at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="UTC milliseconds; by default the time of arrival")
+    request_id: OwnId | None = Field(default=None, description="that of the answer in which the video was shown")
+    watch_s: Annotated[float, Field(ge=0, le=MAX_WATCH_S, allow_inf_nan=False)] | None = Field(
+        default=None, description="seconds; an event of kind `watch` needs it"
+    )
+    arm: Name | None = Field(default=None, description="that of the answer in which the video was shown")
+
+
+class EventsRequest(Request):
+    model_config = example(events=[EVENT])
+
+    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class SearchFilters(Request):
+    model_config = example(**FILTERS)
+
+    class_: Name | None = Field(default=None, alias="class", description="only videos of this primary or secondary class")
+    author: Id | None = Field(default=None, description="only videos of this author")
+    since: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        default=None, description="only videos that were published at this time (UTC milliseconds) or later"
+    )
+
+
+class SearchRequest(Request):
+    model_config = example(text="a song in the rain", filters=FILTERS, k=10)
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = Field(description="what the videos should be about")
+    filters: SearchFilters = SearchFilters()
+    k: int = Field(10, ge=1, description="the number of videos at most")
+    min_score: MinScore | None = Field(default=None, description=MIN_SCORE)
+
+
+NEW_VIDEO = {
+    "video_id": "v900",
+    "uri": "2026/rain.mp4",
+    "title": "A song in the rain",
+    "tags": ["guitar", "rain"],
+    "author_id": "bob",
+    "primary_class": "music",
+}
+
+
+class NewVideo(Request):
+    model_config = example(**NEW_VIDEO)
+
+    video_id: Id | None = Field(default=None, description="by default one is made from the file; sending a video again is safe")
+    uri: Path | None = Field(default=None, description="a file below one of `serving.uploads.media_roots`, instead of a body")
+    cover_uri: Path | None = Field(default=None, description="the publisher's own cover, a picture file below one of these")
+    title: Annotated[str, Field(max_length=10_000)] | None = None
+    tags: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=200)
+    primary_class: Id | None = None
+    secondary_class: Id | None = None
+    author_id: Id | None = None
+    published_at: Annotated[int, Field(ge=0, lt=253_402_300_800_000)] | None = Field(  # the year 10,000, as for `ingest`
+        default=None, description="UTC milliseconds; by default the time of arrival"
+    )
+
+
+FieldValue = str | int | float | bool | list[str] | list[float] | None
+
+
+class NewUser(Request):
+    model_config = example(user_id="ann", fields={"age": 31, "country": "PE"})
+
+    user_id: Id
+    fields: dict[Name, FieldValue] = Field(
+        max_length=100, description="columns of the table of users; they take the place of those that were said before"
+    )
+
+
+class UsersRequest(Request):
+    model_config = example(users=[{"user_id": "ann", "fields": {"age": 31, "country": "PE"}}])
+
+    users: list[NewUser] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+BODIES: dict[str, type[Request]] = {
+    "/v1/recommend": RecommendRequest,
+    "/v1/events": EventsRequest,
+    "/v1/search": SearchRequest,
+    "/v1/videos": NewVideo,
+    "/v1/users": UsersRequest,
+}
