@@ -408,7 +408,7 @@ def test_what_is_said_of_users_is_kept_and_forgotten_with_them(client: httpx.Cli
         ({"users": []}, "users"),
         ({"users": [{"user_id": "", "fields": {}}]}, "users.0.user_id"),
         ({"users": [{"user_id": "ann", "fields": {"age": {"years": 3}}}]}, "users.0.fields.age"),
-        ({"users": [{"user_id": "ann", "feilds": {}}]}, "users.0.fields is missing"),
+        ({"users": [{"user_id": "ann", "facts": {}}]}, "users.0.fields is missing"),
         ({"user_id": "ann"}, "users"),
     ],
 )
