@@ -79,6 +79,11 @@ def _labelled(source: str, columns: dict[str, str], rules: LogRules) -> tuple[di
                 "counts as a click"
             )
         return columns | {"clicked": columns["rating"]}, []
+    if threshold is not None:
+        raise TableError(
+            f"{source}: dataset.click_at_least needs the column 'clicked' or 'rating'; name yours with "
+            "`dataset.interactions_columns: {rating: ...}`, or remove click_at_least, so that every row counts as a click"
+        )
     return columns, [CLICKS_ONLY.format(source) + (WATCHED if "watch_s" in columns else "")]
 
 

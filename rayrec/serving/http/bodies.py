@@ -120,7 +120,7 @@ class NewVideo(Request):
     )
 
 
-FieldValue = str | int | float | bool | list[str] | list[float] | None
+FieldValue = Value | Annotated[list[Value], Field(max_length=MAX_CONTEXT)]
 
 
 class NewUser(Request):

@@ -1,7 +1,8 @@
 """Turns whatever goes wrong with a request into `{"error": "a sentence"}` with the right status."""
 
 import logging
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from rayrec.config.wording import wording
 from rayrec.errors import did_you_mean
-from rayrec.serving.http.bodies import BODIES, EventIn, NewVideo
+from rayrec.serving.http.bodies import BODIES, NewVideo
 from rayrec.serving.http.schemas import ErrorAnswer
 from rayrec.serving.recommender import OverloadedError
 from rayrec.serving.state.store import StoreError
@@ -68,13 +69,32 @@ def describe(problem: dict[str, Any], route: str) -> str:
     if path[0:1] == ["context"] and len(path) > 1:
         names, values = "names have 1 to 64 characters", "numbers, true, false, null or strings of at most 512 characters"
         return f"context.{path[1][:80]}: {names}, and values are {values}"
+    if path[2:3] == ["fields"] and len(path) > 3:
+        values = "numbers, true, false, null, strings of at most 512 characters, or lists of up to 50 of these"
+        return f"{'.'.join(path[:3])}.{path[3][:80]}: names have 1 to 64 characters, and values are {values}"
     key = ".".join(path) or "the body"
     if problem["type"] == "extra_forbidden":
-        model = EventIn if len(path) == 3 else BODIES.get(route, NewVideo)
-        return f"unknown field {key!r}{did_you_mean(path[-1], list(model.model_fields))}"
+        return f"unknown field {key!r}{did_you_mean(path[-1], _names_beside(BODIES.get(route, NewVideo), path))}"
     if problem["type"] == "missing":
         return f"{key} is missing"
     return f"{key}: {wording(problem)} (got {ascii(problem['input'])[:80]})"
+
+
+def refuse_unknown(request: Request, names: Sequence[str]) -> None:
+    """Refuses a name in the query of a URL that is none of these. FastAPI ignores it."""
+    for name in request.query_params:
+        if name not in names:
+            raise HTTPException(422, f"unknown name {name!r} in the query of the URL{did_you_mean(name, names)}")
+
+
+def _names_beside(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The names that the fields of an object may have, by the path of one of them from the body on."""
+    for part in path[:-1]:
+        if part in model.model_fields:
+            kind = model.model_fields[part].annotation
+            inner = (each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, BaseModel))
+            model = next(inner, model)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _answer(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:

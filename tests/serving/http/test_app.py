@@ -407,8 +407,15 @@ def test_what_is_said_of_users_is_kept_and_forgotten_with_them(client: httpx.Cli
     [
         ({"users": []}, "users"),
         ({"users": [{"user_id": "", "fields": {}}]}, "users.0.user_id"),
-        ({"users": [{"user_id": "ann", "fields": {"age": {"years": 3}}}]}, "users.0.fields.age"),
+        (
+            {"users": [{"user_id": "ann", "fields": {"age": {"years": 3}}}]},
+            "users.0.fields.age: names have 1 to 64 characters, and",
+        ),
+        ({"users": [{"user_id": "ann", "fields": {"about": "x" * 513}}]}, "users.0.fields.about: "),
+        ({"users": [{"user_id": "ann", "fields": {"all": list(range(51))}}]}, "users.0.fields.all: "),
+        ({"users": [{"user_id": "ann", "fields": {"": 1}}]}, "users.0.fields"),
         ({"users": [{"user_id": "ann", "facts": {}}]}, "users.0.fields is missing"),
+        ({"users": [{"user_id": "ann", "fields": {}, "user": "b"}]}, "did you mean 'user_id'?"),
         ({"user_id": "ann"}, "users"),
     ],
 )

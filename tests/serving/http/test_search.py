@@ -87,7 +87,7 @@ def test_the_content_type_says_whether_it_is_a_picture_or_a_sound(client: httpx.
         ({"text": "a", "k": 101}, 422, "k: an answer holds at most 100 videos (serving.max_k), not 101"),
         ({"text": "a", "min_score": 2}, 422, "min_score: "),
         ({"text": "a", "filters": {"author": 5}}, 422, "filters.author: "),
-        ({"text": "a", "filters": {"klass": "b"}}, 422, "unknown field 'filters.klass'"),
+        ({"text": "a", "filters": {"klass": "b"}}, 422, "unknown field 'filters.klass'; did you mean 'class'?"),
         ([], 422, "the body: "),
     ],
 )
@@ -106,6 +106,8 @@ def test_what_is_no_json_and_no_medium_is_refused(client: httpx.Client, search: 
     assert "larger than the 100 bytes" in error(
         client.post("/v1/search", content=bytes(101), headers={"content-type": "image/png"}), 413
     )
+    picture = {"content": b"x", "headers": {"content-type": "image/png"}}
+    assert "unknown name 'athor'" in error(client.post("/v1/search?athor=bob", **picture), 422)  # type: ignore[arg-type]
     assert "k: " in error(client.post("/v1/search?k=0", content=b"x", headers={"content-type": "image/png"}), 422)
     assert search.asked == []
 

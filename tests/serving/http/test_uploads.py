@@ -131,6 +131,7 @@ def test_a_file_that_the_service_may_read_is_named(client: httpx.Client, desk: D
         ({"json": ["named.mp4"]}, 422, "the body must be a JSON object"),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "can't be read as JSON"),
         ({"content": b"x", "headers": VIDEO, "params": {"published_at": "soon"}}, 422, "published_at"),
+        ({"content": b"x", "headers": VIDEO, "params": {"autor_id": "bob"}}, 422, "unknown name 'autor_id' in the query"),
         ({"content": b"x", "headers": VIDEO, "params": {"video_id": "x" * 600}}, 422, "video_id"),
         ({"content": b"x", "headers": VIDEO, "params": {"tags": [""]}}, 422, "tags.0"),
         ({"content": b"x" * 2000, "headers": VIDEO}, 413, "larger than the 1,000 bytes that /v1/videos accepts"),
@@ -303,7 +304,10 @@ def test_a_video_without_a_file_is_in_the_next_page(without_files: httpx.Client,
     assert "is the id of another video" in error(client.post("/v1/videos", json={"video_id": "film", "title": "x"}), 409)
 
 
-@pytest.mark.parametrize("body", [{"title": "no id"}, {"video_id": "bare"}, {"video_id": "bare", "author_id": "bob"}])
+@pytest.mark.parametrize(
+    "body",
+    [{"title": "no id"}, {"video_id": "bare", "title": "  "}, {"video_id": "bare"}, {"video_id": "bare", "author_id": "bob"}],
+)
 def test_a_video_of_which_too_little_is_known_is_refused(without_files: httpx.Client, body: dict[str, str]) -> None:
     assert "for a video without a file, give its video_id and a title, tags or a class" in error(
         without_files.post("/v1/videos", json=body), 422

@@ -13,6 +13,7 @@ from rayrec.retrieval.index import Filters
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import MIN_SCORE, Id, MinScore, Name, SearchFilters, SearchRequest
+from rayrec.serving.http.errors import refuse_unknown
 from rayrec.serving.http.schemas import SearchAnswer
 from rayrec.serving.search_query import SearchError, SearchQuery
 
@@ -53,6 +54,7 @@ def create_router(backend: Backend) -> APIRouter:
         Words are sent as JSON. A picture or a sound is sent as it is, with its own content type (`image/...` or `audio/...`), and
         `k`, `class`, `author`, `since` and `min_score` in the query of the URL. It is decoded in a process of its own and not kept.
         """
+        refuse_unknown(request, ("k", "class", "author", "since", "min_score"))
         body, kind = await request.body(), request.headers.get("content-type", "").lower()
         if kind.startswith(UPLOADED):
             wanted = SearchQuery(

@@ -11,7 +11,7 @@ from rayrec.serving.additions import RejectedError
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, VideoId
 from rayrec.serving.http.bodies import NewVideo
-from rayrec.serving.http.errors import checked
+from rayrec.serving.http.errors import checked, refuse_unknown
 from rayrec.serving.http.schemas import AddedAnswer, UploadStatus
 from rayrec.serving.inbox import Added, ConflictError, Inbox, suffix_of
 from rayrec.serving.media_roots import NotPermittedError
@@ -64,6 +64,7 @@ def create_router(backend: Backend) -> APIRouter:
         added once, and what was said of it first stays.
         """
         inbox = _inbox(backend)
+        refuse_unknown(request, ["wait", *NewVideo.model_fields.keys() - {"uri"}])
         told = {
             "video_id": video_id,
             "title": title,
@@ -109,7 +110,9 @@ def create_router(backend: Backend) -> APIRouter:
 
 def _check_facts(given: dict[str, Any]) -> None:
     """Refuses a video without a file of which too little is known to recommend it."""
-    if given["video_id"] is None or not any(given[name] for name in ("title", "tags", "primary_class", "secondary_class")):
+    if given["video_id"] is None or not any(
+        given["tags"] or (given[name] or "").strip() for name in ("title", "primary_class", "secondary_class")
+    ):
         raise HTTPException(
             422,
             "uri is missing: name a file, or send the file itself as the body; for a video without a file, give its video_id and a "
