@@ -33,7 +33,7 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = 3  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
+SCHEMA = 4  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
 READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
 PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
