@@ -48,11 +48,12 @@ def _table(prefix: str, section: type[config.Section], intro: str | None = None)
             nested.append((f"{prefix}.{name}", inner))
         if inner is not None and not prefix:
             continue  # a section with a heading of its own
-        values = "a section, see below" if inner is not None else _values(schema["properties"][name], schema.get("$defs", {}))
+        key = field.alias or name
+        values = "a section, see below" if inner is not None else _values(schema["properties"][key], schema.get("$defs", {}))
         default = (
             "" if inner is not None else "needed" if field.is_required() else _code(field.get_default(call_default_factory=True))
         )
-        lines.append(f"| `{name}` | {values} | {default} | {comments.get(name, '')} |")
+        lines.append(f"| `{key}` | {values} | {default} | {comments.get(name, '')} |")
     text = "\n".join(lines)
     for name, inner in nested:
         text += f"\n\n### `{name}`\n\n" + _table(name, inner)

@@ -26,7 +26,7 @@ def need_package(module: str, extra: str, setting: str) -> None:
 class Section(BaseModel):
     """A part of the config. It refuses unknown keys, and its values can't be changed after they have been read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -30,6 +30,8 @@ class Negatives(Section):
 class Training(Section):
     """How the ranker is trained. `workers: 0` trains in the calling process; any other number starts workers with Ray Train."""
 
+    # `current`: go on from the ranker that was published last, with what the log has from later on; without one, from the start
+    from_: Annotated[Literal["current"] | None, Field(alias="from")] = None
     epochs: Count = 10
     patience: Count = 2  # epochs without a better validation AUC after which training stops
     batch_size: Count = 1024  # of all workers together

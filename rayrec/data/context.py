@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rayrec.data.errors import DataError
 from rayrec.data.split import LogSplit
-from rayrec.data.vocabulary import value_indices, value_texts
+from rayrec.data.vocabulary import appended, indices_of, value_indices, value_texts
 from rayrec.errors import did_you_mean
 from rayrec.tables import TEXT
 from rayrec.values import text_of
@@ -63,6 +63,18 @@ class ContextEncoder:
     def only(self, fields: list[str]) -> "ContextEncoder":
         """The encoder of some of its fields."""
         return ContextEncoder(list(fields), {name: self.vocabularies[name] for name in columns_of(fields)})
+
+    def grown(self, newer: "ContextEncoder") -> "ContextEncoder":
+        """This encoder with the values that only a newer one of the same fields has, behind its own."""
+        return ContextEncoder(
+            self.fields, {name: appended(own, newer.vocabularies[name]) for name, own in self.vocabularies.items()}
+        )
+
+    def translation(self, other: "ContextEncoder") -> dict[str, np.ndarray]:
+        """For each field whose values differ, the value in `other` of each value here: 0 where it is unknown there."""
+        differing = [name for name in other.vocabularies if self.vocabularies[name] != other.vocabularies[name]]
+        here, there = ({name: pa.array(each.vocabularies[name], TEXT) for name in differing} for each in (self, other))
+        return {name: np.append(0, indices_of(here[name], there[name], 1)).astype(other.kind) for name in differing}
 
     @property
     def kind(self) -> np.dtype:

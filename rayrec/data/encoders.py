@@ -1,6 +1,7 @@
 """What is learned of users and items from the training part of a log, and the tables that follow from it."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,14 @@ from rayrec.errors import did_you_mean
 from rayrec.tables import MODALITIES, TEXT, spec_of, typed
 
 LEFT_OUT = " (`ingest` leaves out columns of structs, maps and nested lists)"
+
+
+class Encoders(Protocol):
+    """What a trained ranker has: a `Scorer` is one."""
+
+    user_encoder: FieldEncoder
+    item_encoder: FieldEncoder
+    context_encoder: ContextEncoder
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,13 @@ class FittedEncoders:
         known: Known,
         context: ContextEncoder,
         split_by: SplitBy = "time",
+        base: "Encoders | None" = None,
     ) -> "FittedEncoders":
         """Fit on what the training split has. `items` is the joined item table, of which `seen_items` marks the rows of that split.
 
-        `users` has the side columns of users, and `known` all users. Raises `DataError` for a catalog, users or settings that no
-        ranker can be trained on.
+        `users` has the side columns of users, and `known` all users. With a `base`, new values are added to its encoders.
+
+        Raises `DataError` for a catalog, users or settings that no ranker can be trained on.
         """
         users = with_side_columns(known.ids, users)
         fields = item_columns(settings, items)
@@ -51,6 +62,9 @@ class FittedEncoders:
         refuse_not_finite(items, "video_id", fields)
         user_encoder = FieldEncoder.fit(users, "user_id", users.column_names, known.trained)
         item_encoder = FieldEncoder.fit(items, "video_id", fields, seen_items)
+        if base is not None:
+            user_encoder, item_encoder = base.user_encoder.grown(user_encoder), base.item_encoder.grown(item_encoder)
+            context = base.context_encoder.grown(context)
         tables = user_encoder.encode(users), item_encoder.encode(items)
         return cls(user_encoder, item_encoder, context, *tables, published_at(items, split_by))
 

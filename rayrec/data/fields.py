@@ -5,7 +5,7 @@ encoder is saved with the model, so that training and serving can't differ. Row 
 every vocabulary: an unseen author, tag or video id needs no special case.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import torch
 
 from rayrec.data.errors import DataError
 from rayrec.data.popularity import FadingCounts
-from rayrec.data.vocabulary import indices_of, value_indices, value_texts
+from rayrec.data.vocabulary import appended, indices_of, value_indices, value_texts
 from rayrec.tables import TEXT
 
 MAX_VALUES = 16  # of a multi-valued field that are kept for one row
@@ -121,6 +121,20 @@ class FieldEncoder:
                 rows[present] = (vector_matrix(name, table[name].drop_null()) - means) / deviations
             encoded.vectors[name] = _behind_zero(rows)
         return encoded
+
+    def grown(self, newer: "FieldEncoder") -> "FieldEncoder":
+        """This encoder with the values that only a newer one has, behind its own: each value keeps its index, and scales stay.
+
+        Raises `DataError` if the two read different columns.
+        """
+        for kind in ("vocabularies", "scales", "vector_scales"):
+            if differing := sorted(getattr(self, kind).keys() ^ getattr(newer, kind).keys()):
+                raise DataError(
+                    f"the ranker was trained with other columns beside {self.id_column!r}: {differing[0]!r} is new, gone or of "
+                    "another type now; run `rayrec train CONFIG training.from=null` to train a new one"
+                )
+        words = {name: appended(own, newer.vocabularies[name]) for name, own in self.vocabularies.items()}
+        return replace(self, vocabularies=words)
 
     def sizes(self) -> dict[str, int]:
         """The number of values of each vocabulary, the unknown one included."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from rayrec.config import Ranker, Split
 from rayrec.data.context import ContextEncoder, refuse_times_of_day, refuse_unknown_context
-from rayrec.data.encoders import FittedEncoders, all_user_ids
+from rayrec.data.encoders import Encoders, FittedEncoders, all_user_ids
 from rayrec.data.errors import refuse_nested, refuse_no_clicks
 from rayrec.data.examples import Examples, encoded
 from rayrec.data.fields import FieldTable, Tables
@@ -51,6 +51,7 @@ class RankingData:
     daily: DailyCounts  # of all users and all splits; whoever reads it looks only at the days before
     clicks_only: bool = False  # whether the training split of the log has no impression that was not clicked
     read_pages: Callable[[], Pages] = lambda: NO_PAGES  # of the training split
+    recent: ExampleSource | None = None  # the part of `train` that a training learns from which goes on; None: all of it
 
     @cached_property
     def _test(self) -> tuple[Examples, np.ndarray]:
@@ -83,11 +84,15 @@ class RankingData:
         return Tables(self.users, self.items, self.context_encoder.sizes)
 
     @classmethod
-    def of(cls, encoders: FittedEncoders, share: Share, in_memory: bool = False) -> "RankingData":
-        """The data of a share, whose training examples stay in their files unless they shall be `in_memory`."""
+    def of(cls, encoders: FittedEncoders, share: Share, in_memory: bool = False, since: int | None = None) -> "RankingData":
+        """The data of a share, whose training examples stay in their files unless they shall be `in_memory`.
+
+        Those of the time `since` (UTC ms) and later are `recent`.
+        """
         train = share.train_in_memory() if in_memory else share.train
         facts, daily = share.log.facts, share.log.daily
-        return cls(encoders, share.clicks, train, share.validation(), share.test, daily, facts.clicks_only, share.pages)
+        recent = None if since is None else share.train_since(since)
+        return cls(encoders, share.clicks, train, share.validation(), share.test, daily, facts.clicks_only, share.pages, recent)
 
     def popularity(self, settings: Ranker) -> FadingCounts | None:
         """What a ranker with these settings knows of how popular videos are, if anything."""
@@ -102,19 +107,29 @@ class TableReader(Protocol):
     def read_if_there(self, table: str) -> pa.Table | None: ...
 
 
-def ranking_data(reader: TableReader, encoded_log: EncodedLog, settings: Ranker, worker: Worker = SINGLE) -> RankingData:
-    """The data of one of several workers. Raises `DataError` for tables or settings that no ranker can be trained on."""
-    encoders = fitted_encoders(reader, encoded_log, settings)
+def ranking_data(
+    reader: TableReader,
+    encoded_log: EncodedLog,
+    settings: Ranker,
+    worker: Worker = SINGLE,
+    base: Encoders | None = None,
+    since: int | None = None,
+) -> RankingData:
+    """The data of one of several workers. A training that goes on has a `base`, and learns `since` when that one's data ended.
+
+    Raises `DataError` for tables or settings that no ranker can be trained on.
+    """
+    encoders = fitted_encoders(reader, encoded_log, settings, base)
     share = Share.of_worker(encoded_log, worker, encoders.context_encoder, len(encoders.users.ids))
-    return RankingData.of(encoders, share)
+    return RankingData.of(encoders, share, since=since)
 
 
-def fitted_encoders(reader: TableReader, encoded_log: EncodedLog, settings: Ranker) -> FittedEncoders:
+def fitted_encoders(reader: TableReader, encoded_log: EncodedLog, settings: Ranker, base: Encoders | None = None) -> FittedEncoders:
     """Raises `DataError` for tables or settings that no ranker can be trained on."""
     context = encoded_log.facts.context.only(settings.context_fields)
     items, users = joined_items(reader, settings), reader.read_if_there("users")
     known, split_by = encoded_log.users, encoded_log.facts.split_by
-    return FittedEncoders.fit(settings, items, users, encoded_log.items.trained, known, context, split_by)
+    return FittedEncoders.fit(settings, items, users, encoded_log.items.trained, known, context, split_by, base)
 
 
 def joined_items(reader: TableReader, settings: Ranker) -> pa.Table:
@@ -139,7 +154,15 @@ def join_items(catalog: pa.Table, topics: pa.Table | None, vectors: pa.Table | N
     return items
 
 
-def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, settings: Ranker, split: Split) -> RankingData:
+def prepare(
+    interactions: pa.Table,
+    items: pa.Table,
+    users: pa.Table | None,
+    settings: Ranker,
+    split: Split,
+    base: Encoders | None = None,
+    since: int | None = None,
+) -> RankingData:
     """The data of a log that is in memory: what `ranking_data` reads of it after it was encoded, without any files.
 
     `items` is the catalog with its topics and vectors joined (`join_items`), `users` has the side columns. Raises `DataError` for
@@ -164,18 +187,19 @@ def prepare(interactions: pa.Table, items: pa.Table, users: pa.Table | None, set
         return trained[name]
 
     context = ContextEncoder.fit(settings.context_fields, values)
-    encoders = FittedEncoders.fit(settings, items, users, seen_items, Known(user_ids, seen_users), context, rows.by)
+    encoders = FittedEncoders.fit(settings, items, users, seen_items, Known(user_ids, seen_users), context, rows.by, base)
     ids = [pa.array(table.ids, TEXT) for table in (encoders.users, encoders.items)]
     clicked = interactions.filter(interactions["clicked"])
     click_users, click_items = (indices_of(clicked[name], known) for name, known in zip(("user_id", "video_id"), ids, strict=True))
     clicks = ClickHistory.of(click_users, click_items, click_times(clicked), len(encoders.users.ids))
-    examples = encoded(interactions, ids[0], ids[1], clicks, context)
+    examples = encoded(interactions, ids[0], ids[1], clicks, encoders.context_encoder)
     train, validation, test = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
     made_at, row = click_times(interactions), np.arange(len(test), dtype=np.int32)
     daily = DailyCounts.of(examples.user, examples.item, examples.at, examples.clicked, made_at)
     clicks_only = bool(train.clicked.all())
     pages = _pages(trained, train)
-    return RankingData(encoders, clicks, train, validation, lambda: (test, row), daily, clicks_only, lambda: pages)
+    recent = None if since is None else train.take(train.at >= since)
+    return RankingData(encoders, clicks, train, validation, lambda: (test, row), daily, clicks_only, lambda: pages, recent)
 
 
 def _pages(log: pa.Table, examples: Examples) -> Pages:

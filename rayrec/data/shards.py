@@ -66,6 +66,7 @@ class LogFacts:
     split_by: SplitBy = "time"
     clicks_only: bool = False  # whether the training split has no impression that was not clicked
     pages: bool = False  # whether there are files of pages
+    validation_at: int = 0  # UTC ms, when the training split has ended
 
 
 def examples_file(shard: int) -> str:

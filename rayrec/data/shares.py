@@ -1,7 +1,7 @@
 """What one worker, or one step of an evaluation, reads of an encoded log: the examples and clicks of some of its shards."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
@@ -65,6 +65,10 @@ class Share:
         """The training examples, which stay in their files."""
         return ShardedExamples(self)
 
+    def train_since(self, at: int) -> "ShardedExamples":
+        """The training examples of a time (UTC ms) and later ones. No more than these is read."""
+        return ShardedExamples(self, at)
+
     def train_in_memory(self) -> Examples:
         """The training examples in memory, block after block."""
         return self._examples(range(self.log.sizes.shape[1] - 2))[0]
@@ -86,13 +90,23 @@ class Share:
         *together, row = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Examples(*together), row
 
-    def _section(self, section: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """The columns of `Examples` of a section, shard after shard, and their `row`."""
+    @cached_property
+    def _translation(self) -> dict[str, np.ndarray]:
+        """For context fields whose values have other numbers in `context` than in the files: the number of each."""
+        return self.log.facts.context.translation(self.context)
+
+    def _section(self, section: int, first: np.ndarray | None = None) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """The columns of `Examples` of a section, shard after shard, and their `row`; of each shard from its row `first` on."""
         names = [*EXAMPLES.names, *(f"context_{name}" for name in self.context.fields)]
         batches = [self.log.file(examples_file(shard)).get_batch(section) for shard in self.shards]
+        if first is not None:
+            batches = [batch.slice(row) for batch, row in zip(batches, first[self.shards].tolist(), strict=True)]
         user, item, clicked, at, clicks, row, *context = (
             np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]) for name in names
         )
+        for number, name in enumerate(self.context.fields):
+            if name in self._translation:
+                context[number] = self._translation[name][context[number]]
         stacked = np.stack(context, 1) if context else np.empty((len(user), 0), np.int16)
         return (user, item, clicked, at, self.clicks.offsets[user] + clicks, stacked), row
 
@@ -102,15 +116,27 @@ class ShardedExamples:
     """The training examples of a share, as an `ExampleSource` that reads one block at a time."""
 
     share: Share
-    block_sizes: np.ndarray = field(init=False)  # of all shards
+    since: int = 0  # UTC ms; examples from before are left out
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "block_sizes", self.share.log.sizes[:, :-2].sum(axis=0))
+    @cached_property
+    def first(self) -> np.ndarray:
+        """The first row of each shard in each block that is not left out: int64 [S, blocks]."""
+        log, blocks = self.share.log, self.share.log.sizes.shape[1] - 2
+        if not self.since:
+            return np.zeros((log.shards, blocks), np.int64)
+        files = [log.file(examples_file(shard)) for shard in range(log.shards)]
+        at = ([file.get_batch(block).column("at").to_numpy() for block in range(blocks)] for file in files)
+        return np.array([[np.searchsorted(times, self.since) for times in shard] for shard in at])  # which are in their order
+
+    @cached_property
+    def block_sizes(self) -> np.ndarray:  # of all shards
+        return (self.share.log.sizes[:, :-2] - self.first).sum(axis=0)
 
     def __len__(self) -> int:
-        return self.share.log.train_rows
+        return int(self.block_sizes.sum())
 
     def blocks(self, indices: Sequence[int], device: torch.device) -> Iterator[Block]:
+        left_out = self.first.sum(axis=0)  # of all shards, so that the rows of a block are counted from 0 again
         for index in indices:
-            columns, row = self.share._section(index)
-            yield Block(Columns(*(torch.from_numpy(column).to(device) for column in columns)), row)
+            columns, row = self.share._section(index, self.first[:, index])
+            yield Block(Columns(*(torch.from_numpy(column).to(device) for column in columns)), row - np.int32(left_out[index]))

@@ -14,6 +14,12 @@ def indices_of(values: pa.Array | pa.ChunkedArray, known: pa.Array, first: int =
     return found + np.int32(first)  # a copy: Arrow's memory is read-only
 
 
+def appended(words: list[str], newer: list[str]) -> list[str]:
+    """A vocabulary with the words that only a newer one has behind its own, so that each word keeps its index."""
+    known = set(words)
+    return words + [word for word in newer if word not in known]
+
+
 def value_indices(name: str, column: pa.ChunkedArray, vocabulary: pa.Array) -> np.ndarray:
     """The index, from 1, of the canonical text of each value in a vocabulary; 0 where it is unknown: int32 [rows]."""
     if pa.types.is_dictionary(column.type):

@@ -42,6 +42,7 @@ class EmbeddingTable(nn.Module):
         widths = [column.shape[1] if column.ndim == 2 else 1 for column in columns.values()]
         offsets = torch.tensor([0, *(sizes[name] for name in self.names)]).cumsum(0)
         self.offset = dict(zip(self.names, offsets.tolist(), strict=False))
+        self.sizes = {name: sizes[name] for name in self.names}
         starts = torch.tensor([0, *widths]).cumsum(0)
         self.columns = dict(zip(self.names, pairwise(starts.tolist()), strict=True))  # name -> (first, behind the last) column of W
         self.values = Rows(self._values(columns))
@@ -76,6 +77,10 @@ class EmbeddingTable(nn.Module):
     def values_of(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """The values of a multi-valued field, 0 for padding, in rows [...]: int64 [..., values]."""
         return self.values.of_columns(slice(*self.columns[name]), rows).long() - self.offset[name]
+
+    def places_in(self, grown: "EmbeddingTable") -> torch.Tensor:
+        """Where the values of this table are in another one, whose vocabularies begin with the same words: int64 [all values]."""
+        return torch.cat([torch.arange(size) + grown.offset[name] for name, size in self.sizes.items()])
 
     def append(self, columns: dict[str, torch.Tensor]) -> None:
         """More rows. Of a multi-valued field with more values than any row had so far, the last ones are left out."""

@@ -6,7 +6,7 @@ training draws negatives, negatives are drawn for the clicks of the validation s
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from rayrec.data.pages import NO_PAGES
 from rayrec.data.windows import HistoryGather
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
+from rayrec.ranking.warm_start import WarmStart
 from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker, gather_rows
 from rayrec.training.metrics import auc, log_loss
@@ -29,6 +30,8 @@ from rayrec.training.trainer import CPU, Trainer
 from rayrec.workspace.checkpoint import Checkpoint
 
 AUC, LOG_LOSS = "validation_auc", "validation_log_loss"  # the metrics of an epoch
+
+OnBest = Callable[[RankingModel, torch.optim.Optimizer], None]
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +45,15 @@ def train_ranker(
     callback: TrainingCallback = NO_CALLBACK,
     worker: Worker = SINGLE,
     checkpoint: Checkpoint | None = None,
+    start: WarmStart | None = None,
+    on_best: OnBest = lambda model, optimizer: None,
 ) -> tuple[Scorer, list[Epoch]]:
     """A scorer with the weights of its best epoch, and all epochs. Raises what `fit` raises."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         scorer = Scorer.untrained(ranker, data)
     scorer.to(device)
-    return scorer, fit(scorer.model, data, settings, seed, device, callback, worker, checkpoint)
+    return scorer, fit(scorer.model, data, settings, seed, device, callback, worker, checkpoint, start, on_best)
 
 
 def fit(
@@ -60,8 +65,12 @@ def fit(
     callback: TrainingCallback = NO_CALLBACK,
     worker: Worker = SINGLE,
     checkpoint: Checkpoint | None = None,
+    start: WarmStart | None = None,
+    on_best: OnBest = lambda model, optimizer: None,
 ) -> list[Epoch]:
     """Train `model`, which is on `device`, in place and leave the weights of its best epoch in it. `data` is the worker's share.
+
+    It goes on from `start`, if that is given. `on_best` is called at the end of each epoch that is better than those before.
 
     Raises `DivergedError` when the loss stops being finite, and `CheckpointError` for a checkpoint of another model.
     """
@@ -70,6 +79,9 @@ def fit(
     def train(
         part: RankingModel, epochs: int, callback: TrainingCallback = NO_CALLBACK, checkpoint: Checkpoint | None = None
     ) -> list[Epoch]:
+        trainable = TrainableRanker(part, data, gather, settings, seed, device, worker)
+        if start is not None:
+            start.take_over(part, trainable.optimizer)
         trainer = Trainer(
             epochs=epochs,
             seed=seed,
@@ -80,10 +92,11 @@ def fit(
             callback=callback,
             checkpoint=checkpoint,
             checkpoint_s=settings.checkpoint_s,
+            on_best=(lambda: on_best(part, trainable.optimizer)) if part is model else lambda: None,
         )
-        return trainer.fit(TrainableRanker(part, data, gather, settings, seed, device, worker))
+        return trainer.fit(trainable)
 
-    if checkpoint is None or not checkpoint.exists():  # a checkpoint has what was learned before it
+    if start is None and (checkpoint is None or not checkpoint.exists()):  # which have what was learned before
         model.pretrain(train)
     return train(model, settings.epochs, callback, checkpoint)
 
@@ -114,15 +127,16 @@ class TrainableRanker(Trainable[Batch]):
         super().__init__(model, model.optimizer(settings))
         self.ranker, self.data, self.gather, self.settings = model, data, gather, settings
         self.seed, self.device, self.worker = seed, device, worker
+        self.examples = data.train if data.recent is None else data.recent
         self.sampler, self.validation = self._negatives()
         self.losses_of = torch.compile(model.losses) if settings.compile else model.losses
         self.advice = f"lower training.learning_rate ({settings.learning_rate:g}) or set training.clip"
 
     def steps(self, epoch: int) -> int:
-        return steps_of(self.data.train, self.settings)
+        return steps_of(self.examples, self.settings)
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Batch | None, int]]:
-        found = training_batches(self.data.train, self.gather, self.settings, self.device, self.seed, epoch, skip, self.sampler)
+        found = training_batches(self.examples, self.gather, self.settings, self.device, self.seed, epoch, skip, self.sampler)
         for batch, examples in found:
             yield (batch if len(batch.user) else None), examples
 

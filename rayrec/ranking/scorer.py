@@ -103,10 +103,12 @@ class Scorer:
         return self.items.index.get(video_id, 0)
 
     def fits(self, fitted: FittedEncoders) -> bool:
-        """Whether the indices of users, items and context mean what they meant in the training."""
+        """Whether users and items are those of the training, and whether what was fitted to them with this base knows no more."""
+        own, others = self.items.tensors(), fitted.items.tensors()
         return (self.users.ids, self.items.ids) == (fitted.users.ids, fitted.items.ids) and (
             (self.user_encoder, self.item_encoder, self.context_encoder)
             == (fitted.user_encoder, fitted.item_encoder, fitted.context_encoder)
+            and all(torch.equal(tensor, others[name]) for name, tensor in own.items())
         )
 
     def with_items(self, table: pa.Table) -> "Scorer":

@@ -67,7 +67,8 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     steps.write_daily_counts(job)
     for name, known in (("users", users), ("items", items)):
         steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
-    EncodedLog(run.fs, run.folder, LogFacts(shards, split.test_at, context, split.by, labels == {True}, pages)).finish()
+    facts = LogFacts(shards, split.test_at, context, split.by, labels == {True}, pages, split.validation_at)
+    EncodedLog(run.fs, run.folder, facts).finish()
 
 
 def context_fields(config: Config) -> list[str]:
@@ -123,8 +124,8 @@ def _table_of(known: Known) -> pa.Table:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    # An encoded log of an earlier rayrec lacks the daily counts, and is made again.
-    found = settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config)), "daily": True}
+    # An encoded log of an earlier rayrec lacks the daily counts or the end of its training split, and is made again.
+    found = settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config)), "format": 3}
     return found | {"pages": needs_pages(config)}
 
 

@@ -132,7 +132,7 @@ def _trained_rankers(run: StageRun, log: EncodedLog) -> list[TrainedRanker]:
         if not run.fs.get_file_info(f"{folder}/{name}/ranker.json").is_file:
             continue
         scorer = Scorer.load(run.fs, f"{folder}/{name}")
-        if not scorer.fits(fitted_encoders(run, log, scorer.settings)):
+        if not scorer.fits(fitted_encoders(run, log, scorer.settings, base=scorer)):
             raise RankerError(
                 f"{folder}/{name} was trained on another catalog or log than the present one; run `rayrec train CONFIG` and "
                 "then this again"

@@ -6,6 +6,7 @@ finds in the unfinished version of the stage, whether a worker had died or the w
 """
 
 import io
+import logging
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,7 +18,9 @@ from rayrec.data.loading import MAY_READ, RANKER, RANKER_WITHOUT_TOPICS, READS, 
 from rayrec.data.shards import EncodedLog
 from rayrec.ranking import models
 from rayrec.ranking.fitting import AUC, train_ranker
+from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import SCORER
+from rayrec.ranking.warm_start import WarmStart, save_optimizer
 from rayrec.serving.cluster.room import check_training
 from rayrec.stages import encode
 from rayrec.stages.on_ray.training import Processes, Task, await_workers, reported, train_and_log
@@ -27,7 +30,9 @@ from rayrec.training.exchange import Worker
 from rayrec.training.progress import PROGRESS, ProgressFile
 from rayrec.workspace.checkpoint import Checkpoint
 from rayrec.workspace.stage import NEEDED, Stage, StageRun
-from rayrec.workspace.versions import Workspace
+from rayrec.workspace.versions import Workspace, WorkspaceError
+
+log = logging.getLogger(__name__)
 
 
 def train(run: StageRun) -> None:
@@ -38,11 +43,30 @@ def train(run: StageRun) -> None:
         arms[RANKER_WITHOUT_TOPICS] = config.ranker.model_copy(update={"topics": False})
     mlflow = trackers.check(config, run.workspace)
     await_workers(config, _processes(config))
-    folder = run.input_folder("encode")
-    curves = {arm: _train_arm(run, arm, ranker, folder, mlflow) for arm, ranker in arms.items()}
+    folder, base = run.input_folder("encode"), _published(run)
+    curves = {arm: _train_arm(run, arm, ranker, folder, mlflow, base) for arm, ranker in arms.items()}
     run.write_file("learning_curves.png", learning_curves(curves))
     rows = EncodedLog.open(run.fs, folder).train_rows
     run.count(rows_in=rows, rows_out=rows)
+
+
+def _published(run: StageRun) -> str | None:
+    """The folder of this stage's version that was published last, if the training shall go on from it and there is one."""
+    published = run.workspace.manifest("publish")
+    if run.config.training.from_ is None:
+        return None
+    if published is None or "train" not in published.inputs:
+        log.info("training.from: no ranker has been published yet, so the training begins from the start")
+        return None
+    version = published.inputs["train"]
+    manifest = next((each for each in run.workspace.versions("train") if each.version == version), None)
+    damage = "it is no longer there" if manifest is None else run.workspace.damage(manifest)
+    if damage:
+        raise WorkspaceError(
+            f"training.from: the published ranker is that of train/{version}, but {damage}; set training.from to null to train "
+            "a new ranker"
+        )
+    return f"{run.workspace.root}/train/{version}"
 
 
 def check(config: Config) -> None:
@@ -81,7 +105,7 @@ def learning_curves(curves: dict[str, list[Epoch]]) -> bytes:
     return picture.getvalue()
 
 
-def _train_arm(run: StageRun, arm: str, ranker: Ranker, log_folder: str, mlflow: str | None) -> list[Epoch]:
+def _train_arm(run: StageRun, arm: str, ranker: Ranker, log_folder: str, mlflow: str | None, base: str | None) -> list[Epoch]:
     """The epochs of the arm, whose scorer is in the folder of the stage afterwards."""
     training, folder = run.config.training, f"{run.folder}/{arm}"
     if run.fs.get_file_info(f"{folder}/{SCORER}").is_file:  # an earlier run trained it and was killed later
@@ -90,6 +114,7 @@ def _train_arm(run: StageRun, arm: str, ranker: Ranker, log_folder: str, mlflow:
         "config": dump(run.config.model_copy(update={"ranker": ranker})),
         "log": log_folder,
         "mlflow": mlflow,
+        "base": f"{base}/{arm}" if base and run.fs.get_file_info(f"{base}/{arm}/{SCORER}").is_file else None,
     }
     return train_and_log(run, _work, task, folder, arm, training.epochs, _processes(run.config))
 
@@ -105,11 +130,25 @@ def _work(task: Task, worker: Worker, device: torch.device) -> None:
     """What each worker does. The first one saves the scorer of the best epoch."""
     config, workspace, folder = Config.model_validate(task["config"]), Workspace(task["workspace"]), task["folder"]
     checkpoint = Checkpoint(workspace.fs, f"{folder}/checkpoint.pt")
-    data = ranking_data(workspace, EncodedLog.open(workspace.fs, task["log"]), config.ranker, worker)
+    encoded_log = EncodedLog.open(workspace.fs, task["log"])
+    start = WarmStart.load(workspace.fs, task["base"], config.ranker) if task["base"] else None
+    if start is None:
+        data = ranking_data(workspace, encoded_log, config.ranker, worker)
+    else:
+        data = ranking_data(workspace, encoded_log, config.ranker, worker, start.scorer, start.until)
+        start.refuse_nothing_new(encoded_log.facts, len(data.recent or ()))
+    until = encoded_log.facts.validation_at
+
+    def keep(model: RankingModel, optimizer: torch.optim.Optimizer) -> None:
+        if worker.rank == 0:
+            save_optimizer(workspace.fs, folder, model, optimizer, until)
+
     tracked = trackers.tracked(config, folder, task["mlflow"]) if worker.rank == 0 else nullcontext(NO_CALLBACK)
     with reported(task, worker) as progress, tracked as tracker:
         callback = together([progress, tracker])
-        scorer, _ = train_ranker(data, config.ranker, config.training, config.seed, device, callback, worker, checkpoint)
+        scorer, _ = train_ranker(
+            data, config.ranker, config.training, config.seed, device, callback, worker, checkpoint, start, keep
+        )
     if worker.rank == 0:
         scorer.save(workspace.fs, folder)
         checkpoint.delete()

@@ -8,6 +8,7 @@ model that one would, except for dropout, which each worker draws for its own sh
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -43,6 +44,7 @@ class Trainer:
     worker: Worker = SINGLE
     callback: TrainingCallback = NO_CALLBACK
     checkpoint: Checkpoint | None = None
+    on_best: Callable[[], None] = lambda: None  # called at the end of an epoch that is better than all before
     checkpoint_s: float = 60.0  # between two checkpoints within an epoch; there is always one at its end
 
     def fit(self, trainable: Trainable[Any]) -> list[Epoch]:
@@ -100,6 +102,7 @@ class _Run(Generic[Batch]):
         self.now = self._new_epoch()
         if self._best_epoch() is epoch:
             self.best = copy.deepcopy(self.model.state_dict())
+            self.trainer.on_best()
         self._save()
         self.trainer.callback.on_epoch(self.epochs)
 

@@ -182,6 +182,41 @@ def test_workers_draw_the_negatives_that_a_log_in_memory_has(config: Config, by:
     assert all(share.daily.table.equals(memory.daily.table) for share in shares)
 
 
+def recent_epoch(data: RankingData, config: Config) -> list[tuple[Batch, int]]:
+    assert data.recent is not None
+    return list(training_batches(data.recent, HistoryGather(data.clicks, LatestClicks(5), CPU), config.training, CPU, 7, 1))
+
+
+def test_workers_share_the_recent_batches_of_a_training_that_goes_on(config: Config, block_rows: int) -> None:
+    """The base knows the context values in another order, and one that is gone."""
+    workspace, log_files = encoded(config)
+    since = int(np.sort(log()["shown_at"].to_numpy())[500])
+    base = in_memory(config).encoders
+    base = replace(
+        base, context_encoder=replace(base.context_encoder, vocabularies={"device": ["web", "radio", "tv"], "speed": ["1"]})
+    )
+    memory = prepare(log(), catalog(), users(), config.ranker, config.split, base, since)
+    assert memory.context_encoder.vocabularies == {"device": ["web", "radio", "tv", "phone"], "speed": ["1", "2.5"]}
+    assert memory.recent is not None
+    assert 0 < len(memory.recent) < len(memory.train)
+    for world_size in (1, 3):
+        workers = [Worker(rank, world_size) for rank in range(world_size)]
+        shares = [ranking_data(workspace, log_files, config.ranker, worker, base, since) for worker in workers]
+        assert all(share.recent is not None and len(share.recent) == len(memory.recent) for share in shares)
+        epochs = [recent_epoch(share, config) for share in shares]
+        if block_rows == blocks.BLOCK_ROWS > ROWS:
+            for (whole, size), *parts in zip_longest(recent_epoch(memory, config), *epochs):
+                assert {part_size for _, part_size in parts} == {size}
+                assert rows_of(*(part for part, _ in parts)) == rows_of(whole)
+        seen = [batch for epoch in epochs for batch, _ in epoch]
+        for name in ("user", "at", "candidates", "context"):  # which no draw changes
+            one, other = (
+                torch.cat([vars(batch)[name] for batch in batches])
+                for batches in (seen, [b for b, _ in recent_epoch(memory, config)])
+            )
+            assert sorted(one.tolist()) == sorted(other.tolist())
+
+
 def test_negatives_by_page_need_request_ids(config: Config) -> None:
     training = config.training.model_copy(update={"negatives": Negatives(by="page")})
     with pytest.raises(DataError, match="page needs the column request_id, which the log lacks"):

@@ -12,13 +12,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from rayrec.config import Config, ConfigError, load
+from rayrec.data.errors import DataError
 from rayrec.errors import RayrecError
+from rayrec.ranking.warm_start import WarmStart
 from rayrec.stages.pipeline import load_stage, run_stages
 from rayrec.training.progress import PROGRESS, ProgressFile
 from rayrec.training.trainer import DivergedError
-from rayrec.workspace.stage import run_stage
-from rayrec.workspace.versions import Workspace
-from tests.training.small_log import ingest
+from rayrec.workspace.stage import Stage, run_stage
+from rayrec.workspace.versions import Workspace, WorkspaceError
+from tests.training.small_log import START, ingest
 
 SETTINGS = ["ranker.embedding_size=4", "ranker.hidden=[8]", "ranker.dropout=0", "ranker.id_dropout=0", "training.batch_size=64"]
 
@@ -66,6 +68,35 @@ def test_two_workers_of_which_one_is_killed_end_as_one_alone(config: Config, ray
         assert one.metrics["validation_auc"] == pytest.approx(other.metrics["validation_auc"], abs=2e-3)
         assert one.loss == pytest.approx(other.loss, abs=1e-4)
     assert not list(together.glob("checkpoint*"))
+
+
+def publish_without_a_bundle(config: Config) -> None:
+    """A version of the stage that names the ranker which is served."""
+    run_stage(Workspace(config.workspace), Stage("publish", lambda run: run.count(0, 0), after=("train",)), config)
+
+
+def test_a_training_goes_on_from_the_published_ranker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It learns from what is new alone, from the third version on from what the second one learned."""
+    config = load(None, [f"workspace={tmp_path}", *SETTINGS, "training.epochs=1", "training.from=current"])
+    workspace = Workspace(config.workspace)
+    untils, steps = [START], 0
+    for rows in (3000, 4500, 6000):
+        run_stage(workspace, ingest(rows), config, force=True)
+        with caplog.at_level("INFO"):
+            folder = trained(config)
+        start = WarmStart.load(workspace.fs, str(folder), config.ranker)
+        steps += -(-(start.until - untils[-1]) // 64)
+        assert {value.item() for name, value in start.moments.items() if name.endswith("|step")} == {steps}
+        untils.append(start.until)
+        assert trained(config) == folder  # nothing is new, so that nothing is done
+        publish_without_a_bundle(config)
+    assert untils == [START + int(rows * 0.8) for rows in (0, 3000, 4500, 6000)]
+    assert "no ranker has been published yet, so the training begins from the start" in caplog.text
+    with pytest.raises(DataError, match="the published ranker has learned from all of the training split"):
+        run_stages([load_stage("train")], config, force=True)
+    (folder / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(WorkspaceError, match=r"the published ranker is that of train/[\w-]+, but .* has 0 bytes instead of"):
+        trained(config, learning_rate=0.01)
 
 
 def test_what_cannot_be_trained_is_refused_before_and_after_the_start(config: Config, ray_cluster: str) -> None:
