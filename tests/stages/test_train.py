@@ -79,18 +79,18 @@ def test_a_training_goes_on_from_the_published_ranker(tmp_path: Path, caplog: py
     """It learns from what is new alone, from the third version on from what the second one learned."""
     config = load(None, [f"workspace={tmp_path}", *SETTINGS, "training.epochs=1", "training.from=current"])
     workspace = Workspace(config.workspace)
-    untils, steps = [START], 0
+    ends, steps = [START], 0
     for rows in (3000, 4500, 6000):
         run_stage(workspace, ingest(rows), config, force=True)
         with caplog.at_level("INFO"):
             folder = trained(config)
         start = WarmStart.load(workspace.fs, str(folder), config.ranker)
-        steps += -(-(start.until - untils[-1]) // 64)
+        steps += -(-(start.until - ends[-1]) // 64)
         assert {value.item() for name, value in start.moments.items() if name.endswith("|step")} == {steps}
-        untils.append(start.until)
+        ends.append(start.until)
         assert trained(config) == folder  # nothing is new, so that nothing is done
         publish_without_a_bundle(config)
-    assert untils == [START + int(rows * 0.8) for rows in (0, 3000, 4500, 6000)]
+    assert ends == [START + int(rows * 0.8) for rows in (0, 3000, 4500, 6000)]
     assert "no ranker has been published yet, so the training begins from the start" in caplog.text
     with pytest.raises(DataError, match="the published ranker has learned from all of the training split"):
         run_stages([load_stage("train")], config, force=True)
