@@ -6,7 +6,7 @@
 Once is 72,000 impressions of 480 videos by 3,000 users, the size of the demo. The log comes in files of a million rows, each with a
 slice of time. Users and videos come by Zipf's law, and a user clicks most of the videos of two topics of theirs. A video has an
 author and a class, but no medium: `extract` and `topics` are not run. Then the log grows by a file with one hundredth of its rows
-from later times, and the stages run again.
+from later times, and the stages run again; training goes on from the ranker that was published (`training.from: current`).
 
 Seconds are of the wall, CPU seconds those of all processes, whose memory is looked at every 50 ms; `peak GiB` is the resident
 memory of the largest one, and `private GiB` that without mapped files, whose pages the system takes back when it needs them.
@@ -119,16 +119,16 @@ def bucket(folder: Path) -> Iterator[Bucket]:
         yield Bucket(server)
 
 
-def run(stage: str, folder: Path, rows: int, place: Local | Bucket) -> dict[str, Any]:
-    """The figures of a stage."""
+def run(stage: str, folder: Path, rows: int, place: Local | Bucket, more: Sequence[str] = ()) -> dict[str, Any]:
+    """The figures of a stage, with more settings."""
     settings = [f"workspace={place.uri}", f"dataset.catalog={folder}/catalog.parquet", f"dataset.interactions={folder}/log"]
     (folder / "config.yaml").touch()
     settings.append(f"encoding.shards={max(16, rows // SHARD_ROWS)}")
-    command = [sys.executable, "-m", "rayrec.cli", stage, str(folder / "config.yaml"), *SETTINGS, *settings]
+    command = [sys.executable, "-m", "rayrec.cli", stage, str(folder / "config.yaml"), *SETTINGS, *settings, *more]
     before = place.counts()
     found = ingest.run(stage, rows, command)
-    more = {name: count - before[name] for name, count in place.counts().items()}
-    return found | {**more, "CPU us a row": 1e6 / found.pop("rows per CPU second")}
+    counted = {name: count - before[name] for name, count in place.counts().items()}
+    return found | {**counted, "CPU us a row": 1e6 / found.pop("rows per CPU second")}
 
 
 def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool, place: Local | Bucket) -> list[dict[str, Any]]:
@@ -140,7 +140,8 @@ def grown(sizes: dict[str, int], folder: Path, stages: Sequence[str], once: bool
         return found
     write_log(folder, 99_999, new, 1, 1.01, sizes["videos"], sizes["users"])
     return found + [
-        {"impressions": rows} | run(stage, folder, rows + new, place) | {"what": f"{stage}, 1 % new"} for stage in stages
+        {"impressions": rows} | run(stage, folder, rows + new, place, ["training.from=current"]) | {"what": f"{stage}, 1 % new"}
+        for stage in stages
     ]
 
 

@@ -124,6 +124,16 @@ def compare(config: ConfigPath, overrides: Overrides = None, force: Force = Fals
 
 
 @app.command(rich_help_panel=PANEL)
+def replay(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+    """Let several rankers (section `replay`) predict the last days of the log, and learn from each day when it is over."""
+    from rayrec.stages.replay import STAGE, TABLE
+
+    workspace, folder = run_alone(STAGE, load_config(config, overrides), force)
+    say(workspace.read_file(f"{folder}/{TABLE}").decode())
+    say(f"All days, and a picture: {folder}")
+
+
+@app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath, overrides: Overrides = None) -> None:
     """Show the current version of each stage in the workspace, its tables and how many rows it rejected."""
     from rayrec import __version__

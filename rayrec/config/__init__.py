@@ -35,6 +35,7 @@ from rayrec.config.features import (
 from rayrec.config.loading import load, with_values
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
+from rayrec.config.replay import Replay
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
 from rayrec.config.serving import Serving, Uploads
 from rayrec.config.topics import CoverNetwork, Topics
@@ -78,6 +79,7 @@ __all__ = [
     "Recall",
     "RecallSource",
     "Reduction",
+    "Replay",
     "Search",
     "Section",
     "Selection",

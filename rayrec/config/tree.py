@@ -10,6 +10,7 @@ from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.features import Features, PrivatePublic, Reduction
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, Selection
+from rayrec.config.replay import Replay
 from rayrec.config.search import Search
 from rayrec.config.serving import Serving
 from rayrec.config.topics import Topics
@@ -34,6 +35,7 @@ class Config(Section):
     training: Training = Training()
     tuning: Tuning = Tuning()
     comparison: Comparison = Comparison()
+    replay: Replay = Replay()
     evaluation: Evaluation = Evaluation()
     collaborative: Collaborative | None = None  # the stage is skipped unless this section is there
     recall: Recall = Recall()

@@ -22,7 +22,7 @@ from rayrec.data.popularity import DailyCounts, FadingCounts
 from rayrec.data.shards import EncodedLog, Known
 from rayrec.data.shares import Share
 from rayrec.data.shuffling import ExampleSource
-from rayrec.data.split import split_in_memory
+from rayrec.data.split import LogSplit, split_in_memory
 from rayrec.data.vocabulary import indices_of
 from rayrec.tables import TEXT
 from rayrec.training.exchange import SINGLE, Worker
@@ -159,20 +159,20 @@ def prepare(
     items: pa.Table,
     users: pa.Table | None,
     settings: Ranker,
-    split: Split,
+    split: Split | LogSplit,
     base: Encoders | None = None,
     since: int | None = None,
 ) -> RankingData:
     """The data of a log that is in memory: what `ranking_data` reads of it after it was encoded, without any files.
 
-    `items` is the catalog with its topics and vectors joined (`join_items`), `users` has the side columns. Raises `DataError` for
-    tables or settings that no ranker can be trained on.
+    `items` is the catalog with its topics and vectors joined (`join_items`), `users` has the side columns. A `LogSplit` is
+    that of a log in time order. Raises `DataError` for tables or settings that no ranker can be trained on.
     """
     refuse_unknown_context(settings.context_fields, interactions.column_names)
     shown_at = interactions["shown_at"].to_numpy()
     if (shown_at[1:] < shown_at[:-1]).any():
         interactions = interactions.take(pa.array(np.argsort(shown_at, kind="stable")))
-    rows = split_in_memory(interactions["shown_at"].to_numpy(), split)
+    rows = split if isinstance(split, LogSplit) else split_in_memory(interactions["shown_at"].to_numpy(), split)
     refuse_times_of_day(settings.context_fields, rows)
     trained = interactions.slice(0, rows.train_end)
     refuse_no_clicks(set(pc.unique(trained["clicked"]).to_pylist()), trained.num_rows)

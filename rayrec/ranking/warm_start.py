@@ -74,13 +74,19 @@ class WarmStart:
                     optimizer.state[parameter][kind] = _grown(moment, parameter, places.get(name))
 
 
+def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as in `WarmStart.moments`."""
+    return {
+        f"{name}|{kind}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
 def save_optimizer(fs: pafs.FileSystem, folder: str, model: nn.Module, optimizer: torch.optim.Optimizer, until: int) -> None:
     """Write what `WarmStart.load` reads beside the ranker itself."""
-    tensors = {UNTIL: torch.tensor(until)}
-    for name, parameter in model.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}|{kind}"] = torch.as_tensor(value).contiguous()
-    write_whole(fs, f"{folder}/{OPTIMIZER}", save_tensors(tensors))
+    tensors = moments_of(model, optimizer) | {UNTIL: torch.tensor(until)}
+    write_whole(fs, f"{folder}/{OPTIMIZER}", save_tensors({name: value.contiguous() for name, value in tensors.items()}))
 
 
 def refuse_other_settings(trained: Ranker, wanted: Ranker) -> None:

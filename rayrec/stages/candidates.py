@@ -138,7 +138,7 @@ def _results(
         for key, name, (_, each, seed) in zip(keys, names, fits, strict=True)
     }
     configs = [each.config for candidates in arms.values() for each in candidates]
-    found = results_of(run, pieces, TypeAdapter(Measured), trainings(run.config, configs))
+    found = results_of(run, pieces, TypeAdapter(Measured), trainings(run.config, configs, run.config.comparison.concurrent))
     return [found[key] for key in keys]
 
 

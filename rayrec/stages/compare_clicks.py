@@ -47,7 +47,8 @@ def compare_clicks(run: StageRun) -> None:
         for seed in seeds:
             name = names[arm, seed] = fingerprint(run, seed, *map(dump, (config.split, config.ranker, config.training)))
             pieces[name] = Piece(f"{arm}, seed {seed}", functools.partial(_measured, place, arm, config, seed))
-    results = results_of(run, pieces, TypeAdapter(Measurement), trainings(run.config, list(arms.values())))
+    execute = trainings(run.config, list(arms.values()), run.config.comparison.concurrent)
+    results = results_of(run, pieces, TypeAdapter(Measurement), execute)
     ranking_data_of.cache_clear()
     in_order = [_arm_run(arm, seed, results[names[arm, seed]]) for arm, seed in itertools.product(arms, seeds)]
     if not any(one.measured for one in in_order):

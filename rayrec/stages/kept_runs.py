@@ -82,9 +82,9 @@ def fingerprint(run: StageRun, *depends: Any) -> str:
     return hashlib.sha256(json.dumps([__version__, versions, *depends], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def trainings(config: Config, arms: Sequence[Config]) -> Executor:
-    """Does the trainings of a comparison one after the other in this process, or, for several at a time or on GPUs, on Ray."""
-    concurrent, gpus = config.comparison.concurrent, max(arm.training.gpus_per_worker for arm in arms)
+def trainings(config: Config, arms: Sequence[Config], concurrent: int) -> Executor:
+    """Does the trainings of these arms one after the other in this process, or, for several at a time or on GPUs, on Ray."""
+    gpus = max(arm.training.gpus_per_worker for arm in arms)
     if concurrent == 1 and not gpus:
         return in_this_process
     from rayrec.stages.on_ray.working import share_of_cpus, work_on
