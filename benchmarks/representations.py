@@ -1,4 +1,4 @@
-"""How well picture, title, MMoE and MMoE + tags know the classes (SOURCES C.6, Table I and Figure 3), over several splits.
+"""How well picture, title, MMoE and MMoE + tags know the classes (Pu et al., Table I and Figure 3), over several splits.
 
     python benchmarks/representations.py CONFIG [KEY=VALUE]... [--splits N]
 
