@@ -31,7 +31,7 @@ KUBERAY = ROOT / "deploy" / "kuberay"
 EXAMPLE = KUBERAY / "example"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 HOME = "/opt/rayrec"  # of the source in the image
-IN_NO_CLUSTER = {"benchmarks", "dev", "docs"}  # extras
+IN_NO_CLUSTER = {"benchmarks", "dev", "docs", "keras"}  # extras
 NAME = "app.kubernetes.io/name"
 COMPONENT = "app.kubernetes.io/component"
 

@@ -128,7 +128,7 @@ class AudioFeatures(Section):
         if self.model != "yamnet" and self.weights is not None:
             raise ValueError(f"weights={self.weights!r} are for model: yamnet; remove them for {self.model}")
         if self.model == "yamnet" and self.weights is None:
-            raise ValueError("yamnet needs weights: the path of a file that `rayrec convert FILE.tflite FILE.safetensors` makes")
+            raise ValueError("yamnet needs weights: the path of a file that `rayrec convert FILE FILE.safetensors` makes")
         if self.model == "yamnet" and self.sample_rate != YAMNET_RATE:
             raise ValueError(f"yamnet reads sound at sample_rate={YAMNET_RATE}, not {self.sample_rate}; leave the key out")
         return self

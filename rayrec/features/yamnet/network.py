@@ -34,7 +34,8 @@ def yamnet(settings: AudioFeatures) -> "YAMNet":
         return YAMNet(safetensors.torch.load(data), settings.output).eval()
     except (SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(
-            f"{key}: {path} is not a YAMNet in safetensors ({error}); `rayrec convert FILE.tflite FILE.safetensors` makes one"
+            f"{key}: {path} is not a YAMNet in safetensors ({error}); "
+            "`rayrec convert FILE FILE.safetensors` makes one of a file of TensorFlow Lite or Keras"
         ) from error
 
 
