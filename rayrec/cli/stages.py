@@ -133,6 +133,16 @@ def replay(config: ConfigPath, overrides: Overrides = None, force: Force = False
     say(f"All days, and a picture: {folder}")
 
 
+@app.command("ab_test", rich_help_panel=PANEL)
+def ab_test(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+    """Let simulated people browse what several arms recommend (section `ab_test`), and compare what they do."""
+    from rayrec.stages.ab_test import REPORT, STAGE, TABLE
+
+    workspace, folder = run_alone(STAGE, load_config(config, overrides), force)
+    say(workspace.read_file(f"{folder}/{TABLE}").decode())
+    say(f"The report: {folder}/{REPORT}")
+
+
 @app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath, overrides: Overrides = None) -> None:
     """Show the current version of each stage in the workspace, its tables and how many rows it rejected."""

@@ -3,6 +3,7 @@
 A stage is redone when the sections that it depends on change (or `seed`), and not when others do.
 """
 
+from rayrec.config.ab_test import ABTest
 from rayrec.config.base import ConfigError, Count, Section, Share, dump, need_package, settings_of
 from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import (
@@ -51,6 +52,7 @@ __all__ = [
     "SOUND",
     "WORDS",
     "YAMNET_RATE",
+    "ABTest",
     "AudioFeatures",
     "ByKind",
     "Choices",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rayrec.config.ab_test import ABTest
 from rayrec.config.base import Section, Share
 from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import AnyDataset, WorldData
@@ -36,6 +37,7 @@ class Config(Section):
     tuning: Tuning = Tuning()
     comparison: Comparison = Comparison()
     replay: Replay = Replay()
+    ab_test: ABTest = ABTest()
     evaluation: Evaluation = Evaluation()
     collaborative: Collaborative | None = None  # the stage is skipped unless this section is there
     recall: Recall = Recall()

@@ -84,9 +84,15 @@ class RecallPipeline:
         """
         candidates = self.candidates(query, queues, max(k, self.settings.candidates), trace)
         scores = await score(candidates.items) if len(candidates) else np.empty(0, np.float32)
+        trace.mark("score", len(candidates))
+        return self.selected(query, queues, candidates, scores, k, trace)
+
+    def selected(
+        self, query: Query, queues: TopicQueues, candidates: Candidates, scores: np.ndarray, k: int, trace: Trace
+    ) -> ScoredCandidates:
+        """The step behind the ranker. Raises `ScoreError` when the scores do not fit the candidates."""
         if len(scores) != len(candidates) or not np.isfinite(scores).all():
             raise ScoreError("the ranker's answer does not fit the candidates")
-        trace.mark("score", len(candidates))
         rows = self.selector.select(candidates.items, scores, queues.is_fresh(candidates.items), k, query.draw_seed)
         trace.mark("select", len(rows))
         return ScoredCandidates(candidates, scores, rows, self.labels[candidates.sources[rows]])

@@ -134,14 +134,23 @@ def _publish_times(total: int, days: int, rng: np.random.Generator) -> np.ndarra
     return rng.permutation(np.concatenate([backlog, *parts]))
 
 
-def _make_users(settings: SimulatedData, taxonomy: Taxonomy, rng: np.random.Generator) -> tuple[np.ndarray, Tastes]:
-    """Age groups, and tastes that are weakly related to them: each group likes two primary classes half as much again."""
+def society(settings: SimulatedData, taxonomy: Taxonomy, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The age group of each user, and how likely somebody of each group likes a topic: [groups, topics], rows that sum to 1.
+
+    Each group likes two primary classes half as much again.
+    """
     popularity = rng.dirichlet(np.full(len(taxonomy.primary), 6.0))  # some topics are liked by more people than others
     groups = rng.integers(len(AGE_GROUPS), size=settings.users)
     favoured = np.array([rng.choice(taxonomy.primaries, 2, replace=False) for _ in AGE_GROUPS])
     leaning = 1 + 0.5 * (favoured[:, :, None] == taxonomy.primary).any(axis=1)
-    appeal = (popularity + 1e-6) * leaning[groups]
-    return groups, make_tastes(appeal / appeal.sum(axis=1, keepdims=True), taxonomy.secondary, settings.days, rng)
+    appeal = (popularity + 1e-6) * leaning
+    return groups, appeal / appeal.sum(axis=1, keepdims=True)
+
+
+def _make_users(settings: SimulatedData, taxonomy: Taxonomy, rng: np.random.Generator) -> tuple[np.ndarray, Tastes]:
+    """Age groups, and tastes that are weakly related to them."""
+    groups, appeal = society(settings, taxonomy, rng)
+    return groups, make_tastes(appeal[groups], taxonomy.secondary, settings.days, rng)
 
 
 def _interactions(log: Log, settings: SimulatedData) -> pa.Table:

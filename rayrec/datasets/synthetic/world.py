@@ -17,11 +17,15 @@ from rayrec.datasets.synthetic.words import NOISE_TAGS, PACES, PLACES, PRIMARY, 
 
 def make(settings: WorldData, seed: int) -> World:
     """The world's tables, and the descriptions of its clips; `media.write_clips` makes their files."""
-    topics = np.arange(settings.topics)
-    taxonomy = Taxonomy(topics // 4, topics // 2, len(PRIMARY))
+    taxonomy = taxonomy_of(settings)
     videos = make_videos(settings, taxonomy, seed)
     clips = _clips(videos, settings, seed)
     return with_people(settings, taxonomy, videos, _described(videos, clips, random_of(seed, 5)), clips, seed)
+
+
+def taxonomy_of(settings: WorldData) -> Taxonomy:
+    topics = np.arange(settings.topics)
+    return Taxonomy(topics // 4, topics // 2, len(PRIMARY))
 
 
 def _clips(videos: Videos, settings: WorldData, seed: int) -> list[Scene]:
