@@ -19,7 +19,7 @@ from rayrec.evaluation.experiments.moments import Moments
 from rayrec.evaluation.experiments.power import detectable, fixed
 from rayrec.evaluation.experiments.sequential import ALPHA, FIRST, Mixture, Monitor
 
-AT_ONCE, DAYS = 20, 7  # runs in memory
+AT_ONCE, DAYS = 100, 7  # AT_ONCE: runs in memory
 
 Looks = tuple[Gain, np.ndarray]  # gains [runs, T], and users of both arms [T]
 
