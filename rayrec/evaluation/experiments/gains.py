@@ -66,7 +66,7 @@ def gain(control: Moments, treatment: Moments) -> Gain:
     """
     arms = (control, treatment)
     slopes = [_slopes(arm) for arm in arms]
-    parts = [arm.covariance / arm.count[..., None, None] for arm in arms]
+    parts = [arm.covariance / np.maximum(arm.count, 1)[..., None, None] for arm in arms]
     # How the covariates move together with the logarithm of the ratio, and with one another, in the difference of both arms.
     joint = sum(np.einsum("...ij,...j->...i", part[..., 2:, :2], slope) for part, slope in zip(parts, slopes, strict=True))
     own = sum(part[..., 2:, 2:] for part in parts)

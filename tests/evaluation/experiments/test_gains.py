@@ -78,4 +78,6 @@ def test_an_arm_without_anything_watched_has_no_gain_yet() -> None:
     found = gain(*map(Moments.of, rows))
     assert np.isnan(found.error)
     assert np.isnan(found.relative)
+    nobody = Moments(np.array(0), np.zeros(2), np.zeros((2, 2)))
+    assert np.isnan(gain(Moments.of(rows[0]), nobody).error)
     assert float(Gain(np.array(0.0), np.array(0.0)).z) == 0
