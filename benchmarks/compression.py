@@ -1,14 +1,16 @@
 """What compression costs and brings: bytes, quality and pictures a second, of networks whose quality can be measured.
 
-    python benchmarks/compression.py cifar --pictures DIR --weights FILE... [--points KEEP:VALUES...] [--figure FILE] [KEY=VALUE]...
-    python benchmarks/compression.py retrieval --pictures DIR [--size N] [KEY=VALUE]...
+    python benchmarks/compression.py cifar --pictures DIR --weights FILE... [--points KEEP:VALUES:BIT_COST...] [--scratch FOLDER] \\
+        [--figure FILE] [KEY=VALUE]...
+    python benchmarks/compression.py retrieval --pictures DIR [--size N] [--scratch FOLDER] [KEY=VALUE]...
     python benchmarks/compression.py speed --pictures DIR --weights FILE... [--size N]
 
 DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg of CIFAR-10. `cifar` compresses ResNets for CIFAR-10 at several points of a curve:
 they learn from the training pictures alone, a part of which is held out to choose epochs and the point; the test pictures are
-looked at once. `retrieval` compresses efficientnet_lite0 and measures the mean average precision of each test picture's nearest
-others (relevant: the same class). `speed` compares the kernels alone, without any training. The speeds are medians of several
-runs, in which all forms take turns. KEY=VALUE changes `features.image.compression`.
+looked at once for each point. `retrieval` compresses efficientnet_lite0 and measures the mean average precision of each test
+picture's nearest others (relevant: the same class). `speed` compares the kernels alone, without any training. The speeds are
+medians of several runs, in which all forms take turns. With `--scratch`, a killed run goes on where it was, and no file is
+made twice. KEY=VALUE changes `features.image.compression`.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import copy
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import cifar_resnets
 import numpy as np
 import torch
 from figures import show
+from pyarrow.fs import LocalFileSystem
 
 from rayrec.config import Compression, ImageFeatures
 from rayrec.features.compression import fitting, loading
@@ -33,10 +37,11 @@ from rayrec.features.image import image_network
 from rayrec.features.networks import FeatureNetwork
 from rayrec.training.callbacks import Epoch, TrainingCallback
 from rayrec.training.progress import describe
+from rayrec.workspace.checkpoint import Checkpoint
 
 SEED = 7
 ALL = 10**6  # pictures
-POINTS = ["0.7:32", "0.5:32", "0.4:16", "0.3:16", "0.2:16"]
+POINTS = ["1:32:0.02", "1:32:0.035", "1:32:0.06", "1:32:0.1"]
 CALIBRATION = 512
 MAX_LOSS = 0.005  # of accuracy
 
@@ -47,7 +52,10 @@ def main() -> None:
     arguments.add_argument("settings", nargs="*", help="KEY=VALUE of features.image.compression")
     arguments.add_argument("--pictures", type=Path, required=True)
     arguments.add_argument("--weights", type=Path, nargs="+", default=[])
-    arguments.add_argument("--points", nargs="+", default=POINTS, help="the kept share and the number of shared values")
+    arguments.add_argument(
+        "--points", nargs="+", default=POINTS, help="the kept share, the number of shared values, the cost of a bit"
+    )
+    arguments.add_argument("--scratch", type=Path, help="where checkpoints and files are kept")
     arguments.add_argument("--size", type=int, default=128, help="of the pictures that efficientnet_lite0 reads")
     arguments.add_argument("--figure", type=Path, help="where the curve is drawn")
     arguments.add_argument("--runs", type=int, default=7)
@@ -55,14 +63,14 @@ def main() -> None:
     changes = dict(pair.split("=", 1) for pair in given.settings)
     settings = Compression.model_validate({"file": "none.rrz", "held_out": 0.2} | changes)
     if given.what == "retrieval":
-        retrieval(given.pictures, given.size, settings, given.runs)
+        retrieval(given.pictures, given.size, settings, given.runs, given.scratch)
         return
     if given.what == "speed":
         speed(given.weights, given.pictures, given.size, given.runs)
         return
     curves = {}
     for weights in given.weights:
-        curves[weights.name.split("_")[0]] = cifar(weights, given.pictures, given.points, settings, given.runs)
+        curves[weights.name.split("_")[0]] = cifar(weights, given.pictures, given.points, settings, given.runs, given.scratch)
     if given.figure:
         draw(curves, given.figure)
 
@@ -70,39 +78,43 @@ def main() -> None:
 # --- the two measurements -------------------------------------------------------------------------------------------------------
 
 
-def cifar(weights: Path, folder: Path, points: list[str], settings: Compression, runs: int) -> list[dict[str, Any]]:
-    """The rows of the curve of one network, the original's first."""
+def cifar(
+    weights: Path, folder: Path, points: list[str], settings: Compression, runs: int, scratch: Path | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of the curve of one network, the original's first, and the speeds of its forms."""
     original = cifar_resnets.load(weights)
     name = weights.name.split("_")[0]
     train, held_out = pictures_of(folder / "train", original, settings.max_pictures).split(settings.held_out, SEED)
     test = pictures_of(folder / "test", original)
-    rows = [{"keep": 1.0, "values": "float32", "times_smaller": 1.0} | accuracies("float32", original, held_out, test)]
-    forms, files = {"original": original}, {}
+    rows: list[dict[str, Any]] = [{"point": "original", "times_smaller": 1.0} | accuracies("float32", original, held_out, test)]
+    networks, files = dict[str, tuple[FeatureNetwork, FeatureNetwork]](), dict[str, bytes]()
     for point in points:
-        keep, values = point.split(":")
-        own = settings.model_copy(update={"keep": float(keep), "clusters": int(values)})
+        keep, values, bit_cost = point.split(":")
+        own = settings.model_copy(update={"keep": float(keep), "clusters": int(values), "bit_cost": float(bit_cost)})
         task = fitting.Task(original, train, held_out, own, SEED)
-        data, small, fast = compressed(task, f"{name} {point}")
+        data, small, fast = compressed(task, f"{name} {point}", scratch)
         files[point], ratio = data, loading_facts(data)["original_bytes"] / len(data)
-        found = {"keep": float(keep), "values": values, "times_smaller": round(ratio, 2)}
+        found = {"point": point, "bytes": len(data), "times_smaller": round(ratio, 2)}
+        found["distortion"] = round(fitting.distortion(fitting.outputs(small, held_out), fitting.outputs(original, held_out)), 4)
         rows.append(found | accuracies("float32", small, held_out, test) | accuracies("int8", fast, held_out, test))
         print(rows[0], rows[-1], sep="\n", file=sys.stderr)
-        forms = {"original": original, "original, int8": int8_of(original, train), point: small, f"{point}, int8": fast}
+        networks[point] = small, fast
     columns = dict.fromkeys(key for row in rows for key in row)
     show(f"{name} on CIFAR-10", [{key: row.get(key, "") for key in columns} for row in rows], **facts_of(train, held_out, test))
-    speeds(f"{name}", forms, test.pixels[:256], runs)
     chosen = chosen_point(rows)
     layers(f"{name} {chosen}", original, files[chosen])
-    return rows
+    small, fast = networks[chosen]
+    forms = {"original": original, "original, int8": int8_of(original, train), chosen: small, f"{chosen}, int8": fast}
+    return rows, speeds(name, forms, test.pixels[:256], runs)
 
 
-def retrieval(folder: Path, size: int, settings: Compression, runs: int) -> None:
+def retrieval(folder: Path, size: int, settings: Compression, runs: int, scratch: Path | None) -> None:
     """mAP of nearest neighbours by the features of efficientnet_lite0, before and after."""
     image = ImageFeatures(model="efficientnet_lite0", output="pooled", size=size)
     original = image_network(image, SEED)
     train, held_out = pictures_of(folder / "train", original, settings.max_pictures).split(settings.held_out, SEED)
     test = pictures_of(folder / "test", original)
-    data, small, fast = compressed(fitting.Task(original, train, held_out, settings, SEED), "efficientnet_lite0")
+    data, small, fast = compressed(fitting.Task(original, train, held_out, settings, SEED), "efficientnet_lite0", scratch)
     forms = {"original": original, "compressed": small, "compressed, int8": fast}
     rows = []
     for name, form in forms.items():
@@ -128,17 +140,31 @@ def speed(weights: list[Path], folder: Path, size: int, runs: int) -> None:
 # --- compressing ----------------------------------------------------------------------------------------------------------------
 
 
-def compressed(task: fitting.Task, name: str) -> tuple[bytes, FeatureNetwork, FeatureNetwork]:
+def compressed(task: fitting.Task, name: str, scratch: Path | None) -> tuple[bytes, FeatureNetwork, FeatureNetwork]:
     """The file, the network that it holds, and this network with 8-bit kernels."""
-    network = copy.deepcopy(task.original)
     place = fitting.Place(callback=TrainingCallback(lambda epochs: tell(name, epochs)))
-    fitting.pruned(network, fitting.kept_shares(network, task), task, place)
-    fitting.shared(network, task, place)
-    batches = torch.from_numpy(task.train.pixels[:CALIBRATION]).split(64)
-    data = loading.packed(network, ImageFeatures(model=name), "trained weights", batches)
+    kept = None if scratch is None else scratch / f"{name.replace(' ', '-').replace(':', '-')}.rrz"
+    if kept is not None and kept.is_file():
+        data = kept.read_bytes()
+    else:
+        network = copy.deepcopy(task.original)
+        fitting.pruned(network, fitting.kept_shares(network, task), task, resumable(place, kept, "pruned"))
+        fitting.shared(network, task, resumable(place, kept, "shared"))
+        batches = torch.from_numpy(task.train.pixels[:CALIBRATION]).split(64)
+        data = loading.packed(network, ImageFeatures(model=name), "trained weights", batches)
+        if kept is not None:
+            kept.write_bytes(data)
     small = copy.deepcopy(task.original)
     facts = loading.unpacked(small, data).facts
     return data, small, quantised(small, facts["activations"])
+
+
+def resumable(place: fitting.Place, kept: Path | None, phase: str) -> fitting.Place:
+    """With a checkpoint beside the file that is to be kept."""
+    if kept is None:
+        return place
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return replace(place, checkpoint=Checkpoint(LocalFileSystem(), str(kept.with_suffix(f".{phase}.pt"))))
 
 
 def int8_of(network: FeatureNetwork, train: Pictures) -> FeatureNetwork:
@@ -177,7 +203,7 @@ def chosen_point(rows: list[dict[str, Any]]) -> str:
     good = [row for row in rows[1:] if min(row["held_out_float32"], row["held_out_int8"]) >= enough] or rows[1:2]
     best = max(good, key=lambda row: row["times_smaller"])
     print(f"chosen on the held-out pictures: {best}")
-    return f"{best['keep']:g}:{best['values']}"
+    return str(best["point"])
 
 
 def mean_average_precision(network: FeatureNetwork, pictures: Pictures) -> float:
@@ -192,9 +218,9 @@ def mean_average_precision(network: FeatureNetwork, pictures: Pictures) -> float
     return round(float(((precision * relevant).sum(1) / relevant.sum(1)).mean()), 4)
 
 
-def speeds(title: str, forms: dict[str, FeatureNetwork], pixels: np.ndarray, runs: int) -> None:
+def speeds(title: str, forms: dict[str, FeatureNetwork], pixels: np.ndarray, runs: int) -> list[dict[str, Any]]:
     """Pictures a second of each form, with one thread and with two; the forms take turns."""
-    batch, rows = torch.from_numpy(pixels), [{"network": name} for name in forms]
+    batch, rows = torch.from_numpy(pixels), list[dict[str, Any]]({"network": name} for name in forms)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         found: dict[str, list[float]] = {name: [] for name in forms}
@@ -210,6 +236,7 @@ def speeds(title: str, forms: dict[str, FeatureNetwork], pixels: np.ndarray, run
             row[f"images_per_s_{threads}"] = round(statistics.median(found[row["network"]]), 1)
             row[f"ratio_{threads}"] = round(statistics.median(ratios), 2)
     show(f"speed of {title}, batches of {len(batch)}, median of {runs}", rows)
+    return rows
 
 
 def layers(title: str, original: FeatureNetwork, data: bytes) -> None:
@@ -225,23 +252,33 @@ def facts_of(train: Pictures, held_out: Pictures, test: Pictures) -> dict[str, A
     return {"pictures": f"{len(train)} to learn from, {len(held_out)} held out, {len(test)} test"}
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """The accuracy kept on the test pictures against the bytes saved."""
+def draw(curves: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]], path: Path) -> None:
+    """The accuracy kept on the test pictures, against the bytes saved and against the speed with one thread."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for colour, (name, rows) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
+    figure, (bytes_axes, speed_axes) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for colour, (name, (rows, speed_rows)) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
+        original = 100 * rows[0]["test_float32"]
         for kernels, style in (("float32", "o-"), ("int8", "s--")):
-            points = [(row["times_smaller"], 100 * row[f"test_{kernels}"]) for row in rows[1:]]
-            points.sort()
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=f"{name}, {kernels}")
-        axes.axhline(100 * rows[0]["test_float32"], color=colour, linewidth=0.8, label=f"{name}, original")
-    axes.set_xlabel("times fewer bytes than float32")
-    axes.set_ylabel("accuracy on CIFAR-10's test pictures, %")
-    axes.legend(fontsize=8)
+            points = sorted((row["times_smaller"], 100 * row[f"test_{kernels}"]) for row in rows[1:])
+            bytes_axes.plot(*zip(*points, strict=True), style, color=colour, label=f"{name}, {kernels}")
+        bytes_axes.axhline(original, color=colour, linewidth=0.8, label=f"{name}, original")
+        of_point = {row["point"]: row for row in rows}
+        for row in speed_rows:
+            point, _, kernels = row["network"].partition(", ")
+            accuracy = of_point[point].get(f"test_{kernels or 'float32'}")
+            if accuracy is not None:
+                marker, label = ("s" if kernels else "o"), f"{name}, {row['network']}"
+                fill = "none" if point == "original" else "full"
+                speed_axes.plot(row["images_per_s_1"], 100 * accuracy, marker, color=colour, fillstyle=fill, label=label)
+    bytes_axes.set_xlabel("times fewer bytes than float32")
+    bytes_axes.set_ylabel("accuracy on CIFAR-10's test pictures, %")
+    speed_axes.set_xlabel("pictures a second, one thread")
+    for axes in (bytes_axes, speed_axes):
+        axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
 
 

@@ -22,7 +22,8 @@ YAMNET_RATE = 16_000  # samples per second
 
 
 Kept = Annotated[float, Field(gt=0, le=1)]
-Clusters = Annotated[int, Field(ge=1, le=256)]
+Clusters = Annotated[int, Field(ge=1, le=255)]
+BitCost = Annotated[float, Field(ge=0)]
 
 
 class LayerCompression(Section):
@@ -30,6 +31,7 @@ class LayerCompression(Section):
 
     keep: Kept | None = None
     clusters: Clusters | None = None
+    bit_cost: BitCost | None = None
 
 
 class Compression(Section):
@@ -44,17 +46,20 @@ class Compression(Section):
     max_pictures: Count = 2000  # a random sample of them, which must fit into memory
     # `original`: imitate the original network; `labels`: also learn the classes that the folders in `pictures` are.
     objective: Literal["original", "labels"] = "original"
-    keep: Kept = 0.5  # share of the weights that are not set to zero
+    keep: Kept = 1.0  # share of the weights that are not set to zero before weights are shared, which makes others zero
     # `sensitivity`: layers give up so many weights that each alone does the same harm; `uniform`: all keep the same share.
     targets: Literal["sensitivity", "uniform"] = "sensitivity"
-    clusters: Clusters = 16  # values that the weights of a layer share
+    clusters: Clusters = 32  # values that the weights of a layer share at most, besides zero
+    # A weight takes a value that more weights have if it is hardly further away: the price of a bit in its code, in units of the
+    # variance of the layer's weights. More makes the file smaller; 0 is plain K-means.
+    bit_cost: BitCost = 0.035
     layers: dict[str, LayerCompression] = {}  # exceptions, by a pattern of the layer's name such as `*depthwise*`
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the pictures on which the epoch is chosen
     epochs: Annotated[int, Field(ge=0)] = 10  # after pruning
-    sharing_epochs: Annotated[int, Field(ge=0)] = 3  # after the weights are shared
+    sharing_epochs: Annotated[int, Field(ge=0)] = 16  # after the weights are shared
     batch_size: Count = 64
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4  # of the weights
-    sharing_rate: Annotated[float, Field(gt=0)] = 1e-4  # of the shared values
+    sharing_rate: Annotated[float, Field(gt=0)] = 5e-4  # of the shared values and the weights behind them
     gpus: Annotated[float, Field(ge=0)] = 0  # that the training reserves; without them it runs in the calling process
 
     @field_validator("file")

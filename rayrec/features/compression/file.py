@@ -7,10 +7,10 @@
     body       the tensors, in the order of that list, without gaps
 
 A tensor of shared weights (Han et al., 2016) is a codebook, float32, and two Huffman streams. The first says how many zeros come
-before each weight that is not pruned: a symbol below 255 is their number, and 255 stands for 255 zeros with no weight behind them.
-The second gives the codebook's index of each such weight. Other tensors, such as biases and those of batch norms, are float16.
-A stream is the lengths of its codes plus one, two to a byte (0: the symbol does not occur); the bits of each lane, two bytes each;
-and the codes.
+before each weight that is not pruned: a symbol below 255 is their number, and 255 stands for 255 zeros with no weight behind
+them. The second gives the codebook's index of each such weight. Where few weights are zero, zero is in the codebook instead.
+Other tensors, such as biases and those of batch norms, are float16. A stream is the lengths of its codes plus one, two to a byte
+(0: the symbol does not occur); the bits of each lane, two bytes each; and the codes.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ FORMAT = 1
 SUFFIX = ".rrz"
 PREFIX = len(MARK) + 4 + 32
 MAX_HEADER = 1 << 24  # bytes, unpacked
+MAX_VALUES = 256
 SKIP = 255  # the symbol for so many zeros with no weight behind them
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -47,7 +48,7 @@ class SharedWeights:
     """A tensor most of whose weights are zero or one of a few values."""
 
     shape: tuple[int, ...]
-    codebook: np.ndarray  # float32 [values], at most 256
+    codebook: np.ndarray  # float32 [values], at most `MAX_VALUES`
     places: np.ndarray  # int64 [weights], where the weights that are not pruned are in the flat tensor, ascending
     indices: np.ndarray  # uint8 [weights], the value of each
 
@@ -71,17 +72,30 @@ def write(facts: Mapping[str, Any], shared: Mapping[str, SharedWeights], plain: 
     """A file of these tensors. Those of `plain` are rounded to float16."""
     rows, body = list[dict[str, Any]](), list[bytes]()
     for name, tensor in shared.items():
-        gaps = encode(_gaps(tensor.places), SKIP + 1)
-        indices = encode(tensor.indices, len(tensor.codebook))
-        row = {"name": name, "shape": tensor.shape, "values": len(tensor.codebook), "gaps": _row(gaps), "indices": _row(indices)}
-        rows.append(row)
-        body += [tensor.codebook.astype("<f4").tobytes(), _packed(gaps), _packed(indices)]
+        forms = [_coded(form) for form in (tensor, _with_zero(tensor)) if len(form.codebook) <= MAX_VALUES]
+        row, data = min(forms, key=lambda form: len(form[1]))
+        rows.append({"name": name, "shape": tensor.shape, **row})
+        body.append(data)
     for name, array in plain.items():
         rows.append({"name": name, "shape": array.shape})
         body.append(array.astype("<f2").tobytes())
     header = zlib.compress(json.dumps({"format": FORMAT, **facts, "tensors": rows}, separators=(",", ":")).encode(), 9)
     rest = header + b"".join(body)
     return MARK + len(header).to_bytes(4, "little") + hashlib.sha256(rest).digest() + rest
+
+
+def _coded(tensor: SharedWeights) -> tuple[dict[str, Any], bytes]:
+    """What the header says of a tensor, and its bytes."""
+    gaps, indices = encode(_gaps(tensor.places), SKIP + 1), encode(tensor.indices, len(tensor.codebook))
+    row = {"values": len(tensor.codebook), "gaps": _row(gaps), "indices": _row(indices)}
+    return row, tensor.codebook.astype("<f4").tobytes() + _packed(gaps) + _packed(indices)
+
+
+def _with_zero(tensor: SharedWeights) -> SharedWeights:
+    """The same weights, with zero as one of the values: this takes fewer bytes where less than about two thirds are zero."""
+    indices = np.zeros(math.prod(tensor.shape), np.uint8)
+    indices[tensor.places] = tensor.indices + 1
+    return SharedWeights(tensor.shape, np.concatenate([np.zeros(1, np.float32), tensor.codebook]), np.arange(len(indices)), indices)
 
 
 def read_facts(data: bytes) -> dict[str, Any]:
@@ -212,8 +226,8 @@ def _read_stream(reader: _Reader, row: list[int], alphabet: int, max_count: int)
 def _read_shared(reader: _Reader, row: dict[str, Any], weights: int) -> tuple[np.ndarray, Stream, Stream]:
     """The codebook, the gaps and the indices of a tensor of so many weights."""
     values = row["values"]
-    if not 0 <= values <= 256:
-        raise CompressedFileError(f"a codebook has {values} values; at most 256 are possible")
+    if not 0 <= values <= MAX_VALUES:
+        raise CompressedFileError(f"a codebook has {values} values; at most {MAX_VALUES} are possible")
     codebook = np.frombuffer(reader.take(4 * values), "<f4").astype(np.float32)
     gaps = _read_stream(reader, row["gaps"], SKIP + 1, weights)
     return codebook, gaps, _read_stream(reader, row["indices"], values, weights)

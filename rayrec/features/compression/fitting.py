@@ -1,4 +1,4 @@
-"""Makes a network small, as in Deep Compression (Han et al., 2016): prune, train, share weights, train the shared values.
+"""Makes a network small, as in Deep Compression (Han et al., 2016): prune, train, share weights, train on.
 
 What is trained imitates the original network on the user's pictures: the loss is the squared distance between the outputs of both,
 in units of the variance of the original's outputs (its `distortion`). Where pictures have classes and `objective` asks for it, a
@@ -6,6 +6,7 @@ linear classifier behind the outputs is trained beside them, and its cross-entro
 evaluation, so that the statistics of the original network stay, which were measured on far more pictures.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
 from rayrec.config import Compression, LayerCompression
-from rayrec.features.compression.codebooks import cluster, nearest
+from rayrec.features.compression.codebooks import cluster
 from rayrec.features.compression.file import SharedWeights
 from rayrec.features.compression.layers import Layer, Shared, layers_of, mask_of, prune, with_weights
 from rayrec.features.compression.pictures import Pictures
@@ -31,6 +32,7 @@ from rayrec.workspace.checkpoint import Checkpoint
 BATCH = 64  # pictures, where nothing is trained
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # kept shares at which a layer is tried out
 SAMPLED = 64  # pictures on which it is
+WARM_UP = 25  # steps
 DISTORTION, ACCURACY = "held_out_distortion", "held_out_accuracy"
 
 
@@ -73,7 +75,9 @@ def kept_shares(network: FeatureNetwork, task: Task) -> dict[str, float]:
 
 
 def pruned(network: FeatureNetwork, shares: Mapping[str, float], task: Task, place: Place) -> list[Epoch]:
-    """Remove the smallest weights of each layer, in place, and train the others."""
+    """Remove the smallest weights of each layer, in place, and train the others. Where all stay, nothing is done."""
+    if min(shares.values()) == 1:
+        return []
     for name, layer in layers_of(network.body).items():
         prune(layer, shares[name])
     epochs = fit(network, task, task.settings.epochs, task.settings.learning_rate, place)
@@ -83,9 +87,12 @@ def pruned(network: FeatureNetwork, shares: Mapping[str, float], task: Task, pla
 
 
 def shared(network: FeatureNetwork, task: Task, place: Place) -> list[Epoch]:
-    """Let the weights of each layer that are not zero share a few values, in place, and train these."""
+    """Let the weights of each layer share a few values, in place, and train both."""
+    settings = task.settings
     for name, layer in layers_of(network.body).items():
-        share(layer, settings_of(name, task.settings).clusters or task.settings.clusters)
+        own = settings_of(name, settings)
+        bit_cost = settings.bit_cost if own.bit_cost is None else own.bit_cost
+        share(layer, own.clusters or settings.clusters, bit_cost)
     return fit(network, task, task.settings.sharing_epochs, task.settings.sharing_rate, place)
 
 
@@ -144,25 +151,19 @@ def _equal_harm(harm: Mapping[str, Sequence[float]], layers: Mapping[str, Layer]
 # --- shared weights -------------------------------------------------------------------------------------------------------------
 
 
-def share(layer: Layer, clusters: int) -> None:
-    """Replace the weights that are not zero by the nearest of so many values, which K-means finds."""
-    weights = layer.weight.detach()
-    values = weights.cpu().numpy().ravel()
-    present = values != 0
-    codebook = cluster(values[present], clusters) if present.any() else np.zeros(1, np.float32)
-    indices = np.zeros(len(values), np.int64)
-    indices[present] = nearest(values[present], codebook) + 1
-    module = Shared(indices, codebook, weights.shape).to(weights.device)
-    parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+def share(layer: Layer, clusters: int, bit_cost: float) -> None:
+    """Let the weights of a layer be zero or one of so many other values."""
+    codebook = cluster(layer.weight.detach().cpu().numpy().ravel(), clusters, bit_cost)
+    parametrize.register_parametrization(layer, "weight", Shared(codebook).to(layer.weight.device))
 
 
+@torch.no_grad()
 def _stored(layer: Layer) -> SharedWeights:
     parametrizations: Any = layer.parametrizations
-    module, codebook = parametrizations["weight"][0], parametrizations["weight"].original
-    indices = module.indices.cpu().numpy()
+    module, weights = parametrizations["weight"][0], parametrizations["weight"].original
+    indices = module.indices(weights).cpu().numpy().ravel()
     places = np.flatnonzero(indices)
-    values = codebook.detach().cpu().numpy()
-    return SharedWeights(tuple(layer.weight.shape), values, places, (indices[places] - 1).astype(np.uint8))
+    return SharedWeights(tuple(weights.shape), module.codebook.cpu().numpy(), places, (indices[places] - 1).astype(np.uint8))
 
 
 # --- training -------------------------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def fit(network: FeatureNetwork, task: Task, epochs: int, rate: float, place: Pl
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)
         student = Student(network, task.classes)
-    return trainer.fit(Imitation(student.to(place.device), task, rate, place))
+    return trainer.fit(Imitation(student.to(place.device), task, epochs, rate, place))
 
 
 class Student(nn.Module):
@@ -208,10 +209,10 @@ class Imitation(Trainable[tuple[Tensor, Tensor | None]]):
     terms = ("loss", "distortion")
     check_steps = 10
 
-    def __init__(self, student: Student, task: Task, rate: float, place: Place) -> None:
+    def __init__(self, student: Student, task: Task, epochs: int, rate: float, place: Place) -> None:
         super().__init__(student, torch.optim.Adam(student.parameters(), lr=rate))
         self.student, self.task, self.device = student, task, place.device
-        self.size = task.settings.batch_size
+        self.size, self.epochs, self.rate = task.settings.batch_size, epochs, rate
         self.advice = f"lower features.image.compression's learning_rate and sharing_rate ({rate:g} was one of them)"
         self.scale = _spread(outputs(task.original, task.train, place.device))
         self.expected = outputs(task.original, task.held_out, place.device)
@@ -227,7 +228,14 @@ class Imitation(Trainable[tuple[Tensor, Tensor | None]]):
             batch = self.task.train.take(rows)
             pixels = changed(batch.pixels, np.random.default_rng((self.task.seed, epoch, step)), mixed=not self.task.classes)
             labels = torch.from_numpy(batch.labels).to(self.device) if self.task.classes and batch.labels is not None else None
+            self._set_rate((epoch - 1) * self.steps(epoch) + step)
             yield (torch.from_numpy(pixels).to(self.device), labels), len(rows)
+
+    def _set_rate(self, step: int) -> None:
+        """Learn slowly at first, and less and less from then on (Loshchilov and Hutter, 2017: half a cosine)."""
+        done = step / (self.epochs * self.steps(1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
 
     def losses(self, share: tuple[Tensor, Tensor | None], examples: int) -> Sequence[Tensor]:
         pixels, labels = share

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.nn.utils import parametrize
 
+from rayrec.features.compression.codebooks import Codebook, cells
+
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 
@@ -27,24 +29,33 @@ class Masked(nn.Module):
 
 
 class Shared(nn.Module):
-    """Weights that are zero or one of a few values, the codebook, which is what training changes (Han et al., 2016, section 3).
+    """Weights that are zero or one of a few values, the codebook (Han et al., 2016, section 3).
 
-    The gradient of a value is the sum of those of its weights.
+    Training changes both: the gradient of a value is the sum of those of its weights, and behind each shared weight there is one
+    that follows its own gradient and may so come to take another value (straight-through; Bengio, Léonard and Courville, 2013).
     """
 
-    indices: Tensor  # int32 [weights], 0 for a weight that is zero, else the place in the codebook plus one
+    prices: Tensor
 
-    def __init__(self, indices: np.ndarray, codebook: np.ndarray, shape: torch.Size) -> None:
+    def __init__(self, codebook: Codebook) -> None:
         super().__init__()
-        self.register_buffer("indices", torch.from_numpy(indices.astype(np.int32)))
-        self.first, self.shape = torch.from_numpy(codebook), shape
+        zero = codebook.values == 0
+        self.codebook = nn.Parameter(torch.from_numpy(codebook.values[~zero]))
+        self.register_buffer("prices", torch.from_numpy(np.concatenate([codebook.prices[zero], codebook.prices[~zero]])))
 
-    def forward(self, codebook: Tensor) -> Tensor:
-        values = torch.cat([codebook.new_zeros(1), codebook])
-        return embedding(self.indices, values[:, None]).view(self.shape)
+    def values(self) -> Tensor:
+        """Zero, and the codebook."""
+        return torch.cat([self.codebook.new_zeros(1), self.codebook])
 
-    def right_inverse(self, weights: Tensor) -> Tensor:
-        return self.first.clone()
+    def indices(self, weights: Tensor) -> Tensor:
+        """The place among the values for each weight."""
+        values, order = self.values().detach().sort()
+        used, limits = (torch.from_numpy(one) for one in cells(values.cpu().numpy(), self.prices[order].cpu().numpy()))
+        return order[used.to(weights.device)][torch.bucketize(weights.contiguous(), limits.to(weights), right=True)]
+
+    def forward(self, weights: Tensor) -> Tensor:
+        shared = embedding(self.indices(weights.detach()), self.values()[:, None]).squeeze(-1)
+        return shared + (weights - weights.detach())
 
 
 def layers_of(body: nn.Module) -> dict[str, Layer]:

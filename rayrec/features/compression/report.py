@@ -16,7 +16,7 @@ from rayrec.features.networks import FeatureNetwork
 
 MAX_DISTORTION = 0.1  # of the outputs: more is a loss worth a warning
 MAX_LOST = 0.02  # of the accuracy
-ADVICE = "keep more weights (features.image.compression.keep, .clusters), or give more pictures or epochs"
+ADVICE = "lower features.image.compression.bit_cost (or keep more weights), or give more pictures or epochs"
 
 
 def report(original: FeatureNetwork, data: bytes, held_out: Pictures) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rayrec.features.networks import FeatureNetwork
 IMAGE = ImageFeatures(model="squeezenet1_1", weights="none", output="pooled", size=32)
 SETTINGS = Compression(
     file="network.rrz",
+    keep=0.5,
     epochs=6,
     sharing_epochs=3,
     batch_size=16,

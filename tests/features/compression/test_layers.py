@@ -1,6 +1,9 @@
 """Pruned and shared layers: which weights stay, gradients of shared values, and multiply-adds that one can count by hand."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -41,22 +44,34 @@ def test_shared_weights_are_the_nearest_values_and_add_up_their_gradients() -> N
     layer = nn.Linear(4, 2, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, 1.2, 0.0, -2.0], [0.0, -2.2, 1.1, 0.9]]))
-    share(layer, 2)
+    share(layer, 2, 0.0)
     values = torch.tensor([-2.1, 1.05])
     expected = torch.stack([values[[1, 1, 0, 0]], values[[0, 0, 1, 1]]])
     expected[0, 2] = expected[1, 0] = 0
     assert torch.allclose(layer.weight, expected)
     inputs = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     layer(inputs).sum().backward()
-    codebook = layer.parametrizations["weight"].original  # type: ignore[index]
-    assert codebook.grad.tolist() == [4.0 + 2.0, 1.0 + 2.0 + 3.0 + 4.0]
+    shared: Any = layer.parametrizations
+    assert shared["weight"][0].codebook.grad.tolist() == [4.0 + 2.0, 1.0 + 2.0 + 3.0 + 4.0]
+    assert shared["weight"].original.grad.tolist() == [inputs[0].tolist()] * 2  # and the weights behind learn what theirs should
+
+
+def test_a_weight_takes_another_value_when_the_one_behind_it_has_moved() -> None:
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 0.0, -1.0]])
+    share(layer, 2, 0.0)
+    shared: Any = layer.parametrizations
+    with torch.no_grad():
+        shared["weight"].original.copy_(torch.tensor([[0.4, -0.6, 0.6]]))
+        shared["weight"][0].codebook.copy_(torch.tensor([1.1, -1.0]))  # in whatever order
+    assert layer.weight.tolist() == [[0, -1, pytest.approx(1.1)]]
 
 
 def test_layers_with_one_value_or_none() -> None:
     for weights in (np.zeros((2, 3)), np.full((2, 3), 0.5)):
         layer = nn.Linear(3, 2)
         layer.weight.data = torch.tensor(weights, dtype=torch.float32)
-        share(layer, 16)
+        share(layer, 16, 0.0)
         assert torch.equal(layer.weight, torch.tensor(weights, dtype=torch.float32))
 
 

@@ -59,7 +59,7 @@ def test_the_loaded_network_is_the_one_that_was_made(made: tuple[FeatureNetwork,
         assert state[name].contiguous().numpy().tobytes() == weights.dense().tobytes()
     for name, array in plain.items():
         assert np.array_equal(state[name].numpy(), array.astype(np.float16).astype(np.float32))
-    assert 10 < loading.file.read_facts(data)["original_bytes"] / len(data) < 13
+    assert 12 < loading.file.read_facts(data)["original_bytes"] / len(data) < 18
     held_out = task().held_out
     assert torch.allclose(outputs(loaded, held_out), outputs(network, held_out), rtol=0.02, atol=0.02)
     found = report(image_network(IMAGE, 7), data, held_out)
