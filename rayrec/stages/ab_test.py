@@ -68,7 +68,8 @@ def compare_arms(run: StageRun) -> None:
     alike = _added(pieces(1, _first_week))
     chosen = testing.nearest_groups(alike, len(names))
     log.info("ab_test: of %d groups, %s are most alike", settings.groups, ", ".join(str(group + 1) for group in chosen))
-    after = _added(pieces(2, functools.partial(_second_week, chosen=chosen), chosen))
+    arms = [_of_arm(config, name) for name in names]
+    after = _added(pieces(2, functools.partial(_second_week, chosen=chosen), chosen, names, arms))
     found = ABResult.of(settings, chosen, alike, after)
     run.write_file(RESULTS, to_json(found.facts(), indent=1))
     run.write_file(TABLE, table(found).encode())
@@ -111,11 +112,20 @@ def arm_config(config: Config, name: str) -> Config:
 def _depends(config: Config) -> list[Any]:
     """What the first week depends on."""
     settings = config.ab_test
-    return [config.seed, dump(config.dataset), settings.people, settings.groups, settings.days, settings.k, _control(config)]
+    return [
+        config.seed,
+        dump(config.dataset),
+        settings.people,
+        settings.groups,
+        settings.days,
+        settings.k,
+        _of_arm(config, next(iter(settings.arms))),
+    ]
 
 
-def _control(config: Config) -> list[Any]:
-    found = arm_config(config, next(iter(config.ab_test.arms)))
+def _of_arm(config: Config, name: str) -> list[Any]:
+    """The settings of an arm."""
+    found = arm_config(config, name)
     return [dump(found.recall), dump(found.selection), found.ranker.topics]
 
 

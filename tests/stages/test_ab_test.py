@@ -89,7 +89,7 @@ def test_arms_are_compared_and_crowds_are_kept(config: Config, monkeypatch: pyte
         assert measure in ("UVD", "UAVD", "AVD", "ART")
         assert gain["low"] <= gain["gain"] <= gain["high"]
     # Another treatment: the first week is not simulated again.
-    other = with_test(config, arms={**ARMS, "explore": {"selection.explore": 0.1}})
+    other = with_test(config, arms={**ARMS, "explore": {"recall.sources": {"topics": 1.0}, "recall.candidates": 5}})
     monkeypatch.setattr(ab_test, "_first_week", never)
     again = found(other)
     assert again["first_week"] == first["first_week"]
