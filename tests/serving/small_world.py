@@ -17,6 +17,7 @@ from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 from tests.features.clips import tone, write_clip
 from tests.fixtures.encoded import whole_log
+from tests.fixtures.ranking import small_maps
 
 WORDS = (["dog", "puppy"], ["sea", "beach"], ["guitar", "song"], ["cake", "sugar"])
 LOG_STARTS = 1_700_000_000_000  # UTC ms
@@ -107,6 +108,7 @@ def _tables(media: Path, count: int, log: pa.Table) -> list[Stage]:
         write_tables({"catalog": catalog(media, count), "interactions": log}),
         write_tables({"features": pa.table({"video_id": ids, "status": ["ok"] * count, "cover_jpeg": covers})}),
         write_tables({"topics": topics, "topic_centres": centres, "embeddings": embeddings(count)}),
+        write_tables({"vectors": pa.table({"video_id": ids} | small_maps(count))}),
     ]
 
 
