@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec import tables
-from rayrec.config import Config, load
+from rayrec.config import Config, load, settings_of
 from rayrec.data.loading import MAY_READ, RANKER, READS
 from rayrec.ranking.fitting import train_ranker
 from rayrec.serving.recommender import UserState
@@ -56,7 +56,15 @@ def _train(run: StageRun) -> None:
     scorer.save(run.fs, f"{run.folder}/{RANKER}")
 
 
-TRAIN = Stage("train", _train, reads=READS, may_read=MAY_READ, after=("encode",), first=(ENCODE,))
+TRAIN = Stage(
+    "train",
+    _train,
+    reads=READS,
+    may_read=MAY_READ,
+    after=("encode",),
+    settings=lambda config: settings_of(config.ranker),
+    first=(ENCODE,),
+)
 
 
 def catalog(media: Path, count: int = 40) -> pa.Table:

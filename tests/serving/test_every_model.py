@@ -38,6 +38,7 @@ def test_served_scores_are_those_of_the_trained_model(small_world: Config, name:
     for stage in (TRAIN, load_stage("publish")):
         run_stage(workspace, stage, config)
     trained = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
+    assert (trained.settings.model, trained.settings.options) == (ranker.model, ranker.options)
     data = whole_log(workspace, config)
     rows = np.arange(0, len(data.test), 7)
     # A bundle knows how popular videos were at the end of the log, so requests come a day after it.
