@@ -133,6 +133,10 @@ class _Methods(ABC, Generic[Answer]):
         """Gets the k videos that are most similar to a video: `videos`, the most similar first."""
         return self._make(Call("GET", f"/v1/similar/{_in_path(video_id)}", query={"k": k}))
 
+    def attention(self, video_id: Id, user_id: Id) -> Answer:
+        """Gets where a user looks at the cover of a video: `places`, rows of shares, or else the `reason` why there are none."""
+        return self._make(Call("GET", f"/v1/videos/{_in_path(video_id)}/attention", query={"user_id": text_of(user_id)}))
+
     def add_video(
         self,
         file: bytes | str | os.PathLike[str] | None = None,

@@ -7,8 +7,9 @@ there and have a value in every row. Any other column may be missing and is then
 `validate` refuses a table at its first fault; `screen` splits it into its good rows and its `rejects`. Both use the same rules.
 """
 
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 
 import numpy as np
@@ -25,6 +26,37 @@ VECTOR, IDS = pa.list_(pa.float32()), pa.list_(pa.int32())
 # part are in the first PART_MS (ten days) of that year, those of the validation part in the next, those of the test in the third.
 PARTS = ("training", "validation", "test")
 DRAWN_AT, PART_MS = 63_072_000_000, 864_000_000
+
+
+MAPS, MAPS_SHAPE = "maps", "maps_shape"  # columns of `features` and `vectors`
+
+
+@dataclass(frozen=True)
+class MapShape:
+    """The shape of the feature maps of a cover, which are in one flat vector: stages x `channels` x `side` x `side` numbers."""
+
+    channels: int
+    side: int
+    kernels: tuple[int, ...]  # how wide the network's own kernels are in each stage
+    seen: float  # the side of the square in the middle of the cover that the network saw, as a share of the cover's short side
+
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """Stages, channels, and the places of a map, row by row."""
+        return len(self.kernels), self.channels, self.side**2
+
+    @property
+    def size(self) -> int:
+        stages, channels, places = self.dimensions
+        return stages * channels * places
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "MapShape":
+        values = json.loads(text)
+        return cls(**values | {"kernels": tuple(values["kernels"])})
 
 
 class TableError(RayrecError):
@@ -101,6 +133,7 @@ TABLES: dict[str, TableSpec] = {
             {
                 "error": TEXT,
                 **dict.fromkeys(EXTRACTED_MODALITIES, VECTOR),
+                MAPS_SHAPE: TEXT,  # `MapShape` as JSON, where there are `maps`
                 "cover_jpeg": BYTES,
                 "duration_s": SECONDS,
                 "frames": pa.int32(),
@@ -118,7 +151,9 @@ TABLES: dict[str, TableSpec] = {
     # The global feature of the private/public network (Hasama & Li).
     "private_public": TableSpec(_schema({"video_id": TEXT, "vector": VECTOR}), stage="private_public", key=("video_id",)),
     # The normalised and reduced vectors of each modality, which topics and rankers read.
-    "vectors": TableSpec(_schema({"video_id": TEXT}, dict.fromkeys(MODALITIES, VECTOR)), stage="reduce", key=("video_id",)),
+    "vectors": TableSpec(
+        _schema({"video_id": TEXT}, {**dict.fromkeys(MODALITIES, VECTOR), MAPS_SHAPE: TEXT}), stage="reduce", key=("video_id",)
+    ),
     "topics": TableSpec(_schema({"video_id": TEXT, "topics": IDS, "similarity": VECTOR}), stage="topics", key=("video_id",)),
     "topic_centres": TableSpec(
         _schema({"topic": pa.int32(), "centre": VECTOR, "videos": pa.int32()}, {"tags": pa.list_(TEXT)}),

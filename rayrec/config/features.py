@@ -8,7 +8,7 @@ from rayrec.config.base import Count, Section, is_installed
 
 # Every kind of vector that a video may have. A modality is declared here and nowhere else: the columns of the tables `features` and
 # `vectors` follow. New ones go to the end, so that the numbers of models trained before keep their meaning.
-Modality = Literal["image", "cover", "motion", "audio", "text", "private_public"]
+Modality = Literal["image", "cover", "motion", "audio", "text", "private_public", "maps"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 # Those that `extract` computes.
 EXTRACTED_MODALITIES: tuple[Modality, ...] = tuple(name for name in MODALITIES if name != "private_public")
@@ -70,6 +70,16 @@ class Compression(Section):
         return file
 
 
+class Maps(Section):
+    """Feature maps of the covers: what each convolution stage of the image network gives, for the kernels of users.
+
+    A stage is what the network does at one resolution. A video has stages x `channels` x `grid` x `grid` numbers.
+    """
+
+    channels: Count = 4  # the principal components of a stage's channels that are kept
+    grid: Annotated[int, Field(ge=2)] = 7  # the means of as many rows and columns of equal squares
+
+
 class ImageFeatures(Section):
     """`efficientnet_lite0` or a torchvision image classifier, which reads sampled frames and the cover.
 
@@ -86,6 +96,7 @@ class ImageFeatures(Section):
     size: Annotated[int, Field(ge=32)] | None = None  # side of the square input in pixels; the default is the model's own
     resize: Annotated[int, Field(ge=32)] | None = None  # short side before the square is cropped; the default follows from `size`
     compression: Compression | None = None  # if set, its file takes the place of the network
+    maps: Maps | None = None  # if set, the feature maps of the covers are kept, too: `maps: {}`
 
     @field_validator("weights")
     @classmethod
@@ -179,6 +190,13 @@ class Reduction(Section):
 
     normalise: Literal["zscore", "minmax"] = "zscore"  # of each dimension, before PCA
     sizes: dict[Modality, Count] = {"image": 80, "cover": 80, "motion": 160}  # after PCA; other modalities are only normalised
+
+    @field_validator("sizes")
+    @classmethod
+    def _maps_stay(cls, sizes: dict[Modality, int]) -> dict[Modality, int]:
+        if "maps" in sizes:
+            raise ValueError("maps keep their places, so PCA can't reduce them; set features.image.maps.channels and grid instead")
+        return sizes
 
 
 class PrivatePublic(Section):

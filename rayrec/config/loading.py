@@ -185,6 +185,8 @@ def _sentence(key: str, problem: dict[str, Any]) -> str:
         return f"unknown key {key!r}{did_you_mean(path[-1], known, key.removesuffix(path[-1]))}"
     if problem["type"] == "missing":
         return f"{key!r} is missing; add it"
+    if not path:  # sections that do not go together
+        return wording(problem)
     given = str(problem["input"])[:80]
     if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return f"{key!r} is a section, so it holds keys with values, not {given!r}"

@@ -57,7 +57,15 @@ class Ranker(Section):
     modalities: Annotated[list[Modality], AfterValidator(_each_once)] = []  # reduced vectors that the ranker reads directly
     # Half-lives, in days, of counts by which the ranker knows how popular a video has been lately; none: it does not know
     popularity: list[Annotated[float, Field(gt=0)]] = []
+    # Whether kernels of each user's own, over the feature maps of covers (`features.image.maps`), add to the logits of the model;
+    # the model `user_kernel` is made of them alone.
+    user_kernels: bool = False
     fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether the ranker needs the feature maps of the covers."""
+        return self.user_kernels or self.model == "user_kernel"
 
     @property
     def history_at_input(self) -> bool:

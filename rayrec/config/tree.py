@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayrec.config.ab_test import ABTest
 from rayrec.config.base import Section, Share
@@ -43,3 +43,12 @@ class Config(Section):
     recall: Recall = Recall()
     selection: Selection = Selection()
     serving: Serving = Serving()
+
+    @model_validator(mode="after")
+    def _maps_for_kernels(self) -> "Config":
+        if self.ranker.reads_maps and (self.features.image is None or self.features.image.maps is None):
+            raise ValueError(
+                "the ranker has user kernels, which read the feature maps of covers, but `extract` does not keep these; set "
+                "features.image.maps={}, or choose a ranker without user kernels"
+            )
+        return self

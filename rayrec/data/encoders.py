@@ -14,7 +14,7 @@ from rayrec.data.fields import FieldEncoder, FieldTable, refuse_not_finite
 from rayrec.data.shards import Known
 from rayrec.data.split import SplitBy
 from rayrec.errors import did_you_mean
-from rayrec.tables import MODALITIES, TEXT, spec_of, typed
+from rayrec.tables import MAPS, MODALITIES, TEXT, spec_of, typed
 
 LEFT_OUT = " (`ingest` leaves out columns of structs, maps and nested lists)"
 
@@ -59,7 +59,7 @@ class FittedEncoders:
         users = with_side_columns(known.ids, users)
         fields = item_columns(settings, items)
         refuse_not_finite(users, "user_id", users.column_names)
-        refuse_not_finite(items, "video_id", fields)
+        refuse_not_finite(items, "video_id", [*fields, *([MAPS] if MAPS in items.column_names else [])])
         user_encoder = FieldEncoder.fit(users, "user_id", users.column_names, known.trained)
         item_encoder = FieldEncoder.fit(items, "video_id", fields, seen_items)
         if base is not None:
@@ -97,6 +97,11 @@ def item_columns(settings: Ranker, items: pa.Table) -> list[str]:
                 f"ranker.modalities: no video has a vector {name!r} in `vectors` (known: {known or 'none'}); leave it out, or "
                 "run `rayrec extract CONFIG` and `rayrec reduce CONFIG` to make it"
             )
+    if settings.reads_maps and MAPS not in filled:
+        raise DataError(
+            "ranker.user_kernels: no video has feature maps in `vectors`; set features.image.maps={} and run `rayrec extract "
+            "CONFIG` and `rayrec reduce CONFIG` to make them, or choose a ranker without user kernels"
+        )
     wanted = ["video_id", *settings.item_fields, *(["topics"] if settings.topics else []), *settings.modalities]
     return [name for name in dict.fromkeys(wanted) if name in filled]
 

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 import torch
 
 from rayrec.data.errors import DataError
+from rayrec.data.maps import MapEncoder
 from rayrec.data.popularity import FadingCounts
 from rayrec.data.vocabulary import appended, indices_of, value_indices, value_texts
-from rayrec.tables import TEXT
+from rayrec.tables import MAPS, MAPS_SHAPE, TEXT
 
 MAX_VALUES = 16  # of a multi-valued field that are kept for one row
 
@@ -29,7 +30,9 @@ class FieldTable:
     multivalued: dict[str, torch.Tensor] = field(default_factory=dict)  # int64 [n + 1, values], 0-padded
     numeric: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1], standardised
     vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # float32 [n + 1, size], centred, of unit variance; 0 if missing
+    maps: dict[str, torch.Tensor] = field(default_factory=dict)  # "cover": float16 [n + 1, stages, channels, places]; 0 if missing
     sizes: dict[str, int] = field(default_factory=dict)  # of the vocabularies, the unknown value included
+    kernels: tuple[int, ...] = ()  # how wide those of the image network are in each stage of the maps
 
     def __post_init__(self) -> None:
         self.index = {name: row for row, name in enumerate(self.ids) if row}
@@ -40,13 +43,13 @@ class FieldTable:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors, each under `kind.field`, in an order that does not depend on how the table was made."""
-        kinds = ("categorical", "multivalued", "numeric", "vectors")
+        kinds = ("categorical", "multivalued", "numeric", "vectors", "maps")
         return {f"{kind}.{name}": getattr(self, kind)[name] for kind in kinds for name in sorted(getattr(self, kind))}
 
     @classmethod
-    def from_tensors(cls, ids: list[str], tensors: dict[str, torch.Tensor], sizes: dict[str, int]) -> "FieldTable":
-        """The table of which `tensors` gave these tensors."""
-        table = cls(ids, sizes=sizes)
+    def from_tensors(cls, ids: list[str], tensors: dict[str, torch.Tensor], encoder: "FieldEncoder") -> "FieldTable":
+        """The table of which `tensors` gave these tensors, and which the encoder had made."""
+        table = encoder.table(ids)
         for key, tensor in tensors.items():
             kind, name = key.split(".", 1)
             getattr(table, kind)[name] = tensor
@@ -78,6 +81,7 @@ class FieldEncoder:
     multivalued: list[str] = field(default_factory=list)
     scales: dict[str, tuple[float, float]] = field(default_factory=dict)
     vector_scales: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    maps: MapEncoder | None = None  # of the feature maps, where the rows have been joined with them
 
     @classmethod
     def fit(cls, table: pa.Table, id_column: str, columns: list[str], seen: np.ndarray) -> "FieldEncoder":
@@ -100,11 +104,13 @@ class FieldEncoder:
                 encoder.scales[name] = (float(values.mean()), float(values.std() + 1e-6)) if len(values) else (0.0, 1.0)
             else:
                 encoder.vocabularies[name] = _frequent(value_texts(name, column))
+        if MAPS in table.column_names and MAPS_SHAPE in table.column_names:
+            encoder.maps = MapEncoder.fit(table, seen)
         return encoder
 
     def encode(self, table: pa.Table) -> FieldTable:
         """The rows of the table as a `FieldTable`, in the same order, behind row 0."""
-        encoded = FieldTable(["", *table[self.id_column].to_pylist()], sizes=self.sizes())
+        encoded = self.table(["", *table[self.id_column].to_pylist()])
         for name, words in self.vocabularies.items():
             values = pa.array(words, TEXT)
             if name in self.multivalued:
@@ -120,6 +126,8 @@ class FieldEncoder:
             if len(present):
                 rows[present] = (vector_matrix(name, table[name].drop_null()) - means) / deviations
             encoded.vectors[name] = _behind_zero(rows)
+        if self.maps is not None:
+            encoded.maps["cover"] = _behind_zero(self.maps.encode(table))
         return encoded
 
     def grown(self, newer: "FieldEncoder") -> "FieldEncoder":
@@ -135,6 +143,10 @@ class FieldEncoder:
                 )
         words = {name: appended(own, newer.vocabularies[name]) for name, own in self.vocabularies.items()}
         return replace(self, vocabularies=words)
+
+    def table(self, ids: list[str]) -> FieldTable:
+        """A table with these ids and without fields."""
+        return FieldTable(ids, sizes=self.sizes(), kernels=self.maps.shape.kernels if self.maps else ())
 
     def sizes(self) -> dict[str, int]:
         """The number of values of each vocabulary, the unknown one included."""

@@ -24,7 +24,7 @@ from rayrec.data.shares import Share
 from rayrec.data.shuffling import ExampleSource
 from rayrec.data.split import LogSplit, split_in_memory
 from rayrec.data.vocabulary import indices_of
-from rayrec.tables import TEXT
+from rayrec.tables import MAPS, MAPS_SHAPE, TEXT
 from rayrec.training.exchange import SINGLE, Worker
 
 # Folders of the stage `train`; `Scorer.load` reads each of them.
@@ -104,7 +104,7 @@ class TableReader(Protocol):
 
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table: ...
 
-    def read_if_there(self, table: str) -> pa.Table | None: ...
+    def read_if_there(self, table: str, columns: list[str] | None = None) -> pa.Table | None: ...
 
 
 def ranking_data(
@@ -135,22 +135,28 @@ def fitted_encoders(reader: TableReader, encoded_log: EncodedLog, settings: Rank
 def joined_items(reader: TableReader, settings: Ranker) -> pa.Table:
     """The catalog with the topics and vectors that the ranker uses, instead of columns of the user that have their names."""
     catalog = reader.read("catalog")
-    joined = [*(["topics"] if settings.topics else []), *settings.modalities]
+    wanted = vector_columns(settings)
+    joined = [*(["topics"] if settings.topics else []), *wanted]
     for name in set(joined) & set(catalog.column_names):
         log.warning("the catalog's column %r is not used, since the ranker reads rayrec's own %r; rename yours", name, name)
         catalog = catalog.drop_columns([name])
     topics = reader.read_if_there("topics") if settings.topics else None
-    vectors = reader.read_if_there("vectors") if settings.modalities else None
-    return join_items(catalog, topics, vectors, list(settings.modalities))
+    vectors = reader.read_if_there("vectors", ["video_id", *wanted]) if wanted else None
+    return join_items(catalog, topics, vectors, wanted)
 
 
-def join_items(catalog: pa.Table, topics: pa.Table | None, vectors: pa.Table | None, modalities: list[str]) -> pa.Table:
-    """The catalog with its `topics` and the wanted `vectors`, in the catalog's order."""
+def vector_columns(settings: Ranker) -> list[str]:
+    """The columns of `vectors` that the ranker uses."""
+    return list(dict.fromkeys([*settings.modalities, *((MAPS, MAPS_SHAPE) if settings.reads_maps else ())]))
+
+
+def join_items(catalog: pa.Table, topics: pa.Table | None, vectors: pa.Table | None, wanted: list[str]) -> pa.Table:
+    """The catalog with its `topics` and the wanted columns of `vectors`, in the catalog's order."""
     items = catalog
     if topics is not None and topics.num_rows:
         items = _with_columns(items, topics, ["topics"])
-    if vectors is not None and vectors.num_rows and modalities:
-        items = _with_columns(items, vectors, list(modalities))
+    if vectors is not None and vectors.num_rows and wanted:
+        items = _with_columns(items, vectors, wanted)
     return items
 
 

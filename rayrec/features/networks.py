@@ -95,6 +95,7 @@ class FeatureNetwork(nn.Module):
     def __init__(self, body: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.body = body
+        self.maps: nn.Module | None = None  # `maps.StageMaps`, where the feature maps of covers are kept
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
@@ -213,7 +214,7 @@ class _Builder:
 
     def try_out(self, network: FeatureNetwork) -> None:
         """Run one batch of noise. It calibrates a random network, and shows whether the shape fits and the weights are sound."""
-        noise = _noise(self.input_shape)
+        noise = noise_pictures(self.input_shape)
         try:
             with torch.inference_mode():
                 if self.settings.weights == "none":
@@ -292,7 +293,7 @@ def _channels_last(network: FeatureNetwork) -> FeatureNetwork:
     return network
 
 
-def _noise(shape: tuple[int, ...]) -> Tensor:
+def noise_pictures(shape: tuple[int, ...]) -> Tensor:
     """uint8 [N, *shape]: fake pictures or drifting clips of random colours, brightness and contrast.
 
     They are sums of noise of every scale, weaker the finer it is, as in photographs.

@@ -77,7 +77,7 @@ class Reduction:
             shift = moments.mean if normalise == "zscore" else moments.low
             return cls(moments.count, shift, scale)
         covariance = moments.comoment * scale * scale[:, None] / moments.count
-        variances, components = _principal(covariance, min(size, moments.count - 1))
+        variances, components = principal(covariance, min(size, moments.count - 1))
         total = covariance.trace()
         return cls(moments.count, moments.mean, scale, variances / total if total else variances, components)
 
@@ -95,7 +95,7 @@ class Reduction:
         return (normalised if self.components is None else normalised @ self.components.T).astype(np.float32)
 
 
-def _principal(covariance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def principal(covariance: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The `size` largest eigenvalues above rounding, and their eigenvectors as rows, whose largest coordinate is positive."""
     dimensions = len(covariance)
     size = min(size, dimensions)

@@ -155,11 +155,17 @@ def network_rows(decoded: pa.Table, settings: Features, networks: Networks) -> p
     """Turn the pixels, spectrograms and titles of decoded rows into vectors. `settings` are the resolved ones."""
     columns: dict[str, object] = {}
     if networks.image is not None and settings.image is not None:
-        from rayrec.features.image import image_features
+        from rayrec.features.image import cover_features, image_features
 
         side = networks.image.size
         frames, covers = _arrays(decoded["images"], (-1, side, side, 3)), _arrays(decoded["cover_pixels"], (side, side, 3))
-        columns["image"], columns["cover"] = image_features(networks.image, frames, covers)
+        if (maps := networks.image.maps) is None:
+            columns["image"], columns["cover"] = image_features(networks.image, frames, covers)
+        else:
+            columns["image"], _ = image_features(networks.image, frames, [])
+            columns["cover"], found = cover_features(networks.image, covers)
+            shape = maps.shape.to_json()  # type: ignore[union-attr, operator]
+            columns |= {tables.MAPS: found, tables.MAPS_SHAPE: [None if each is None else shape for each in found]}
     if networks.motion is not None and settings.motion is not None:
         from rayrec.features.motion import motion_features
 

@@ -13,6 +13,7 @@ from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.windows import HistoryWindow, LatestClicks
 from rayrec.ranking.gathering import Rows
 from rayrec.ranking.popularity import Popularity
+from rayrec.ranking.user_kernels import UserKernels
 from rayrec.registry import NoOptions
 from rayrec.training.optimizers import LazyAdam
 
@@ -26,18 +27,23 @@ class RankingModel(nn.Module, ABC):
         super().__init__()
         self.settings = settings
         self.popularity = Popularity(tables.popularity) if tables.popularity else None
+        self.user_kernels = UserKernels(tables, settings.id_dropout) if settings.reads_maps else None
 
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
         """The click logits [B, N] of the model itself. Call `score` for those that count."""
 
     def score(self, batch: Batch) -> torch.Tensor:
-        """The logits [B, N] by which candidates are trained, evaluated and served: `forward`, and what popularity adds."""
-        return self.with_popularity(self(batch), batch)
+        """The logits [B, N] by which candidates are trained, evaluated and served: `forward` and `with_additions`."""
+        return self.with_additions(self(batch), batch)
 
-    def with_popularity(self, logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Logits of `forward` with what the popularity of the candidates adds to them, if the settings ask for it."""
-        return logits_BN if self.popularity is None else logits_BN + self.popularity(batch)
+    def with_additions(self, logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Logits of `forward` with what popularity and the user's kernels add to them, where the settings ask for these."""
+        if self.popularity is not None:
+            logits_BN = logits_BN + self.popularity(batch)
+        if self.user_kernels is not None and self.settings.user_kernels:
+            logits_BN = logits_BN + self.user_kernels(batch.user, batch.candidates)
+        return logits_BN
 
     def append_items(self, table: FieldTable) -> None:
         """More items behind those that the model was built for, without the row for "unknown" that leads the table.

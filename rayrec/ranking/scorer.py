@@ -33,7 +33,7 @@ from rayrec.errors import RayrecError
 from rayrec.ranking import models
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.told import told_users
-from rayrec.tables import TEXT, VECTOR
+from rayrec.tables import MAPS, TEXT, VECTOR
 from rayrec.training.trainer import CPU
 from rayrec.workspace.files import read_whole, write_whole
 
@@ -116,8 +116,7 @@ class Scorer:
 
         Raises `DataError` when the table lacks a column that training had, or holds vectors of another size.
         """
-        encoder = self.item_encoder
-        for name in (*encoder.vocabularies, *encoder.scales, *encoder.vector_scales):
+        for name in self._columns:
             if name not in table.column_names:
                 raise DataError(f"the ranker was trained with {name!r} of each video, which is not there now; {RETRAIN}")
         items = self._encoded(table)
@@ -141,9 +140,13 @@ class Scorer:
         kinds: dict[str, pa.DataType] = dict.fromkeys(encoder.vocabularies, TEXT)
         kinds |= {name: pa.list_(TEXT) for name in encoder.multivalued}
         kinds |= dict.fromkeys(encoder.scales, pa.float64()) | dict.fromkeys(encoder.vector_scales, VECTOR)
+        kinds |= {MAPS: VECTOR} if encoder.maps else {}
         for name in kinds.keys() - set(table.column_names):
             table = table.append_column(name, pa.nulls(table.num_rows, kinds[name]))
-        self.model.append_items(self._encoded(table))
+        encoded = self._encoded(table)
+        self.model.append_items(encoded)
+        if self.model.user_kernels is not None:
+            self.model.user_kernels.append_items(encoded)
 
     def to(self, device: torch.device) -> "Scorer":
         self.model.to(device)
@@ -211,7 +214,7 @@ class Scorer:
             FieldTable.from_tensors(
                 pq.read_table(f"{folder}/{name}.parquet", filesystem=fs)["id"].to_pylist(),
                 load_tensors(read_whole(fs, f"{folder}/{name}.safetensors")),
-                encoder.sizes(),
+                encoder,
             )
             for name, encoder in (("users", saved.users), ("items", saved.items))
         )
@@ -227,10 +230,16 @@ class Scorer:
             ) from error
         return scorer
 
+    @property
+    def _columns(self) -> list[str]:
+        """The columns of the item table that training had."""
+        encoder = self.item_encoder
+        return [*encoder.vocabularies, *encoder.scales, *encoder.vector_scales, *([MAPS] if encoder.maps else [])]
+
     def _encoded(self, table: pa.Table) -> FieldTable:
         """The encoded rows. Raises `DataError` for numbers that are not finite, and vectors of another size than training had."""
         encoder = self.item_encoder
-        refuse_not_finite(table, "video_id", [*encoder.vocabularies, *encoder.scales, *encoder.vector_scales])
+        refuse_not_finite(table, "video_id", self._columns)
         for name, (means, _) in encoder.vector_scales.items():
             size = pc.max(pc.list_value_length(table[name])).as_py()
             if size is not None and size != len(means):

@@ -22,6 +22,7 @@ from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
 from rayrec.recall.similar import nearest
 from rayrec.recall.source import Query
+from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.items import Items
 from rayrec.serving.state.store import Addition, Event, StateStore, StoreError
@@ -52,10 +53,18 @@ class UserState:
 # those of `Items.in_store`.
 Rank = Callable[[str, UserState, int, np.ndarray, dict[str, Any]], Awaitable[np.ndarray]]
 
+# (user_id, an item of `Items.in_store`) -> where the user looks at its cover, or a sentence that says why that is not known.
+Look = Callable[[str, int], Awaitable[Attention | str]]
+
 
 async def rank_in_order(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
     """The `Rank` of a bundle without a ranker. The candidates keep their order: the first one has 1, and the last almost 0."""
     return np.linspace(1, 0, len(candidates), endpoint=False, dtype=np.float32)
+
+
+async def look_nowhere(user_id: str, item: int) -> Attention | str:
+    """The `Look` of a bundle without a ranker."""
+    return "the bundle has no ranker"
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,9 @@ class Recommender:
         selection: Selection,
         seed: int,
         lost: Callable[[int], None] = lambda count: None,
+        look: Look = look_nowhere,
     ) -> None:
-        self.bundle, self.store, self.rank, self.settings, self._lost = bundle, store, rank, recall, lost
+        self.bundle, self.store, self.rank, self.settings, self._lost, self.look = bundle, store, rank, recall, lost, look
         self.selection, self._refreshing = selection, threading.Lock()
         self._rng = np.random.default_rng(seed)
         self._since = store.since(bundle.info.log_until, bundle.info.log_upto)
@@ -240,6 +250,17 @@ class Recommender:
         items, similarity = found[0][shown], found[1][shown]
         rows = nearest(items, similarity, self.clicks, k)
         return items[rows], similarity[rows]
+
+    async def attention(self, user_id: str, video_id: str) -> Attention | str:
+        """Where a user looks at the cover of a video, or a sentence that says why that is not known.
+
+        Raises `KeyError` for an unknown video, and what the ranker raises.
+        """
+        items = self.items
+        if not (item := items.find(video_id)):
+            raise KeyError(video_id)
+        user = await asyncio.to_thread(self.user, user_id, items)
+        return await self.look("" if user.forgotten else user_id, int(items.in_store(np.array([item]))[0]))
 
     def user(self, user_id: str, items: Items | None = None) -> UserState:
         """Merges the log and the store in the order of time. Unknown users are in neither, forgotten ones are not in the log.

@@ -116,4 +116,5 @@ def _popularity(run: StageRun) -> dict[str, dict[str, float]]:
 
 def data_settings(config: Config) -> str:
     """The settings of a ranker on which its data depend, and defaults for the others."""
-    return Ranker(**{name: getattr(config.ranker, name) for name in OF_THE_DATA}).model_dump_json()
+    same = {name: getattr(config.ranker, name) for name in OF_THE_DATA}
+    return Ranker(**same, user_kernels=config.ranker.reads_maps).model_dump_json()

@@ -332,6 +332,11 @@ def check(config: Config) -> None:
                 "features.image.compression.int8=true is for CPUs, but features.gpus_per_model asks for GPUs; set one of them to "
                 "false or 0"
             )
+        if image.compression is not None and image.compression.int8 and image.maps is not None:
+            raise ConfigError(
+                "features.image.maps are taken between the layers of the network, which features.image.compression.int8=true "
+                "runs in integers; set maps to null or int8 to false"
+            )
     if (audio := features.audio) is not None and audio.weights and not file_versions([audio.weights]):
         raise ConfigError(f"features.audio.weights: there is no file {audio.weights}; `rayrec convert` makes it of YAMNet's")
     if (text := features.text) is not None:

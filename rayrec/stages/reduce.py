@@ -177,7 +177,7 @@ class FeatureFiles:
         }
 
     def _part(self, path: str, names: list[str], checked: bool) -> pa.Table:
-        columns = ["video_id", *names]
+        columns = ["video_id", *names, *([tables.MAPS_SHAPE] if tables.MAPS in names else [])]
         if checked:
             part = read_checked(self.fs, path, self.digests[path], "features", columns)
         else:
@@ -212,7 +212,10 @@ def _moments(number: int, paths: list[str], shared: tuple[FeatureFiles, list[str
 def _write_vectors(number: int, paths: list[str], shared: tuple[FeatureFiles, dict[str, Reduction], str]) -> bytes:
     features, reductions, folder = shared
     for chunk_number, chunk in enumerate(features.chunks(paths, list(reductions))):
+        columns: dict[str, pa.Array | pa.ChunkedArray]
         columns = {name: reduced(chunk[name], fit, name) for name, fit in reductions.items()}
+        if tables.MAPS in reductions:
+            columns[tables.MAPS_SHAPE] = chunk[tables.MAPS_SHAPE]
         part = tables.conform("vectors", pa.table({"video_id": chunk["video_id"]} | columns))
         path = f"{folder}/part-{number:06d}-{chunk_number:06d}.parquet"
         pq.write_table(part, path, filesystem=features.fs, compression="zstd")

@@ -7,10 +7,10 @@ import torch
 
 from rayrec.config import Ranker
 from rayrec.data.errors import DataError
-from rayrec.data.loading import RankingData, join_items
+from rayrec.data.loading import RankingData
 from rayrec.ranking.gathering import Rows
 from rayrec.ranking.scorer import Scorer
-from tests.fixtures.ranking import MODELS
+from tests.fixtures.ranking import MODELS, joined
 from tests.ranking.impressions import untrained
 
 
@@ -32,8 +32,8 @@ def test_rows_that_were_appended_are_found_and_the_first_ones_stay_where_they_ar
 def test_an_appended_item_scores_like_one_that_was_there(
     model: str, fusion: str, raw: dict[str, pa.Table], settings: Ranker, data: RankingData
 ) -> None:
-    trained = untrained(model, data, settings.model_copy(update={"fusion": fusion}), spread=0.3)
-    items = join_items(raw["catalog"], raw["topics"], raw["vectors"], list(settings.modalities))
+    trained = untrained(model, data, settings.model_copy(update={"fusion": fusion, "user_kernels": True}), spread=0.3)
+    items = joined(raw, settings)
     whole, first = trained.with_items(items), trained.with_items(items.slice(0, 25))
     for start, count in ((25, 1), (26, items.num_rows - 26)):
         first.append_items(items.slice(start, count))

@@ -11,13 +11,13 @@ import torch
 
 from rayrec.config import Ranker
 from rayrec.data.context import DAY_MS
-from rayrec.data.loading import RankingData, join_items
+from rayrec.data.loading import RankingData
 from rayrec.data.popularity import DailyCounts, FadingCounts
 from rayrec.ranking.popularity import Popularity
 from rayrec.ranking.scorer import Scorer
 from tests.data.test_popularity import HALF_LIVES, ITEMS, slow_counts, slow_sum
 from tests.data.test_popularity import log as log
-from tests.fixtures.ranking import prepared
+from tests.fixtures.ranking import joined, prepared
 from tests.ranking.impressions import requests, untrained
 
 
@@ -76,7 +76,7 @@ def test_a_saved_ranker_knows_what_it_knew(data: RankingData, knowing: Ranker, t
 
 def test_videos_keep_their_popularity_when_the_catalog_changes(raw: dict[str, pa.Table], knowing: Ranker) -> None:
     scorer = untrained("fm", prepared(raw, knowing), knowing, spread=0.2)
-    items = join_items(raw["catalog"], raw["topics"], raw["vectors"], list(knowing.modalities))
+    items = joined(raw, knowing)
     new = items.slice(3, 1).set_column(0, "video_id", pa.array(["new"]))
     grown = scorer.with_items(pa.concat_tables([new, items]))  # in front, so that all indices shift
     past, times, at = [np.array([3, 7, 4])], [np.array([1, 2, 3])], np.array([4 * DAY_MS])

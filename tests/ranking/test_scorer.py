@@ -14,9 +14,10 @@ import torch
 from rayrec.config import ConfigError, Ranker
 from rayrec.data.batches import batches
 from rayrec.data.errors import DataError
-from rayrec.data.loading import RankingData, join_items
+from rayrec.data.loading import RankingData
 from rayrec.data.windows import HistoryGather
 from rayrec.ranking.scorer import RankerError, Scorer
+from tests.fixtures.ranking import joined
 
 CPU = torch.device("cpu")
 
@@ -71,7 +72,7 @@ def test_padding_scores_zero_and_unknown_videos_have_index_zero(scorer: Scorer) 
 def test_items_that_are_not_what_training_had_are_refused(
     scorer: Scorer, data: RankingData, raw: dict[str, pa.Table], settings: Ranker
 ) -> None:
-    items = join_items(raw["catalog"], raw["topics"], raw["vectors"], list(settings.modalities))
+    items = joined(raw, settings)
     with pytest.raises(DataError, match="trained with 'author_id' of each video, which is not there now"):
         scorer.with_items(items.drop_columns("author_id"))
     column = items.column_names.index("audio")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rayrec.config import Config, ImageFeatures, load
+from rayrec.config import Config, ImageFeatures, Maps, load
 from rayrec.datasets.synthetic.media import encode
 from rayrec.datasets.synthetic.scenes import Scene
 from rayrec.features.media.isolation import IsolatedDecoder
@@ -17,7 +17,8 @@ from tests.fixtures.media import SMALL
 from tests.serving.small_world import LOG_STARTS, TRAIN, WORDS, interactions, topic_of, video, write_tables
 
 CLIPS = 16
-FEATURES = SMALL.model_copy(update={"motion": None, "image": ImageFeatures(model="resnet18", weights="none", frames=2, size=32)})
+IMAGE = ImageFeatures(model="resnet18", weights="none", frames=2, size=32, maps=Maps(channels=2, grid=3))
+FEATURES = SMALL.model_copy(update={"motion": None, "image": IMAGE})
 
 
 def clip(number: int, side: int = 64) -> bytes:
@@ -61,6 +62,7 @@ def build_media_world(folder: Path, *settings: str) -> Config:
     media = folder / "media"
     media.mkdir(parents=True)
     values = ["recall.min_exposures=3", "topics.clusters=4", "topics.epochs=3", "topics.modalities=[image, audio]"]
+    values += ["features.image.maps={}", "ranker.user_kernels=true"]
     values += ["ranker.modalities=[image, audio]", "reduction.sizes={image: 6}", f"serving.uploads.media_roots=[{media}]"]
     config = load(None, [f"workspace={folder}", *values, *settings]).model_copy(update={"features": FEATURES})
     ingest = write_tables({"catalog": catalog(media), "interactions": interactions()})

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec import tables
-from rayrec.config import Config, load
+from rayrec.config import Config, load, settings_of
 from rayrec.data.loading import MAY_READ, RANKER, READS
 from rayrec.ranking.fitting import train_ranker
 from rayrec.serving.recommender import UserState
@@ -17,6 +17,7 @@ from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
 from tests.features.clips import tone, write_clip
 from tests.fixtures.encoded import whole_log
+from tests.fixtures.ranking import small_maps
 
 WORDS = (["dog", "puppy"], ["sea", "beach"], ["guitar", "song"], ["cake", "sugar"])
 LOG_STARTS = 1_700_000_000_000  # UTC ms
@@ -55,7 +56,15 @@ def _train(run: StageRun) -> None:
     scorer.save(run.fs, f"{run.folder}/{RANKER}")
 
 
-TRAIN = Stage("train", _train, reads=READS, may_read=MAY_READ, after=("encode",), first=(ENCODE,))
+TRAIN = Stage(
+    "train",
+    _train,
+    reads=READS,
+    may_read=MAY_READ,
+    after=("encode",),
+    settings=lambda config: settings_of(config.ranker),
+    first=(ENCODE,),
+)
 
 
 def catalog(media: Path, count: int = 40) -> pa.Table:
@@ -107,6 +116,7 @@ def _tables(media: Path, count: int, log: pa.Table) -> list[Stage]:
         write_tables({"catalog": catalog(media, count), "interactions": log}),
         write_tables({"features": pa.table({"video_id": ids, "status": ["ok"] * count, "cover_jpeg": covers})}),
         write_tables({"topics": topics, "topic_centres": centres, "embeddings": embeddings(count)}),
+        write_tables({"vectors": pa.table({"video_id": ids} | small_maps(count))}),
     ]
 
 

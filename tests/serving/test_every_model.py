@@ -32,12 +32,13 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_served_scores_are_those_of_the_trained_model(small_world: Config, name: str) -> None:
-    values = {"history_length": 8, "context_fields": ["hour"], "popularity": [1.0, 7.0]}
+    values = {"history_length": 8, "context_fields": ["hour"], "popularity": [1.0, 7.0], "user_kernels": True}
     ranker = with_model(small_world.ranker.model_copy(update=values), name)
     config, workspace = small_world.model_copy(update={"ranker": ranker}), Workspace(small_world.workspace)
     for stage in (TRAIN, load_stage("publish")):
         run_stage(workspace, stage, config)
     trained = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
+    assert (trained.settings.model, trained.settings.options) == (ranker.model, ranker.options)
     data = whole_log(workspace, config)
     rows = np.arange(0, len(data.test), 7)
     # A bundle knows how popular videos were at the end of the log, so requests come a day after it.

@@ -38,7 +38,7 @@ def test_a_video_of_the_catalog_gets_what_the_stages_gave_it(media_world: Config
         for name in found.features:
             np.testing.assert_allclose(found.features[name], row(features)[name], rtol=1e-4, atol=1e-3)
         known = {name for name in MODALITIES if row(vectors)[name] is not None}
-        assert set(found.vectors) == set(found.features) == known == {"image", "cover", "audio"}
+        assert set(found.vectors) == set(found.features) == known == {"image", "cover", "audio", "maps"}
         for name in known:
             np.testing.assert_allclose(found.vectors[name], row(vectors)[name], atol=1e-4)
         np.testing.assert_allclose(found.vector, row(embeddings)["vector"], atol=1e-4)
@@ -53,7 +53,7 @@ def test_a_video_may_lack_its_sound(media_world: Config, tmp_path: Path) -> None
     placer, path = placer_of(media_world), write_clip(tmp_path / "silent.mp4", frames=24)
     facts = {"video_id": "x", "uri": str(path)}
     found, jpeg, _ = placer.describe(placer.decode(facts, 60), facts)
-    assert set(found.vectors) == {"image", "cover"}
+    assert set(found.vectors) == {"image", "cover", "maps"}
     assert jpeg is not None
     placer.close()
 

@@ -31,9 +31,10 @@ class NeuMF(RankingModel):
     def __init__(self, settings: Ranker, options: Options, tables: Tables) -> None:
         super().__init__(settings, options, tables)
         self.pretrain_epochs = options.pretrain_epochs
-        parts = replace(tables, popularity=None)  # which counts once, for the whole
-        self.gmf = GMF(settings, options, parts)
-        self.mlp = MLP(settings, options, parts)
+        # Popularity and the kernels of users count once, for the whole.
+        part, known = settings.model_copy(update={"user_kernels": False}), replace(tables, popularity=None)
+        self.gmf = GMF(part, options, known)
+        self.mlp = MLP(part, options, known)
 
     def append_items(self, table: FieldTable) -> None:
         self.gmf.append_items(table)

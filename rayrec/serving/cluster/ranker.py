@@ -9,6 +9,7 @@ import numpy as np
 import ray
 from ray import serve
 
+from rayrec.serving.attention import Attention, attention
 from rayrec.serving.bundle import load_scorer, locate, verify
 from rayrec.serving.cluster.connection import reserved_device
 from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, replica_id
@@ -103,6 +104,16 @@ class NeuralRanker:
         if missing := self._added(request.version).missing(named):
             return missing
         return await self._rank_with_others(request)
+
+    async def look(self, version: str, user_id: str, item: int) -> Attention | str | list[int]:
+        """Where a user looks at the cover of an item, or a sentence that says why that is not known.
+
+        If it lacks the video, which was added, it returns its number instead, as `rank` does.
+        """
+        scorer, named = await asyncio.to_thread(self.scorers.get, version), np.array([item], np.int32)
+        if missing := self._added(version).missing(named):
+            return missing
+        return await asyncio.to_thread(attention, scorer, user_id, int(self._added(version).local(named)[0]))
 
     async def take(self, version: str, additions: Sequence[Addition]) -> None:
         """Takes videos that were added into the items of a bundle. Those that it has already are left alone."""

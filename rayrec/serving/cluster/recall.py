@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from rayrec.config import Config
 from rayrec.errors import RayrecError
 from rayrec.serving.additions import described_by
+from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle, BundleError
 from rayrec.serving.cluster import logs
 from rayrec.serving.cluster.metrics import RayMetrics
@@ -33,7 +34,16 @@ from rayrec.serving.http import auth
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.inbox import Described, Inbox
-from rayrec.serving.recommender import OverloadedError, Rank, Recommender, UserState, now_ms, rank_in_order
+from rayrec.serving.recommender import (
+    Look,
+    OverloadedError,
+    Rank,
+    Recommender,
+    UserState,
+    look_nowhere,
+    now_ms,
+    rank_in_order,
+)
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
@@ -187,6 +197,7 @@ class TopicRecall:
             config.selection,
             config.seed,
             lost=lambda count: self.metrics.count("impressions_lost_total", count),
+            look=self._look_with(bundle),
         )
 
     async def _prepare_rankers(self, bundle: Bundle) -> None:
@@ -263,12 +274,22 @@ class TopicRecall:
             return rank_in_order
 
         async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
-            return await self._ask_ranker(RankRequest.of(bundle.version, user_id, user, at, candidates, context), bundle)
+            request = RankRequest.of(bundle.version, user_id, user, at, candidates, context)
+            return np.frombuffer(await self._ask_ranker(bundle, self.ranker.rank, request), np.float32)
 
         return rank
 
-    async def _ask_ranker(self, request: RankRequest, bundle: Bundle) -> np.ndarray:
-        """Returns the scores of the candidates, float32.
+    def _look_with(self, bundle: Bundle) -> Look:
+        if not bundle.info.has_ranker:
+            return look_nowhere
+
+        async def look(user_id: str, item: int) -> Attention | str:
+            return cast(Attention | str, await self._ask_ranker(bundle, self.ranker.look, bundle.version, user_id, item))
+
+        return look
+
+    async def _ask_ranker(self, bundle: Bundle, method: DeploymentHandle, *arguments: object) -> Any:
+        """Returns what a method of a ranker answers.
 
         One ranker gets half of the request's time. If it dies or does not answer in time, another one gets the other half. Raises
         `OverloadedError` if neither answers, or at once if all rankers are overloaded. A ranker that lacks videos that were added,
@@ -276,9 +297,9 @@ class TopicRecall:
         """
         for last in (False, True):
             try:
-                answer = await asyncio.wait_for(self.ranker.rank.remote(request), self.config.serving.timeout_s / 2)
-                if isinstance(answer, bytes):
-                    return np.frombuffer(answer, np.float32)
+                answer = await asyncio.wait_for(method.remote(*arguments), self.config.serving.timeout_s / 2)
+                if not isinstance(answer, list):
+                    return answer
                 if last:
                     raise OverloadedError("the ranker lacks videos that were added")
                 additions = await asyncio.to_thread(self.store.additions, min(answer) - 1)

@@ -12,7 +12,8 @@ import numpy as np
 from pydantic_core import to_json
 
 from rayrec.recall.source import NO_TOPIC
-from rayrec.serving.http.schemas import FoundVideo, SimilarVideo, Video
+from rayrec.serving.attention import Attention
+from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, SimilarVideo, StageAttention, Video
 from rayrec.serving.recommender import Page, Recommender
 from rayrec.workspace.stores import split_uri
 
@@ -55,6 +56,28 @@ def found(recommender: Recommender, items: Sequence[tuple[int, float]]) -> list[
     """The videos of items with their scores."""
     videos = _video_fields(recommender, [item for item, _ in items])
     return [FoundVideo(**fields, score=round(score, 4)) for fields, (_, score) in zip(videos, items, strict=True)]
+
+
+def attention(user_id: str, video_id: str, bundle: str, found: Attention | str) -> AttentionAnswer:
+    told: Fields = {"user_id": user_id, "video_id": video_id, "bundle": bundle}
+    if isinstance(found, str):
+        return AttentionAnswer(**told, reason=found)
+    stages = [
+        StageAttention(kernel=stage.kernel, logit=round(stage.logit, 4), places=_rows(stage.places, found.side))
+        for stage in found.stages
+    ]
+    return AttentionAnswer(
+        **told,
+        known=found.known,
+        seen=round(found.seen, 4),
+        logit=round(found.logit, 4),
+        places=_rows(found.places, found.side),
+        stages=stages,
+    )
+
+
+def _rows(places: list[float], side: int) -> list[list[float]]:
+    return [[round(place, 6) for place in places[start : start + side]] for start in range(0, len(places), side)]
 
 
 def media_location(uri: str | None) -> Path | str | None:

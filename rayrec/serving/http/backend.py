@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
-from fastapi import Path
+from fastapi import Path, Query
 from pydantic import AfterValidator
 from starlette.exceptions import HTTPException
 
@@ -23,6 +23,7 @@ FILES_AT_ONCE = 16  # reads of covers and media
 T = TypeVar("T")
 VideoId = Annotated[str, Path(min_length=1, max_length=512, examples=["v7"]), AfterValidator(text_of)]
 UserId = Annotated[str, Path(min_length=1, max_length=512, examples=["ann"]), AfterValidator(text_of)]
+UserOfQuery = Annotated[str, Query(min_length=1, max_length=512, examples=["ann"]), AfterValidator(text_of)]
 
 
 @dataclass(frozen=True)

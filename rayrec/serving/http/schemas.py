@@ -155,6 +155,43 @@ class SimilarAnswer(BaseModel):
     videos: list[SimilarVideo] = Field(description="the most similar first")
 
 
+class StageAttention(BaseModel):
+    model_config = example(kernel=3, logit=0.12, places=[[0.1, 0.2], [0.3, 0.4]])
+
+    kernel: int = Field(description="width of the user's kernels in this stage of the image network")
+    logit: float = Field(description="what the stage adds to the logit of a click")
+    places: list[list[float]] = Field(description="share of the attention at each place: rows from the top, each from the left")
+
+
+class AttentionAnswer(BaseModel):
+    model_config = example(
+        user_id="ann",
+        video_id="v7",
+        bundle="20261121-101500-3f2a",
+        known=True,
+        seen=0.875,
+        logit=0.12,
+        places=[[0.1, 0.2], [0.3, 0.4]],
+        stages=[{"kernel": 3, "logit": 0.12, "places": [[0.1, 0.2], [0.3, 0.4]]}],
+        reason=None,
+    )
+
+    user_id: str
+    video_id: str
+    bundle: str = Field(description="version of the bundle that answered")
+    known: bool = Field(default=False, description="whether the ranker knows the user; others have the mean kernels of all users")
+    seen: float | None = Field(
+        default=None,
+        description="side of the square in the middle of the cover that the places divide, as a share of the cover's short side",
+    )
+    logit: float | None = Field(default=None, description="what the user's kernels add to the logit of a click")
+    places: list[list[float]] | None = Field(
+        default=None, description="attention of all stages, each weighted by the size of its logit: shares that add up to 1"
+    )
+    stages: list[StageAttention] = []
+    reason: str | None = Field(default=None, description="why there are no `places`")
+
+
 class FoundVideo(Video):
     model_config = example(**VIDEO, score=0.71)
 

@@ -2,6 +2,7 @@
 
 import { loadable, release } from "./api.js";
 import { $, element, hueOfText, hueOfTopic, nameOfTopic, percent, prefersStill } from "./dom.js";
+import { Look } from "./look.js";
 import { Clip, sound } from "./player.js";
 
 // A video counts as clicked when it has been watched for so long (or half of a shorter clip), tapped, or liked.
@@ -30,6 +31,7 @@ export class Slide {
     this.node.dataset.video = video.video_id;
     this.#write();
     this.#draw();
+    if (video.cover) this.look = new Look(this.node, video.video_id, page.user, (on) => this.#looked(on));
     this.find(".tap").addEventListener("click", () => this.tap(toggleSound));
     this.find(".tap").addEventListener("dblclick", () => like(this));
     this.find(".sound").addEventListener("click", toggleSound);
@@ -70,6 +72,7 @@ export class Slide {
 
   leave() {
     this.clip?.pause();
+    this.look?.show(false);
     this.toggleReasons(false);
     this.recordWatched();
   }
@@ -84,6 +87,7 @@ export class Slide {
 
   tap(toggleSound) {
     this.click();
+    this.look?.show(false);
     if (this.clip && !this.clip.playing) this.clip.play();
     else if (this.clip) toggleSound();
     if (!this.clip) this.node.classList.add("opened");
@@ -91,6 +95,7 @@ export class Slide {
   }
 
   togglePlay() {
+    this.look?.show(false);
     if (this.clip?.playing) this.clip.pause();
     else this.clip?.play();
     this.showState();
@@ -99,6 +104,16 @@ export class Slide {
   toggleReasons(open = this.find(".reasons").hidden) {
     this.find(".reasons").hidden = !open;
     this.find(".why").setAttribute("aria-expanded", open);
+    if (open) this.look?.offer();
+  }
+
+  // The cover is under the reasons, and under the clip.
+  #looked(on) {
+    if (!on) return;
+    this.clip?.pause();
+    this.showState();
+    this.toggleReasons(false);
+    this.find(".why").focus();
   }
 
   click() {

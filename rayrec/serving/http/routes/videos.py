@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 
 from rayrec.serving.covers import CoverError
 from rayrec.serving.http import answers
-from rayrec.serving.http.backend import Backend, VideoId
+from rayrec.serving.http.backend import Backend, UserOfQuery, VideoId
 from rayrec.serving.http.media import NoFileError, StoreFailedError, passed_on
-from rayrec.serving.http.schemas import SimilarAnswer, Topic, Video
+from rayrec.serving.http.schemas import AttentionAnswer, SimilarAnswer, Topic, Video
 
 COVER: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "The cover"}
@@ -64,6 +64,20 @@ def create_router(backend: Backend) -> APIRouter:
                 sentence = f"the file of video {video_id!r} can't be read now; the service's log says why"
                 raise HTTPException(503, sentence, {"Retry-After": "5"}) from error
         raise HTTPException(404, f"video {video_id!r} has no file that this service can send")
+
+    @router.get("/v1/videos/{video_id:path}/attention", summary="Get where a user looks at a video's cover")
+    async def attention(video_id: VideoId, user_id: UserOfQuery) -> AttentionAnswer:
+        """Gives the attention that the user's kernels pay to the places of the cover, as the ranker computes it.
+
+        Users whom the training did not know have the mean kernels of all. `places` is null where the ranker has no user kernels,
+        and for a video without feature maps; `reason` then says which it is.
+        """
+        _, recommender = backend.arms().arm_of(user_id)
+        try:
+            found = await recommender.attention(user_id, video_id)
+        except KeyError:
+            raise HTTPException(404, f"there is no video {video_id!r}") from None
+        return answers.attention(user_id, video_id, recommender.bundle.version, found)
 
     @router.get("/v1/videos/{video_id:path}", summary="Get what is known about a video")
     async def video(video_id: VideoId) -> Video:
