@@ -22,6 +22,8 @@ from rayrec.workspace.versions import Workspace
 from tests.serving.http.helpers import BUSY, FIRST, Listen, click, error
 
 VIDEO = {"Content-Type": "video/mp4"}
+SECONDS = "published_at: must be a time of 1990 or later in UTC milliseconds; it seems to be in seconds: send 1763700000000 (got"
+LONG_AGO = 800_000_000_000  # UTC ms
 
 
 class Desk:
@@ -106,10 +108,10 @@ def test_sending_it_again_changes_nothing(client: httpx.Client, desk: Desk, tmp_
 
 
 def test_a_file_that_the_service_may_read_is_named(client: httpx.Client, desk: Desk, tmp_path: Path) -> None:
-    answer = client.post("/v1/videos", json={"uri": "named.mp4", "video_id": "named", "tags": ["x"], "published_at": 5})
+    answer = client.post("/v1/videos", json={"uri": "named.mp4", "video_id": "named", "tags": ["x"], "published_at": LONG_AGO})
     assert answer.status_code == 201, answer.text
     assert desk.asked[0]["uri"] == str((tmp_path / "media" / "named.mp4").resolve())
-    assert (desk.asked[0]["published_at"], kept(tmp_path)) == (5, [])
+    assert (desk.asked[0]["published_at"], kept(tmp_path)) == (LONG_AGO, [])
     assert client.post("/v1/videos", json={"uri": str(tmp_path / "media" / "named.mp4"), "video_id": "named"}).status_code == 200
     for body in ({"uri": "/etc/passwd"}, {"uri": "named.mp4", "cover_uri": "http://169.254.169.254/x"}):
         assert "is in none of the folders that serving.uploads.media_roots lists" in error(
@@ -131,6 +133,10 @@ def test_a_file_that_the_service_may_read_is_named(client: httpx.Client, desk: D
         ({"json": ["named.mp4"]}, 422, "the body must be a JSON object"),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "can't be read as JSON"),
         ({"content": b"x", "headers": VIDEO, "params": {"published_at": "soon"}}, 422, "published_at"),
+        ({"content": b"x", "headers": VIDEO, "params": {"published_at": 1763700000}}, 422, SECONDS),
+        ({"json": {"uri": "named.mp4", "published_at": 1763700000}}, 422, SECONDS),
+        ({"json": {"uri": "named.mp4", "published_at": 1763700000 * 10**6}}, 422, "in microseconds: send 1763700000000"),
+        ({"json": {"uri": "named.mp4", "published_at": 20240131120000}}, 422, "published_at: must be at most 366 days ahead"),
         ({"content": b"x", "headers": VIDEO, "params": {"autor_id": "bob"}}, 422, "unknown name 'autor_id' in the query"),
         ({"content": b"x", "headers": VIDEO, "params": {"video_id": "x" * 600}}, 422, "video_id"),
         ({"content": b"x", "headers": VIDEO, "params": {"tags": [""]}}, 422, "tags.0"),
