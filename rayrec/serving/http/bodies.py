@@ -16,6 +16,7 @@ Path = Annotated[str, Field(min_length=1, max_length=4096)]  # of a file, or a U
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Value = Annotated[str, Field(max_length=512)] | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
 MAX_EVENTS = 1000  # in one batch
+MAX_VIDEOS = 100  # in one list
 MAX_CONTEXT = 50  # fields of one request
 MAX_WATCH_S = 86_400.0  # in one event: a day
 MAX_AHEAD_DAYS = 366  # of a video that is to be published later
