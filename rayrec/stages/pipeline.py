@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rayrec.config import Config
     from rayrec.workspace.stage import Stage
-    from rayrec.workspace.versions import Manifest, Workspace
+    from rayrec.workspace.versions import Manifest
 
 ROAD = (
     *("ingest", "extract", "private_public", "reduce", "topics", "search_index"),
@@ -52,34 +52,6 @@ def check(stages: "Iterable[Stage]", config: "Config") -> None:
         stage.check(config)
 
 
-def check_data(stages: "Iterable[Stage]", workspace: "Workspace", config: "Config") -> None:
-    """Notices stages that would work on another data set than the config's, because `ingest` is not among them and read another.
-
-    What only measures would report on the wrong data: it is a `ConfigError`. For any other stage it is a warning, since tables may
-    have been made where the files have other paths.
-    """
-    from rayrec.config import ConfigError, dump
-
-    names = [stage.name for stage in stages]
-    if "ingest" in names or not any("catalog" in stage.reads for stage in stages):
-        return
-    manifest = workspace.manifest("ingest")
-    sections = manifest.settings.values() if manifest else ()
-    read = next((section for section in sections if isinstance(section, dict)), {})
-    wanted = dump(config.dataset)
-    changed = sorted((key for key in read if wanted.get(key) != read[key]), key=lambda key: key != "kind")
-    if not changed:
-        return
-    key = changed[0]
-    problem = (
-        f"{names[0]}: dataset.{key} is {wanted.get(key)!r}, but the tables of the workspace were made with {read[key]!r}; run "
-        "`rayrec ingest CONFIG`, or give the value with which they were made"
-    )
-    if names[0] in ON_DEMAND:
-        raise ConfigError(problem)
-    log.warning("%s", problem)
-
-
 def wanted(stages: "Iterable[Stage]", config: "Config") -> "list[Stage]":
     """The stages without those that this config leaves out."""
     return [stage for stage in stages if stage.name not in ROAD or stage.name in names_for(config)]
@@ -96,13 +68,14 @@ def run_stages(
     Raises at once what is wrong with the config for any of them. Of several stages, those that need a log are left out while it is
     empty.
     """
+    from rayrec.stages.data_checks import check_data, check_log
     from rayrec.workspace.stage import NEEDED, NO_LOG, lacks_log, run_stage
     from rayrec.workspace.versions import Workspace
 
     stages = list(stages)
     check(stages, config)
     workspace = Workspace(config.workspace)
-    check_data(stages, workspace, config)
+    check_data(stages, workspace, config, measures=any(stage.name in ON_DEMAND for stage in stages))
     for stage in stages:
         if stage not in wanted(stages, config):
             log.info("%s: skipped, because the config has no such section", stage.name)
@@ -112,3 +85,5 @@ def run_stages(
             continue
         log.info("%s ...", stage.name)
         on_done(*run_stage(workspace, stage, config, force))
+        if stage.name == "ingest":
+            check_log(workspace, config, learns=any(each.log == NEEDED for each in stages))

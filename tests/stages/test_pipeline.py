@@ -1,7 +1,6 @@
 """All stages on a world of two dozen videos: their tables, the metrics, and what a second run redoes."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from typer.testing import CliRunner
 
 from rayrec.cli import app
 from rayrec.cli.stages import HELP
-from rayrec.config import Config, ConfigError, FilesData, load
+from rayrec.config import Config, load
 from rayrec.evaluation.popularity import CLICK_RATE
 from rayrec.evaluation.popularity import NAMES as POPULARITY
 from rayrec.stages.pipeline import ROAD, load_stage, run_stages, stages_for
@@ -94,21 +93,6 @@ def test_training_with_as_many_workers_as_there_is_room_for(config: Config) -> N
     folder = Path(Workspace(config.workspace).folder("train")) / "ranker"
     (epoch,) = json.loads((folder / "progress.json").read_text())["epochs"]
     assert 0 < epoch["loss"] < 2
-
-
-def test_data_of_another_dataset_are_noticed(config: Config, caplog: pytest.LogCaptureFixture) -> None:
-    other = config.model_copy(update={"dataset": config.dataset.model_copy(update={"users": 50})})
-    problem = r"dataset\.users is 50, but the tables of the workspace were made with 40; run `rayrec ingest CONFIG`"
-    arms = other.comparison.model_copy(update={"arms": {"fm": {"ranker.model": "fm"}}})
-    with pytest.raises(ConfigError, match=f"compare: {problem}"):
-        run_stages([load_stage("compare")], other.model_copy(update={"comparison": arms}))
-    run_stages([load_stage("encode")], config)
-    assert not caplog.records
-    run_stages([load_stage("encode")], other)
-    assert re.search(f"encode: {problem}", caplog.text)
-    other = config.model_copy(update={"dataset": FilesData(kind="files", catalog="c.csv")})
-    run_stages([load_stage("encode")], other)
-    assert "encode: dataset.kind is 'files', but the tables of the workspace were made with 'world'" in caplog.text
 
 
 def test_status_and_errors_on_the_command_line(config: Config, config_path: Path) -> None:
