@@ -274,7 +274,7 @@ def test_a_bundle_without_a_ranker_is_served_and_followed_by_one_with(service: h
     cluster.serve(config)
     assert service.get("/readyz").json() == {"bundle": version}
     assert service.get("/v1/dashboard").json()["ranker"]
-    videos = recommend(service, "u1", k=10)
+    videos = recommend(service, "later", k=10)
     assert all(0 < video["score"] < 1 for video in videos)
     assert videos[0]["score"] - videos[1]["score"] != pytest.approx(0.025, abs=1e-6)
     assert service.get("/v1/users/early").json()["clicks"] == 1  # what was learned meanwhile is not lost
