@@ -53,7 +53,7 @@ class Call:
 
     method: str
     path: str
-    body: Json | None = None
+    body: Json | list[Json] | None = None
     query: Json = field(default_factory=dict)
     file: bytes | None = None  # instead of a JSON body
     kind: str = ""  # the content type of the file
@@ -162,6 +162,16 @@ class _Methods(ABC, Generic[Answer]):
         name, data = ("", file) if isinstance(file, bytes) else (os.fspath(file), Path(file).read_bytes())
         kind = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
         return self._make(Call("POST", "/v1/videos", query=known | query, file=data, kind=kind))
+
+    def add_videos(self, videos: Iterable[Mapping[str, Any]], *, wait: bool = True) -> Answer:
+        """Adds up to 100 videos that are not files of the caller's: each has a `video_id` and what `add_video` takes, or a `uri`.
+
+        `videos` of the answer says of each what became of it, in the same order; those that are refused have an `error`. It raises
+        if none can be taken. Videos with a `uri` take a moment each, so send them without `wait`.
+        """
+        known = [{name: value for name, value in video.items() if value is not None} for video in videos]
+        rows = [row | _texts({name: value for name, value in row.items() if name in VALUES}) for row in known]
+        return self._make(Call("POST", "/v1/videos", rows, {} if wait else {"wait": "false"}))
 
     def video_status(self, video_id: Id) -> Answer:
         """Gets what has become of a video that was added without waiting: `status` is ready, waiting or rejected."""

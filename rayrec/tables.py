@@ -191,7 +191,7 @@ TABLES: dict[str, TableSpec] = {
     "events": TableSpec(
         _schema(
             {"event_id": TEXT, "user_id": TEXT, "video_id": TEXT, "kind": TEXT, "at": TIME},
-            {"request_id": TEXT, "watch_s": SECONDS, "arm": TEXT},
+            {"request_id": TEXT, "watch_s": SECONDS, "arm": TEXT, "context": TEXT},
         ),
         stage="serve",
         key=("event_id",),

@@ -103,6 +103,11 @@ def test_each_method_is_one_request(played: Played, ask: Ask) -> None:
             "POST /v1/users",
             {"users": [{"user_id": "7", "fields": {"age": 31}}]},
         ),
+        (
+            lambda service: service.add_videos([{"video_id": 7.0, "tags": ["a"], "author_id": None}, {"uri": "b"}], wait=False),
+            "POST /v1/videos?wait=false",
+            [{"video_id": "7", "tags": ["a"]}, {"uri": "b"}],
+        ),
         (lambda service: service.user("ann smith"), "GET /v1/users/ann%20smith", None),
         (lambda service: service.forget("ann"), "DELETE /v1/users/ann", None),
     ]

@@ -1,5 +1,6 @@
 """The root of all commands, and the entry point of the program."""
 
+import errno
 import io
 import logging
 import os
@@ -10,8 +11,10 @@ from typing import Annotated
 import typer
 
 from rayrec import __version__
-from rayrec.cli import events, init, service, stages, topics, videos, weights
+from rayrec.cli import events, init, service, stages, topics, users, videos, weights
 from rayrec.cli.common import CommandGroup, ConsoleHandler, console
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -26,6 +29,7 @@ app.add_typer(topics.app, name="topics", rich_help_panel=stages.PANEL)
 app.add_typer(service.app)
 app.add_typer(events.app, name="events", rich_help_panel=service.PANEL)
 app.add_typer(videos.app, name="videos", rich_help_panel=service.PANEL)
+app.add_typer(users.app, name="users", rich_help_panel=service.PANEL)
 about = typer.Typer()
 
 
@@ -63,4 +67,14 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # for a terminal or file whose encoding lacks letters of a title
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler()])
     logging.getLogger("rayrec").setLevel(logging.INFO)
-    app(arguments)
+    try:
+        try:
+            app(arguments)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:  # stages say themselves which disk is full
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes as it ends
+        sys.stderr.write(f"rayrec: the output can't be written: {error.strerror}\n")
+        sys.exit(1)

@@ -34,6 +34,13 @@ class GaussianRows:
         self.row_RK = DEVIATION * generator.standard_normal((rows, size))
         self.mean_RK, self.precision_KK = np.zeros((rows, size)), np.eye(size)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the next draw depends on, beside the generator."""
+        return {"rows": torch.from_numpy(self.row_RK.copy()), "penalties": torch.from_numpy(self.penalty_G.copy())}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        self.row_RK, self.penalty_G = state["rows"].numpy(), state["penalties"].numpy()
+
     def draw(self, design_MK: np.ndarray, target_N: np.ndarray, noise_precision: float) -> None:
         """Draw the prior given the rows, and then all rows given the ratings: target = design . row + noise."""
         self.draw_prior()

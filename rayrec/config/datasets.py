@@ -88,7 +88,8 @@ class FilesData(Section):
     catalog: str | Annotated[list[str], Field(min_length=1)]
     # One or several files or folders, among them what `rayrec events export` writes. The stages from `train` on need a log.
     interactions: str | list[str] | None = None
-    users: str | None = None
+    # One or several files or folders, among them what `rayrec users export` writes, whose row of a user counts.
+    users: str | list[str] | None = None
     # Our column names -> yours, where they differ.
     catalog_columns: dict[str, str] = {}
     interactions_columns: dict[str, str] = {}

@@ -18,7 +18,7 @@ from rayrec.data.examples import Examples, encoded
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.data.history import ClickHistory, click_times
 from rayrec.data.pages import NO_PAGES, Pages
-from rayrec.data.popularity import DailyCounts, FadingCounts
+from rayrec.data.popularity import DailyCounts, FadingCounts, refuse_without_times
 from rayrec.data.shards import EncodedLog, Known
 from rayrec.data.shares import Share
 from rayrec.data.shuffling import ExampleSource
@@ -126,6 +126,7 @@ def ranking_data(
 
 def fitted_encoders(reader: TableReader, encoded_log: EncodedLog, settings: Ranker, base: Encoders | None = None) -> FittedEncoders:
     """Raises `DataError` for tables or settings that no ranker can be trained on."""
+    refuse_without_times(settings.popularity, encoded_log.facts.split_by)
     context = encoded_log.facts.context.only(settings.context_fields)
     items, users = joined_items(reader, settings), reader.read_if_there("users")
     known, split_by = encoded_log.users, encoded_log.facts.split_by
@@ -180,6 +181,7 @@ def prepare(
         interactions = interactions.take(pa.array(np.argsort(shown_at, kind="stable")))
     rows = split if isinstance(split, LogSplit) else split_in_memory(interactions["shown_at"].to_numpy(), split)
     refuse_times_of_day(settings.context_fields, rows)
+    refuse_without_times(settings.popularity, rows.by)
     trained = interactions.slice(0, rows.train_end)
     refuse_no_clicks(set(pc.unique(trained["clicked"]).to_pylist()), trained.num_rows)
     user_ids = all_user_ids(users, interactions["user_id"])

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.data.context import DAY_MS
+from rayrec.data.errors import DataError
+from rayrec.data.split import SplitBy
 
 DAILY = pa.schema({"day": pa.int32(), "item": pa.int32(), "exposures": pa.int32(), "clicks": pa.int32()})
 DAYS = 2**20  # more than there are from 1970 on; `item * DAYS + day` is a key
@@ -115,6 +117,12 @@ class FadingCounts:
         key = (item_of[item] * DAYS + self.key % DAYS)[kept]
         order = np.argsort(key)
         return type(self)(key[order], self.sums[kept][order], self.half_lives, self.items)
+
+
+def refuse_without_times(half_lives: Sequence[float], by: SplitBy) -> None:
+    """Raise `DataError` for counts that shall fade where the log has no times."""
+    if half_lives and by != "time":
+        raise DataError("ranker.popularity: counts fade with the days, and the log has no times; remove it")
 
 
 def _once_a_day(user: np.ndarray, item: np.ndarray, at: np.ndarray, rows: np.ndarray) -> np.ndarray:

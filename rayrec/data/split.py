@@ -81,6 +81,11 @@ def split_log(times: LogTimes, split: Split) -> LogSplit:
         validation_at, test_at, by = times.cuts(split)
         found = LogSplit(times.first_row_at(validation_at), times.first_row_at(test_at), times.rows, validation_at, test_at, by)
     for name, part in zip(PARTS, (found.train, found.validation, found.test), strict=True):
+        if part.start == part.stop and found.by == "file":
+            raise DataError(
+                f"interactions: the split that the data set gives has no rows for {name}; give some, or leave out the split, so "
+                "that rayrec makes one"
+            )
         if part.start == part.stop:
             raise DataError(
                 f"interactions: {times.rows} rows can't be split {IN_WORDS[found.by]} into training, validation and test, because "

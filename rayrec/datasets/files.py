@@ -3,19 +3,24 @@
 A folder of videos is a catalog too.
 
 A log may consist of several files: a folder, or a list of files and folders. Files that `rayrec events export` wrote are marked in
-their metadata; they are read in our names and units, whatever the config says about the other files.
+their metadata; they are read in our names and units, whatever the config says about the other files. What `rayrec videos export`
+and `rayrec users export` write is marked likewise.
 
 Our columns are found under our names, or under the names in the `..._columns` mappings of the config. Optional columns may be
 missing. Columns that we don't know become side columns, which rankers may use as fields.
 """
 
+import json
 import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from rayrec import tables
 from rayrec.config import FilesData
@@ -28,14 +33,18 @@ from rayrec.datasets.screening import SourceTable
 from rayrec.datasets.source import Limits, Piece, Source
 from rayrec.errors import did_you_mean
 from rayrec.tables import TableError
-from rayrec.workspace.files import open_filesystem
+from rayrec.values import text_of
+from rayrec.workspace.files import endings, open_filesystem, open_input
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.stores import split_uri
 
 MAY_LACK = ("shown_at", "clicked")  # of a file of the user's; the table has them
 PIECE_ROWS = 2**18  # of small files, which are read one after the other
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a log that has our names and units
+CONTEXT = "context"  # the column of such a log that has the context of each request
 EXPORTED_CATALOG = {b"rayrec": b"catalog"}  # likewise of a catalog
+EXPORTED_USERS = {b"rayrec": b"users"}  # and of what was said of users, which counts instead of what other files say of them
+MARKS = {"catalog": EXPORTED_CATALOG, "interactions": EXPORTED, "users": EXPORTED_USERS}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class FilesPiece:
     name: str
     settings: FilesData
     shares: tuple[Share, ...]
+    exports: tuple[str, ...] = ()  # of users: the files whose rows count instead of those of all others
 
     @property
     def files(self) -> list[str]:
@@ -55,17 +65,20 @@ class FilesPiece:
         return replace(self, shares=shares) if shares else None
 
     def blocks(self, limits: Limits, careful: bool = False) -> Iterator[SourceTable]:
+        exported = _users_in(self.exports)
         for share in self.shares:
             for raw in raw_blocks(share, limits, careful):
-                yield self._converted(raw)
+                yield self._converted(raw, exported)
 
-    def _converted(self, raw: SourceTable) -> SourceTable:
+    def _converted(self, raw: SourceTable, exported: pa.Array) -> SourceTable:
         name, settings = self.name, self.settings
-        exported = EXPORTED_CATALOG if name == "catalog" else EXPORTED
-        if exported.items() <= (raw.table.schema.metadata or {}).items():
+        if _is_marked(raw.table.schema, name):
+            raw = _with_context(raw)
             return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
         columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
         conventions = Conventions(settings.list_separator, settings.time_unit, settings.click_at_least)
+        if name == "users":
+            return _without(exported, convert_rows(name, raw, columns, conventions))
         if name != "interactions":
             return convert_rows(name, raw, columns, conventions)
         for ours, replaced in (("shown_at", settings.split_column), ("clicked", settings.click_rule or "rating" in columns)):
@@ -106,11 +119,54 @@ def source_of(name: str, settings: FilesData) -> Source:
             return videos
     paths = [path for each in named for path in list_tables(each)]
     shares = shares_of(paths)
-    pieces: list[Piece] = [FilesPiece(name, settings, tuple(few)) for few in _in_pieces(shares)]
+    exports = tuple(path for path in paths if name == "users" and _is_export(path))
+    pieces: list[Piece] = [FilesPiece(name, settings, tuple(few), exports) for few in _in_pieces(shares)]
     rows = sum(share.rows for share in shares)
     if videos is None:
         return Source(", ".join(paths), pieces, rows)
     return Source(", ".join([videos.name, *paths]), [*videos.pieces, *pieces], videos.rows + rows)
+
+
+def _is_marked(schema: pa.Schema, name: str) -> bool:
+    return MARKS[name].items() <= (schema.metadata or {}).items()
+
+
+def _with_context(raw: SourceTable) -> SourceTable:
+    """An exported log with a column for each field of the context, which its rows have as JSON. No field replaces a column."""
+    if CONTEXT not in raw.table.column_names:
+        return raw
+    encoded = raw.table[CONTEXT].cast(tables.TEXT).combine_chunks().dictionary_encode()
+    said = [json.loads(text) for text in encoded.dictionary.to_pylist()]
+    table = raw.table.drop_columns([CONTEXT])
+    for name in sorted({name for fields in said for name in fields} - {*raw.table.column_names}):
+        values = pa.array([text_of(fields.get(name)) for fields in said], tables.TEXT)
+        table = table.append_column(name, values.take(encoded.indices))
+    return replace(raw, table=table)
+
+
+def _is_export(path: str) -> bool:
+    """Whether a file is what `rayrec users export` writes."""
+    if endings(path) != (".parquet", ""):
+        return False
+    with open_input(path, TableError) as stream:
+        return _is_marked(pq.read_schema(stream), "users")
+
+
+def _users_in(exports: tuple[str, ...]) -> pa.Array:
+    """The users in these files."""
+    found = []
+    for path in exports:
+        with open_input(path, TableError) as stream:
+            found.append(pq.read_table(stream, columns=["user_id"])["user_id"].cast(tables.TEXT).combine_chunks())
+    return pa.chunked_array(found, tables.TEXT).combine_chunks()
+
+
+def _without(users: pa.Array, block: SourceTable) -> SourceTable:
+    """The block without the rows of these users."""
+    if not len(users):
+        return block
+    others = pc.invert(pc.is_in(block.table["user_id"], value_set=users))
+    return replace(block, table=block.table.filter(others), rows=block.rows[others.to_numpy()])
 
 
 def _listed(given: str | list[str]) -> list[str]:

@@ -61,6 +61,14 @@ def tomorrow() -> int:
     return int(time.time() * 1000) + DAY_MS
 
 
+def other_unit(number: int) -> str:
+    """What to send instead of a number that should be UTC milliseconds but is a time in seconds or microseconds; "" for others."""
+    for unit, scale in (("seconds", MS_PER_UNIT["s"]), ("microseconds", MS_PER_UNIT["us"])):
+        if YEAR_1990 <= number * scale <= tomorrow():
+            return f"; it seems to be in {unit}: send {int(number * scale)}"
+    return ""
+
+
 def _scale(numbers: np.ndarray, unit: TimeUnit) -> np.ndarray | float:
     """The ms of a unit for each number; NaN where there is no unit in which it is a time from 1990 to tomorrow."""
     if unit != "auto":

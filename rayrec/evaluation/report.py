@@ -48,6 +48,16 @@ def split_warnings(by: SplitBy) -> list[str]:
     ]
 
 
+def drawn_warnings(drawn: int) -> list[str]:
+    """A sentence where the impressions that were not clicked had to be `drawn`."""
+    if not drawn:
+        return []
+    return [
+        "The log has clicks alone, so scores are no click probabilities: they put videos in order, and say how likely a click is "
+        "among the videos that were drawn for it. Log loss, accuracy and calibration are measured among these, too."
+    ]
+
+
 def page_warnings(pages: dict[str, dict[str, float]], served: str, k: int) -> list[str]:
     """A sentence where the page that is `served` finds less of what people click than the strongest kind of popularity alone."""
     page, found = pages[served], []

@@ -89,10 +89,12 @@ class Inbox:
         self._later = asyncio.Lock()  # those for which nobody waits are described one after the other
         self._tasks = set[asyncio.Task[Any]]()
 
-    async def add(self, given: Mapping[str, Any], data: bytes | None, suffix: str, wait: bool) -> Added:
+    async def add(self, given: Mapping[str, Any], data: bytes | None, suffix: str, wait: bool, show: bool = True) -> Added:
         """Adds a video. `given` are columns of the catalog; with `data`, they are the file, whose name ends with `suffix`.
 
         Without data and `uri`, the video has no file, and must have a `video_id`.
+
+        Without `show`, the video is in the store, and the recommenders know it after a call of `show`.
 
         Without `wait`, it returns when the file is kept, and `status` tells the rest. Raises `NotPermittedError` for a file that
         may not be read, `ConflictError` for an id that is taken, `RejectedError` for media that can't be read, what the store
@@ -110,12 +112,16 @@ class Inbox:
         facts["video_id"] = facts["video_id"] or f"v-{digest or hashlib.sha256(facts['uri'].encode()).hexdigest()[:32]}"
         facts["published_at"] = now_ms() if facts["published_at"] is None else facts["published_at"]
         if await asyncio.to_thread(self._is_known, facts):
-            await self._show()
+            if not self._is_shown(facts["video_id"]):
+                await self.show()
             if self._is_shown(facts["video_id"]):  # otherwise only the model of another bundle has described it
                 return Added(facts["video_id"], new=False)
         kept = data is not None and await asyncio.to_thread(_keep, facts["uri"], data)
         if wait:
-            return await self._describe(facts, kept)
+            added = await self._describe(facts, kept)
+            if show:
+                await self.show()
+            return added
         await asyncio.to_thread(self.store.note_upload, facts["video_id"], Upload(now_ms(), None))
         task = asyncio.create_task(self._describe_later(facts, kept))
         self._tasks.add(task)  # the event loop itself keeps only weak references
@@ -150,7 +156,6 @@ class Inbox:
             if kept:
                 await asyncio.to_thread(_remove, facts["uri"])
             raise
-        await self._show()
         return Added(facts["video_id"], new=True, fault=done.fault)
 
     async def _note(self, facts: dict[str, Any]) -> Described:
@@ -165,6 +170,7 @@ class Inbox:
             for _ in range(ATTEMPTS):
                 try:
                     await self._describe(facts, kept)
+                    await self.show()
                     error = None
                 except OverloadedError:
                     await asyncio.sleep(BUSY_PAUSE_S)
@@ -178,7 +184,7 @@ class Inbox:
         upload = None if error is None else Upload(now_ms(), error)
         await asyncio.to_thread(self.store.note_upload, facts["video_id"], upload)
 
-    async def _show(self) -> None:
+    async def show(self) -> None:
         """Has the recommenders and the rankers take what is new in the store."""
         for recommender in self.arms().named().values():
             await asyncio.to_thread(recommender.refresh, now_ms())

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+import pyarrow.fs as pafs
+
 from rayrec.config import Config, FilesData
 from rayrec.datasets.screening import resolved_uri
 from rayrec.errors import RayrecError
+from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stores import split_uri
 
 OUTSIDE = "is in none of the folders that serving.uploads.media_roots lists"
@@ -25,6 +28,30 @@ def roots_of(config: Config) -> list[str]:
     uploads, dataset = config.serving.uploads, config.dataset
     listed = list(uploads.media_roots) if uploads else []
     return listed + ([dataset.media_root] if isinstance(dataset, FilesData) and dataset.media_root else [])
+
+
+def missing_folders(config: Config) -> list[str]:
+    """A sentence for each folder that is watched, or from which callers may name files, and that is not there."""
+    uploads = config.serving.uploads
+    if uploads is None:
+        return []
+    given = [("serving.uploads.watch_folder", uploads.watch_folder)] if uploads.watch_folder else []
+    given += [("serving.uploads.media_roots", root) for root in uploads.media_roots]
+    if isinstance(config.dataset, FilesData) and config.dataset.media_root:
+        given.append(("dataset.media_root", config.dataset.media_root))
+    return [
+        f"{key}: there is no folder {folder}; no video can come from it until there is"
+        for key, folder in given
+        if not _is_there(folder)
+    ]
+
+
+def _is_there(folder: str) -> bool:
+    try:
+        fs, path = open_filesystem(folder)
+        return fs.get_file_info(path).type == pafs.FileType.Directory
+    except (OSError, ValueError, ImportError):  # Arrow's errors are among them
+        return False
 
 
 def permitted(uri: str, roots: Sequence[str], name: str = "uri") -> str:

@@ -5,6 +5,7 @@ coroutine that scores, and the store is any `StateStore`.
 """
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -79,6 +80,7 @@ class Page:
     scores: np.ndarray  # float32 [k]: click probabilities, or what `rank_in_order` gives
     trace: Trace
     arm: str | None = None  # the arm that answered
+    context: str | None = None  # of the request, as JSON
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
 
 
@@ -200,8 +202,8 @@ class Recommender:
         A store that can't write now does not stop pages: the page then says that it is not `logged`. Its impressions are stored as
         soon as the store can write, or else are lost and counted.
 
-        `context` gives the ranker's context fields; fields that it lacks are unknown. `arm` is stored with the impressions. Raises
-        what the ranker raises, and `ScoreError` when its answer does not fit the candidates.
+        `context` gives the ranker's context fields; fields that it lacks are unknown. It and `arm` are stored with the impressions.
+        Raises what the ranker raises, and `ScoreError` when its answer does not fit the candidates.
         """
         page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, int(self._rng.integers(2**31)))
         page = replace(
@@ -235,7 +237,8 @@ class Recommender:
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
         found = await view.pipeline.run(query, view.queues, score, k, trace)
         page = found.candidates.take(found.rows)
-        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, found.scores[found.rows], trace, arm)
+        scores, said = found.scores[found.rows], _as_json(context or {})
+        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said)
 
     def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items (int32) most similar to a video, and their similarities (float32), the most similar first.
@@ -309,9 +312,15 @@ class Recommender:
         shown = enumerate(self.items.ids(page.items))
         ours = uuid.uuid4().hex  # not the request's id, which callers know and may make ids of their own events from
         return [
-            Event(f"{ours}-{position}", user_id, video_id, "impression", page.at, page.request_id, arm=page.arm)
+            Event(f"{ours}-{position}", user_id, video_id, "impression", page.at, page.request_id, None, page.arm, page.context)
             for position, video_id in shown
         ]
+
+
+def _as_json(context: dict[str, Any]) -> str | None:
+    """The fields that have a value; None if there are none."""
+    known = {name: value for name, value in context.items() if value is not None}
+    return json.dumps(known, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if known else None
 
 
 def _exclusions(items: Items, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:

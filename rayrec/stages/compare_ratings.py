@@ -1,7 +1,7 @@
 """Compares models by the ratings that they predict: `comparison.measure: ratings`.
 
 Candidates are fitted to the ratings of the training split and chosen by the RMSE of the validation split. The best one learns from
-both, and its predictions are measured on the test split. The model of offsets alone is always among the arms.
+both, and its predictions are measured on the test split. `rating_bias` is always among the arms.
 """
 
 import functools
@@ -36,7 +36,7 @@ from rayrec.stages.kept_runs import Place
 from rayrec.workspace.stage import StageRun
 from rayrec.workspace.versions import Workspace
 
-OFFSETS = "offsets"
+RATING_BIAS = "rating_bias"
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def compare_ratings(run: StageRun) -> None:
     """Raises `RayrecError` when every arm fails."""
     runs = chosen_on_validation(run, arms_of(run.config), "rmse", _measured)
     _feedback.cache_clear()
-    sentences = "".join(f"\n{sentence}\n" for sentence in not_better(runs, OFFSETS, METRICS))
+    sentences = "".join(f"\n{sentence}\n" for sentence in not_better(runs, RATING_BIAS, METRICS))
     text = f"{model_table(runs, METRICS)}{sentences}\n{_provenance(run)}\n"
     found = [replace(one, chosen={}) for one in runs if one.measured]  # the table above says what was chosen, and what failed
     names = list(dict.fromkeys(name for one in runs if one.measured for name in one.measured.metrics))
@@ -57,8 +57,8 @@ def compare_ratings(run: StageRun) -> None:
 
 
 def arms_of(config: Config) -> dict[str, list[Candidate]]:
-    """The candidates of each arm, offsets alone first. Raises `ConfigError` when one of them can't be fitted."""
-    return candidates_of(config, {OFFSETS: {"collaborative.model": "rating_bias", "collaborative.options": {}}}, _arm_config)
+    """The candidates of each arm, `rating_bias` first. Raises `ConfigError` when one of them can't be fitted."""
+    return candidates_of(config, {RATING_BIAS: {"collaborative.model": RATING_BIAS, "collaborative.options": {}}}, _arm_config)
 
 
 def configs_of(config: Config) -> list[Config]:

@@ -36,7 +36,15 @@ from rayrec.evaluation.pages import (
     recommended_pages,
 )
 from rayrec.evaluation.popularity import CLICK_RATE, RECENT_CLICKS, item_scores, popularity_metrics, recent_clicks
-from rayrec.evaluation.report import Report, breakdown_picture, click_warnings, overview_picture, page_warnings, split_warnings
+from rayrec.evaluation.report import (
+    Report,
+    breakdown_picture,
+    click_warnings,
+    drawn_warnings,
+    overview_picture,
+    page_warnings,
+    split_warnings,
+)
 from rayrec.ranking.fitting import predict
 from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.recall import sources
@@ -98,7 +106,7 @@ def evaluate(run: StageRun) -> None:
         reliability={each.name: _as_lists(reliability(test.clicked, probabilities[each.name])) for each in rankers},
         warnings=[*click_warnings(clicks, rankers[0].name), *page_warnings(metrics, rankers[0].name, k)],
     )
-    report.warnings.extend(split_warnings(log.facts.split_by))
+    report.warnings.extend([*split_warnings(log.facts.split_by), *drawn_warnings(report.drawn)])
     _write_predictions(run, probabilities)
     run.write_file("report.json", to_json(asdict(report), indent=1))
     run.write_file("report.png", overview_picture(report))

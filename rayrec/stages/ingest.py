@@ -9,6 +9,7 @@ and by Ray's workers for a large one. A stage that is killed goes on from the st
 files, only the new files are read.
 """
 
+import logging
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,8 @@ from rayrec.workspace.files import file_facts, open_filesystem
 from rayrec.workspace.listing import list_folder
 from rayrec.workspace.stage import MAX_SHOWN, Stage, StageRun
 from rayrec.workspace.versions import Workspace
+
+log = logging.getLogger(__name__)
 
 
 def ingest(run: StageRun) -> None:
@@ -59,6 +62,11 @@ def ingest_tables(run: StageRun, raw: RawDataset, execute: Executor, limits: Lim
     if catalog.rows == 0:
         raise TableError(f"{raw.catalog.name}: no video is left in the catalog ({catalog.read} rows were read)")
     run.fs.delete_dir(f"{run.folder}/runs")
+    if raw.interactions.files and not impressions.rows:
+        log.warning(
+            "%s: the log has no impressions, so the stages that learn from it are left out, and pages are in the order of recall",
+            raw.interactions.name,
+        )
 
 
 def _first(run: StageRun, rejects: list[Run]) -> pa.Table:

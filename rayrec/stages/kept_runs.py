@@ -1,7 +1,7 @@
 """Pieces of work whose results a stage keeps, each as a small JSON file under a fingerprint of everything that it depends on.
 
-A stage that was killed therefore goes on with the pieces that are missing, and a later version of it takes over those that are as
-they were. Whatever goes wrong in one piece, the results of the others are still wanted.
+A stage that was killed therefore goes on with the pieces that are missing, and any other version of it, for instance with further
+arms, takes over those that are as they were. Whatever goes wrong in one piece, the results of the others are still wanted.
 """
 
 import functools
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import pyarrow.fs as pafs
 from pydantic import TypeAdapter
 
 from rayrec import __version__, tables
@@ -23,6 +24,7 @@ from rayrec.stages.execution import Executor, in_this_process
 from rayrec.workspace.files import from_json, read_whole, to_json, with_nan, write_whole
 from rayrec.workspace.stage import StageRun
 
+RUNS = "runs"  # the folder in that of a version
 PROCESSES = "comparison: processes"  # as errors name them; `training.workers` is for `rayrec train`
 Result = TypeVar("Result")
 
@@ -49,8 +51,9 @@ def results_of(
 ) -> dict[str, Result | Failed]:
     """The result of each piece of work, by its fingerprint. What is not kept is done, in this order."""
     found: dict[str, Result | Failed] = {}
+    elsewhere = _kept_elsewhere(run)
     for fingerprint in pieces:
-        if (kept := _kept(run, fingerprint)) is not None:
+        if (kept := _kept(run, fingerprint, elsewhere)) is not None:
             found[fingerprint] = kind.validate_python(with_nan(from_json(kept)))
     missing = [fingerprint for fingerprint in pieces if fingerprint not in found]
     attempts = [functools.partial(_attempt, pieces[fingerprint]) for fingerprint in missing]
@@ -103,17 +106,23 @@ def _attempt(piece: Piece[Result]) -> Result | Failed:
         return Failed(str(error) if isinstance(error, RayrecError) else f"{type(error).__name__}: {error}")
 
 
-def _kept(run: StageRun, fingerprint: str) -> bytes | None:
-    """The result as an earlier run of the stage kept it."""
-    for folder in filter(None, (run.folder, run.previous_folder)):
+def _kept(run: StageRun, fingerprint: str, elsewhere: Mapping[str, str]) -> bytes | None:
+    """The result as an earlier run of the stage kept it, in its version or `elsewhere`."""
+    for path in filter(None, (_path(run.folder, fingerprint), elsewhere.get(fingerprint))):
         try:
-            kept = read_whole(run.fs, _path(folder, fingerprint))
-        except FileNotFoundError:
+            kept = read_whole(run.fs, path)
+        except FileNotFoundError:  # or another run has just deleted an old version
             continue
         write_whole(run.fs, _path(run.folder, fingerprint), kept)
         return kept
     return None
 
 
+def _kept_elsewhere(run: StageRun) -> dict[str, str]:
+    """The results in the other versions of the stage, also in those of runs that were killed: fingerprint -> path."""
+    listed = [run.fs.get_file_info(pafs.FileSelector(f"{folder}/{RUNS}", allow_not_found=True)) for folder in run.other_folders]
+    return {item.base_name.removesuffix(".json"): item.path for found in listed for item in found if item.extension == "json"}
+
+
 def _path(folder: str, fingerprint: str) -> str:
-    return f"{folder}/runs/{fingerprint}.json"
+    return f"{folder}/{RUNS}/{fingerprint}.json"

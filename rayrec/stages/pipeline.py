@@ -68,12 +68,14 @@ def run_stages(
     Raises at once what is wrong with the config for any of them. Of several stages, those that need a log are left out while it is
     empty.
     """
+    from rayrec.stages.data_checks import check_data, check_log
     from rayrec.workspace.stage import NEEDED, NO_LOG, lacks_log, run_stage
     from rayrec.workspace.versions import Workspace
 
     stages = list(stages)
     check(stages, config)
     workspace = Workspace(config.workspace)
+    check_data(stages, workspace, config, measures=any(stage.name in ON_DEMAND for stage in stages))
     for stage in stages:
         if stage not in wanted(stages, config):
             log.info("%s: skipped, because the config has no such section", stage.name)
@@ -83,3 +85,5 @@ def run_stages(
             continue
         log.info("%s ...", stage.name)
         on_done(*run_stage(workspace, stage, config, force))
+        if stage.name == "ingest":
+            check_log(workspace, config, learns=any(each.log == NEEDED for each in stages))

@@ -65,6 +65,7 @@ class StageRun:
     version: str
     settings: dict[str, Any]
     previous: Manifest | None  # the version that this one will replace; None with `--force`, so that nothing is taken over
+    alone: bool = False  # whether nothing may be taken over from any other version
     rows_in: int = 0
     rows_out: int = 0
     written: dict[str, int] = field(default_factory=dict)
@@ -84,6 +85,14 @@ class StageRun:
     def previous_folder(self) -> str | None:
         """The path of the version that this one will replace. What it holds may be taken over instead of made again."""
         return f"{self.workspace.root}/{self.stage.name}/{self.previous.version}" if self.previous else None
+
+    @property
+    def other_folders(self) -> list[str]:
+        """The paths of the other versions of the stage, finished or not, of which something may be taken over."""
+        if self.alone:
+            return []
+        found = self.fs.get_file_info(pafs.FileSelector(f"{self.workspace.root}/{self.stage.name}", allow_not_found=True))
+        return sorted(item.path for item in found if item.type == pafs.FileType.Directory and item.path != self.folder)
 
     def previous_parts(self, name: str) -> dict[str, str]:
         """The part files of a table in the version that this one will replace: the path in that version -> the path inside `fs`."""
@@ -211,7 +220,7 @@ def run_stage(workspace: Workspace, stage: Stage, config: Config, force: bool = 
         log.warning("%s: %s; nothing is taken over from the version before", stage.name, damage)
         previous = None
     with workspace.making(stage.name, fingerprint) as version:
-        run = StageRun(workspace, stage, config, version, settings, previous)
+        run = StageRun(workspace, stage, config, version, settings, previous, alone=force or previous is not current)
         started = time.monotonic()
         _work(run)
         manifest = Manifest(

@@ -89,3 +89,13 @@ def test_a_stage_runs_though_streams_are_closed(tmp_path: Path, closed: str) -> 
     command = f"{shlex.quote(sys.executable)} -m rayrec.cli ingest c.yaml {closed}"
     assert subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True).returncode == 0
     assert Workspace(tmp_path / "space").rows("catalog") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["version"], ["status"]])
+def test_an_output_that_is_full_is_a_sentence(arguments: list[str], config: Path) -> None:
+    command = [sys.executable, "-c", "from rayrec.cli import main; main()", *arguments]
+    if arguments == ["status"]:
+        command.append(str(config))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "rayrec: the output can't be written: No space left on device\n")

@@ -1,11 +1,14 @@
 """Hostile names of files: nothing outside of the folders that the operator lists is read."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from rayrec.config import load
-from rayrec.serving.media_roots import NotPermittedError, permitted, roots_of
+from rayrec.config import Config, load
+from rayrec.serving.cluster.service import serve
+from rayrec.serving.media_roots import NotPermittedError, missing_folders, permitted, roots_of
+from rayrec.workspace.files import WorkspaceError
 
 S3 = "s3://bucket/media?endpoint_override=127.0.0.1:9000&scheme=http"
 
@@ -22,6 +25,23 @@ def root(tmp_path: Path) -> Path:
     (root / "fine.mp4").symlink_to(root / "in" / "a.mp4")
     (tmp_path / "media-of-others").mkdir()
     return root
+
+
+def test_a_folder_that_is_not_there_is_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def config_of(**more: object) -> Config:
+        uploads = {"watch_folder": f"{root}/in", "media_roots": [str(root)]} | more
+        settings = [f"workspace={root}/workspace", f"serving.uploads={json.dumps(uploads)}", "serving.port=18431"]
+        return load(None, [*settings, f"dataset={{kind: files, catalog: {root}/c.csv, media_root: {root}}}"])
+
+    assert missing_folders(config_of()) == missing_folders(load(None)) == []
+    wrong = config_of(watch_folder=f"{root}/inn", media_roots=[str(root), f"{root}/in/a.mp4", "nothing://at/all"])
+    sentence = "{}: there is no folder {}; no video can come from it until there is"
+    sentences = [sentence.format("serving.uploads.watch_folder", f"{root}/inn")]
+    sentences += [sentence.format("serving.uploads.media_roots", each) for each in (f"{root}/in/a.mp4", "nothing://at/all")]
+    assert missing_folders(wrong) == sentences
+    with pytest.raises(WorkspaceError, match="has not run yet"):  # nothing is published
+        serve(wrong)
+    assert [record.message for record in caplog.records] == sentences
 
 
 def test_files_below_a_root_are_read(root: Path) -> None:

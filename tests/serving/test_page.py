@@ -390,6 +390,17 @@ def test_a_metric_that_is_not_defined_leaves_the_dashboard_full(show: Show, reco
     assert page.locator(".queue").count() == 4
 
 
+@pytest.mark.parametrize(("ranker", "reason"), [(True, "had not measured this ranker"), (False, "the bundle has no ranker")])
+def test_the_dashboard_says_why_there_are_no_metrics(show: Show, recommender: Recommender, ranker: bool, reason: str) -> None:
+    info = replace(recommender.bundle.info, metrics={}, has_ranker=ranker)
+    recommender.bundle = replace(recommender.bundle, info=info)
+    page = show("/dashboard").page
+    page.wait_for_selector(".queue")
+    said = page.locator("#no-metrics:visible, #no-ranker:visible").all_text_contents()
+    assert len(said) == 1
+    assert reason in said[0]
+
+
 def test_a_chart_has_true_labels_and_no_bar_of_negative_size(show: Show) -> None:
     page = show("/dashboard").page
     script = page.locator("script[type=module]").first.evaluate("script => script.src.replace('dashboard', 'chart')")

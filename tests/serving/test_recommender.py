@@ -115,6 +115,9 @@ def test_the_history_that_is_ranked_by_is_log_then_events(bundle: Bundle, recomm
     assert user.clicked_at[-1] - user.clicked_at[-2] == 1
     assert abs(at - now_ms()) < 5000
     assert context == {"device": "tv"}
+    asyncio.run(recommender.recommend("u2", 5, [], context={"hour": None}))
+    (events,) = recommender.store.read(1, None)
+    assert events["context"].to_pylist() == [None] * 2 + ['{"device":"tv"}'] * 5 + [None] * 5
 
 
 def test_events_that_the_log_holds_already_count_once(recommender: Recommender) -> None:

@@ -114,6 +114,6 @@ def test_all_routes_answer(recommender: Recommender, world: Config, listen: List
     assert [each["score"] for each in videos] == pytest.approx([1, 0.975, 0.95, 0.925, 0.9])
     assert client.get("/readyz").json() == {"bundle": recommender.bundle.version}
     numbers = client.get("/v1/dashboard").json()
-    assert (numbers["metrics"], numbers["users"], len(numbers["queues"])) == ({}, [], 4)
+    assert (numbers["ranker"], numbers["metrics"], numbers["users"], len(numbers["queues"])) == (False, {}, [], 4)
     assert client.get("/v1/similar/v0").json()["videos"][0]["video_id"] == video(4)
     assert client.get("/v1/users/new").json()["seen"] == 5

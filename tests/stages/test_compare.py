@@ -109,6 +109,28 @@ def test_a_killed_comparison_continues_and_a_new_arm_is_trained_alone(config: Co
     assert more["renamed", 1]["measured"] == pairs["fm", 1]["measured"]
 
 
+def test_what_a_killed_comparison_measured_is_found_with_other_arms(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def train_two(data: RankingData, ranker: Ranker, *others: Any, **more: Any) -> tuple[Scorer, list[Epoch]]:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append((ranker.model, others[1]))
+        return train_ranker(data, ranker, *others, **more)
+
+    monkeypatch.setattr("rayrec.stages.compare_clicks.train_ranker", train_two)
+    with pytest.raises(KeyboardInterrupt):
+        compared(with_arms(config, {name: ARMS[name] for name in ("deepfm", "fm")}))
+    trained.clear()
+    changed = with_arms(config, {"deepfm": ARMS["deepfm"], "fm": ARMS["fm without tags"]})
+    compared(changed)
+    assert trained == [("fm", 1), ("fm", 2)]
+    trained.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(Workspace(config.workspace), COMPARE, changed, force=True)
+    assert trained == [("deepfm", 1), ("deepfm", 2)]
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -77,7 +77,7 @@ def test_the_best_on_validation_is_measured_on_the_test_split(config: Config) ->
     assert [trial["measured"]["metrics"]["rmse"] for trial in results["validation"]] == pytest.approx(on_validation, rel=1e-4)
     assert on_validation[0] < on_validation[1]
     measured = {(run["arm"], run["seed"]): run["measured"]["metrics"]["rmse"] for run in results["test"]}
-    assert list(measured) == [("offsets", 1), ("bias", 1), ("bayes", 1), ("bayes", 2)]
+    assert list(measured) == [("rating_bias", 1), ("bias", 1), ("bayes", 1), ("bayes", 2)]
     assert measured["bias", 1] == pytest.approx(bias_rmse(config, "test", 2), rel=1e-4)
     assert measured["bayes", 1] != measured["bayes", 2]
     assert measured["bayes", 1] < 0.9 * measured["bias", 1]

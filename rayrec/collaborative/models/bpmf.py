@@ -8,10 +8,14 @@ components: the singular vectors of the matrix whose rows are what a user rated,
 Shapes: U users, I items, N ratings, S numbers of a vector, C components, K = S + 1: a vector and its offset.
 """
 
+import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
@@ -22,7 +26,9 @@ from rayrec.collaborative.rating_model import RatingModel
 from rayrec.collaborative.ratings import RatingData, Side
 from rayrec.config import Count, Section
 from rayrec.training.callbacks import Epoch
+from rayrec.workspace.checkpoint import Checkpoint, CheckpointError
 
+CHECKPOINT_S = 60.0  # between two checkpoints
 MIN_VARIANCE = 1e-6  # of ratings that are all the same
 
 
@@ -58,23 +64,65 @@ class BPMF(RatingModel):
             for fields, matrix in zip(known, matrices, strict=True)
         )
         users, items = (GaussianRows(side, fact, options.size + 1, generator) for side, fact in zip(sides, facts, strict=True))
+        chain = _Chain(users, items, generator, 1 / max(above_N.var(), MIN_VARIANCE))
+        about = json.dumps([options.model_dump(), fitting.seed, data.users, data.items, len(train)])
+        chain.resume(fitting.checkpoint, about)
         kept = set(np.linspace(options.burn_in, options.epochs - 1, options.samples).astype(int).tolist())
-        epochs: list[Epoch] = []
-        user_samples, item_samples = [], []
-        noise_precision = 1 / max(above_N.var(), MIN_VARIANCE)
-        for epoch in range(options.epochs):
+        saved_at = time.monotonic()
+        for epoch in range(len(chain.epochs), options.epochs):
             started = time.monotonic()
-            users.draw(_design(items.row_RK), above_N - items.row_RK[train.item, -1], noise_precision)
-            items.draw(_design(users.row_RK), above_N - users.row_RK[train.user, -1], noise_precision)
+            users.draw(_design(items.row_RK), above_N - items.row_RK[train.item, -1], chain.noise_precision)
+            items.draw(_design(users.row_RK), above_N - users.row_RK[train.user, -1], chain.noise_precision)
             error_N = above_N - _products(users.row_RK, items.row_RK, train.user, train.item)
-            noise_precision = generator.gamma((1 + len(train)) / 2, 2 / (1 + error_N @ error_N))
+            chain.noise_precision = generator.gamma((1 + len(train)) / 2, 2 / (1 + error_N @ error_N))
             if epoch in kept:
-                user_samples.append(users.row_RK.astype(np.float32))
-                item_samples.append(items.row_RK.astype(np.float32))
-            epochs.append(Epoch(epoch + 1, float(error_N @ error_N) / len(train), len(train) / (time.monotonic() - started)))
-            fitting.callback.on_epoch(epochs)
-        self.set_vectors(mean, _averaging(user_samples), _averaging(item_samples))
-        return epochs
+                chain.samples.append((users.row_RK.astype(np.float32), items.row_RK.astype(np.float32)))
+            speed = len(train) / (time.monotonic() - started)
+            chain.epochs.append(Epoch(epoch + 1, float(error_N @ error_N) / len(train), speed))
+            if fitting.checkpoint and not fitting.worker.rank and time.monotonic() - saved_at > CHECKPOINT_S:
+                chain.save(fitting.checkpoint, about)
+                saved_at = time.monotonic()
+            fitting.callback.on_epoch(chain.epochs)
+        self.set_vectors(mean, *map(_averaging, zip(*chain.samples, strict=True)))
+        return chain.epochs
+
+
+@dataclass
+class _Chain:
+    """How far the sampling is. Resumed from a checkpoint, it draws what it would have drawn without the interruption."""
+
+    users: GaussianRows
+    items: GaussianRows
+    generator: np.random.Generator
+    noise_precision: float
+    epochs: list[Epoch] = field(default_factory=list)
+    samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # the rows of users and items that are kept
+
+    def save(self, checkpoint: Checkpoint, about: str) -> None:
+        checkpoint.save(
+            {
+                "about": about,
+                "sides": [self.users.state(), self.items.state()],
+                "generator": json.dumps(self.generator.bit_generator.state),
+                "noise_precision": float(self.noise_precision),
+                "epochs": [epoch.to_json() for epoch in self.epochs],
+                "samples": [[torch.from_numpy(rows) for rows in sample] for sample in self.samples],
+            }
+        )
+
+    def resume(self, checkpoint: Checkpoint | None, about: str) -> None:
+        """Go on from the checkpoint, where there is one. Raises `CheckpointError` for one of another model or of other data."""
+        state = checkpoint.load() if checkpoint else None
+        if checkpoint is None or state is None:
+            return
+        if state.get("about") != about:
+            raise CheckpointError(f"{checkpoint.path}: a checkpoint of another config or other data; delete it to start anew")
+        for side, saved in zip((self.users, self.items), state["sides"], strict=True):
+            side.restore(saved)
+        self.generator.bit_generator.state = json.loads(state["generator"])
+        self.noise_precision = state["noise_precision"]
+        self.epochs = [Epoch.from_json(facts) for facts in state["epochs"]]
+        self.samples = [(users.numpy(), items.numpy()) for users, items in state["samples"]]
 
 
 def components(matrix: sparse.csr_array, count: int, seed: int) -> np.ndarray:
@@ -101,7 +149,7 @@ def _products(user_UK: np.ndarray, item_IK: np.ndarray, user_N: np.ndarray, item
     return found
 
 
-def _averaging(samples: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _averaging(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The mean offset, and all vectors side by side, so scaled that a product of two rows is the mean of the samples' products."""
     offset = np.mean([rows[:, -1] for rows in samples], axis=0)
     return offset, np.concatenate([rows[:, :-1] for rows in samples], axis=1) / np.float32(np.sqrt(len(samples)))

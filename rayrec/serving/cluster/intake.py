@@ -21,7 +21,7 @@ from rayrec.serving.http.bodies import NewVideo
 from rayrec.serving.http.errors import checked
 from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.inbox import Described, uris_of
-from rayrec.serving.media_roots import permitted
+from rayrec.serving.media_roots import missing_folders, permitted
 from rayrec.serving.placing import Placer
 from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Rollout
@@ -72,6 +72,8 @@ class VideoIntake:
         await self._want(rollout)
         self._started = True
         self._start(self._prune())
+        for problem in await asyncio.to_thread(missing_folders, self.config):
+            log.warning("%s", problem)
         if self.settings.watch_folder is not None:
             self._start(self._watch(WatchedFolder(self.settings.watch_folder, self.workspace)))
 

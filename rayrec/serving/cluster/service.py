@@ -25,6 +25,7 @@ from rayrec.serving.cluster.connection import check_credentials, connect, end_re
 from rayrec.serving.cluster.head import LOOPBACK, Address, ClusterError, bypass_proxies, max_connections, use_token
 from rayrec.serving.cluster.room import check_room
 from rayrec.serving.http import auth
+from rayrec.serving.media_roots import missing_folders
 from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
 from rayrec.serving.state.opening import check_installed, is_redis, state_path
 from rayrec.workspace.versions import Workspace
@@ -35,6 +36,8 @@ REPORT_TIMEOUT_S = 30
 APPLICATION = "rayrec"
 RECALL, RANKER, INTAKE = "TopicRecall", "NeuralRanker", "VideoIntake"
 SWAP_LOCK = "serving/swap.lock"  # in the workspace; whoever changes what is served holds it
+
+log = logging.getLogger(__name__)
 
 
 class SwapRefusedError(RayrecError):
@@ -50,6 +53,8 @@ def serve(config: Config) -> str:
     all but the first before anything is started.
     """
     check(config)
+    for problem in missing_folders(config):
+        log.warning("%s", problem)
     workspace = Workspace(config.workspace)
     version, folder = locate(workspace, None)
     verify(workspace.fs, folder)

@@ -73,7 +73,7 @@ def create_api(
 
 def file_limits(serving: Serving, searching: Search) -> dict[str, FileLimits]:
     """What holds for the paths that take files. Without uploads, a body is refused as soon as its path is known."""
-    settings = serving.uploads or Uploads(max_bytes=64 * 2**10, timeout_s=serving.timeout_s)
+    settings = serving.uploads or Uploads(max_bytes=2**20, timeout_s=serving.timeout_s)
     return {
         uploads.PATH: FileLimits(settings.max_bytes, uploads.KINDS, settings.timeout_s, settings.max_at_once),
         search.PATH: FileLimits(searching.max_upload_bytes, search.KINDS, serving.timeout_s, MAX_AT_ONCE),

@@ -1,9 +1,11 @@
 """What callers send to the HTTP API: the bodies of requests, each with an example."""
 
+import time
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from rayrec.datasets.times import DAY_MS, YEAR_1990, other_unit
 from rayrec.serving.state.store import Kind
 from rayrec.values import text_of
 
@@ -14,11 +16,25 @@ Path = Annotated[str, Field(min_length=1, max_length=4096)]  # of a file, or a U
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Value = Annotated[str, Field(max_length=512)] | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
 MAX_EVENTS = 1000  # in one batch
+MAX_VIDEOS = 100  # in one list
 MAX_CONTEXT = 50  # fields of one request
 MAX_WATCH_S = 86_400.0  # in one event: a day
+MAX_AHEAD_DAYS = 366  # of a video that is to be published later
 MAX_TEXT = 1000  # characters of a query
 MinScore = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 MIN_SCORE = "only videos with a higher score; by default the floor that was learned, below which nothing is relevant"
+
+
+def _plausible(ms: int) -> int:
+    """Raises `ValueError` for a time that must be a mistake, such as one in seconds or microseconds."""
+    if ms < YEAR_1990:
+        raise ValueError(f"must be a time of 1990 or later in UTC milliseconds{other_unit(ms)}")
+    if ms > time.time() * 1000 + MAX_AHEAD_DAYS * DAY_MS:
+        raise ValueError(f"must be at most {MAX_AHEAD_DAYS} days ahead in UTC milliseconds{other_unit(ms)}")
+    return ms
+
+
+Time = Annotated[int, AfterValidator(_plausible), Field(json_schema_extra={"minimum": YEAR_1990})]  # UTC milliseconds
 
 
 def example(**fields: Any) -> ConfigDict:
@@ -80,9 +96,7 @@ class SearchFilters(Request):
 
     class_: Name | None = Field(default=None, alias="class", description="only videos of this primary or secondary class")
     author: Id | None = Field(default=None, description="only videos of this author")
-    since: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
-        default=None, description="only videos that were published at this time (UTC milliseconds) or later"
-    )
+    since: Time | None = Field(default=None, description="only videos that were published at this time (UTC milliseconds) or later")
 
 
 class SearchRequest(Request):
@@ -115,8 +129,8 @@ class NewVideo(Request):
     primary_class: Id | None = None
     secondary_class: Id | None = None
     author_id: Id | None = None
-    published_at: Annotated[int, Field(ge=0, lt=253_402_300_800_000)] | None = Field(  # the year 10,000, as for `ingest`
-        default=None, description="UTC milliseconds; by default the time of arrival"
+    published_at: Time | None = Field(
+        default=None, description="UTC milliseconds; by default the time of arrival. Before this time the video is in no page"
     )
 
 

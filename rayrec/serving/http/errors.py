@@ -23,6 +23,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "The service is busy or starting; Retry-After says when to try again."},
 }
 
+BUSY = "the service is busy or starting; try again in a second"
+
 Model = TypeVar("Model", bound=BaseModel)
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(StoreError)
     async def busy(request: Request, problem: Exception) -> JSONResponse:
         log.warning("busy: %s: %s", type(problem).__name__, problem)
-        return _answer(503, "the service is busy or starting; try again in a second", {"Retry-After": "1"})
+        return _answer(503, BUSY, {"Retry-After": "1"})
 
 
 def checked(model: type[Model], values: Any, route: str) -> Model:

@@ -134,6 +134,31 @@ class AddedAnswer(BaseModel):
     fault: str | None = Field(default=None, description="what of the file could not be read; the rest of it is used")
 
 
+class TakenVideo(BaseModel):
+    model_config = example(video_id="v7", status="ready", new=True, fault=None, error=None)
+
+    video_id: str | None
+    status: Literal["ready", "waiting", "refused"] = Field(description="`ready` if the video may be in pages now")
+    new: bool = Field(default=False, description="false: it was there already, or is refused")
+    fault: str | None = Field(default=None, description="what of the file could not be read; the rest of it is used")
+    error: str | None = Field(default=None, description="why it was refused")
+
+
+class AddedVideos(BaseModel):
+    model_config = example(
+        received=2,
+        new=1,
+        videos=[
+            {"video_id": "v7", "status": "ready", "new": True, "fault": None, "error": None},
+            {"video_id": "v8", "status": "refused", "new": False, "fault": None, "error": "tags.0: must not be empty (got '')"},
+        ],
+    )
+
+    received: int
+    new: int
+    videos: list[TakenVideo] = Field(description="what became of each, in the order in which they were sent")
+
+
 class UploadStatus(BaseModel):
     model_config = example(video_id="v7", status="rejected", error="the file is empty")
 
@@ -210,7 +235,10 @@ class SearchAnswer(BaseModel):
 class RecommendedVideo(Video):
     model_config = example(**RECOMMENDED)
 
-    score: float = Field(description="the probability that the user clicks it")
+    score: float = Field(
+        description="how likely a click is, as the ranker learned it. It is a click probability only if the log has impressions "
+        "that were not clicked and training drew no further negatives; otherwise, and without a ranker, it only orders the videos"
+    )
     why: str = Field(description="why the video is in the page: its topic, or `popular`, `new`, `similar` or `taste`")
     topic: int | None = None
 
@@ -295,6 +323,7 @@ class Dashboard(BaseModel):
         arms=[{"arm": "stable", "bundle": "20261121-101500-3f2a", "share": 1.0}],
         queues=[TOPIC | {"videos": 120, "first": [QUEUED]}],
         traffic=[{"at": 1763700000000, "impressions": 5000, "clicks": 610}],
+        ranker=True,
         metrics={"auc": 0.74},
         swaps=[{"at": 1763700000000, "bundle": "20261121-101500-3f2a", "canary": None, "share": 0.0, "outcome": "done"}],
         users=["ann"],
@@ -304,6 +333,7 @@ class Dashboard(BaseModel):
     arms: list[Arm]
     queues: list[Queue] = Field(description="queues of the stable arm, the longest first")
     traffic: list[Traffic] = Field(description="the last 24 hours")
+    ranker: bool = Field(description="whether the stable bundle has a ranker; without one, pages are in the order of recall")
     metrics: dict[str, float | None] = Field(
         description="offline metrics of the stable bundle's ranker, if it was evaluated; null where one is not defined"
     )

@@ -23,10 +23,10 @@ async function refresh() {
   setTimeout(refresh, REFRESH_MS);
 }
 
-function draw({ arms, queues, traffic, metrics, swaps, refreshed_at: refreshed }) {
+function draw({ arms, queues, traffic, ranker, metrics, swaps, refreshed_at: refreshed }) {
   $("age").textContent = `queues as of ${new Date(refreshed).toLocaleTimeString()}`;
   $("age").classList.remove("bad");
-  drawTiles(traffic, metrics);
+  drawTiles(traffic, ranker, metrics);
   $("hours").replaceChildren(table(traffic));
   $("arms").replaceChildren(...arms.map(armOf));
   $("swaps").replaceChildren(...swaps.toReversed().map(swapOf));
@@ -42,7 +42,7 @@ function drawChart(traffic) {
 
 // --- tiles ---
 
-function drawTiles(traffic, metrics) {
+function drawTiles(traffic, ranker, metrics) {
   const sum = (name) => traffic.reduce((total, hour) => total + hour[name], 0);
   const [impressions, clicks] = [sum("impressions"), sum("clicks")];
   const day = [
@@ -53,7 +53,8 @@ function drawTiles(traffic, metrics) {
   const offline = Object.entries(metrics).map(([name, value]) => [ABBREVIATIONS[name] ?? name.replaceAll("_", " "), numberOf(value)]);
   fill($("day"), day);
   fill($("metrics"), offline);
-  $("no-metrics").hidden = offline.length > 0;
+  $("no-metrics").hidden = !ranker || offline.length > 0;
+  $("no-ranker").hidden = ranker;
 }
 
 function numberOf(value) {

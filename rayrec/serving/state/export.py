@@ -3,6 +3,8 @@
     2026-11-21.parquet    the impressions of this day, each with what the user did with it
     _export.parquet       other events whose impression has not arrived yet; its metadata say how far the export went
 
+The column `context` says what the request was said to come with, as a JSON object, whose fields `ingest` makes columns of.
+
 Each row has the number of the last event that was known when it was written, in the column `export`. A bundle that is trained on
 the folder therefore knows which events its log holds, even if an export brought nothing but clicks.
 
@@ -24,7 +26,7 @@ import pyarrow.parquet as pq
 
 from rayrec import tables
 from rayrec.config import Config, ConfigError
-from rayrec.datasets.files import EXPORTED
+from rayrec.datasets.files import CONTEXT, EXPORTED
 from rayrec.serving.state.opening import is_redis, open_store, state_path
 from rayrec.serving.state.store import StateStore, digest
 from rayrec.tables import SECONDS, TEXT, TIME
@@ -39,11 +41,11 @@ EXPORT = "export"  # the column with the number of the last event that was taken
 KEY = ["user_id", "video_id", "request_id", "shown_at"]  # rows with the same values are one impression
 ROWS = pa.schema(
     {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "watch_s": SECONDS, "request_id": TEXT}
-    | {"arm": TEXT, "liked": pa.bool_(), "skipped": pa.bool_(), EXPORT: pa.int64()}
+    | {"arm": TEXT, CONTEXT: TEXT, "liked": pa.bool_(), "skipped": pa.bool_(), EXPORT: pa.int64()}
     | {"clicked_at": TIME, "watched_at": TIME, "liked_at": TIME, "skipped_at": TIME},
     metadata=EXPORTED,
 )
-MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", "liked": "any", "skipped": "any", EXPORT: "max"}
+MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", CONTEXT: "first", "liked": "any", "skipped": "any", EXPORT: "max"}
 # When it was done for the first time, and for `watched_at`, which is when `watch_s` was known, for the last. Training must not know
 # of it earlier: a page is often shown before the page above it was read.
 MERGED |= {"clicked_at": "min", "watched_at": "max", "liked_at": "min", "skipped_at": "min"}
@@ -203,7 +205,7 @@ class _Folder:
 def _shown(events: pa.Table, clicked: bool) -> pa.Table:
     """Makes an impression of each event."""
     no = pa.repeat(pa.scalar(False), events.num_rows)
-    columns = {name: events[name] for name in ("user_id", "video_id", "watch_s", "request_id", "arm")}
+    columns = {name: events[name] for name in ("user_id", "video_id", "watch_s", "request_id", "arm", CONTEXT)}
     columns |= {"shown_at": events["at"], "clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
     columns |= {f"{done}_at": pa.nulls(events.num_rows, TIME) for done in KINDS}
     columns |= {"clicked_at": events["at"]} if clicked else {}
@@ -213,7 +215,8 @@ def _shown(events: pa.Table, clicked: bool) -> pa.Table:
 
 def _answers(events: pa.Table, impressions: pa.Table) -> pa.Table:
     """What the events say about the impressions (`KEY` columns, row by row) that they belong to."""
-    columns = {name: impressions[name] for name in KEY} | {"watch_s": events["watch_s"], "arm": pa.nulls(events.num_rows, TEXT)}
+    unknown = pa.nulls(events.num_rows, TEXT)
+    columns = {name: impressions[name] for name in KEY} | {"watch_s": events["watch_s"], "arm": unknown, CONTEXT: unknown}
     for done, kind in KINDS.items():
         is_this = pc.equal(events["kind"], kind)
         columns |= {done: is_this, f"{done}_at": pc.if_else(is_this, events["at"], pa.scalar(None, TIME))}

@@ -41,11 +41,12 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = "2"
+SCHEMA = "3"
 PASSWORD_VARIABLE = "RAYREC_REDIS_PASSWORD"  # for a URL without a password, since URLs are in configs, which people share
 HOUR = 60 * MINUTE
 DELETE_BATCH = 200  # events deleted in one step; between steps, others write
 MIGRATE_BATCH = 1000  # events
+SCANNED = 1000  # users that are read in one step
 SETTINGS_CHECK_S = 5.0  # how often a running store checks what it demands of its server
 BUCKETS_PER_READ = 50  # hashes read in one step
 DURABLE_SETTINGS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -146,6 +147,10 @@ class RedisStore(WritesByIntake):
     def put_users(self, users: Mapping[str, str]) -> None:
         with _as_store_errors():
             self._redis.hset(f"{PREFIX}users", mapping=dict(users))
+
+    def users(self) -> dict[str, str]:
+        with _as_store_errors():
+            return dict(self._redis.hscan_iter(f"{PREFIX}users", count=SCANNED))
 
     def forgotten(self, number: int) -> set[str]:
         with _as_store_errors():
@@ -265,6 +270,8 @@ class RedisStore(WritesByIntake):
         schema = self._redis.get(f"{PREFIX}schema")
         if schema == "1":
             self._migrate_from_1()
+        elif schema == "2":  # whose events have no context
+            self._redis.set(f"{PREFIX}schema", SCHEMA)
         elif schema != SCHEMA:
             raise ConfigError(
                 f"the events in this Redis have schema version {schema}, but this rayrec reads version {SCHEMA}: "
@@ -349,8 +356,8 @@ def _add_arguments(events: Sequence[Event]) -> list[Any]:
 
 def _read_event(values: list[Any]) -> tuple[Event, bool]:
     """An event as it is kept, and whether it is a repeat."""
-    count = len(Event._fields)
-    return Event(*values[:count]), len(values) > count
+    repeated = values[-1] == 1
+    return Event(*(values[:-1] if repeated else values)), repeated
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class Event(NamedTuple):
     request_id: str | None = None
     watch_s: float | None = None
     arm: str | None = None
+    context: str | None = None  # of the request in which the video was shown: a JSON object, None if nothing was said
 
 
 class Since(NamedTuple):
@@ -152,6 +153,9 @@ class StateStore(Protocol):
 
     def put_users(self, users: Mapping[str, str]) -> None:
         """Keeps what is said of each user (JSON), instead of what was said before. When it returns, it survives a power cut."""
+
+    def users(self) -> dict[str, str]:
+        """What was said last of each user (JSON)."""
 
     def forgotten(self, number: int) -> set[str]:
         """The digests of the users who were forgotten after the event with this number, or just before the next one."""

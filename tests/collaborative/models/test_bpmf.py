@@ -1,6 +1,10 @@
 """`bpmf` on a world of two factors with noise of 0.3, where nothing predicts better than that."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 from scipy import sparse
 
@@ -10,6 +14,8 @@ from rayrec.collaborative.models import build
 from rayrec.collaborative.models.bpmf import BPMF, components
 from rayrec.collaborative.ratings import RatingData
 from rayrec.config import Collaborative, ConfigError
+from rayrec.training.callbacks import Epoch, TrainingCallback
+from rayrec.workspace.checkpoint import Checkpoint, CheckpointError
 from tests.collaborative.rated import rated, rmse
 
 SHORT = {"size": 3, "components": 4, "epochs": 60, "burn_in": 20, "samples": 40}
@@ -32,6 +38,35 @@ def test_the_same_seed_draws_the_same_and_another_one_does_not() -> None:
     one, other, third = fitted(rated()), fitted(rated()), fitted(rated(), seed=2)
     assert (one.item_IS == other.item_IS).all()
     assert not (one.item_IS == third.item_IS).all()
+
+
+@pytest.mark.parametrize("done", [10, 30])  # before any sample is kept, and after
+def test_a_fitting_that_was_killed_goes_on_as_if_it_had_not(done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayrec.collaborative.models.bpmf.CHECKPOINT_S", 0.0)
+    checkpoint = Checkpoint(pafs.LocalFileSystem(), str(tmp_path / "state"))
+
+    def fit(on_epoch: Callable[[list[Epoch]], None]) -> tuple[BPMF, list[Epoch]]:
+        model = build(Collaborative(model="bpmf", options=SHORT))
+        assert isinstance(model, BPMF)
+        fitting = Fitting(seed=1, callback=TrainingCallback(on_epoch), checkpoint=checkpoint)
+        return model, model.fit(Feedback.of_ratings(rated()), fitting)
+
+    def stop(epochs: list[Epoch]) -> None:
+        if len(epochs) == done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stop)
+    seen: list[int] = []
+    resumed, epochs = fit(lambda epochs: seen.append(len(epochs)))
+    assert seen[0] == done + 1
+    whole = fitted(rated())
+    assert [epoch.epoch for epoch in epochs] == list(range(1, SHORT["epochs"] + 1))
+    assert (resumed.item_IS == whole.item_IS).all()
+    assert (resumed.user_US == whole.user_US).all()
+    other = build(Collaborative(model="bpmf", options=SHORT | {"size": 4}))
+    with pytest.raises(CheckpointError, match="a checkpoint of another config or other data"):
+        other.fit(Feedback.of_ratings(rated()), Fitting(seed=1, checkpoint=checkpoint))
 
 
 def test_fields_tell_of_a_user_without_ratings() -> None:

@@ -126,6 +126,8 @@ def test_videos_that_appear_in_the_watched_folder_are_added_or_rejected_once(mad
     (folder / "told.mp4").write_bytes(clip(103))
     (folder / "told.json").write_text('{"titel": "x"}')
     (folder / "sly.mp4").write_bytes(clip(104))
+    (folder / "early.mp4").write_bytes(clip(106))
+    (folder / "early.json").write_text('{"published_at": 1763700000}')
     (folder / "sly.json").write_text('{"cover_uri": "/etc/passwd"}')
     (folder / "v3.mp4").write_bytes(clip(105))
     asked = []
@@ -143,7 +145,7 @@ def test_videos_that_appear_in_the_watched_folder_are_added_or_rejected_once(mad
         async def steps() -> None:
             for _ in range(200):
                 await asyncio.sleep(0.05)
-                if len(rejected(replica)) == 4 and len(replica.store.additions(0)) == 1:
+                if len(rejected(replica)) == 5 and len(replica.store.additions(0)) == 1:
                     break
             await asyncio.sleep(0.3)  # nothing is tried again
 
@@ -161,6 +163,7 @@ def test_videos_that_appear_in_the_watched_folder_are_added_or_rejected_once(mad
     assert (facts["video_id"], facts["title"], facts["tags"], facts["author_id"]) == ("one", "By the sea", ["sea"], "ann")
     reasons = rejected(replica)
     assert reasons["bad.mp4"] == "not a video or sound file"
+    assert "it seems to be in seconds: send 1763700000000" in reasons["early.mp4"]
     assert reasons["told.mp4"] == "unknown field 'titel'; did you mean 'title'?"
     assert "is in none of the folders" in reasons["sly.mp4"]
     assert reasons["v3.mp4"] == "video_id: 'v3' is the id of another video"

@@ -25,7 +25,7 @@ from rayrec.serving.cluster.service import ClusterError
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
-from tests.serving.small_world import build_workspace
+from tests.serving.small_world import build_workspace, publish_catalog_of, publish_without_log
 from tests.serving.sockets import listening
 
 ROOT = Path(__file__).parents[3]
@@ -257,6 +257,27 @@ def test_other_commands_join_the_head(service: httpx.Client, config: Config) -> 
     address = connection.running(config)
     assert address is not None
     assert joined.stdout.split()[-1:] == [address.gcs], joined.stderr
+
+
+def test_a_bundle_without_a_ranker_is_served_and_followed_by_one_with(service: httpx.Client, config: Config) -> None:
+    version = publish_without_log(config)
+    cluster.serve(config)
+    assert service.get("/readyz").json() == {"bundle": version}
+    assert not service.get("/v1/dashboard").json()["ranker"]
+    videos = recommend(service, "early", k=5)
+    assert {video["why"] for video in videos} == {"new"}
+    assert [video["score"] for video in videos] == pytest.approx([1, 0.975, 0.95, 0.925, 0.9])  # in the order of recall
+    event = {"event_id": "early", "user_id": "early", "video_id": videos[0]["video_id"], "kind": "click"}
+    assert service.post("/v1/events", json={"events": [event]}).json()["new"] == 1
+    assert "topic" in {video["why"].split(":")[0] for video in recommend(service, "early")}
+    version = publish_catalog_of(config, 40)
+    cluster.serve(config)
+    assert service.get("/readyz").json() == {"bundle": version}
+    assert service.get("/v1/dashboard").json()["ranker"]
+    videos = recommend(service, "later", k=10)
+    assert all(0 < video["score"] < 1 for video in videos)
+    assert videos[0]["score"] - videos[1]["score"] != pytest.approx(0.025, abs=1e-6)
+    assert service.get("/v1/users/early").json()["clicks"] == 1  # what was learned meanwhile is not lost
 
 
 def test_stop_ends_all_of_it_and_nothing_else(service: httpx.Client, config: Config) -> None:

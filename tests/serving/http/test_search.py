@@ -60,10 +60,10 @@ def test_words_find_videos_in_the_form_of_all_routes(client: httpx.Client, searc
 
 
 def test_filters_k_and_the_floor_reach_the_search(client: httpx.Client, search: Search) -> None:
-    filters = {"class": "music", "author": "bob", "since": 5}
+    filters = {"class": "music", "author": "bob", "since": 1_763_700_000_000}
     client.post("/v1/search", json={"text": "a", "k": 3, "min_score": -0.5, "filters": filters})
     client.post("/v1/search", params=filters | {"k": 3, "min_score": -0.5}, content=b"GIF", headers={"content-type": "image/gif"})
-    wanted = Filters("music", "bob", 5)
+    wanted = Filters("music", "bob", 1_763_700_000_000)
     assert [query for _, query in search.asked] == [
         SearchQuery("text", "a", 3, -0.5, wanted),
         SearchQuery("picture", b"GIF", 3, -0.5, wanted),
@@ -88,6 +88,7 @@ def test_the_content_type_says_whether_it_is_a_picture_or_a_sound(client: httpx.
         ({"text": "a", "min_score": 2}, 422, "min_score: "),
         ({"text": "a", "filters": {"author": 5}}, 422, "filters.author: "),
         ({"text": "a", "filters": {"klass": "b"}}, 422, "unknown field 'filters.klass'; did you mean 'class'?"),
+        ({"text": "a", "filters": {"since": 1_763_700_000}}, 422, "filters.since: must be a time of 1990 or later"),
         ([], 422, "the body: "),
     ],
 )
@@ -107,6 +108,7 @@ def test_what_is_no_json_and_no_medium_is_refused(client: httpx.Client, search: 
         client.post("/v1/search", content=bytes(101), headers={"content-type": "image/png"}), 413
     )
     picture = {"content": b"x", "headers": {"content-type": "image/png"}}
+    assert "since: must be a time of 1990 or later" in error(client.post("/v1/search?since=5", **picture), 422)  # type: ignore[arg-type]
     assert "unknown name 'athor'" in error(client.post("/v1/search?athor=bob", **picture), 422)  # type: ignore[arg-type]
     assert "k: " in error(client.post("/v1/search?k=0", content=b"x", headers={"content-type": "image/png"}), 422)
     assert search.asked == []

@@ -22,6 +22,8 @@ from rayrec.workspace.versions import Workspace
 from tests.serving.http.helpers import BUSY, FIRST, Listen, click, error
 
 VIDEO = {"Content-Type": "video/mp4"}
+SECONDS = "published_at: must be a time of 1990 or later in UTC milliseconds; it seems to be in seconds: send 1763700000000 (got"
+LONG_AGO = 800_000_000_000  # UTC ms
 
 
 class Desk:
@@ -106,10 +108,10 @@ def test_sending_it_again_changes_nothing(client: httpx.Client, desk: Desk, tmp_
 
 
 def test_a_file_that_the_service_may_read_is_named(client: httpx.Client, desk: Desk, tmp_path: Path) -> None:
-    answer = client.post("/v1/videos", json={"uri": "named.mp4", "video_id": "named", "tags": ["x"], "published_at": 5})
+    answer = client.post("/v1/videos", json={"uri": "named.mp4", "video_id": "named", "tags": ["x"], "published_at": LONG_AGO})
     assert answer.status_code == 201, answer.text
     assert desk.asked[0]["uri"] == str((tmp_path / "media" / "named.mp4").resolve())
-    assert (desk.asked[0]["published_at"], kept(tmp_path)) == (5, [])
+    assert (desk.asked[0]["published_at"], kept(tmp_path)) == (LONG_AGO, [])
     assert client.post("/v1/videos", json={"uri": str(tmp_path / "media" / "named.mp4"), "video_id": "named"}).status_code == 200
     for body in ({"uri": "/etc/passwd"}, {"uri": "named.mp4", "cover_uri": "http://169.254.169.254/x"}):
         assert "is in none of the folders that serving.uploads.media_roots lists" in error(
@@ -128,9 +130,16 @@ def test_a_file_that_the_service_may_read_is_named(client: httpx.Client, desk: D
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "not text/plain"),
         ({"json": {"title": "no file"}}, 422, "uri is missing: name a file"),
         ({"json": {"uri": "named.mp4", "titel": "x"}}, 422, "unknown field 'titel'; did you mean 'title'?"),
-        ({"json": ["named.mp4"]}, 422, "the body must be a JSON object"),
+        ({"json": "named.mp4"}, 422, "the body must be a JSON object, or a list of them"),
+        ({"json": ["named.mp4"]}, 422, "none of the videos can be taken; the first: the body: must be an object with names"),
+        ({"json": []}, 422, "the body must be a list of 1 to 100 videos, not of 0"),
+        ({"json": [{}] * 101}, 422, "not of 101"),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "can't be read as JSON"),
         ({"content": b"x", "headers": VIDEO, "params": {"published_at": "soon"}}, 422, "published_at"),
+        ({"content": b"x", "headers": VIDEO, "params": {"published_at": 1763700000}}, 422, SECONDS),
+        ({"json": {"uri": "named.mp4", "published_at": 1763700000}}, 422, SECONDS),
+        ({"json": {"uri": "named.mp4", "published_at": 1763700000 * 10**6}}, 422, "in microseconds: send 1763700000000"),
+        ({"json": {"uri": "named.mp4", "published_at": 20240131120000}}, 422, "published_at: must be at most 366 days ahead"),
         ({"content": b"x", "headers": VIDEO, "params": {"autor_id": "bob"}}, 422, "unknown name 'autor_id' in the query"),
         ({"content": b"x", "headers": VIDEO, "params": {"video_id": "x" * 600}}, 422, "video_id"),
         ({"content": b"x", "headers": VIDEO, "params": {"tags": [""]}}, 422, "tags.0"),
@@ -312,3 +321,73 @@ def test_a_video_of_which_too_little_is_known_is_refused(without_files: httpx.Cl
     assert "for a video without a file, give its video_id and a title, tags or a class" in error(
         without_files.post("/v1/videos", json=body), 422
     )
+
+
+def test_a_list_of_videos_is_taken_but_for_those_that_are_wrong(
+    without_files: httpx.Client, client: httpx.Client, desk: Desk, recommender: Recommender
+) -> None:
+    for service, name in ((without_files, "a"), (client, "b")):
+        videos = [
+            {"video_id": f"{name}1", "title": "Rain", "tags": ["wet"]},
+            {"video_id": f"{name}2", "tags": [""]},
+            {"video_id": f"{name}3"},
+            {"video_id": f"{name}4", "primary_class": "nature"},
+            {"video_id": f"{name}1", "title": "Snow"},
+            "no object",
+            {"video_id": f"{name}5", "title": "Sun", "published_at": 1763700000},
+        ]
+        told = desk.told
+        answer = service.post("/v1/videos", json=videos)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        assert (found["received"], found["new"]) == (7, 2)
+        assert [each["status"] for each in found["videos"]] == [
+            "ready",
+            "refused",
+            "refused",
+            "ready",
+            "ready",
+            "refused",
+            "refused",
+        ]
+        assert [each["video_id"] for each in found["videos"]] == [f"{name}{n}" for n in (1, 2, 3, 4, 1)] + [None, f"{name}5"]
+        assert found["videos"][1]["error"].startswith("tags.0: must not be empty")
+        assert "give its video_id and a title" in found["videos"][2]["error"]
+        assert "in seconds: send 1763700000000" in found["videos"][6]["error"]
+        page = service.post("/v1/recommend", json={"user_id": f"new to {name}", "k": 100}).json()["videos"]
+        assert {video["video_id"] for video in page} >= {f"{name}1", f"{name}4"}
+        assert service.get(f"/v1/videos/{name}1").json()["title"] == "Rain"
+        again = service.post("/v1/videos", json=[videos[0], videos[3]]).json()
+        assert (again["new"], [each["status"] for each in again["videos"]]) == (0, ["ready", "ready"])
+    assert desk.told - told <= 3  # not for each video
+    assert desk.metrics.value("uploads_total", outcome="added") == 2
+
+
+def test_a_list_may_name_files_and_not_wait(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "media" / "bad.mp4").write_bytes(b"bad")
+    rows = [{"video_id": name, "uri": uri} for name, uri in (("named", "named.mp4"), ("bad", "bad.mp4"), ("x", "/etc/passwd"))]
+    found = client.post("/v1/videos?wait=false&author_id=bob", json=rows).json()["videos"]
+    assert [each["status"] for each in found] == ["waiting", "waiting", "refused"]
+    assert "serving.uploads.media_roots" in found[2]["error"]
+    for video_id, status in (("named", "ready"), ("bad", "rejected")):
+        while (known := client.get(f"/v1/videos/{video_id}/status").json())["status"] == "waiting":
+            pass
+        assert known["status"] == status
+    assert client.get("/v1/videos/named").json()["author_id"] == "bob"
+    found = client.post("/v1/videos", json=[rows[0], rows[1]]).json()["videos"]
+    assert [(each["status"], each["error"]) for each in found] == [
+        ("ready", None),
+        ("refused", "the file can't be used: not a video or sound file"),
+    ]
+
+
+def test_a_list_none_of_which_can_be_taken_is_an_error(client: httpx.Client, desk: Desk) -> None:
+    async def busy() -> None:
+        raise OverloadedError("too many videos wait")
+
+    desk.gate = busy
+    rows = [{"video_id": "x", "title": "Rain"}, {"video_id": "y", "title": "Sun"}]
+    assert error(client.post("/v1/videos", json=rows), 503) == BUSY
+    desk.gate = lambda: None
+    taken = client.post("/v1/videos", json=[{"video_id": "v7", "uri": "named.mp4"}, {"uri": "/etc/none"}])
+    assert "none of the videos can be taken; the first: video_id: 'v7' is the id of another video" in error(taken, 409)

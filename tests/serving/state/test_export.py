@@ -20,8 +20,10 @@ SECOND = 1000
 Row = tuple[str, str, int, bool]
 
 
-def shown(name: str, user: str, video: str, at: int, request: str | None = "r1", arm: str | None = None) -> Event:
-    return Event(name, user, video, "impression", at, request, arm=arm)
+def shown(
+    name: str, user: str, video: str, at: int, request: str | None = "r1", arm: str | None = None, context: str | None = None
+) -> Event:
+    return Event(name, user, video, "impression", at, request, arm=arm, context=context)
 
 
 def answer(
@@ -48,7 +50,7 @@ def clicks(folder: Path) -> dict[tuple[str, str, int], bool]:
 def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Path) -> None:
     add(
         state,
-        shown("i1", "ann", "v1", NOON, "r1", arm="canary"),
+        shown("i1", "ann", "v1", NOON, "r1", arm="canary", context='{"device":"phone"}'),
         shown("i2", "ann", "v2", NOON, "r1", arm="canary"),
         shown("i3", "bob", "v1", NOON, "r2"),
         answer("c1", "ann", "v1", "click", NOON + 5 * SECOND, "r1"),
@@ -60,11 +62,12 @@ def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Pat
     done = export_events(state, str(tmp_path / "log"))
     assert done == Export(events=8, impressions=3, days=1, waiting=0, upto=8)
     assert [path.name for path in sorted((tmp_path / "log").iterdir())] == ["2024-10-04.parquet", "_export.parquet"]
-    never = dict.fromkeys(("clicked_at", "watched_at", "liked_at", "skipped_at"))
+    never = dict.fromkeys(("clicked_at", "watched_at", "liked_at", "skipped_at", "context"))
     ann = never | {"user_id": "ann", "shown_at": NOON, "request_id": "r1", "arm": "canary", "export": 8}
     first = {"clicked_at": NOON + 5 * SECOND, "watched_at": NOON + 12 * SECOND, "liked_at": NOON + 9 * SECOND}
+    said = {"context": '{"device":"phone"}'}
     assert rows(tmp_path / "log") == [
-        ann | first | {"video_id": "v1", "clicked": True, "watch_s": 6.5, "liked": True, "skipped": False},
+        ann | first | said | {"video_id": "v1", "clicked": True, "watch_s": 6.5, "liked": True, "skipped": False},
         ann
         | {"video_id": "v2", "clicked": False, "watch_s": None, "liked": False, "skipped": True, "skipped_at": NOON + 20 * SECOND},
         never
@@ -257,3 +260,25 @@ def test_the_loop_is_closed(state: Config, tmp_path: Path) -> None:
     store.add_events([answer("c2", "ann", "v1", "click", NOON - 50 * SECOND)])  # late: happened before the log's end
     assert store.activity("ann", since, 10, 10).clicked == ["v1"]
     store.close()
+
+
+def test_the_context_of_requests_becomes_columns_of_the_next_log(state: Config, tmp_path: Path) -> None:
+    said = '{"device":"phone","liked":"no","page":1.0,"wifi":true}'
+    add(state, shown("i1", "ann", "v1", NOON, "r1", context=said), shown("i2", "ann", "v2", NOON + SECOND, "r2"))
+    export_events(state, str(tmp_path / "log"))
+    add(state, shown("i3", "bob", "v1", NOON + 2 * SECOND, "r3", context='{"device":"tv","page":2}'))
+    export_events(state, str(tmp_path / "log"))
+    pq.write_table(pa.table({"video_id": ["v1", "v2"]}), tmp_path / "catalog.parquet")
+    own = {"user_id": ["old"], "video_id": ["v2"], "shown_at": [NOON - DAY], "clicked": [True], "device": ["desk"]}
+    pq.write_table(pa.table(own), tmp_path / "own.parquet")
+    files = f"catalog: {tmp_path}/catalog.parquet, interactions: [{tmp_path}/own.parquet, {tmp_path}/log]"
+    config = load(None, [f"workspace={tmp_path / 'workspace'}", f"dataset={{kind: files, {files}}}"])
+    run_stage(Workspace(config.workspace), load_stage("ingest"), config)
+    found = Workspace(config.workspace).read("interactions")
+    assert found.select(["user_id", "device", "page", "wifi", "liked"]).to_pylist() == [
+        {"user_id": "old", "device": "desk", "page": None, "wifi": None, "liked": None},
+        {"user_id": "ann", "device": "phone", "page": 1, "wifi": "true", "liked": False},
+        {"user_id": "ann", "device": None, "page": None, "wifi": None, "liked": False},
+        {"user_id": "bob", "device": "tv", "page": 2, "wifi": None, "liked": False},
+    ]
+    assert "context" not in found.column_names

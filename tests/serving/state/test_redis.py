@@ -66,7 +66,7 @@ def test_a_redis_that_may_lose_events_is_refused(tmp_path: Path, settings: tuple
 def test_keys_of_another_version_are_refused(redis: RedisServer) -> None:
     redis.flush()
     redis.client.set("{rayrec}:schema", 7)
-    with pytest.raises(ConfigError, match="have schema version 7, but this rayrec reads version 2"):
+    with pytest.raises(ConfigError, match="have schema version 7, but this rayrec reads version 3"):
         open_store(load(None, [f"serving.state={redis.url}"]))
 
 
@@ -105,7 +105,7 @@ def write_version_1(client: Any, events: list[Event]) -> None:
         minute, kind = each.at // 60_000, each.kind[0]
         client.set(f"{prefix}number", number)
         client.sadd(f"{prefix}ids", each.event_id)
-        client.hset(f"{prefix}events:{number // 128}", str(number), json.dumps(each))
+        client.hset(f"{prefix}events:{number // 128}", str(number), json.dumps(each[:8]))
         client.zadd(f"{prefix}user:{each.user_id}", {f"{number:012d}{kind}{each.video_id}": each.at})
         client.sadd(f"{prefix}hours", minute // 60)
         client.rpush(f"{prefix}hour:{minute // 60}", number)
@@ -138,6 +138,26 @@ def test_keys_of_version_1_are_brought_up_to_date(redis: RedisServer, monkeypatc
     expected.close()
     redis.client.srem("{rayrec}:known", "x")
     assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
+
+
+def test_keys_of_version_2_have_events_without_context(redis: RedisServer) -> None:
+    redis.flush()
+    config = load(None, [f"serving.state={redis.url}"])
+    store = open_store(config)
+    events = [event(1, "impression"), event(2, "impression", video="v1"), event(3)]  # the second one is a repeat of the first
+    store.add_events(events)
+    store.close()
+    (bucket,) = redis.client.keys("{rayrec}:events:*")
+    for number, text in redis.client.hgetall(bucket).items():
+        values = json.loads(text)
+        redis.client.hset(bucket, number, json.dumps([*values[:8], *values[9:]]))
+    redis.client.set("{rayrec}:schema", "2")
+    store = open_store(config)
+    assert kept(store) == events
+    assert store.add_events([event(4)._replace(context='{"a":1}')]) == []
+    assert kept(store)[-1].context == '{"a":1}'
+    assert counted(store) == {"v1": (1, 0), "v3": (0, 1), "v4": (0, 1)}
+    store.close()
 
 
 def test_a_redis_at_its_memory_limit_still_forgets_and_withdraws(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     newer = sqlite3.connect(tmp_path / "events.db")
     newer.execute("PRAGMA user_version = 7")
     newer.close()
-    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 4"):
+    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 5"):
         SqliteStore(tmp_path / "events.db")
 
 
@@ -162,15 +162,18 @@ def test_nothing_of_a_forgotten_user_is_left_in_the_file(tmp_path: Path) -> None
     assert b"somebody-in-particular" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_a_file_of_before_users_could_be_put_gets_their_table(tmp_path: Path) -> None:
+def test_a_file_of_before_users_could_be_put_gets_their_table_and_the_context(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE users")
+        db.execute("ALTER TABLE events DROP COLUMN context")
         db.execute("PRAGMA user_version = 3")
         db.commit()
     store = SqliteStore(path)
     assert store.activity("ann", Since(), 1, 1).fields == ""
     store.put_users({"ann": "{}"})
     assert store.activity("ann", Since(), 1, 1).fields == "{}"
+    store.add_events([event(1)._replace(context='{"device":"tv"}')])
+    assert kept(store)[0].context == '{"device":"tv"}'
     store.close()

@@ -32,7 +32,9 @@ def test_what_was_said_of_a_user_last_is_kept_until_the_user_is_forgotten(store:
     store.put_users({"ann": '{"age":3}', "bob": '{"city":"Köln"}'})
     store.put_users({"ann": '{"age":4}'})
     assert [store.activity(user, ALL, 10, 10).fields for user in ("ann", "bob", "eve")] == ['{"age":4}', '{"city":"Köln"}', ""]
+    assert store.users() == {"ann": '{"age":4}', "bob": '{"city":"Köln"}'}
     assert store.forget("ann") == 0
+    assert list(store.users()) == ["bob"]
     assert store.activity("ann", ALL, 10, 10) == Activity([], [], [], forgotten=True)
     assert store.activity("bob", ALL, 10, 10).fields
 
@@ -136,7 +138,7 @@ def test_events_come_back_as_they_were_in_pieces(store: StateStore, monkeypatch:
     for module in ("sqlite", "redis"):
         monkeypatch.setattr(f"rayrec.serving.state.{module}.MAX_TABLE_ROWS", 100)
     given = [event(n, user=f"u{n % 3}:{n}")._replace(arm="canary", watch_s=n / 2) for n in range(1000)]
-    given[500] = Event("naïve ✓", 'a "b"', "x:y|z", "watch", 10**12 + 7, "r:1", 1.5, None)
+    given[500] = Event("naïve ✓", 'a "b"', "x:y|z", "watch", 10**12 + 7, "r:1", 1.5, None, '{"a":"é \\"1"}')
     for start in range(0, 1000, 300):
         store.add_events(given[start : start + 300])
     assert kept(store) == given

@@ -38,6 +38,7 @@ def _dashboard(arms: Arms, swaps: list[Swap], now: int) -> Dashboard:
         ],
         queues=_queues(stable),
         traffic=_traffic(stable, now),
+        ranker=stable.bundle.info.has_ranker,
         metrics=stable.bundle.info.metrics,
         swaps=[
             SwapMade(at=swap.at, bundle=swap.version, canary=swap.canary, share=swap.share, outcome=swap.outcome) for swap in swaps

@@ -5,6 +5,7 @@ from collections import Counter
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
+from rayrec.datasets.times import DAY_MS, other_unit
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import EventIn, EventsRequest
 from rayrec.serving.http.schemas import EventsAnswer, Refused
@@ -12,7 +13,6 @@ from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.state.store import Event
 
-DAY_MS = 24 * 3600 * 1000
 MAX_AHEAD_MS = 5 * 60 * 1000  # how far the clock of a caller may be ahead of ours
 
 
@@ -57,8 +57,8 @@ def _problem(event: EventIn, arms: Arms, now: int, retention_days: float) -> str
     if event.kind == "watch" and event.watch_s is None:
         return "a watch event needs watch_s"
     if event.at is not None and event.at > now + MAX_AHEAD_MS:
-        return f"at: {event.at} is in the future; the time is {now} now (UTC milliseconds)"
+        return f"at: {event.at} is in the future; the time is {now} now (UTC milliseconds){other_unit(event.at)}"
     if event.at is not None and event.at < now - retention_days * DAY_MS:
         old = f"more than {retention_days:g} days ago, and serving.retention_days deletes it"
-        return f"at: {event.at} is {old}; the time is {now} now (UTC milliseconds)"
+        return f"at: {event.at} is {old}; the time is {now} now (UTC milliseconds){other_unit(event.at)}"
     return ""

@@ -12,7 +12,7 @@ from rayrec.config import PICTURE, SOUND, WORDS
 from rayrec.retrieval.index import Filters
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend
-from rayrec.serving.http.bodies import MIN_SCORE, Id, MinScore, Name, SearchFilters, SearchRequest
+from rayrec.serving.http.bodies import MIN_SCORE, Id, MinScore, Name, SearchFilters, SearchRequest, Time
 from rayrec.serving.http.errors import refuse_unknown
 from rayrec.serving.http.schemas import SearchAnswer
 from rayrec.serving.search_query import SearchError, SearchQuery
@@ -46,7 +46,7 @@ def create_router(backend: Backend) -> APIRouter:
         k: Annotated[int, Query(ge=1, description="as in the JSON, for a picture or a sound")] = min(10, max_k),
         class_: Annotated[Name | None, Query(alias="class")] = None,
         author: Annotated[Id | None, Query()] = None,
-        since: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+        since: Annotated[Time | None, Query()] = None,
         min_score: Annotated[MinScore | None, Query(description=MIN_SCORE)] = None,
     ) -> SearchAnswer:
         """Returns the videos nearest to the query, the best first, and none if nothing is relevant.
