@@ -57,6 +57,9 @@ class Ranker(Section):
     modalities: Annotated[list[Modality], AfterValidator(_each_once)] = []  # reduced vectors that the ranker reads directly
     # Half-lives, in days, of counts by which the ranker knows how popular a video has been lately; none: it does not know
     popularity: list[Annotated[float, Field(gt=0)]] = []
+    # A second network of the same kind, which learns from `training.negatives` and ranks pages. The first one then learns from
+    # impressions alone, and says how likely each of them is clicked.
+    page_network: bool = False
     fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
 
     @property
