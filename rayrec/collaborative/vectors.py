@@ -13,6 +13,7 @@ from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.fitting import Network, StepOptions, TrainableVectors
 from rayrec.collaborative.model import CollaborativeModel, Factors, Fitting
 from rayrec.training.callbacks import Epoch
+from rayrec.training.exchange import share_weights
 from rayrec.training.trainer import Trainer
 
 
@@ -39,6 +40,7 @@ class VectorModel(CollaborativeModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fitting.seed)
             trainable = self.trainable(feedback, fitting)
+        share_weights(trainable.network, fitting.worker)
         trainer = Trainer(
             self.options.epochs,
             fitting.seed,

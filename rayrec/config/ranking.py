@@ -60,6 +60,9 @@ class Ranker(Section):
     # Whether kernels of each user's own, over the feature maps of covers (`features.image.maps`), add to the logits of the model;
     # the model `user_kernel` is made of them alone.
     user_kernels: bool = False
+    # A second network of the same kind, which learns from `training.negatives` and ranks pages. The first one then learns from
+    # impressions alone, and says how likely each of them is clicked.
+    page_network: bool = False
     fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
 
     @property

@@ -36,7 +36,7 @@ def ranker_lists(model: RankingModel, clicks: ClickHistory, at: int, context_fie
             context = torch.zeros(len(user), context_fields, dtype=torch.int64, device=device)
             candidates = candidates_N.expand(len(user), items)
             batch = Batch(users, torch.from_numpy(times).to(device), history, history_at, context, candidates)
-            scores_BI[start : start + step] = model.score(batch).float().cpu().numpy()
+            scores_BI[start : start + step] = model.page_score(batch).float().cpu().numpy()
         return scores_BI
 
     return scores

@@ -22,6 +22,7 @@ class RankingModel(nn.Module, ABC):
     """The base class of all models. `Options` are the settings that only this model has, `ranker.options` in the config."""
 
     Options: type[Section] = NoOptions
+    draws_negatives = True  # whether it learns from the negatives of `training.negatives`
 
     def __init__(self, settings: Ranker, options: Section, tables: Tables) -> None:
         super().__init__()
@@ -36,6 +37,10 @@ class RankingModel(nn.Module, ABC):
     def score(self, batch: Batch) -> torch.Tensor:
         """The logits [B, N] by which candidates are trained, evaluated and served: `forward` and `with_additions`."""
         return self.with_additions(self(batch), batch)
+
+    def page_score(self, batch: Batch) -> torch.Tensor:
+        """The logits [B, N] by which a page ranks its candidates."""
+        return self.score(batch)
 
     def with_additions(self, logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Logits of `forward` with what popularity and the user's kernels add to them, where the settings ask for these."""
@@ -76,8 +81,13 @@ class RankingModel(nn.Module, ABC):
         """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
         return click_losses(self.score(batch), batch)
 
-    def pretrain(self, train: Callable[["RankingModel", int], object]) -> None:
-        """What comes before the training: `train` trains a model within this one by itself, for so many epochs."""
+    def expect_negatives(self) -> None:
+        """The new model is to learn from drawn negatives: popularity starts with the weight that it has among them."""
+        if self.popularity is not None:
+            self.popularity.start_among_negatives()
+
+    def pretrain(self, train: Callable[["RankingModel", int], object], epochs: int) -> None:
+        """What comes before the training, which has so many epochs at most: `train` trains a model within this one by itself."""
 
     def optimizer(self, settings: Training) -> torch.optim.Optimizer:
         """A new optimizer for the parameters of this model."""

@@ -4,6 +4,9 @@ For each half-life there are two numbers, from sums of exposures E and clicks C 
 (`data/popularity.py`): log((C + 1) / (c + 1)), where c is the mean of C over all videos, and log((C + 10 r) / (E + 10) / r), where
 r is the click rate of all. Both compare a video with the others at that time, so that they do not drift while a log grows.
 
+What is known may end days before a request: a bundle has what its log knew. That nothing is known of these days does not mean that
+nothing was clicked, so that counts fade no further than to the end of the last day that has any.
+
 Shapes: B requests, N candidates, P half-lives.
 """
 
@@ -27,10 +30,18 @@ class Popularity(nn.Module):
     def __init__(self, counts: FadingCounts) -> None:
         super().__init__()
         self.items = counts.items
+        last = counts.key[counts.key < DAYS].max(initial=-1)  # of item 0, all items together
+        self.end = int(last) + 1  # the first day of which nothing is known
         for name in ("key", "sums", "half_lives"):
             self.register_buffer(name, torch.from_numpy(getattr(counts, name)), persistent=False)
         self.weights = nn.Linear(2 * len(counts.half_lives), 1, bias=False)
         nn.init.zeros_(self.weights.weight)
+
+    def start_among_negatives(self) -> None:
+        """The weights where negatives are drawn evenly: an item is then as likely to be the clicked one as its clicks say."""
+        with torch.no_grad():
+            halves = self.weights.weight.view(2, -1)
+            halves[0], halves[1] = 1 / halves.shape[1], 0
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The logits [B, N] of the candidates at the times of their requests."""
@@ -38,7 +49,7 @@ class Popularity(nn.Module):
 
     def numbers(self, at_B: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
         """The two numbers for each half-life: float32 [B, N, 2 P]."""
-        day_B1 = (at_B // DAY_MS)[:, None]
+        day_B1 = (at_B // DAY_MS).clamp(max=self.end)[:, None]
         shown_BNP, clicked_BNP = self._sums(items_BN, day_B1).unbind(2)
         all_shown_B1P, all_clicked_B1P = self._sums(torch.zeros_like(day_B1), day_B1).unbind(2)
         rate_B1P = (all_clicked_B1P + 1) / (all_shown_B1P + 1)
@@ -53,5 +64,6 @@ class Popularity(nn.Module):
         row = torch.searchsorted(self.key, items_BN * DAYS + day_B1) - 1  # the latest row before the day
         key = self.key[row.clamp(min=0)]
         known = (row >= 0) & (key // DAYS == items_BN)
-        fade = torch.exp2(-(day_B1 - key % DAYS)[..., None] / self.half_lives)
+        days = (day_B1 - key % DAYS).clamp(min=0)  # below 0 where the row is another item's, and then perhaps without bound
+        fade = torch.exp2(-days[..., None] / self.half_lives)
         return self.sums[row.clamp(min=0)] * (fade * known[..., None]).unsqueeze(-2)

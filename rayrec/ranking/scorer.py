@@ -164,7 +164,7 @@ class Scorer:
         contexts: list[dict[str, Any]] | None = None,
         told: list[str] | None = None,
     ) -> np.ndarray:
-        """Click probabilities float32 [B, N].
+        """Click probabilities float32 [B, N]; with `ranker.page_network` those of its page, which compare all videos.
 
         `histories` are B arrays of item indices, oldest first, of any length, and `history_times` the times of the clicks (UTC
         ms); `at` is int64 [B] (UTC ms); `candidates` is an integer array [B, N], in which 0 is padding and scores 0. A context
@@ -188,7 +188,7 @@ class Scorer:
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
         try:
-            probabilities = torch.sigmoid(self.model.score(batch)).masked_fill(batch.candidates == 0, 0.0)
+            probabilities = torch.sigmoid(self.model.page_score(batch)).masked_fill(batch.candidates == 0, 0.0)
         finally:
             if rows:
                 self.model.drop_users()

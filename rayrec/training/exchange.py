@@ -59,6 +59,13 @@ def total(values: Tensor, worker: Worker) -> Tensor:
 
 
 @torch.no_grad()
+def share_weights(model: nn.Module, worker: Worker) -> None:
+    """All workers take over the weights of the first: those that come from a decomposition may differ by rounding."""
+    for weights in model.parameters() if worker.world_size > 1 else ():
+        dist.broadcast(weights.data, 0)
+
+
+@torch.no_grad()
 def average_statistics(model: nn.Module, worker: Worker) -> None:
     """Replace the running means and variances of batch norms, which each worker takes from its own shares, by their averages."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]

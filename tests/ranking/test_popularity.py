@@ -29,7 +29,8 @@ def test_the_numbers_are_those_of_the_formula(log: dict[str, np.ndarray]) -> Non
     counts, popularity = slow_counts(log), known(DailyCounts.of(**log))
     days = [99, 100, 104, 111, 125]
     found = popularity.numbers(torch.tensor(days) * DAY_MS + 7, torch.arange(ITEMS).expand(5, -1))
-    for row, day in enumerate(days):
+    behind_the_last = max(day for day, _ in counts) + 1
+    for row, day in enumerate(min(day, behind_the_last) for day in days):
         for item in range(1, ITEMS):
             for life, half_life in enumerate(HALF_LIVES):
                 shown, clicks = (slow_sum(counts, item, day, kind, half_life) for kind in (0, 1))
@@ -47,6 +48,22 @@ def test_what_happens_later_changes_nothing(log: dict[str, np.ndarray]) -> None:
     whole, before = known(daily).numbers(at, items), known(daily.before(int(at))).numbers(at, items)
     assert torch.equal(whole, before)
     assert not torch.equal(whole, known(daily).numbers(at + DAY_MS, items))
+
+
+def test_what_was_known_last_does_not_fade_while_nothing_more_is_known(log: dict[str, np.ndarray]) -> None:
+    daily = DailyCounts.of(**log).before(110 * DAY_MS)
+    at = torch.tensor([110, 111, 140]) * DAY_MS
+    on_the_day, next_day, a_month_later = known(daily).numbers(at, torch.arange(1, ITEMS).expand(3, -1))
+    assert on_the_day.any()
+    assert torch.equal(on_the_day, next_day)
+    assert torch.equal(on_the_day, a_month_later)
+
+
+def test_an_item_without_counts_is_unknown_long_before_the_days_of_another_one() -> None:
+    """Its row would be that of the other item, from whose day a fade back in time would be infinite."""
+    daily = DailyCounts(*(np.array([value], np.int32) for value in (2000, 1, 5, 3)))  # one day of one item
+    found = Popularity(FadingCounts.of(daily, [1.0], 3)).numbers(torch.tensor([10 * DAY_MS]), torch.tensor([[1, 2]]))
+    assert not found.any()
 
 
 @pytest.fixture

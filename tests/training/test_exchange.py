@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rayrec.training.exchange import SINGLE, Worker, average_statistics, exchange_gradients, gather_rows
+from rayrec.training.exchange import SINGLE, Worker, average_statistics, exchange_gradients, gather_rows, share_weights
 from rayrec.training.optimizers import LazyAdam, clip_gradients
 from rayrec.training.trainer import Trainer
 from tests.training.test_trainer import Line
@@ -96,6 +96,19 @@ def test_statistics_of_batch_norms_are_averaged(results: list[dict[str, list[tor
     assert averaged(Worker(2))[0].tolist() == [2.0, 2.0]
 
 
+def test_all_workers_take_over_the_weights_of_the_first(results: list[dict[str, list[torch.Tensor]]]) -> None:
+    assert all(result["shared"][0].tolist() == [[0.0]] for result in results)
+    assert shared(Worker(2))[0].tolist() == [[2.0]]
+
+
+def shared(worker: Worker) -> list[torch.Tensor]:
+    """A weight that was the worker's rank before."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, worker.rank)
+    share_weights(layer, worker)
+    return [layer.weight.detach()]
+
+
 def averaged(worker: Worker) -> list[torch.Tensor]:
     """The mean of a batch norm that was the worker's rank before."""
     norm = nn.BatchNorm1d(2)
@@ -116,6 +129,7 @@ def work(rank: int, folder: Path) -> None:
     line = Line(worker=worker)
     losses = [torch.tensor(epoch.loss) for epoch in Trainer(epochs=5, seed=0, worker=worker).fit(line)]
     more = {"rows": rows, "losses": losses, "line": list(line.model.state_dict().values()), "statistics": averaged(worker)}
+    more["shared"] = shared(worker)
     torch.save(train(worker) | more, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -7,6 +7,8 @@ low-pass filter:
     r R~^T R~  +  alpha  r D_I^-1/2 V V^T D_I^1/2
 
 where V has the first singular vectors of R~. No matrix of items by items is made.
+
+`weigh_both` multiplies the first part, too, by D_I^1/2, so that it favours what is clicked much as the second part does.
 """
 
 from typing import Annotated
@@ -27,6 +29,7 @@ class GraphFilterCF(CollaborativeModel):
     class Options(Section):
         alpha: Annotated[float, Field(ge=0)] = 0.3  # the weight of the low-pass filter
         factors: Count = 256  # singular vectors of the low-pass filter
+        weigh_both: bool = False  # whether the linear filter is multiplied by the root of the items' clicks as well
 
     options: Options
 
@@ -39,6 +42,8 @@ class GraphFilterCF(CollaborativeModel):
 
     def scores(self, user_B: np.ndarray, likes_BI: sparse.csr_array) -> np.ndarray:
         linear_BI = ((likes_BI @ self.graph_UI.T) @ self.graph_UI).toarray()
+        if self.options.weigh_both:
+            linear_BI *= self.root_I
         smooth_BI = (likes_BI @ (inverse(self.root_I)[:, None] * self.vectors_IS)) @ (self.vectors_IS.T * self.root_I)
         found_BI: np.ndarray = linear_BI + np.float32(self.options.alpha) * smooth_BI
         return found_BI

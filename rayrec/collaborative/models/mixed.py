@@ -5,6 +5,7 @@ SIGIR 1997, adds up scores in this way ("CombSUM"); Wu, Crestani and Bi, "Evalua
 AIRS 2006, compare z-scores with other scales.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from scipy import sparse
 from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.model import CollaborativeModel, Fitting
 from rayrec.collaborative.models import build
-from rayrec.config import Collaborative, Section
+from rayrec.config import Collaborative, Count, Section
 from rayrec.training.callbacks import Epoch
+from rayrec.workspace.checkpoint import Checkpoint
+
+SEEDS_APART = 7919  # of one part and the next: so far that the seeds 1, 2, 3 of a comparison have no part in common
 
 
 class Part(Section):
@@ -24,17 +28,20 @@ class Part(Section):
     model: str
     options: dict[str, Any] = {}
     weight: Annotated[float, Field(gt=0)] = 1.0
+    times: Count = 1  # how often it is fitted, each time with another seed; all of them together have the weight
 
 
 class Mixed(CollaborativeModel):
     class Options(Section):
-        parts: Annotated[list[Part], Field(min_length=2)]
+        parts: Annotated[list[Part], Field(min_length=1)]
 
     options: Options
 
     def __init__(self, options: Section) -> None:
         super().__init__(options)
-        self.models = [build(Collaborative(model=part.model, options=part.options)) for part in self.options.parts]
+        parts = [part for part in self.options.parts for _ in range(part.times)]
+        self.models = [build(Collaborative(model=part.model, options=part.options)) for part in parts]
+        self.weights = [part.weight / part.times for part in parts]
 
     @property
     def epochs(self) -> int:
@@ -45,8 +52,17 @@ class Mixed(CollaborativeModel):
         return list(dict.fromkeys(name for model in self.models for name in model.modalities))
 
     def fit(self, feedback: Feedback, fitting: Fitting) -> list[Epoch]:
-        """The epochs are those of all parts, one after the other."""
-        return [epoch for model in self.models for epoch in model.fit(feedback, fitting)]
+        """The epochs are those of all parts, one after the other. Each part has a seed and a checkpoint of its own."""
+        found, checkpoints = list[Epoch](), list[Checkpoint]()
+        for number, model in enumerate(self.models):
+            own = replace(fitting, seed=fitting.seed + SEEDS_APART * number)
+            if fitting.checkpoint is not None:
+                checkpoints.append(Checkpoint(fitting.checkpoint.fs, f"{fitting.checkpoint.path}.part{number}"))
+                own = replace(own, checkpoint=checkpoints[-1])
+            found += model.fit(feedback, own)
+        for checkpoint in checkpoints if fitting.worker.rank == 0 else ():
+            checkpoint.delete()
+        return found
 
     def scores(self, user_B: np.ndarray, likes_BI: sparse.csr_array) -> np.ndarray:
         return self._sum([model.scores(user_B, likes_BI) for model in self.models])
@@ -55,7 +71,7 @@ class Mixed(CollaborativeModel):
         return self._sum([model.similar(item_B) for model in self.models])
 
     def _sum(self, scores: list[np.ndarray]) -> np.ndarray:
-        weights = np.array([part.weight for part in self.options.parts], np.float32)
+        weights = np.array(self.weights, np.float32)
         first_BI, *others = (weight * standardised(each_BI) for weight, each_BI in zip(weights, scores, strict=True))
         found_BI: np.ndarray = sum(others, first_BI)
         return found_BI

@@ -5,7 +5,9 @@
   stays as it is, as in FREEDOM (Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
   Recommendation", 2023). The mean over the modalities, times `content`, is added.
 - The loss of each click is that of a softmax over all items, of the cosine of both vectors by a `temperature` (Wu et al., "On the
-  Effectiveness of Sampled Softmax Loss for Item Recommendation", 2024, who draw the items).
+  Effectiveness of Sampled Softmax Loss for Item Recommendation", 2024, who draw the items). With `balance` the clicks of a user
+  with n of them weigh n^-balance, so that a few people who click much don't decide for all.
+- The vectors start from the singular vectors of the graph of the clicks in place of random ones, which saves most of the epochs.
 
 An item that nobody clicked in training has no learned vector, and takes no part in the softmax, which would only learn that it was
 not clicked: its vector comes from the items that look or sound like it.
@@ -28,8 +30,12 @@ from rayrec.collaborative.feedback import Feedback
 from rayrec.collaborative.fitting import Network, StepOptions, TrainableOnUsers, Users
 from rayrec.collaborative.graph import Graph, clicked_vectors, neighbour_graph, normalised, spread
 from rayrec.collaborative.model import Fitting
+from rayrec.collaborative.singular_vectors import singular_vectors
+from rayrec.collaborative.softmax import log_sum_exp
 from rayrec.collaborative.vectors import VectorModel
-from rayrec.config import Count, Modality
+from rayrec.config import Count, Modality, Share
+
+START_DEVIATION = 0.1
 
 
 class MultimodalGCN(VectorModel):
@@ -39,7 +45,8 @@ class MultimodalGCN(VectorModel):
         batch_size: Count = 1024  # users
         learning_rate: Annotated[float, Field(gt=0)] = 5e-3
         layers: Count = 2
-        temperature: Annotated[float, Field(gt=0)] = 0.25
+        temperature: Annotated[float, Field(ge=0.03)] = 0.25  # a lower one would take exp beyond float32
+        balance: Share = 0.0  # 0: all clicks weigh the same; 1: all users do
         modalities: list[Modality] = ["image", "audio"]
         neighbours: Count = 10  # of an item in each modality
         content: Annotated[float, Field(ge=0)] = 1.0  # weight of what comes from them
@@ -52,7 +59,7 @@ class MultimodalGCN(VectorModel):
 
     def trainable(self, feedback: Feedback, fitting: Fitting) -> TrainableOnUsers:
         graphs = [neighbour_graph(feedback.vectors[name], self.options.neighbours) for name in self.modalities]
-        network = TwoGraphs(feedback.likes, graphs, self.options)
+        network = TwoGraphs(feedback.likes, graphs, self.options, fitting.seed)
         return TrainableOnUsers(network.to(fitting.device), feedback, self.options, fitting)
 
     def clicked(self, network: Network, feedback: Feedback) -> np.ndarray:
@@ -61,17 +68,28 @@ class MultimodalGCN(VectorModel):
 
 
 class TwoGraphs(Network[Users]):
-    untouched_I: Tensor  # bool: items that nobody clicked
+    touched_T: Tensor  # int64: the items that somebody clicked
+    untouched_I: Tensor  # bool: the others
+    weight_U: Tensor  # of each click of a user, 1 in the mean over all clicks
 
-    def __init__(self, likes: sparse.csr_array, contents: list[sparse.csr_array], options: MultimodalGCN.Options) -> None:
+    def __init__(
+        self, likes: sparse.csr_array, contents: list[sparse.csr_array], options: MultimodalGCN.Options, seed: int
+    ) -> None:
         super().__init__()
         self.options = options
-        self.clicks = Graph(normalised(likes))
+        graph = normalised(likes)
+        self.clicks = Graph(graph)
         self.content = Graph(sparse.csr_array(sum(contents)) * (options.content / len(contents))) if contents else None
-        self.register_buffer("untouched_I", torch.from_numpy(likes.sum(axis=0) == 0), persistent=False)
-        self.user, self.item = (nn.Embedding(count, options.size) for count in likes.shape)
-        for table in (self.user, self.item):
-            nn.init.normal_(table.weight, std=0.1)
+        clicks_U = np.maximum(np.diff(likes.indptr), 1).astype(np.float32)
+        weight_U = clicks_U**-options.balance
+        weight_U *= likes.nnz / (weight_U @ np.diff(likes.indptr))
+        untouched_I = torch.from_numpy(likes.sum(axis=0) == 0)
+        touched_T = (~untouched_I).nonzero().squeeze(1)
+        buffers = {"weight_U": torch.from_numpy(weight_U), "untouched_I": untouched_I, "touched_T": touched_T}
+        for name, values in buffers.items():
+            self.register_buffer(name, values, persistent=False)
+        start = map(torch.from_numpy, spectral_start(graph, options.size, seed))
+        self.user, self.item = (nn.Embedding.from_pretrained(vectors, freeze=False) for vectors in start)
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """The vectors of users and items of each layer over the clicks."""
@@ -86,9 +104,26 @@ class TwoGraphs(Network[Users]):
 
     def losses(self, batch: Users) -> Tensor:
         users_US, items_IS = self.vectors()
-        logits_BI = users_US[batch.user_B] @ (items_IS / self.options.temperature).T
-        logits_BI = logits_BI.masked_fill(self.untouched_I, -torch.inf)
-        return logits_BI.logsumexp(1)[batch.row_L] - logits_BI[batch.row_L, batch.item_L]
+        queries_BS = users_US[batch.user_B] / self.options.temperature
+        whole_B = log_sum_exp(queries_BS, items_IS[self.touched_T], 1 / self.options.temperature)
+        logits_L = (queries_BS[batch.row_L] * items_IS[batch.item_L]).sum(1)
+        return self.weight_U[batch.user_B[batch.row_L]] * (whole_B[batch.row_L] - logits_L)
 
     def _learned(self) -> Tensor:
         return self.item.weight.masked_fill(self.untouched_I[:, None], 0)
+
+
+def spectral_start(graph_UI: sparse.csr_array, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of users and items whose products come nearest to a matrix: float32 [U, size] and [I, size].
+
+    Both have a deviation of .1. Where the matrix has fewer singular vectors than that, the other columns are random.
+    """
+    items_IS = singular_vectors(graph_UI, size, seed)
+    users_US = graph_UI @ items_IS
+    roots_S = np.sqrt(np.maximum(np.linalg.norm(users_US, axis=0), 1e-12))
+    rng, found = np.random.default_rng(seed), []
+    for vectors in (users_US / roots_S, items_IS * roots_S):
+        others = rng.standard_normal((len(vectors), size - items_IS.shape[1]))
+        scaled = vectors / max(vectors.std(), 1e-12)
+        found.append((START_DEVIATION * np.concatenate([scaled, others], axis=1)).astype(np.float32))
+    return found[0], found[1]

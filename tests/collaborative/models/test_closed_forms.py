@@ -105,15 +105,17 @@ def test_content_counts_in_ease_as_more_users() -> None:
     assert np.abs(expected[5]).max() > 0.01  # the item that nobody clicked goes with others by its content
 
 
-def test_gf_cf() -> None:
-    model, likes = fitted("gf_cf", factors=2, alpha=0.7)
+@pytest.mark.parametrize("weigh_both", [False, True])
+def test_gf_cf(weigh_both: bool) -> None:
+    model, likes = fitted("gf_cf", factors=2, alpha=0.7, weigh_both=weigh_both)
     users, items = likes.sum(axis=1), likes.sum(axis=0)
     graph = np.zeros_like(likes)
     for user, item in zip(*np.nonzero(likes), strict=True):
         graph[user, item] = 1 / math.sqrt(users[user] * items[item])
     first = np.linalg.svd(graph)[2][:2]
     down, up = np.diag([1 / math.sqrt(count) if count else 0 for count in items]), np.diag(np.sqrt(items))
-    expected = likes @ (graph.T @ graph + 0.7 * down @ first.T @ first @ up)
+    linear = graph.T @ graph @ (up if weigh_both else np.eye(ITEMS))
+    expected = likes @ (linear + 0.7 * down @ first.T @ first @ up)
     np.testing.assert_allclose(scores(model, np.arange(USERS), likes), expected, atol=1e-5)
 
 

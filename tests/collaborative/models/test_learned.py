@@ -1,18 +1,26 @@
 """The losses and the vectors of `bpr`, `lightgcn` and `multimodal_gcn` are those of the papers, written out as loops."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from torch.nn.functional import normalize
 
 from rayrec.collaborative.fitting import Network
-from rayrec.collaborative.graph import neighbour_graph
+from rayrec.collaborative.graph import neighbour_graph, normalised
 from rayrec.collaborative.model import Fitting
 from rayrec.collaborative.models import build
+from rayrec.collaborative.models.mixed import Mixed
+from rayrec.collaborative.models.multimodal_gcn import spectral_start
+from rayrec.collaborative.softmax import log_sum_exp
 from rayrec.collaborative.vectors import VectorModel
 from rayrec.config import Collaborative
+from rayrec.workspace.checkpoint import Checkpoint
 from tests.collaborative.tastes import two_tastes
 
 OPTIONS = {"size": 4, "batch_size": 24}
@@ -86,9 +94,9 @@ def test_lightgcn(layers: int) -> None:
     np.testing.assert_allclose(network.losses(batch).detach(), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("modalities", [[], ["audio"], ["image", "audio"]])
-def test_multimodal_gcn(modalities: list[str]) -> None:
-    network, batch = untrained("multimodal_gcn", modalities=modalities, neighbours=3, content=0.7, temperature=0.4)
+@pytest.mark.parametrize(("modalities", "balance"), [([], 0.5), (["audio"], 0.0), (["image", "audio"], 1.0)])
+def test_multimodal_gcn(modalities: list[str], balance: float) -> None:
+    network, batch = untrained("multimodal_gcn", modalities=modalities, neighbours=3, content=0.7, temperature=0.4, balance=balance)
     feedback = two_tastes()
     touched = np.flatnonzero(feedback.likes.sum(axis=0))
     learned = np.zeros_like(table(network.item))
@@ -101,11 +109,35 @@ def test_multimodal_gcn(modalities: list[str]) -> None:
     users, items = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in (users, items))
     for found, expected_vectors in zip(network.vectors(), (users, items), strict=True):
         np.testing.assert_allclose(found.detach(), expected_vectors, atol=1e-5)
+    clicks = feedback.likes.sum(axis=1)
+    mean_weight = (clicks[clicks > 0] ** (1 - balance)).sum() / clicks.sum()
     expected = []
     for row, item in zip(batch.row_L, batch.item_L, strict=True):
-        scores = users[batch.user_B[row]] @ items.T / 0.4
-        expected.append(np.log(np.exp(scores[touched]).sum()) - scores[item])
+        user = batch.user_B[row]
+        scores = users[user] @ items.T / 0.4
+        expected.append((np.log(np.exp(scores[touched]).sum()) - scores[item]) * clicks[user] ** -balance / mean_weight)
     np.testing.assert_allclose(network.losses(batch).detach(), expected, rtol=1e-4)
+
+
+def test_the_vectors_of_multimodal_gcn_start_from_the_nearest_products() -> None:
+    graph = normalised(two_tastes().likes)
+    users, items = spectral_start(graph, 50, seed=1)  # more than the matrix has
+    left, values, right = np.linalg.svd(graph.toarray())
+    nearest = (left[:, :40] * values[:40]) @ right[:40]
+    products = users[:, :40] @ items[:, :40].T
+    np.testing.assert_allclose(products * (nearest.std() / products.std()), nearest, atol=1e-4)
+    assert users.std() == pytest.approx(0.1, rel=0.1)
+    assert items[:, 40:].std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_log_sum_exp_and_its_gradients_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    queries, keys = (normalize(torch.randn(count, 4), dim=1).mul(3).requires_grad_() for count in (5, 7))
+    weights = torch.rand(5)
+    found, expected = log_sum_exp(queries, keys, 9.0), (queries @ keys.T).logsumexp(1)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(*(torch.autograd.grad(each @ weights, (queries, keys)) for each in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_items_that_nobody_clicked_get_vectors_from_what_is_like_them() -> None:
@@ -117,3 +149,24 @@ def test_items_that_nobody_clicked_get_vectors_from_what_is_like_them() -> None:
     odd_user = np.arange(1, feedback.users) % 2
     right = (scores[:, 1] > scores[:, 0]) == (odd_user == new[1] % 2)
     assert right.mean() > 0.9
+
+
+def test_a_part_that_is_fitted_several_times_has_other_seeds_and_goes_on_from_checkpoints(tmp_path: Path) -> None:
+    options = OPTIONS | {"epochs": 3}
+    path, feedback = str(tmp_path / "state"), two_tastes()
+    fitting = Fitting(seed=1, checkpoint=Checkpoint(pafs.LocalFileSystem(), path))
+
+    def mixed() -> Mixed:
+        found = build(Collaborative(model="mixed", options={"parts": [{"model": "bpr", "options": options, "times": 2}]}))
+        assert isinstance(found, Mixed)
+        return found
+
+    first, again = mixed(), mixed()
+    assert len(first.fit(feedback, fitting)) == 6
+    assert list(tmp_path.iterdir()) == []
+    one, other = first.models
+    assert not np.array_equal(one.arrays()["items"], other.arrays()["items"])
+    one.fit(feedback, replace(fitting, checkpoint=Checkpoint(pafs.LocalFileSystem(), f"{path}.part0")))  # and is killed
+    again.fit(feedback, fitting)
+    for name, values in first.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], values)

@@ -10,6 +10,7 @@ from torch import nn
 
 from rayrec.config import ConfigError, Ranker
 from rayrec.data.loading import RankingData
+from rayrec.ranking.models.conv_ncf import PAIRS_AT_ONCE
 from tests.ranking.impressions import mlp, requests, untrained
 from tests.ranking.models.pairs import pairs_of
 
@@ -71,7 +72,7 @@ def test_many_pairs_are_scored_in_parts(data: RankingData, settings: Ranker, mon
     model = untrained("conv_ncf", data, settings, spread=0.4).model.eval()
     batch = requests(data, settings, 30)
     together = model(batch)
-    monkeypatch.setattr("rayrec.ranking.models.conv_ncf.PAIRS_AT_ONCE", 7)
+    monkeypatch.setitem(PAIRS_AT_ONCE, "cpu", 7)
     torch.testing.assert_close(model(batch), together)
 
 
