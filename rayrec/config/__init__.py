@@ -33,6 +33,7 @@ from rayrec.config.features import (
     TextFeatures,
 )
 from rayrec.config.loading import load, with_values
+from rayrec.config.music import MovieLensMusic, Music, MusicFiles
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
@@ -72,6 +73,9 @@ __all__ = [
     "Modality",
     "MotionFeatures",
     "MovieLensData",
+    "MovieLensMusic",
+    "Music",
+    "MusicFiles",
     "Negatives",
     "PrivatePublic",
     "Ranker",

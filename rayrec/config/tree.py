@@ -8,6 +8,7 @@ from rayrec.config.base import Section, Share
 from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.features import Features, PrivatePublic, Reduction
+from rayrec.config.music import Music
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, Selection
 from rayrec.config.search import Search
@@ -36,6 +37,7 @@ class Config(Section):
     comparison: Comparison = Comparison()
     evaluation: Evaluation = Evaluation()
     collaborative: Collaborative | None = None  # the stage is skipped unless this section is there
+    music: Music | None = None  # the stage is skipped unless this section is there
     recall: Recall = Recall()
     selection: Selection = Selection()
     serving: Serving = Serving()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from rayrec import tables
-from rayrec.config import FilesData
+from rayrec.config import FilesData, MusicFiles
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.guessing import NAMES
@@ -43,7 +43,7 @@ class FilesPiece:
     """Shares of files that hold a table under the user's names."""
 
     name: str
-    settings: FilesData
+    settings: FilesData | MusicFiles
     shares: tuple[Share, ...]
 
     @property
@@ -63,11 +63,13 @@ class FilesPiece:
         name, settings = self.name, self.settings
         exported = EXPORTED_CATALOG if name == "catalog" else EXPORTED
         if exported.items() <= (raw.table.schema.metadata or {}).items():
-            return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
-        columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
-        conventions = Conventions(settings.list_separator, settings.time_unit, settings.click_at_least)
-        if name != "interactions":
+            return convert_rows(name, raw, _columns(name, raw, {}, ""), Conventions())
+        option = f"{'dataset' if isinstance(settings, FilesData) else 'music.data'}.{name}_columns"
+        columns = _columns(name, raw, getattr(settings, f"{name}_columns"), option)
+        conventions = Conventions(settings.list_separator, settings.time_unit)
+        if name != "interactions" or not isinstance(settings, FilesData):
             return convert_rows(name, raw, columns, conventions)
+        conventions = replace(conventions, click_at_least=settings.click_at_least)
         for ours, replaced in (("shown_at", settings.split_column), ("clicked", settings.click_rule or "rating" in columns)):
             if ours not in columns and not replaced:
                 _refuse_other_name(raw, ours, settings.interactions_columns)
@@ -80,7 +82,7 @@ def read(settings: FilesData, run: StageRun) -> RawDataset:
         source_of("catalog", settings),
         source_of("interactions", settings),
         source_of("users", settings) if settings.users else None,
-        media_root=settings.media_root or _folder_of(_listed(settings.catalog)[0]),
+        media_root=settings.media_root or folder_of(paths_in(settings.catalog)[0]),
         confined=settings.media_root is not None,
         click_rule=settings.click_rule,
     )
@@ -88,20 +90,20 @@ def read(settings: FilesData, run: StageRun) -> RawDataset:
 
 def files(settings: FilesData) -> list[str]:
     """Every file and folder that the config names."""
-    return [path for each in (settings.catalog, settings.interactions, settings.users) if each for path in _listed(each)]
+    return [path for each in (settings.catalog, settings.interactions, settings.users) if each for path in paths_in(each)]
 
 
-def source_of(name: str, settings: FilesData) -> Source:
-    """The `catalog`, `interactions` or `users` that the config names; a table without rows if it names none.
+def source_of(name: str, settings: FilesData | MusicFiles) -> Source:
+    """The table of this name, such as `catalog`, that the config names; a table without rows if it names none.
 
     To read it raises `TableError` when a file can't be read or lacks a column, or when a mapping names a column that is missing.
     """
     given = getattr(settings, name)
     if not given:
         return Source.of(SourceTable.of(f"no {name}", tables.empty(name)))
-    named, videos = _listed(given), None
-    if name == "catalog" and (listed := list_videos(named[0])):
-        videos, named = Source.of(listed), named[1:]
+    named, videos = paths_in(given), None
+    if name == "catalog" and (folder := list_videos(named[0])):
+        videos, named = Source.of(folder), named[1:]
         if not named:
             return videos
     paths = [path for each in named for path in list_tables(each)]
@@ -113,7 +115,8 @@ def source_of(name: str, settings: FilesData) -> Source:
     return Source(", ".join([videos.name, *paths]), [*videos.pieces, *pieces], videos.rows + rows)
 
 
-def _listed(given: str | list[str]) -> list[str]:
+def paths_in(given: str | list[str]) -> list[str]:
+    """The paths of a key that takes one or several."""
     return [given] if isinstance(given, str) else given
 
 
@@ -129,9 +132,9 @@ def _in_pieces(shares: list[Share]) -> Iterator[list[Share]]:
         yield held
 
 
-def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, str]:
-    """Our column -> the file's column, for the columns that the file has."""
-    spec, present, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
+def _columns(name: str, raw: SourceTable, mapping: dict[str, str], option: str) -> dict[str, str]:
+    """Our column -> the file's column, for the columns that the file has. `option` is the key of `mapping` in the config."""
+    spec, present = tables.spec_of(name), raw.table.column_names
     for ours, theirs in mapping.items():
         # A name that is near one of our columns is taken for a misspelling; any other, or the file's own, for a side column's.
         typo = ours != theirs and get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)
@@ -173,8 +176,8 @@ def _refuse_other_name(raw: SourceTable, ours: str, mapping: dict[str, str]) -> 
         )
 
 
-def _folder_of(path: str) -> str:
-    """The folder of videos that is itself the catalog, or else the folder that holds the catalog's file; a local path or a URI."""
+def folder_of(path: str) -> str:
+    """The folder itself (of videos that are the catalog), or else the one that holds this file; a local path or a URI."""
     filesystem, inside = open_filesystem(path)
     if filesystem.get_file_info(inside).type == pafs.FileType.Directory:
         return path
