@@ -12,7 +12,8 @@ import numpy as np
 from pydantic_core import to_json
 
 from rayrec.recall.source import NO_TOPIC
-from rayrec.serving.http.schemas import FoundVideo, SimilarVideo, Video
+from rayrec.serving.http.schemas import FoundVideo, SimilarVideo, Track, Video
+from rayrec.serving.music import Best, Music
 from rayrec.serving.recommender import Page, Recommender
 from rayrec.workspace.stores import split_uri
 
@@ -55,6 +56,21 @@ def found(recommender: Recommender, items: Sequence[tuple[int, float]]) -> list[
     """The videos of items with their scores."""
     videos = _video_fields(recommender, [item for item, _ in items])
     return [FoundVideo(**fields, score=round(score, 4)) for fields, (_, score) in zip(videos, items, strict=True)]
+
+
+def tracks(music: Music, best: Best) -> list[Track]:
+    """Tracks with their scores."""
+    rounded = zip(*(np.round(column.astype(float), 4).tolist() for column in best[1:]), strict=True)
+    return [
+        Track(
+            **{name: facts[name] for name in ("track_id", "title", "artist")},
+            score=score,
+            fit=None if np.isnan(fit) else fit,
+            rating=rating,
+            file=f"/v1/tracks/{quote(facts['track_id'], safe='')}/file" if media_location(facts["uri"]) else None,
+        )
+        for facts, (score, fit, rating) in zip(music.facts_of(best.rows), rounded, strict=True)
+    ]
 
 
 def media_location(uri: str | None) -> Path | str | None:
