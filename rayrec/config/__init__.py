@@ -33,7 +33,7 @@ from rayrec.config.features import (
     TextFeatures,
 )
 from rayrec.config.loading import load, with_values
-from rayrec.config.music import MovieLensMusic, Music, MusicFiles
+from rayrec.config.music import MovieLensMusic, Music, MusicFiles, WorldMusic
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
@@ -98,6 +98,7 @@ __all__ = [
     "Tuning",
     "Uploads",
     "WorldData",
+    "WorldMusic",
     "YouTubeData",
     "dump",
     "load",

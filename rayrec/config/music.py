@@ -41,6 +41,19 @@ class MovieLensMusic(Section):
         return 1.0, 5.0
 
 
+class WorldMusic(Section):
+    """Tracks with the sounds of the synthetic world, rated by its people. It needs `dataset.kind: world`."""
+
+    kind: Literal["world"]
+    tracks: Count = 48
+    seconds: Annotated[float, Field(gt=0)] = 8.0  # of each track
+    ratings: Count = 12  # of each user
+
+    @property
+    def rating_range(self) -> tuple[float, float]:
+        return 1.0, 5.0
+
+
 class UserNetwork(Section):
     """The stacked denoising autoencoder that reads what the table `users` says of a user."""
 
@@ -71,7 +84,7 @@ class SoundNetwork(Section):
 class Music(Section):
     """The background music. The stage `music` learns from the ratings which track a user would like."""
 
-    data: Annotated[MusicFiles | MovieLensMusic, Field(discriminator="kind")]
+    data: Annotated[MusicFiles | MovieLensMusic | WorldMusic, Field(discriminator="kind")]
     model: Literal["pmf"] = "pmf"  # probabilistic matrix factorisation with learned priors
     # What the prior of a user's vector is learned from: sdae, from the columns of the table `users`; none, it is the same for all.
     users: Literal["none", "sdae"] = "sdae"

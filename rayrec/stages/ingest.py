@@ -38,7 +38,7 @@ def ingest(run: StageRun) -> None:
     are bad.
     """
     raw = dataset_of(run.config.dataset).read(run.config.dataset, run)
-    if run.config.music is not None:
+    if run.config.music is not None and raw.music is None:
         raw.music = read_music(run.config.music.data)
     ingest_tables(run, raw, executor_for(_rows(raw), run.config), Limits())
 
