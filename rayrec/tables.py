@@ -158,9 +158,10 @@ TABLES: dict[str, TableSpec] = {
     "music_users": TableSpec(
         _schema({"user_id": TEXT, "vector": VECTOR}), stage="music", key=("user_id",), may_be_empty=("user_id",)
     ),
-    # The features of a track's sound, as `features` has them of a video's.
+    # The features of a track's sound, as `features` has them of a video's; `status` may also be "failed". The patches are those of
+    # a log-mel spectrogram, float16 [patches, 96, 64].
     "track_features": TableSpec(
-        _schema({"track_id": TEXT, "status": TEXT}, {"error": TEXT, "audio": VECTOR, "file_version": TEXT}),
+        _schema({"track_id": TEXT, "status": TEXT}, {"error": TEXT, "audio": VECTOR, "patches": BYTES}),
         stage="music",
         key=("track_id",),
     ),

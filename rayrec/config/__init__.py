@@ -33,7 +33,7 @@ from rayrec.config.features import (
     TextFeatures,
 )
 from rayrec.config.loading import load, with_values
-from rayrec.config.music import MovieLensMusic, Music, MusicFiles, WorldMusic
+from rayrec.config.music import MovieLensMusic, Music, MusicFiles, SoundNetwork, UserNetwork, WordNetwork, WorldMusic
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.search import PICTURE, SOUND, WORDS, Search
@@ -89,6 +89,7 @@ __all__ = [
     "Share",
     "SimulatedData",
     "SlideshowData",
+    "SoundNetwork",
     "Span",
     "Split",
     "SplitsData",
@@ -97,6 +98,8 @@ __all__ = [
     "Training",
     "Tuning",
     "Uploads",
+    "UserNetwork",
+    "WordNetwork",
     "WorldData",
     "WorldMusic",
     "YouTubeData",

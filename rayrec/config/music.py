@@ -91,8 +91,9 @@ class Music(Section):
     # What the prior of a track's vector is learned from: its title, artist and tags, or its sound.
     tracks: Literal["none", "words", "sound"] = "words"
     size: Count = 32  # numbers of a vector, beside the offset
-    user_penalty: Annotated[float, Field(ge=0)] = 5.0  # by which a user's vector is drawn to its prior, in ratings' squared errors
-    track_penalty: Annotated[float, Field(ge=0)] = 5.0
+    # By which a user's vector is drawn to its prior: the variance of ratings over that of vectors. The higher, the stronger.
+    user_penalty: Annotated[float, Field(ge=0)] = 10.0
+    track_penalty: Annotated[float, Field(ge=0)] = 10.0
     sdae: UserNetwork = UserNetwork()
     words: WordNetwork = WordNetwork()
     sound: SoundNetwork = SoundNetwork()

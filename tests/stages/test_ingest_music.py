@@ -88,6 +88,10 @@ def test_a_uri_must_stay_below_the_media_root_where_there_is_one(ingest: Callabl
     assert "is absolute; with `media_root` set (/sounds)" in found["tracks.csv", 1]
 
 
+def test_the_config_for_data_of_ones_own_is_valid() -> None:
+    assert load(Path(__file__).parents[2] / "configs" / "music.yaml").music is not None
+
+
 def test_a_range_must_be_in_order() -> None:
     with pytest.raises(ConfigError, match="rating_range is the lowest rating and then the highest"):
         load(None, ["music={data: {kind: files, tracks: t.csv, ratings: r.csv, rating_range: [5, 1]}}"])
