@@ -137,6 +137,27 @@ class _Methods(ABC, Generic[Answer]):
         """Gets where a user looks at the cover of a video: `places`, rows of shares, or else the `reason` why there are none."""
         return self._make(Call("GET", f"/v1/videos/{_in_path(video_id)}/attention", query={"user_id": text_of(user_id)}))
 
+    def music(
+        self,
+        user_id: Id | None = None,
+        *,
+        video_id: Id | None = None,
+        vectors: Mapping[str, Sequence[float]] | None = None,
+        k: int = 10,
+    ) -> Answer:
+        """Gets at most k `tracks` for a video and a user, the best first; without a user, for the mean of all.
+
+        The video is given by its id or by its features (`cover`, `motion`, `audio`, ...). Raises `ValueError` unless by just one.
+        """
+        if (video_id is None) == (vectors is None):
+            raise ValueError("give either a video_id or vectors")
+        body: Json = (
+            {"video_id": text_of(video_id)}
+            if vectors is None
+            else {"vectors": {name: [float(number) for number in numbers] for name, numbers in vectors.items()}}
+        )
+        return self._make(Call("POST", "/v1/music", body | {"k": k} | ({} if user_id is None else {"user_id": text_of(user_id)})))
+
     def add_video(
         self,
         file: bytes | str | os.PathLike[str] | None = None,

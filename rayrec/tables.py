@@ -71,6 +71,7 @@ class TableSpec:
     stage: str
     key: tuple[str, ...] = ()
     at_least: tuple[tuple[str, float], ...] = ()
+    may_be_empty: tuple[str, ...] = ()  # required columns of text in which "" is a value
     extra_columns: bool = False  # whether the user may add columns, which are kept
 
 
@@ -112,6 +113,18 @@ TABLES: dict[str, TableSpec] = {
         extra_columns=True,
     ),
     "users": TableSpec(_schema({"user_id": TEXT}), stage="ingest", key=("user_id",), extra_columns=True),
+    # Music for the videos, and how many points users gave it. Where a user rated a track again, the latest rating counts.
+    "tracks": TableSpec(
+        _schema({"track_id": TEXT}, {"uri": TEXT, "title": TEXT, "tags": pa.list_(TEXT), "artist": TEXT}),
+        stage="ingest",
+        key=("track_id",),
+        extra_columns=True,
+    ),
+    "ratings": TableSpec(
+        _schema({"user_id": TEXT, "track_id": TEXT, "rating": pa.float32()}, {"rated_at": TIME}),
+        stage="ingest",
+        at_least=(("rated_at", 0),),
+    ),
     # What the synthetic world knows. Only reports may read it, to show how good any ranker could be.
     "truth_topics": TableSpec(_schema({"video_id": TEXT, "topic": pa.int32()}), stage="ingest", key=("video_id",)),
     "truth_clicks": TableSpec(
@@ -173,6 +186,19 @@ TABLES: dict[str, TableSpec] = {
         ),
         stage="collaborative",
         key=("video_id",),
+    ),
+    # A user's vector times a track's, plus the mean of all ratings, is the predicted rating. The user "" is one of whom nothing is
+    # known.
+    "music_tracks": TableSpec(_schema({"track_id": TEXT, "vector": VECTOR}), stage="music", key=("track_id",)),
+    "music_users": TableSpec(
+        _schema({"user_id": TEXT, "vector": VECTOR}), stage="music", key=("user_id",), may_be_empty=("user_id",)
+    ),
+    # The features of a track's sound, as `features` has them of a video's; `status` may also be "failed". The patches are those of
+    # a log-mel spectrogram, float16 [patches, 96, 64].
+    "track_features": TableSpec(
+        _schema({"track_id": TEXT, "status": TEXT}, {"error": TEXT, "audio": VECTOR, "patches": BYTES}),
+        stage="music",
+        key=("track_id",),
     ),
     "predictions": TableSpec(
         _schema(
@@ -267,7 +293,7 @@ def faults(name: str, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
         column = table[field.name].combine_chunks()
         if not field.nullable:
             yield field.name, "has no value", _mask(pc.is_null(column))
-            if field.type == TEXT:
+            if field.type == TEXT and field.name not in spec.may_be_empty:
                 yield field.name, "is empty", _mask(pc.equal(column, ""))
         if pa.types.is_floating(field.type):
             yield field.name, "is not a finite number", _mask(pc.invert(pc.is_finite(column)))

@@ -1,6 +1,7 @@
-"""A closed-loop HTTP client: each connection sends its next request when the last one has been answered.
+"""An HTTP client. Each connection sends its next request when the last one has been answered (a closed loop).
 
-It runs as a process of its own (`Load` starts and ends it) and is nothing but sockets and one selector: some 15 us of CPU a request
+With a `rate`, requests are due at that rate, whatever the answers take, and the time of one counts from when it was due. The client
+runs as a process of its own (`Load` starts and ends it) and is nothing but sockets and one selector: some 15 us of CPU a request
 against a server that does nothing, so that it hardly takes from a service that shares its cores. Every answer is recorded; with
 `retry`, a 503 and a connection that was closed are followed by the same request once more, as `rayrec.client` does it.
 """
@@ -8,6 +9,7 @@ against a server that does nothing, so that it hardly takes from a service that 
 import contextlib
 import io
 import json
+import math
 import random
 import re
 import selectors
@@ -41,6 +43,9 @@ class Traffic:
     retry: bool = False
     impatient: bool = False  # the next request follows at once, whatever Retry-After says
     seed: int = 0
+    path: str = "recommend"  # below /v1/
+    bodies: tuple[str, ...] = ()  # JSON, of which each request has one at random; without any, those of `path` recommend
+    rate: float = 0.0  # requests a second of all connections; 0 for a closed loop
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,15 @@ class Connection:
             ]
             path, body = "events", json.dumps({"events": batch})
         else:
-            path, body, self.events = "recommend", f'{{"user_id":"{user}","k":{traffic.k}}}', range(0)
+            body = self.random.choice(traffic.bodies) if traffic.bodies else f'{{"user_id":"{user}","k":{traffic.k}}}'
+            path, self.events = traffic.path, range(0)
         head = f"POST /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1:{traffic.port}\r\nContent-Type: application/json\r\n"
         pieces = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode(), body.encode()]
         self.request = pieces if traffic.apart else [b"".join(pieces)]
 
     def send(self, selector: selectors.BaseSelector) -> bool:
         """Send the request; says whether it could be sent."""
-        self.received, self.sent = b"", time.monotonic()
+        self.received, self.sent = b"", self.due if self.traffic.rate else time.monotonic()
         try:
             if self.sock is None:
                 self.sock = socket.create_connection(("127.0.0.1", self.traffic.port), timeout=5)
@@ -220,6 +226,8 @@ def drive(traffic: Traffic, stop: int) -> dict[str, np.ndarray]:
     waiting = dict.fromkeys(connections, True)  # -> whether it is to make a new request
     started, cpu = time.monotonic(), time.process_time()
     checked, end = started, started + traffic.seconds
+    for connection in connections:
+        connection.due = started + connection.number / traffic.rate if traffic.rate else 0.0
 
     def answered(connection: Connection, status: int, retry_after: float | None, now: float) -> None:
         documented = status == 503 and retry_after is not None
@@ -228,7 +236,7 @@ def drive(traffic: Traffic, stop: int) -> dict[str, np.ndarray]:
         pause = traffic.pause_s
         if (status <= 0 or status == 503) and not (traffic.impatient and documented):
             pause = (retry_after or CLOSED_PAUSE_S) * connection.random.uniform(0.5, 1.5)
-        connection.due = now + pause
+        connection.due = connection.due + traffic.connections / traffic.rate if traffic.rate else now + pause
         waiting[connection] = not again
 
     while (now := time.monotonic()) < end:
@@ -238,7 +246,8 @@ def drive(traffic: Traffic, stop: int) -> dict[str, np.ndarray]:
                 connection.next_request()
             if not connection.send(selector):
                 answered(connection, CLOSED, None, time.monotonic())
-        for key, _ in selector.select(0.02 if waiting else 0.5):
+        next_due = min((each.due for each in waiting), default=math.inf)
+        for key, _ in selector.select(min(0.5, max(0.0, next_due - time.monotonic()))):
             if (connection := key.data) is None:
                 end = 0.0
             elif answer := connection.receive():

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 PANEL = "Stages"
 # The stages of the pipeline that are a command of their own. `topics` has a group of commands.
 HELP = {
-    "ingest": "Read the data set into the tables catalog, interactions and users.",
+    "ingest": "Read the data set into the tables catalog, interactions and users, and the music into tracks and ratings.",
     "extract": "Extract feature vectors from the videos of the catalog.",
     "private_public": "Train the private/public network and compute each video's global feature (section `private_public`).",
     "reduce": "Normalise the feature vectors and reduce them by PCA.",
     "search_index": "Learn one space for words, pictures and sounds, and index the videos in it (section `search`).",
     "encode": "Turn the log into the numbers that rankers are trained on.",
     "collaborative": "Fit a model of who liked what, for recall (section `collaborative`).",
+    "music": "Learn from ratings which track of music a user would like (section `music`).",
     "train": "Train the ranker on the log of clicks.",
     "evaluate": "Measure the ranker and the pages that it makes on the test split.",
     "publish": "Write the bundle that the service loads.",

@@ -35,6 +35,7 @@ from rayrec.config.features import (
     TextFeatures,
 )
 from rayrec.config.loading import load, with_values
+from rayrec.config.music import MovieLensMusic, Music, MusicFiles, SoundNetwork, UserNetwork, WordNetwork, WorldMusic
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, RecallSource, Selection
 from rayrec.config.replay import Replay
@@ -77,6 +78,9 @@ __all__ = [
     "Modality",
     "MotionFeatures",
     "MovieLensData",
+    "MovieLensMusic",
+    "Music",
+    "MusicFiles",
     "Negatives",
     "PrivatePublic",
     "Ranker",
@@ -91,6 +95,7 @@ __all__ = [
     "Share",
     "SimulatedData",
     "SlideshowData",
+    "SoundNetwork",
     "Span",
     "Split",
     "SplitsData",
@@ -99,7 +104,10 @@ __all__ = [
     "Training",
     "Tuning",
     "Uploads",
+    "UserNetwork",
+    "WordNetwork",
     "WorldData",
+    "WorldMusic",
     "YouTubeData",
     "dump",
     "load",

@@ -9,6 +9,7 @@ from rayrec.config.base import Section, Share
 from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.features import Features, PrivatePublic, Reduction
+from rayrec.config.music import Music
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, Selection
 from rayrec.config.replay import Replay
@@ -40,6 +41,7 @@ class Config(Section):
     ab_test: ABTest = ABTest()
     evaluation: Evaluation = Evaluation()
     collaborative: Collaborative | None = None  # the stage is skipped unless this section is there
+    music: Music | None = None  # the stage is skipped unless this section is there
     recall: Recall = Recall()
     selection: Selection = Selection()
     serving: Serving = Serving()
@@ -58,4 +60,6 @@ class Config(Section):
         negatives = self.training.negatives
         if self.ranker.page_network and not (negatives and negatives.count):
             raise ValueError("ranker.page_network: this network learns from drawn negatives; set training.negatives, 4 for example")
+        if self.ranker.page_network and self.training.from_ is not None:
+            raise ValueError("training.from: a ranker with a page network can't go on from another; set it to null")
         return self

@@ -16,6 +16,17 @@ from rayrec.datasets.source import Source
 from rayrec.workspace.stage import StageRun
 
 
+@dataclass(frozen=True)
+class RawMusic:
+    """Tracks and their ratings, in the form of `RawDataset`."""
+
+    tracks: Source
+    ratings: Source
+    media_root: str = ""
+    confined: bool = False
+    rating_range: tuple[float, float] | None = None  # the lowest and the highest rating that users can give
+
+
 @dataclass
 class RawDataset:
     """The tables of a data set as its reader returns them: in our columns and types, but not yet screened."""
@@ -23,6 +34,7 @@ class RawDataset:
     catalog: Source
     interactions: Source
     users: Source | None = None
+    music: RawMusic | None = None
     media_root: str = ""  # the folder that relative uris start from; not needed where the catalog has none
     confined: bool = False  # reject uris that are not relative to `media_root`
     click_rule: ClickRule | None = None  # of impressions that don't say whether they were clicked

@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rayrec import tables
-from rayrec.config import FilesData
+from rayrec.config import FilesData, MusicFiles
 from rayrec.datasets.conversion import Conventions, convert_rows
 from rayrec.datasets.dataset import Dataset, RawDataset
 from rayrec.datasets.guessing import NAMES
@@ -52,7 +52,7 @@ class FilesPiece:
     """Shares of files that hold a table under the user's names."""
 
     name: str
-    settings: FilesData
+    settings: FilesData | MusicFiles
     shares: tuple[Share, ...]
     exports: tuple[str, ...] = ()  # of users: the files whose rows count instead of those of all others
 
@@ -74,13 +74,15 @@ class FilesPiece:
         name, settings = self.name, self.settings
         if _is_marked(raw.table.schema, name):
             raw = _with_context(raw)
-            return convert_rows(name, raw, _columns(name, raw, {}), Conventions())
-        columns = _columns(name, raw, getattr(settings, f"{name}_columns"))
-        conventions = Conventions(settings.list_separator, settings.time_unit, settings.click_at_least)
+            return convert_rows(name, raw, _columns(name, raw, {}, ""), Conventions())
+        option = f"{'dataset' if isinstance(settings, FilesData) else 'music.data'}.{name}_columns"
+        columns = _columns(name, raw, getattr(settings, f"{name}_columns"), option)
+        conventions = Conventions(settings.list_separator, settings.time_unit)
         if name == "users":
             return _without(exported, convert_rows(name, raw, columns, conventions))
-        if name != "interactions":
+        if name != "interactions" or not isinstance(settings, FilesData):
             return convert_rows(name, raw, columns, conventions)
+        conventions = replace(conventions, click_at_least=settings.click_at_least)
         for ours, replaced in (("shown_at", settings.split_column), ("clicked", settings.click_rule or "rating" in columns)):
             if ours not in columns and not replaced:
                 _refuse_other_name(raw, ours, settings.interactions_columns)
@@ -93,7 +95,7 @@ def read(settings: FilesData, run: StageRun) -> RawDataset:
         source_of("catalog", settings),
         source_of("interactions", settings),
         source_of("users", settings) if settings.users else None,
-        media_root=settings.media_root or _folder_of(_listed(settings.catalog)[0]),
+        media_root=settings.media_root or folder_of(paths_in(settings.catalog)[0]),
         confined=settings.media_root is not None,
         click_rule=settings.click_rule,
     )
@@ -101,20 +103,20 @@ def read(settings: FilesData, run: StageRun) -> RawDataset:
 
 def files(settings: FilesData) -> list[str]:
     """Every file and folder that the config names."""
-    return [path for each in (settings.catalog, settings.interactions, settings.users) if each for path in _listed(each)]
+    return [path for each in (settings.catalog, settings.interactions, settings.users) if each for path in paths_in(each)]
 
 
-def source_of(name: str, settings: FilesData) -> Source:
-    """The `catalog`, `interactions` or `users` that the config names; a table without rows if it names none.
+def source_of(name: str, settings: FilesData | MusicFiles) -> Source:
+    """The table of this name, such as `catalog`, that the config names; a table without rows if it names none.
 
     To read it raises `TableError` when a file can't be read or lacks a column, or when a mapping names a column that is missing.
     """
     given = getattr(settings, name)
     if not given:
         return Source.of(SourceTable.of(f"no {name}", tables.empty(name)))
-    named, videos = _listed(given), None
-    if name == "catalog" and (listed := list_videos(named[0])):
-        videos, named = Source.of(listed), named[1:]
+    named, videos = paths_in(given), None
+    if name == "catalog" and (folder := list_videos(named[0])):
+        videos, named = Source.of(folder), named[1:]
         if not named:
             return videos
     paths = [path for each in named for path in list_tables(each)]
@@ -128,7 +130,7 @@ def source_of(name: str, settings: FilesData) -> Source:
 
 
 def _is_marked(schema: pa.Schema, name: str) -> bool:
-    return MARKS[name].items() <= (schema.metadata or {}).items()
+    return name in MARKS and MARKS[name].items() <= (schema.metadata or {}).items()
 
 
 def _with_context(raw: SourceTable) -> SourceTable:
@@ -169,7 +171,8 @@ def _without(users: pa.Array, block: SourceTable) -> SourceTable:
     return replace(block, table=block.table.filter(others), rows=block.rows[others.to_numpy()])
 
 
-def _listed(given: str | list[str]) -> list[str]:
+def paths_in(given: str | list[str]) -> list[str]:
+    """The paths of a key that takes one or several."""
     return [given] if isinstance(given, str) else given
 
 
@@ -185,9 +188,9 @@ def _in_pieces(shares: list[Share]) -> Iterator[list[Share]]:
         yield held
 
 
-def _columns(name: str, raw: SourceTable, mapping: dict[str, str]) -> dict[str, str]:
-    """Our column -> the file's column, for the columns that the file has."""
-    spec, present, option = tables.spec_of(name), raw.table.column_names, f"dataset.{name}_columns"
+def _columns(name: str, raw: SourceTable, mapping: dict[str, str], option: str) -> dict[str, str]:
+    """Our column -> the file's column, for the columns that the file has. `option` is the key of `mapping` in the config."""
+    spec, present = tables.spec_of(name), raw.table.column_names
     for ours, theirs in mapping.items():
         # A name that is near one of our columns is taken for a misspelling; any other, or the file's own, for a side column's.
         typo = ours != theirs and get_close_matches(ours, spec.schema.names, n=1, cutoff=0.8)
@@ -229,8 +232,8 @@ def _refuse_other_name(raw: SourceTable, ours: str, mapping: dict[str, str]) -> 
         )
 
 
-def _folder_of(path: str) -> str:
-    """The folder of videos that is itself the catalog, or else the folder that holds the catalog's file; a local path or a URI."""
+def folder_of(path: str) -> str:
+    """The folder itself (of videos that are the catalog), or else the one that holds this file; a local path or a URI."""
     filesystem, inside = open_filesystem(path)
     if filesystem.get_file_info(inside).type == pafs.FileType.Directory:
         return path

@@ -100,7 +100,7 @@ def write_facts(run: StageRun, facts: LogFacts) -> None:
 
 def _for_their_video(rejects: pa.Table) -> bool:
     """Whether a row was rejected because the catalog lacked its video."""
-    return any(pc.any(pc.ends_with(rejects["reason"], end)).as_py() for end in (REJECTED, UNKNOWN))
+    return any(pc.any(pc.ends_with(rejects["reason"], f"{end} the catalog")).as_py() for end in (REJECTED, UNKNOWN))
 
 
 def _ids(fs: pafs.FileSystem, parts: Iterable[str]) -> pa.ChunkedArray:

@@ -60,17 +60,25 @@ class Made:
 
 
 def make_tables(raw: RawDataset, place: Place) -> list[Made]:
-    """Write the catalog, the log and the users (if there are any), in this order, as part files.
+    """Write the catalog, the log, the users and the music (if there are any), in this order, as part files.
 
     Raises `TableError` for a file that can't be read, and for a catalog without rows.
     """
-    catalog = _with_key("catalog", raw.catalog, place, media_root=raw.media_root, confined=raw.confined)
+    catalog = _rows("catalog", raw.catalog, place, media_root=raw.media_root, confined=raw.confined)
     made = [catalog, _log(raw.interactions, replace(place, click_rule=raw.click_rule), catalog)]
-    return [*made, _with_key("users", raw.users, place)] if raw.users else made
+    if raw.users:
+        made.append(_rows("users", raw.users, place))
+    if raw.music:
+        tracks = _rows("tracks", raw.music.tracks, place, media_root=raw.music.media_root, confined=raw.music.confined)
+        ids = tuple(part_paths(place.fs, f"{place.folder}/tracks"))
+        lost = tuple(rejected.path for rejected in tracks.rejects)
+        rules = {"catalog": ids, "lost": lost, "rating_range": raw.music.rating_range}
+        made += [tracks, _rows("ratings", raw.music.ratings, place, **rules)]
+    return made
 
 
-def _with_key(name: str, source: Source, place: Place, **rules: Any) -> Made:
-    """Make a table whose keys are unique: the first row with a key stays."""
+def _rows(name: str, source: Source, place: Place, **rules: Any) -> Made:
+    """Make a table that is no log. Of rows with the same key, where it has one, the first stays."""
     partitions = max(1, -(-source.rows // PARTITION_ROWS))
     table = Table(name, place.fs, place.folder, place.limits, partitions, **rules)
     records = _read(table, source, place.execute)
@@ -78,12 +86,12 @@ def _with_key(name: str, source: Source, place: Place, **rules: Any) -> Made:
     for each in (each for record in records for each in record.runs):
         split[each.partition].append(each)
     shares = [(number, runs) for number, runs in enumerate(split) if runs]
-    unique = _do(table, "compared", reject_repeats, shares, place.execute)
-    kept = [each.columns for record in unique for each in record.runs]
-    sides = decided([record.columns for record in (*records, *unique)] + kept)
-    parts = [(record.runs[0].partition, record.runs, sides) for record in unique if record.runs]
-    written = _do(table, "written", write_partition, parts, place.execute)
-    return _finished(table, [*records, *unique], written, sides)
+    compared = _do(table, "compared", reject_repeats, shares, place.execute) if table.key else []
+    kept = [record.runs for record in compared if record.runs] if table.key else [runs for _, runs in shares]
+    columns = [record.columns for record in (*records, *compared)] + [each.columns for runs in kept for each in runs]
+    sides = decided(columns)
+    written = _do(table, "written", write_partition, [(runs[0].partition, runs, sides) for runs in kept], place.execute)
+    return _finished(table, [*records, *compared], written, sides)
 
 
 def _log(source: Source, place: Place, catalog: Made) -> Made:

@@ -72,6 +72,15 @@ def files(settings: MovieLensData) -> list[str]:
     return [join_uri(settings.path, name) for name in ("u.item", "u.user", *ratings)]
 
 
+def music_of(films: str, ratings: str) -> tuple[Source, Source]:
+    """The films as tracks, and their ratings, from these files. Raises `TableError` when one can't be read."""
+    catalog = _films(read_csv(films, FILM_COLUMNS, "|", encoding="latin1", quotes=False))
+    catalog.table = catalog.table.select(["video_id", "title", "tags"]).rename_columns(["track_id", "title", "tags"])
+    ours = {"user_id": "user_id", "track_id": "movie_id", "rating": "rating", "rated_at": "timestamp"}
+    points = convert_rows("ratings", read_csv(ratings, RATING_COLUMNS, "\t", quotes=False), ours, Conventions(time_unit="s"))
+    return Source.of(catalog), Source.of(points)
+
+
 def _ratings(raw: SourceTable, click_at_least: float) -> SourceTable:
     ours = {"user_id": "user_id", "video_id": "movie_id", "shown_at": "timestamp", "clicked": "rating", "rating": "rating"}
     return convert_rows("interactions", raw, ours, Conventions(time_unit="s", click_at_least=click_at_least))

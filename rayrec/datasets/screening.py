@@ -17,7 +17,7 @@ from rayrec.workspace.files import open_filesystem
 from rayrec.workspace.stores import join_uri
 
 STAGE = "ingest"
-REJECTED, UNKNOWN = "was rejected from the catalog", "is not in the catalog"  # of an impression's video
+REJECTED, UNKNOWN = "was rejected from", "is not in"  # of a row that names one of another table
 
 
 @dataclass
@@ -67,21 +67,34 @@ class SourceTable:
         self.table = good
 
 
-def reject_unknown_videos(interactions: SourceTable, catalog: pa.Array, lost: Callable[[], set[str]]) -> None:
-    """Reject the impressions whose video is not in the catalog. `lost` has the ids of the videos that were rejected from it."""
-    videos = interactions.table["video_id"]
-    unknown = np.flatnonzero(~pc.is_in(videos, value_set=catalog).to_numpy())
+def reject_unknown(block: SourceTable, column: str, known: pa.Array, lost: Callable[[], set[str]], where: str) -> None:
+    """Reject the rows whose id in a column is not in another table. `lost` has the ids of the rows that were rejected from it.
+
+    `where` is what sentences call that table, such as "the catalog".
+    """
+    ids = block.table[column]
+    unknown = np.flatnonzero(~pc.is_in(ids, value_set=known).to_numpy())
     if not len(unknown):
         return
-    rejected, ids = lost(), videos.take(pa.array(unknown)).to_pylist()
+    rejected, found = lost(), ids.take(pa.array(unknown)).to_pylist()
     reasons = {
-        int(row): f"video_id: {video[:80]!r} {REJECTED if video in rejected else UNKNOWN}"
-        for row, video in zip(unknown, ids, strict=True)
+        int(row): f"{column}: {id[:80]!r} {REJECTED if id in rejected else UNKNOWN} {where}"
+        for row, id in zip(unknown, found, strict=True)
     }
-    interactions.reject(reasons, "user_id")
+    block.reject(reasons, "user_id")
 
 
-def resolve_uris(catalog: SourceTable, column: str, root: str, confined: bool) -> None:
+def reject_out_of_range(block: SourceTable, column: str, range: tuple[float, float] | None) -> None:
+    """Reject the rows whose number in a column is outside of the range, if there is one."""
+    if range is None:
+        return
+    values = block.table[column].to_numpy()
+    lowest, highest = range
+    wrong = np.flatnonzero((values < lowest) | (values > highest))
+    block.reject({int(row): f"{column}: {values[row]:g} is not between {lowest:g} and {highest:g}" for row in wrong}, "user_id")
+
+
+def resolve_uris(block: SourceTable, column: str, root: str, confined: bool, id_column: str = "video_id") -> None:
     """Make every uri in a column absolute, and reject those that name no file below `root`, from which relative uris start.
 
     `confined` also rejects absolute paths and full URIs, because a catalog may come from strangers whereas the user chose `root`.
@@ -90,18 +103,18 @@ def resolve_uris(catalog: SourceTable, column: str, root: str, confined: bool) -
         try:
             root = open_filesystem(root)[1]  # a plain path, in which % ? and # mean nothing
         except ValueError as error:
-            raise tables.TableError(f"dataset.media_root: {root!r} can't be opened: {error}") from error
+            raise tables.TableError(f"media_root: {root!r} can't be opened: {error}") from error
     resolved: list[str | None] = []
     reasons = {}
-    for row, uri in enumerate(catalog.table[column].to_pylist()):
+    for row, uri in enumerate(block.table[column].to_pylist()):
         try:
             resolved.append(None if uri is None else resolved_uri(uri, root, confined))
         except ValueError as error:
             reasons[row] = f"{column}: {uri[:80]!r} {error}"
             resolved.append(None)
-    index = catalog.table.schema.get_field_index(column)
-    catalog.table = catalog.table.set_column(index, column, pa.array(resolved, tables.TEXT))
-    catalog.reject(reasons, "video_id")
+    index = block.table.schema.get_field_index(column)
+    block.table = block.table.set_column(index, column, pa.array(resolved, tables.TEXT))
+    block.reject(reasons, id_column)
 
 
 def resolved_uri(uri: str, root: str, confined: bool) -> str:
@@ -110,7 +123,7 @@ def resolved_uri(uri: str, root: str, confined: bool) -> str:
         raise ValueError("contains a zero byte")
     if "://" in uri or uri.startswith("/"):
         if confined:
-            raise ValueError(f"is absolute; with `dataset.media_root` set ({root}) every uri must be relative to it")
+            raise ValueError(f"is absolute; with `media_root` set ({root}) every uri must be relative to it")
         return uri
     path = posixpath.normpath(uri)
     # A remote store decodes %2e%2e/ before it looks the path up; a local file system takes it literally.
@@ -118,5 +131,5 @@ def resolved_uri(uri: str, root: str, confined: bool) -> str:
     if seen == ".":
         raise ValueError("names no file")
     if seen == ".." or seen.startswith(("../", "/")):
-        raise ValueError(f"leads out of {root}; set `dataset.media_root` to the folder that holds all media")
+        raise ValueError(f"leads out of {root}; set `media_root` to the folder that holds all media")
     return join_uri(root, path)

@@ -26,7 +26,7 @@ from rayrec import tables
 from rayrec.config import ClickRule
 from rayrec.datasets.log_rows import mark_clicks
 from rayrec.datasets.runs import PART, ROW, Part, Record, Run, read_run, side_facts, write_run, write_sorted_run
-from rayrec.datasets.screening import SourceTable, reject_unknown_videos, resolve_uris
+from rayrec.datasets.screening import SourceTable, reject_out_of_range, reject_unknown, resolve_uris
 from rayrec.datasets.side_columns import Facts, cast
 from rayrec.datasets.source import Damaged, Limits, Piece
 from rayrec.datasets.time_order import TimeRange, in_time_order
@@ -51,9 +51,15 @@ class Table:
     partitions: int = 1
     media_root: str | None = None
     confined: bool = False
-    catalog: tuple[str, ...] = ()  # for a log: the catalog's part files,
-    lost: tuple[str, ...] = ()  # and the runs of its rejects
+    catalog: tuple[str, ...] = ()  # for a log: the catalog's part files; for ratings: those of the tracks;
+    lost: tuple[str, ...] = ()  # and the runs of their rejects
     click_rule: ClickRule | None = None
+    rating_range: tuple[float, float] | None = None
+
+    @property
+    def is_log(self) -> bool:
+        """Whether its rows are put in the order of time."""
+        return self.name == "interactions"
 
     @property
     def key(self) -> str | None:
@@ -85,7 +91,7 @@ class _Runs:
         table, limits = self.table, self.table.limits
         if rejects := [rejected for rejected in block.rejected if rejected.num_rows]:
             self.rejects.append(write_run(table.fs, self.path(), block.source, pa.concat_tables(rejects), limits.batch_rows))
-        if table.key is None or not block.table.num_rows:
+        if table.is_log or not block.table.num_rows:
             for name, facts in side_facts(table.name, block.table).items():
                 self.columns[name] = self.columns.get(name, Facts()) + facts
         if block.table.num_rows:
@@ -95,7 +101,7 @@ class _Runs:
 
     def _goes_with_the_held(self, block: SourceTable) -> bool:
         last, rows = self._held[-1], sum(held.table.num_rows for held in self._held)
-        alike = block.table.schema.equals(last.table.schema) and (self.table.key is None or block.source == last.source)
+        alike = block.table.schema.equals(last.table.schema) and (self.table.is_log or block.source == last.source)
         return alike and rows + block.table.num_rows <= self.table.limits.block_rows
 
     def flush(self) -> None:
@@ -104,7 +110,7 @@ class _Runs:
         if not held:
             return
         rows, source = pa.concat_tables([block.table for block in held]), held[0].source
-        if table.key is None and PART not in rows.column_names:
+        if table.is_log and PART not in rows.column_names:
             self.written.append(write_sorted_run(table.fs, self.path(), source, rows, table.limits.batch_rows))
             return
         if table.key:
@@ -133,13 +139,16 @@ def _read_piece(table: Table, number: int, piece: Piece, careful: bool) -> Recor
         remarks |= dict.fromkeys(block.remarks)
         for column in ("uri", "cover_uri"):
             if table.media_root and column in block.table.column_names:
-                resolve_uris(block, column, table.media_root, table.confined)
+                resolve_uris(block, column, table.media_root, table.confined, table.key or "")
         rule = None if "clicked" in block.table.column_names else table.click_rule
         if rule:  # is followed when the durations of videos are known
             block.table = block.table.append_column("clicked", pa.array(np.zeros(block.table.num_rows, dtype=bool)))
         block.screen(table.name)
-        if table.name == "interactions":
-            reject_unknown_videos(block, _catalog(table)[0], lambda: _lost_ids(table))
+        if table.is_log:
+            reject_unknown(block, "video_id", _catalog(table)[0], lambda: _lost_ids(table), "the catalog")
+        if table.name == "ratings":
+            reject_unknown(block, "track_id", _track_ids(table), lambda: _lost_ids(table), "the tracks")
+            reject_out_of_range(block, "rating", table.rating_range)
         if rule:
             mark_clicks(block, rule, functools.partial(_durations, table))
         runs.add(block)
@@ -271,6 +280,11 @@ def _catalog(table: Table) -> tuple[pa.Array, np.ndarray]:
     return _catalogs[table.catalog]
 
 
+def _track_ids(table: Table) -> pa.Array:
+    parts = [pq.read_table(path, filesystem=table.fs, columns=["track_id"]) for path in table.catalog]
+    return pa.concat_tables(parts)["track_id"].cast(TEXT).combine_chunks()
+
+
 def _durations(table: Table, videos: pa.ChunkedArray) -> np.ndarray:
     """The seconds of videos of the catalog by their ids: float32 [rows]."""
     ids, durations = _catalog(table)
@@ -278,5 +292,5 @@ def _durations(table: Table, videos: pa.ChunkedArray) -> np.ndarray:
 
 
 def _lost_ids(table: Table) -> set[str]:
-    """The ids of what was rejected from the catalog."""
+    """The ids of what was rejected from the catalog or the tracks."""
     return {id for path in table.lost for id in read_run(table.fs, path, ["id"])["id"].to_pylist()}

@@ -136,6 +136,16 @@ class Index:
         found = sorted(found, key=lambda each: -each[0])[:k]
         return [video_id for _, video_id in found], [score for score, _ in found]
 
+    def vector_of(self, video_id: str) -> np.ndarray | None:
+        """The vector of a video, float32 [S]; None for one that is not here or has none."""
+        for segment in reversed(self._segments):
+            here = pc.equal(segment.facts["video_id"], video_id).combine_chunks().to_numpy(zero_copy_only=False)
+            rows = np.flatnonzero(here & segment.alive)
+            if len(rows):
+                vector: np.ndarray = segment.vectors[rows[0]]
+                return vector if vector.any() else None
+        return None
+
     def add(self, facts: pa.Table, vectors: np.ndarray) -> None:
         """Make videos findable from now on. One that is there already gets the new vector and facts.
 

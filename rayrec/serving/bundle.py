@@ -8,6 +8,7 @@
                       model (`rayrec.serving.learned`); not in every bundle
     ranker/           the `Scorer` as it saves itself; not in the bundle of a catalog without a log
     search/           the index of the videos by words, pictures and sounds (`rayrec.serving.searching`), if there is one
+    music/            tracks, and what users are predicted to think of them (`rayrec.serving.music`); not in every bundle
     placing/          what describes a new video as the items are described (`rayrec.serving.placing`); not in every bundle
     checksums.json    the SHA-256 of each of these files, written last
 
@@ -33,11 +34,12 @@ from rayrec.recall.items import number_authors
 from rayrec.recall.neighbours import Neighbours
 from rayrec.recall.queues import ItemTopics
 from rayrec.recall.vectors import Vectors
-from rayrec.serving import covers, learned, user_log
+from rayrec.serving import covers, learned, music, user_log
+from rayrec.serving.music import Music
 from rayrec.serving.user_log import USERS, UserLog, UserLogs
 from rayrec.tables import BYTES, TEXT
 from rayrec.workspace import node_copies
-from rayrec.workspace.files import checksum, from_json, to_json
+from rayrec.workspace.files import checksum, from_json, make_folder_of, to_json
 from rayrec.workspace.stores import in_words
 from rayrec.workspace.versions import Workspace
 
@@ -71,7 +73,8 @@ ITEMS = pa.schema(FACTS | covers.PLACE | VECTOR)
 ITEMS_WITH_COVERS = pa.schema(FACTS | {"cover_jpeg": BYTES} | VECTOR)  # before format 5
 TOPICS = pa.schema({"topic": pa.int32(), "words": pa.list_(TEXT), "videos": pa.int32()})
 TABLES = {"items": ITEMS, "topics": TOPICS, "users": USERS}
-ALL_TABLES = TABLES | learned.TABLES
+ALL_TABLES = TABLES | learned.TABLES | music.TABLES
+SEARCH_VECTORS = "search/vectors.npy"  # the ingress reads it for music alone
 
 
 class BundleError(RayrecError):
@@ -104,6 +107,7 @@ class Bundle:
     users: UserLogs
     learned: Mapping[str, pa.Table] = field(default_factory=dict)  # of `learned.TABLES`, those that the bundle has
     model: str = ""  # the fingerprint of what describes new videos, which bundles may share; "" for a bundle without it
+    music: Music | None = None  # None for a bundle without any
 
     @classmethod
     def load(cls, fs: pafs.FileSystem, folder: str, version: str, copies: Path | None = None) -> Self:
@@ -113,14 +117,15 @@ class Bundle:
         for a bundle of another format, and when a file is missing or is not the one that was published.
         """
         info = verify(fs, folder, "bundle.json")
-        tables = _load_tables(fs, folder, info, copies)
+        tables, matrix = _load_tables(fs, folder, info, copies)
         items, topics, users = (tables.pop(name) for name in TABLES)
         if not items.num_rows:
             raise BundleError(
                 f"{folder} holds no video, so it would answer nothing; run `rayrec ingest CONFIG` and `rayrec publish CONFIG` again"
             )
         root, model = folder.rsplit("/", 3)[0], model_of(fs, folder)
-        return cls(version, info, fs, f"{root}/{covers.FOLDER}", items, topics, UserLogs(users), tables, model)
+        found, fitted = Music.of(tables, matrix), {name: tables[name] for name in learned.TABLES if name in tables}
+        return cls(version, info, fs, f"{root}/{covers.FOLDER}", items, topics, UserLogs(users), fitted, model, found)
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -240,20 +245,21 @@ def write(
     topics: pa.Table,
     users: Iterable[pa.Table],
     scorer: "Scorer | None",
-    learned: Mapping[str, pa.Table] | None = None,
+    others: Mapping[str, pa.Table] | None = None,
 ) -> None:
     """Writes a bundle of these tables and this ranker, if any, into a folder, which may hold `search` and `placing` already.
 
     The caller makes it visible. `users` are pieces of the table of users, which are taken one at a time (see `user_log.write`), and
-    `learned` are tables of `learned.TABLES`.
+    `others` are tables of `learned.TABLES` and `music.TABLES`.
     """
     if scorer is not None:
         scorer.save(fs, f"{folder}/ranker")
     with fs.open_output_stream(f"{folder}/bundle.json") as stream:
         stream.write(to_json(asdict(info)))
-    for name, table in {"items": items, "topics": topics, **(learned or {})}.items():
+    for name, table in {"items": items, "topics": topics, **(others or {})}.items():
         schema = ALL_TABLES[name]
         table = table.select(schema.names).cast(schema).combine_chunks()
+        make_folder_of(fs, f"{folder}/{name}")
         # One uncompressed batch, so that the file can be mapped into memory and its lists read in place.
         with fs.open_output_stream(f"{folder}/{name}.arrow") as stream, pa.ipc.new_file(stream, schema) as writer:
             writer.write_table(table)
@@ -273,11 +279,15 @@ def verify(fs: pafs.FileSystem, folder: str, prefix: str = "") -> BundleInfo:
     return _read_info(fs, folder)
 
 
-def _load_tables(fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Path | None) -> dict[str, pa.Table]:
-    """The tables of `TABLES`, and those of `learned.TABLES` that the bundle has."""
+def _load_tables(
+    fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Path | None
+) -> tuple[dict[str, pa.Table], np.ndarray | None]:
+    """The tables of `TABLES`, those of `ALL_TABLES` that the bundle has, and, if it has music, the vectors of search."""
     checksums, place = _checksums(fs, folder), folder
     names = [name for name in ALL_TABLES if name in TABLES or f"{name}.arrow" in checksums]
     digests = {f"{name}.arrow": checksums.get(f"{name}.arrow", "") for name in names}
+    if music.SCALE in names and SEARCH_VECTORS in checksums:
+        digests[SEARCH_VECTORS] = checksums[SEARCH_VECTORS]
     if copies is None or isinstance(fs, pafs.LocalFileSystem):
         _compare(fs, folder, digests)
     else:
@@ -289,7 +299,8 @@ def _load_tables(fs: pafs.FileSystem, folder: str, info: BundleInfo, copies: Pat
             raise BundleError(f"{folder} can't be copied to {copies} on this machine: {in_words(error)}") from error
         fs = pafs.LocalFileSystem()
     schemas = ALL_TABLES | {"items": ITEMS if info.format >= 5 else ITEMS_WITH_COVERS}
-    return {name: _read_table(fs, f"{place}/{name}.arrow", schemas[name]) for name in names}
+    found = {name: _read_table(fs, f"{place}/{name}.arrow", schemas[name]) for name in names}
+    return found, _read_matrix(fs, f"{place}/{SEARCH_VECTORS}") if SEARCH_VECTORS in digests else None
 
 
 def _compare(fs: pafs.FileSystem, folder: str, digests: dict[str, str]) -> None:
@@ -351,3 +362,12 @@ def _read_table(fs: pafs.FileSystem, path: str, schema: pa.Schema) -> pa.Table:
     if not table.schema.equals(schema):
         raise BundleError(f"{path}: its columns are not those that this version of rayrec reads; run `rayrec publish CONFIG` again")
     return table
+
+
+def _read_matrix(fs: pafs.FileSystem, path: str) -> np.ndarray:
+    """What NumPy saved, in place."""
+    data = _read(fs, path)
+    header = pa.BufferReader(data)
+    np.lib.format.read_magic(header)
+    shape, _, kind = np.lib.format.read_array_header_1_0(header)
+    return np.frombuffer(data, kind, offset=header.tell()).reshape(shape)

@@ -46,6 +46,7 @@ METRICS = {
             ("kind",),
         ),
         Metric("searches_total", "counter", "Searches answered, by kind: text, picture or sound.", ("kind",)),
+        Metric("music_total", "counter", "Requests for music answered, by what they name: a video or its vectors.", ("kind",)),
         Metric(
             "uploads_total",
             "counter",

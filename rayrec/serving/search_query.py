@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from rayrec.errors import RayrecError
 from rayrec.retrieval.index import Filters
 
@@ -45,3 +47,6 @@ class Unanswered(NamedTuple):
 
 # Answers a query from the bundle of a version. Raises `SearchError`, and `OverloadedError` if nothing answers now.
 Search = Callable[[str, SearchQuery], Awaitable[Found]]
+# Where a video is in the space of a version's search, float32 [S]: by its id, or by its features of some modalities. None if it
+# is not there. Raises as `Search` does.
+Place = Callable[[str, str | dict[str, list[float]]], Awaitable[np.ndarray | None]]

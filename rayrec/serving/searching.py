@@ -6,6 +6,7 @@ search/graph.usearch    only where there are more vectors than `search.exact_vid
 """
 
 import io
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from rayrec.config import Search
 from rayrec.nearest import graph_of
 from rayrec.recall.items import item_vectors
 from rayrec.retrieval.index import FACTS, Index
+from rayrec.retrieval.inputs import Inputs
 from rayrec.retrieval.model import RECORD, WEIGHTS, SearchModel, title_rows
 from rayrec.retrieval.queries import MODALITY_OF, QueryError, QueryReader
 from rayrec.serving.bundle import BundleError, verify
@@ -67,6 +69,23 @@ class Searcher:
         floor = self.model.floors[modality] if query.min_score is None else query.min_score
         text = query.content if isinstance(query.content, str) else ""
         return Found(*self.index.search(vectors[0], query.k, floor, query.filters, text), tags[0], floor)
+
+    def place(self, video: str | Mapping[str, list[float]]) -> np.ndarray | None:
+        """Where a video is in the space, float32 [S] of length 1; None if nothing is known of it there.
+
+        It is given by its id or by its features of some modalities. Raises `SearchError` for features that the space does not read.
+        """
+        if isinstance(video, str):
+            return self.index.vector_of(video)
+        sizes = self.model.space.sizes
+        for name, numbers in video.items():
+            if name not in sizes:
+                raise SearchError(422, f"vectors.{name}: the space of search does not read {name}; it reads {', '.join(sizes)}")
+            if len(numbers) != sizes[name]:
+                raise SearchError(422, f"vectors.{name}: must hold {sizes[name]:,} numbers, as features do, not {len(numbers):,}")
+        rows = {name: (np.ones(1, dtype=bool), np.array([numbers], np.float32)) for name, numbers in video.items()}
+        found = self.model.video_vectors(Inputs.of_rows(1, rows))[0]
+        return found if found.any() else None
 
     def add(self, catalog: pa.Table, features: pa.Table) -> None:
         """Make new videos findable from now on: rows of the tables `catalog` and `features`, of which the latter count.

@@ -1,4 +1,4 @@
-"""The stage `ingest`: turns a data set of any kind into our catalog, interactions and users.
+"""The stage `ingest`: turns a data set of any kind into our catalog, interactions and users, and tracks and ratings of music.
 
 The same rules hold for every kind: an id may occur once (the first row wins), the video of an impression must be in the catalog,
 numbers must be finite, and times must be after 1970. A row that breaks a rule goes to `rejects` with its file, row and reason. Rows
@@ -19,6 +19,7 @@ from rayrec.config import Config, settings_of
 from rayrec.datasets.dataset import RawDataset, dataset_of
 from rayrec.datasets.growth import LogFacts, earlier_log, facts_of_files, write_facts
 from rayrec.datasets.making import Executor, Place, make_tables
+from rayrec.datasets.music import music_files, read_music
 from rayrec.datasets.runs import Run, read_run
 from rayrec.datasets.source import Limits
 from rayrec.datasets.steps import write_rejects
@@ -33,11 +34,15 @@ log = logging.getLogger(__name__)
 
 
 def ingest(run: StageRun) -> None:
-    """Write `catalog`, `interactions`, `users` (when there are any), the truth (of a synthetic world) and `rejects`.
+    """Write `catalog`, `interactions`, `users`, `tracks` and `ratings` (when there are any), the truth (of a synthetic world) and
+    `rejects`.
 
-    Raises `TableError` when a file can't be read at all or no video is left, `WorkspaceError` when too many rows are bad.
+    Raises `TableError` when a file can't be read at all or no video, track or rating is left, `WorkspaceError` when too many rows
+    are bad.
     """
     raw = dataset_of(run.config.dataset).read(run.config.dataset, run)
+    if run.config.music is not None and raw.music is None:
+        raw.music = read_music(run.config.music.data)
     ingest_tables(run, raw, executor_for(_rows(raw), run.config), Limits())
 
 
@@ -57,10 +62,14 @@ def ingest_tables(run: StageRun, raw: RawDataset, execute: Executor, limits: Lim
         run.write(name, truth)
     rejects = [rejected for table in made for rejected in table.rejects]
     run.record_parts("rejects", write_rejects(run.fs, run.folder, rejects, limits))
-    run.count(rows_in=catalog.read + impressions.read, rows_out=catalog.rows + impressions.rows)
+    counted = [table for table in made if table.name != "users"]
+    run.count(rows_in=sum(table.read for table in counted), rows_out=sum(table.rows for table in counted))
     run.check_rejects(_first(run, rejects))
     if catalog.rows == 0:
         raise TableError(f"{raw.catalog.name}: no video is left in the catalog ({catalog.read} rows were read)")
+    for table in made[2:]:
+        if table.name != "users" and table.rows == 0:
+            raise TableError(f"music.data: no row is left in the table {table.name} ({table.read} were read)")
     run.fs.delete_dir(f"{run.folder}/runs")
     if raw.interactions.files and not impressions.rows:
         log.warning(
@@ -77,7 +86,13 @@ def _first(run: StageRun, rejects: list[Run]) -> pa.Table:
 
 def sources(workspace: Workspace, config: Config) -> list[Any]:
     """The facts about the raw input files (not the media), so that a changed file redoes the stage."""
-    return [fact for path in dataset_of(config.dataset).files(config.dataset) for fact in _facts(path)]
+    music = music_files(config.music.data) if config.music is not None else []
+    return [fact for path in (*dataset_of(config.dataset).files(config.dataset), *music) for fact in _facts(path)]
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The sections that say where the tables come from."""
+    return settings_of(config.dataset, *([config.music.data] if config.music is not None else []))
 
 
 def _facts(path: str) -> list[tuple[str, int, int]]:
@@ -91,14 +106,15 @@ def _facts(path: str) -> list[tuple[str, int, int]]:
 
 
 def _rows(raw: RawDataset) -> int:
-    return sum(source.rows for source in (raw.catalog, raw.interactions, raw.users) if source)
+    music = (raw.music.tracks, raw.music.ratings) if raw.music else ()
+    return sum(source.rows for source in (raw.catalog, raw.interactions, raw.users, *music) if source)
 
 
 STAGE = Stage(
     "ingest",
     ingest,
-    writes=("catalog", "interactions", "users", *TRUTH),
-    settings=lambda config: settings_of(config.dataset),
+    writes=("catalog", "interactions", "users", "tracks", "ratings", *TRUTH),
+    settings=settings,
     sources=sources,
     shares=True,
 )

@@ -1,7 +1,7 @@
 """The order of the stages that lead from raw videos to a bundle.
 
     ingest -> extract -> [private_public] -> reduce -> topics -> [search_index]
-           -> encode -> [collaborative] -> train -> evaluate
+           -> encode -> [collaborative] -> [music] -> train -> evaluate
                                                  -> publish -> (serve)
 
 Each stage is in the module of its name, which ends with its `STAGE`. A module is imported when its stage is asked for, so that a
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 ROAD = (
     *("ingest", "extract", "private_public", "reduce", "topics", "search_index"),
-    *("encode", "collaborative", "train", "evaluate", "publish"),
+    *("encode", "collaborative", "music", "train", "evaluate", "publish"),
 )
 # stage -> the section that it needs
-OPTIONAL = {"private_public": "private_public", "search_index": "search", "collaborative": "collaborative"}
+OPTIONAL = {"private_public": "private_public", "search_index": "search", "collaborative": "collaborative", "music": "music"}
 # Run only when asked for; they read the tables that the stages of the pipeline have written.
 ON_DEMAND = ("compress", "tune", "compare", "replay", "ab_test", "topic_report")
 

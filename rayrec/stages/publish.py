@@ -23,7 +23,7 @@ from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import ItemData, item_vectors
 from rayrec.recall.queues import ItemTopics
 from rayrec.recall.sources.user_vector import exact_videos
-from rayrec.serving import bundle, covers, log_summary, placing, searching
+from rayrec.serving import bundle, covers, log_summary, music, placing, searching
 from rayrec.serving.bundle import BundleError
 from rayrec.serving.learned import tables_of
 from rayrec.serving.recommender import MAX_SEEN
@@ -39,8 +39,8 @@ def publish(run: StageRun) -> None:
     """The work of the stage. It reads the catalog, the encoded log, the interactions and the files of `train`.
 
     If they exist, it also reads topics, topic_centres, tag_vectors, embeddings, collaborative_items, features, search_vectors, the
-    other tables that the ranker uses, what describes new videos, and the report of `evaluate`. While the log is empty, the bundle
-    has no ranker.
+    tables of music, the other tables that the ranker uses, what describes new videos, and the report of `evaluate`. While the log
+    is empty, the bundle has no ranker.
     """
     found = _without_log(run) if lacks_log(run.workspace) else _with_log(run)
     if not found.ids:
@@ -51,7 +51,8 @@ def publish(run: StageRun) -> None:
     run.fs.delete_dir_contents(folder)  # which a killed run may have left
     placing.write(run.workspace, folder)
     searching.write(run, folder, found.ids)
-    bundle.write(run.fs, folder, found.info, pa.table(items), topic_table(run), found.users, found.scorer, found.collaborative)
+    others = {**found.collaborative, **music.tables_of(run)}
+    bundle.write(run.fs, folder, found.info, pa.table(items), topic_table(run), found.users, found.scorer, others)
     run.count(rows_in=run.workspace.rows("interactions"), rows_out=len(found.ids))
 
 
@@ -153,10 +154,13 @@ STAGE = Stage(
     "publish",
     publish,
     reads=(*READS, "interactions"),
-    may_read=(*MAY_READ, "features", "topic_centres", "tag_vectors", *learned.MAY_READ, "predictions", "search_vectors"),
+    may_read=(
+        *(*MAY_READ, *learned.MAY_READ, *music.MAY_READ),
+        *("features", "topic_centres", "tag_vectors", "predictions", "search_vectors"),
+    ),
     after=("train", "encode"),
     log=OPTIONAL,
     first=(ENCODE,),
     # A bundle that an earlier rayrec published lacks what describes new videos, and is made again.
-    settings=lambda config: settings_of(config.recall) | learned.settings(config) | {"placing": True},
+    settings=lambda config: settings_of(config.recall) | learned.settings(config) | music.settings(config) | {"placing": True},
 )

@@ -107,7 +107,7 @@ class LazyAdam(_RowWise):
 
     moments = ("exp_avg", "exp_avg_sq")
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, weight_decay: float = 0.0) -> None:
         # "fused" tells torch's load_state_dict to keep the count of steps on the device of the weights.
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "fused": True})
 

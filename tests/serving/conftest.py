@@ -16,6 +16,7 @@ from rayrec.serving.recommender import Recommender
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.workspace.versions import Workspace
 from tests.serving.media_world import build_media_world
+from tests.serving.music_world import build_music_world
 from tests.serving.small_world import build_workspace, rank_by_number
 from tests.serving.stores import RedisServer, redis_server
 
@@ -33,6 +34,12 @@ def media_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture(scope="session")
+def music_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The config of a workspace whose bundle has music and search. Tests must leave it as it is."""
+    return build_music_world(tmp_path_factory.mktemp("music_world"))
+
+
+@pytest.fixture(scope="session")
 def bundle(published: Config) -> Bundle:
     workspace = Workspace(published.workspace)
     version, folder = locate(workspace, None)
@@ -43,6 +50,17 @@ def bundle(published: Config) -> Bundle:
 def recommender(bundle: Bundle, published: Config, tmp_path: Path) -> Iterator[Recommender]:
     store = SqliteStore(tmp_path / "events.db")
     yield Recommender(bundle, store, rank_by_number, published.recall, published.selection, seed=0)
+    store.close()
+
+
+@pytest.fixture
+def musical(music_world: Config, tmp_path: Path) -> Iterator[Recommender]:
+    """A recommender over the bundle with music."""
+    workspace = Workspace(music_world.workspace)
+    version, folder = locate(workspace, None)
+    store = SqliteStore(tmp_path / "music-events.db")
+    bundle = Bundle.load(workspace.fs, folder, version)
+    yield Recommender(bundle, store, rank_by_number, music_world.recall, music_world.selection, seed=0)
     store.close()
 
 

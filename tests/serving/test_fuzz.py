@@ -7,6 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
@@ -37,8 +38,8 @@ HOST = {"Host": "localhost"}
 
 
 @pytest.fixture
-def api(recommender: Recommender, published: Config, tmp_path: Path) -> FastAPI:
-    """It takes videos, none of which can be read."""
+def api(musical: Recommender, music_world: Config, tmp_path: Path) -> FastAPI:
+    """It has music, and takes videos, none of which can be read."""
 
     async def describe(facts: dict[str, Any]) -> Described:
         return Described("not a video or sound file")
@@ -46,13 +47,16 @@ def api(recommender: Recommender, published: Config, tmp_path: Path) -> FastAPI:
     async def tell() -> None:
         raise AssertionError("nothing was added")
 
+    async def place(version: str, video: object) -> np.ndarray | None:
+        return musical.bundle.music and musical.bundle.music.place_of(1)
+
     def arms() -> Arms:
-        return Arms(recommender)
+        return Arms(musical)
 
     serving = Serving(uploads=Uploads(folder=str(tmp_path / "uploads"), media_roots=[str(tmp_path)]))
-    config = published.model_copy(update={"serving": serving})
-    inbox = Inbox(config, Workspace(config.workspace), recommender.store, arms, describe, tell)
-    return create_api(arms, serving, Keys(), LocalMetrics(), list, inbox)
+    config = music_world.model_copy(update={"serving": serving})
+    inbox = Inbox(config, Workspace(config.workspace), musical.store, arms, describe, tell)
+    return create_api(arms, serving, Keys(), LocalMetrics(), list, inbox, place=place)
 
 
 def test_no_request_breaks_the_service(api: FastAPI, subtests: pytest.Subtests) -> None:

@@ -146,7 +146,7 @@ def test_a_place_that_cannot_be_opened_is_named(ingested: Ingest, files: Callabl
 
 def test_a_media_root_that_cannot_be_opened_is_named(ingested: Ingest, files: Callable[..., FilesData]) -> None:
     dataset = files("video_id,uri\nv1,a.mp4\n").model_copy(update={"media_root": "~no-such-user/x"})
-    with pytest.raises(TableError, match=r"dataset.media_root: '~no-such-user/x' can't be opened"):
+    with pytest.raises(TableError, match=r"media_root: '~no-such-user/x' can't be opened"):
         ingested(dataset)
 
 
@@ -173,9 +173,7 @@ def test_relative_media_start_at_the_catalog_or_at_media_root(
     assert placed == [f"{tmp_path}/data/clips/a.mp4", "/elsewhere/b.mp4", "s3://bucket/c.mp4", None]
     workspace = ingested(files(catalog, media_root=f"{tmp_path}/media"))
     assert workspace.read("catalog")["uri"].to_pylist() == [f"{tmp_path}/media/clips/a.mp4", None]
-    assert [
-        (row, "is absolute; with `dataset.media_root`" in reason) for name, row, reason in rejects(workspace) if "uri" in reason
-    ] == [
+    assert [(row, "is absolute; with `media_root`" in reason) for name, row, reason in rejects(workspace) if "uri" in reason] == [
         (1, True),
         (2, True),
     ]

@@ -61,6 +61,7 @@ class World:
     users: pa.Table
     truth: dict[str, pa.Table]
     clips: Sequence[Clip]
+    tastes: Tastes
 
 
 def make_videos(settings: SimulatedData, taxonomy: Taxonomy, seed: int) -> Videos:
@@ -102,6 +103,7 @@ def with_people(
         users=_users(groups, random_of(seed, 6)),
         truth=_truth(videos, tastes, log, settings),
         clips=clips,
+        tastes=tastes,
     )
 
 

@@ -37,7 +37,7 @@ QUEUE_TIMEOUT_S = 2  # that a request waits until a replica takes it
 ARRIVAL_TIMEOUT_S = 5  # that a request may take to arrive
 IDLE_TIMEOUT_S = 8  # between two requests of a connection
 CHECK_TIMEOUT_S = 4  # for the answer to a health check
-STREAMS = "^/v1/videos(/.+/file)?$"  # paths whose answers, or requests, may take as long as a video
+STREAMS = "^/v1/(videos|(videos|tracks)/.+/file)$"  # paths whose answers, or requests, may take as long as a video
 
 BUSY = json.dumps({"error": "no replica can answer now; try again in a second"}, separators=(",", ":"))
 LATE = json.dumps({"error": f"the request did not arrive within {ARRIVAL_TIMEOUT_S} s"}, separators=(",", ":"))

@@ -97,6 +97,8 @@ class TopicRecall:
             inbox=self.inbox,
             ask=None if self.searcher is None else self._search,
             searching=self.config.search,
+            place=None if self.searcher is None else self._place,
+            music=self.config.music,
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -316,14 +318,21 @@ class TopicRecall:
 
     async def _search(self, version: str, query: SearchQuery) -> Found:
         """Raises `SearchError` for a query that can't be answered, and `OverloadedError` if nothing answers now."""
+        return cast(Found, await self._ask_search("search", version, query))
+
+    async def _place(self, version: str, video: str | dict[str, list[float]]) -> np.ndarray | None:
+        """Where a video is in the space of search. Raises as `_search` does."""
+        return cast("np.ndarray | None", await self._ask_search("place", version, video))
+
+    async def _ask_search(self, method: str, *arguments: object) -> object:
         assert self.searcher is not None
         try:
-            answer = await asyncio.wait_for(self.searcher.search.remote(version, query), self.config.serving.timeout_s)
+            answer = await asyncio.wait_for(getattr(self.searcher, method).remote(*arguments), self.config.serving.timeout_s)
         except (*UNREACHABLE, BackPressureError) as error:
             raise OverloadedError(f"the search did not answer: {error!r}") from error
         if isinstance(answer, Unanswered):
             raise SearchError(answer.status, answer.sentence)
-        return cast(Found, answer)
+        return answer
 
     async def _prepare_search(self, version: str) -> None:
         """Has all replicas that search load a bundle. They load it when a query needs it, if they can't now."""

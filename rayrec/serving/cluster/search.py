@@ -1,9 +1,14 @@
-"""The deployment that answers searches. Its networks are heavy and its decoder may be killed, so it is apart from the ingress."""
+"""The deployment that answers searches. Its networks are heavy and its decoder may be killed, so it is apart from the ingress.
+
+It also says where a video is in the space of search that is in no bundle, for music.
+"""
 
 import asyncio
 import logging
 import threading
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from rayrec.config import Config
 from rayrec.serving.additions import AddedVideo, catalog_table, described_by, features_table
@@ -54,6 +59,18 @@ class VideoSearch:
             return await asyncio.to_thread(self._search, version, query)
         except SearchError as error:
             return Unanswered(error.status, str(error))
+
+    async def place(self, version: str, video: str | dict[str, list[float]]) -> np.ndarray | Unanswered | None:
+        """Where a video is in the space of a bundle, as `Searcher.place` says. Raises `BundleError` if the bundle is broken."""
+        try:
+            return await asyncio.to_thread(self._place, version, video)
+        except SearchError as error:
+            return Unanswered(error.status, str(error))
+
+    def _place(self, version: str, video: str | dict[str, list[float]]) -> np.ndarray | None:
+        searcher = self.searchers.get(version)
+        self._take(version, searcher)
+        return searcher.place(video)
 
     def _search(self, version: str, query: SearchQuery) -> Found:
         searcher = self.searchers.get(version)

@@ -13,7 +13,8 @@ from pydantic_core import to_json
 
 from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.attention import Attention
-from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, SimilarVideo, StageAttention, Video
+from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, SimilarVideo, StageAttention, Track, Video
+from rayrec.serving.music import Best, Music
 from rayrec.serving.recommender import Page, Recommender
 from rayrec.workspace.stores import split_uri
 
@@ -78,6 +79,21 @@ def attention(user_id: str, video_id: str, bundle: str, found: Attention | str) 
 
 def _rows(places: list[float], side: int) -> list[list[float]]:
     return [[round(place, 6) for place in places[start : start + side]] for start in range(0, len(places), side)]
+
+
+def tracks(music: Music, best: Best) -> list[Track]:
+    """Tracks with their scores."""
+    rounded = zip(*(np.round(column.astype(float), 4).tolist() for column in best[1:]), strict=True)
+    return [
+        Track(
+            **{name: facts[name] for name in ("track_id", "title", "artist")},
+            score=score,
+            fit=None if np.isnan(fit) else fit,
+            rating=rating,
+            file=f"/v1/tracks/{quote(facts['track_id'], safe='')}/file" if media_location(facts["uri"]) else None,
+        )
+        for facts, (score, fit, rating) in zip(music.facts_of(best.rows), rounded, strict=True)
+    ]
 
 
 def media_location(uri: str | None) -> Path | str | None:

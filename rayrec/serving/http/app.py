@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
 from rayrec import __version__
-from rayrec.config import Search, Serving, Uploads
+from rayrec.config import Music, Search, Serving, Uploads
 from rayrec.serving.http.auth import API_PREFIX, AuthMiddleware, Keys
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import SearchRequest
@@ -20,13 +20,15 @@ from rayrec.serving.http.errors import RESPONSES, add_error_handlers
 from rayrec.serving.http.limits import MAX_AT_ONCE, FileLimits, LimitsMiddleware
 from rayrec.serving.http.request_log import RequestLogMiddleware
 from rayrec.serving.http.routes import dashboard, events, operation, pages, recommend, search, uploads, users, videos
+from rayrec.serving.http.routes import music as music_routes
 from rayrec.serving.inbox import Inbox
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
+from rayrec.serving.search_query import Place
 from rayrec.serving.search_query import Search as Ask
 
-BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20, "/v1/users": 2**20}  # bytes
+BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20, "/v1/users": 2**20, "/v1/music": 2**18}  # bytes
 
 
 def create_api(
@@ -38,12 +40,15 @@ def create_api(
     inbox: Inbox | None = None,
     ask: Ask | None = None,
     searching: Search | None = None,
+    place: Place | None = None,
+    music: Music | None = None,
 ) -> FastAPI:
     """`arms` returns what answers now, or None while nothing is loaded; it is called for each request.
 
-    New videos arrive in the inbox; without one, none are taken. `ask` answers searches, under the settings of `searching`.
+    New videos arrive in the inbox; without one, none are taken. `ask` answers searches, under the settings of `searching`, and
+    `place` says where a video is in their space. `music` has the settings of music.
     """
-    backend = Backend(arms, serving, metrics, swaps, inbox, ask)
+    backend = Backend(arms, serving, metrics, swaps, inbox, ask, place, music.max_k if music is not None else serving.max_k)
     limits = Middleware(
         LimitsMiddleware,
         body_limits=BODY_LIMITS,
@@ -61,7 +66,7 @@ def create_api(
         responses=RESPONSES,
     )
     add_error_handlers(api)
-    for module in (recommend, events, users, uploads, videos, search, operation, dashboard):
+    for module in (recommend, events, users, uploads, videos, search, music_routes, operation, dashboard):
         api.include_router(module.create_router(backend))
     api.include_router(pages.router)
     api.mount("/page", StaticFiles(directory=pages.FOLDER))

@@ -16,11 +16,12 @@ from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import OverloadedError, Recommender
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
-from rayrec.serving.search_query import Search
+from rayrec.serving.search_query import Place, Search
 from rayrec.values import text_of
 
 FILES_AT_ONCE = 16  # reads of covers and media
 T = TypeVar("T")
+TrackId = Annotated[str, Path(min_length=1, max_length=512, examples=["t12"]), AfterValidator(text_of)]
 VideoId = Annotated[str, Path(min_length=1, max_length=512, examples=["v7"]), AfterValidator(text_of)]
 UserId = Annotated[str, Path(min_length=1, max_length=512, examples=["ann"]), AfterValidator(text_of)]
 UserOfQuery = Annotated[str, Query(min_length=1, max_length=512, examples=["ann"]), AfterValidator(text_of)]
@@ -39,6 +40,8 @@ class Backend:
     swaps: Callable[[], list[Swap]]
     inbox: Inbox | None = None  # None unless the config has the section `serving.uploads`
     search: Search | None = None  # None unless the config has the section `search`
+    place: Place | None = None  # as `search`
+    max_tracks: int = 100  # in an answer with music
     # Operators' writes wait here, one behind the other, for a store that can't write now. What only reads has other threads.
     _writes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "writes"))
     # Covers and media are read here, so that a store of files that does not answer stops nothing else.

@@ -108,6 +108,31 @@ class SearchRequest(Request):
     min_score: MinScore | None = Field(default=None, description=MIN_SCORE)
 
 
+# Numbers that float32 holds also when they have been scaled.
+Feature = Annotated[list[Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]], Field(min_length=1, max_length=8192)]
+
+
+class VideoVectors(Request):
+    """What `extract` finds of a video, of one or several modalities."""
+
+    model_config = example(cover=[0.12, -0.4], audio=[0.03, 1.7])
+
+    image: Feature | None = None
+    cover: Feature | None = None
+    motion: Feature | None = None
+    audio: Feature | None = None
+    text: Feature | None = None
+
+
+class MusicRequest(Request):
+    model_config = example(user_id="ann", video_id="v7", k=5)
+
+    user_id: Id | None = Field(default=None, description="whose taste counts; by default the mean of all users")
+    video_id: Id | None = Field(default=None, description="a video of the catalog, or one that was added")
+    vectors: VideoVectors | None = Field(default=None, description="instead of `video_id`: the features of any video")
+    k: int = Field(10, ge=1, description="the number of tracks at most")
+
+
 NEW_VIDEO = {
     "video_id": "v900",
     "uri": "2026/rain.mp4",
@@ -156,6 +181,7 @@ BODIES: dict[str, type[Request]] = {
     "/v1/recommend": RecommendRequest,
     "/v1/events": EventsRequest,
     "/v1/search": SearchRequest,
+    "/v1/music": MusicRequest,
     "/v1/videos": NewVideo,
     "/v1/users": UsersRequest,
 }

@@ -1,27 +1,31 @@
-"""Media of the catalog in S3 and other stores: they are passed on piece by piece, or the range of bytes that is asked for.
+"""Media of the catalog. Those in S3 and other stores are passed on piece by piece, or the range of bytes that is asked for.
 
 What is logged and answered about a store that fails contains no URI, because a URI may hold credentials.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from rayrec.features.media.files import locate
-from rayrec.serving.http.answers import media_type
+from rayrec.serving.http.answers import WEB, media_location, media_type
 from rayrec.workspace.stores import in_words, is_of_the_store, problem_of, split_uri
 
 PIECE = 2**20  # bytes that are in memory at once for each file that is sent
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 Reader = Callable[..., Awaitable[Any]]  # calls a function that waits for a file system, with its arguments, in a thread
+
+log = logging.getLogger(__name__)
 
 
 class NoFileError(Exception):
@@ -39,6 +43,30 @@ class Medium(NamedTuple):
     size: int  # bytes
     tag: str  # changes with the file
     changed: str  # when, as HTTP writes it; "" if the store does not say
+
+
+async def answer_with(uri: str | None, whose: str, headers: Mapping[str, str], read: Reader) -> Response:
+    """The answer with a file of the catalog, or a redirect to one on the web. `headers` are the request's.
+
+    `whose` names the file in sentences, such as "video 'v7'". Raises a 404 if there is no file that is a medium, and a 503 if its
+    store fails.
+    """
+    location = media_location(uri)
+    if isinstance(location, Path):
+        if location.is_file():
+            return FileResponse(location)
+    elif location and location.startswith(WEB):
+        return RedirectResponse(location)
+    elif location:
+        try:
+            return await passed_on(location, headers, read)
+        except NoFileError as error:
+            log.warning("%s: %s", whose, error)
+        except StoreFailedError as error:
+            log.error("%s: %s", whose, error)
+            sentence = f"the file of {whose} can't be read now; the service's log says why"
+            raise HTTPException(503, sentence, {"Retry-After": "5"}) from error
+    raise HTTPException(404, f"{whose} has no file that this service can send")
 
 
 async def passed_on(uri: str, headers: Mapping[str, str], read: Reader) -> Response:

@@ -3,6 +3,7 @@
 
 import { get, post } from "./api.js";
 import { $, element, icon, prefersStill } from "./dom.js";
+import { musicFor, startMusic, stopMusic } from "./music.js";
 import { Outbox } from "./outbox.js";
 import { panelIsOver, startPanel } from "./panel.js";
 import { sound } from "./player.js";
@@ -126,6 +127,7 @@ function settle() {
   current = slides.get(node) ?? { node };
   node.inert = false;
   current.enter?.();
+  musicFor(current.video);
   if (moved && document.activeElement === document.body) node.focus({ preventScroll: true });
   else if (current.title) $("announced").textContent = current.title;
   while ([...feed.children].indexOf(node) > MAX_BEHIND) discard(feed.firstElementChild);
@@ -136,6 +138,7 @@ function settle() {
 function leave() {
   if (current) current.node.inert = true;
   current?.leave?.();
+  stopMusic();
   outbox.flush();
 }
 
@@ -210,6 +213,7 @@ function skip(slide) {
 
 function toggleSound() {
   sound.on = !sound.on;
+  if (sound.on) stopMusic();
   current?.showState?.();
 }
 
@@ -279,6 +283,6 @@ $("letters").addEventListener("change", () => localStorage.setItem("letters", $(
 startPanel();
 startSearch({ open, changed: covered });
 onViewer(restart);
-startViewer();
+startViewer().then(({ tracks }) => tracks && startMusic(toggleSound));
 showUser();
 ask();

@@ -15,6 +15,13 @@ export function startPanel() {
 
 export const panelIsOver = () => narrow.matches && $("panel").classList.contains("open");
 
+// Brings a section of the panel into view, and the panel if it is closed.
+export function openPanel(id) {
+  if (narrow.matches) show(true);
+  $(id).scrollIntoView({ block: "nearest" });
+  $(`${id}-title`).focus({ preventScroll: true });
+}
+
 function show(open) {
   const over = narrow.matches && open;
   const was = $("panel").classList.contains("open");

@@ -12,6 +12,7 @@ export function onViewer(callback) {
   changed = callback;
 }
 
+// Returns what the dashboard knows of the service.
 export async function startViewer() {
   $("viewer").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -19,9 +20,10 @@ export async function startViewer() {
   });
   $("guest").addEventListener("click", () => become(newGuest()));
   remember();
-  const { users } = await get("/v1/dashboard").catch(() => ({ users: [] })); // the form works without these suggestions
-  $("users").replaceChildren(...users.map(chip));
+  const known = await get("/v1/dashboard").catch(() => ({ users: [], tracks: 0 })); // the form works without suggestions
+  $("users").replaceChildren(...known.users.map(chip));
   mark();
+  return known;
 }
 
 function become(next) {

@@ -344,12 +344,13 @@ def test_a_caller_with_one_request_goes_before_one_with_hundreds(proxy: Callable
     assert replica.keys.index(b"modest") < haproxy.MAX_AT_ONCE + 50  # of 200; HAProxy's threads take turns
 
 
-def test_videos_that_play_take_no_places_of_requests(proxy: Callable[..., Proxy]) -> None:
+@pytest.mark.parametrize("path", ["/v1/videos/a/b/file", "/v1/tracks/t1/file"])
+def test_media_that_play_take_no_places_of_requests(proxy: Callable[..., Proxy], path: str) -> None:
     running = proxy(replicas=1)
     replica = running.servers[0]
     replica.open.clear()
     count = haproxy.MAX_AT_ONCE + 5
-    with waiting(running.port, count, b"GET /v1/videos/a/b/file HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+    with waiting(running.port, count, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()):
         until(lambda: replica.seen == count)
         replica.open.set()
         with running.connection() as ask:

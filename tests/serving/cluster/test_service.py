@@ -25,7 +25,8 @@ from rayrec.serving.cluster.service import ClusterError
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
-from tests.serving.small_world import build_workspace, publish_catalog_of, publish_without_log
+from tests.serving.music_world import build_music_world
+from tests.serving.small_world import publish_catalog_of, publish_without_log
 from tests.serving.sockets import listening
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +35,9 @@ PUBLISH = load_stage("publish")
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
-    config = build_workspace(tmp_path_factory.mktemp("served"), **{"serving.port": processes.free_ports(1)[0]})
+    """With music, and with the space of search in its bundles, but without a deployment that searches."""
+    config = build_music_world(tmp_path_factory.mktemp("served"), **{"serving.port": processes.free_ports(1)[0]})
+    config = config.model_copy(update={"search": None})
     yield config
     connection.stop(config)
 
@@ -70,6 +73,10 @@ def test_events_change_the_next_answer(service: httpx.Client) -> None:
 def test_media_errors_and_page_come_through_haproxy(service: httpx.Client) -> None:
     part = service.get("/v1/videos/v6/file", headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")
+    track = service.post("/v1/music", json={"user_id": "u3", "video_id": "v2", "k": 1}).json()["tracks"][0]
+    assert 0 < track["fit"] <= 1
+    part = service.get("/v1/tracks/t0/file", headers={"Range": "bytes=0-3"})
+    assert (part.status_code, part.content) == (206, b"RIFF")
     assert "feed.js" in service.get("/").text
     refused = service.post("/v1/recommend", content=b" " * 10**6, headers={"Content-Type": "application/json"})
     assert (refused.status_code, list(refused.json())) == (413, ["error"])
@@ -141,6 +148,7 @@ assert [(s.version, s.canary) for s in swap_history(Workspace(config.workspace))
 def test_canary_swap_and_rollback_drop_no_request(service: httpx.Client, config: Config) -> None:
     before = service.get("/healthz").json()["bundle"]
     answers: list[tuple[str, int, str, str]] = []
+    music: list[tuple[int, str]] = []  # status, and bundle or error
     done = threading.Event()
 
     def ask() -> None:
@@ -149,6 +157,8 @@ def test_canary_swap_and_rollback_drop_no_request(service: httpx.Client, config:
             answer = service.post("/v1/recommend", json={"user_id": user, "k": 1})
             body = answer.json()
             answers.append((user, answer.status_code, body.get("bundle"), body.get("arm")))
+            answer = service.post("/v1/music", json={"user_id": user, "video_id": "v2", "k": 2})
+            music.append((answer.status_code, answer.json().get("bundle") or answer.json()["error"]))
             if done.is_set():
                 return
 
@@ -164,6 +174,11 @@ def test_canary_swap_and_rollback_drop_no_request(service: httpx.Client, config:
     seen = {(user, arm) for user, _, bundle, arm in answers if arm == "canary"}
     assert 0 < len(seen) < 20  # a share of the users, and the same ones all the time
     assert service.get("/healthz").json()["bundle"] == before
+    # The bundle that was tried has no music: its config has no such section.
+    assert {status for status, _ in music} == {200, 404}
+    assert {said for status, said in music if status == 200} == {before}
+    assert all("has no music" in said and before not in said for status, said in music if status == 404)
+    assert music[-1] == (200, before)
 
 
 def test_the_status_shows_replicas_bundles_and_swaps(service: httpx.Client, config: Config) -> None:

@@ -44,6 +44,7 @@ def _dashboard(arms: Arms, swaps: list[Swap], now: int) -> Dashboard:
             SwapMade(at=swap.at, bundle=swap.version, canary=swap.canary, share=swap.share, outcome=swap.outcome) for swap in swaps
         ],
         users=[user_id for user_id in stable.bundle.top_users(MAX_USERS) if not stable.user(user_id).forgotten],
+        tracks=stable.bundle.music.tracks.num_rows if stable.bundle.music is not None else 0,
         refreshed_at=stable.refreshed_at,
     )
 

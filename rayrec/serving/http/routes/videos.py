@@ -2,18 +2,17 @@
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from rayrec.serving.covers import CoverError
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, UserOfQuery, VideoId
-from rayrec.serving.http.media import NoFileError, StoreFailedError, passed_on
+from rayrec.serving.http.media import answer_with
 from rayrec.serving.http.schemas import AttentionAnswer, SimilarAnswer, Topic, Video
 
 COVER: dict[int | str, dict[str, Any]] = {
@@ -48,22 +47,8 @@ def create_router(backend: Backend) -> APIRouter:
     async def file(video_id: VideoId, request: Request) -> Response:
         """A file on this machine or in a store such as S3 is sent; to one on the web, the answer is a redirect."""
         recommender, item = backend.find_video(video_id)
-        location = answers.media_location(recommender.items.facts_of(np.array([item]))[0]["uri"])
-        if isinstance(location, Path):
-            if location.is_file():
-                return FileResponse(location)
-        elif location and location.startswith(answers.WEB):
-            return RedirectResponse(location)
-        elif location:
-            try:
-                return await passed_on(location, request.headers, backend.read)
-            except NoFileError as error:
-                log.warning("video %r: %s", video_id, error)
-            except StoreFailedError as error:
-                log.error("video %r: %s", video_id, error)
-                sentence = f"the file of video {video_id!r} can't be read now; the service's log says why"
-                raise HTTPException(503, sentence, {"Retry-After": "5"}) from error
-        raise HTTPException(404, f"video {video_id!r} has no file that this service can send")
+        uri = recommender.items.facts_of(np.array([item]))[0]["uri"]
+        return await answer_with(uri, f"video {video_id!r}", request.headers, backend.read)
 
     @router.get("/v1/videos/{video_id:path}/attention", summary="Get where a user looks at a video's cover")
     async def attention(video_id: VideoId, user_id: UserOfQuery) -> AttentionAnswer:
