@@ -119,7 +119,7 @@ def test_a_column_gives_the_split(made: Callable[..., Workspace]) -> None:
 
 def test_a_given_split_without_a_test_is_refused(made: Callable[..., Workspace]) -> None:
     workspace = made("user_id,video_id,fold", ["u1,v1,train", "u1,v2,valid"], split_column="fold")
-    with pytest.raises(DataError, match=r"can't be split as it is given .* because test would be empty"):
+    with pytest.raises(DataError, match=r"the split that the data set gives has no rows for test"):
         facts_of(workspace)
 
 

@@ -23,6 +23,7 @@ from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.ranking.warm_start import OPTIMIZER, WarmStart, save_optimizer
 from rayrec.training.exchange import SINGLE
 from rayrec.training.trainer import CPU, Trainer
+from tests.fixtures.ranking import small_maps
 from tests.training.small_log import START, VIDEOS, catalog, interactions
 
 FS = pafs.LocalFileSystem()
@@ -51,6 +52,8 @@ def items(videos: int) -> pa.Table:
     kinds = pa.array([[i % 4] for i in range(VIDEOS)], pa.list_(pa.int32()))
     topics = pa.table({"video_id": catalog()["video_id"], "topics": kinds})
     table = join_items(catalog(), topics, None, []).append_column("age", pa.array(np.arange(VIDEOS, dtype=float)))
+    for name, column in small_maps(VIDEOS).items():
+        table = table.append_column(name, column)
     return table.slice(0, videos)
 
 
