@@ -51,7 +51,7 @@ def serve(
 def swap(
     config: ConfigPath,
     overrides: Overrides = None,
-    bundle: Annotated[str | None, typer.Option(help="A published version; without it, the current one.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="A published version; without it, the newest one.")] = None,
     canary: Annotated[float | None, typer.Option(help="Serve it only to this share of the users, such as 0.1.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running, and move to every bundle that is published.")] = False,
 ) -> None:
@@ -65,7 +65,7 @@ def swap(
         swaps.watch(settings, canary, say)
     done = swaps.swap(settings, bundle, canary)
     if done is None:
-        say(swaps.nothing_to_do(settings))
+        say(f"Nothing to do: {f'bundle {bundle}' if bundle else 'the newest bundle'} is served already.")
     else:
         show_swaps([done])
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayrec.cli.common import say
-from rayrec.config import need_package
 from rayrec.errors import RayrecError
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def convert(
 
 def _arrays(source: Path) -> "dict[str, np.ndarray]":
     """What the file holds, by its first bytes. Raises `ValueError` for a file that can't be converted, and `OSError`."""
+    from rayrec.config import need_package
+
     data = source.read_bytes()
     if not data.startswith(HDF5):
         from rayrec.features.yamnet.conversion import converted

@@ -23,7 +23,7 @@ WATCH_INTERVAL_S = 5.0
 
 
 def swap(config: Config, version: str | None = None, share: float | None = None) -> Swap | None:
-    """Moves the running service to a bundle (without a version, the workspace's current one), or only a share of its users.
+    """Moves the running service to a bundle (without a version, the one that was published last), or only a share of its users.
 
     Returns once every replica serves the bundle, or None if all of them did already. Raises `BundleError` if the bundle is broken,
     `SwapRefusedError` if a replica can't serve it (all replicas then keep what they have), and `ClusterError` if no service runs.
@@ -32,7 +32,7 @@ def swap(config: Config, version: str | None = None, share: float | None = None)
         raise SwapError(f"--canary takes a share of the users between 0 and 1, such as 0.1, not {share:g}")
     workspace = Workspace(config.workspace)
     with workspace.locked(service.SWAP_LOCK):
-        version, folder = locate(workspace, version)
+        version, folder = locate(workspace, version or _newest(workspace))
         current = _current_rollout(config, workspace)
         if share is None:
             rollout = Rollout(version=version)
@@ -51,17 +51,10 @@ def swap(config: Config, version: str | None = None, share: float | None = None)
         return _apply(config, workspace, current, rollout)
 
 
-def nothing_to_do(config: Config) -> str:
-    """Why a swap had nothing to do, and which newer bundle it did not take because a rollback has left that one."""
-    workspace = Workspace(config.workspace)
-    current, _ = locate(workspace, None)
-    newest = workspace.versions("publish")[-1].version
-    if newest == current:
-        return f"Nothing to do: bundle {current}, the newest, is served."
-    return (
-        f"Nothing to do: bundle {current} is served, which is the current one since a rollback. Bundle {newest} is newer: "
-        f"`rayrec swap CONFIG --bundle {newest}` serves it."
-    )
+def _newest(workspace: Workspace) -> str | None:
+    """The bundle that was published last, which need not be the current one: a rollback may have left it."""
+    published = workspace.versions("publish")
+    return published[-1].version if published else None
 
 
 def rollback(config: Config) -> Swap:
