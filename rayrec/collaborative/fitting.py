@@ -4,7 +4,8 @@ The best epoch is the one with the best NDCG@20 on the held-out clicks, all item
 clicks the last epoch counts. Every worker draws the whole batch and takes its own share, so that any number of workers trains the
 same model.
 
-Shapes: P pairs of a batch, B users of a batch, L likes of theirs, U users, I items, S numbers of a vector.
+Shapes: P pairs of a batch, M clicks of a batch of all workers, B users of a batch, L likes of theirs, U users, I items, S numbers
+of a vector.
 """
 
 from abc import ABC, abstractmethod
@@ -61,7 +62,17 @@ class Users:
     item_L: Tensor  # int64
 
 
-Batch = TypeVar("Batch", Pairs, Users)
+@dataclass(frozen=True)
+class InBatch:
+    """Clicks among those of a whole batch: int64 [P] each, and [M] for the batch."""
+
+    user: Tensor
+    item: Tensor
+    place: Tensor  # of the click in the batch
+    items: Tensor  # those of the batch
+
+
+Batch = TypeVar("Batch", Pairs, Users, InBatch)
 
 
 class Network(nn.Module, ABC, Generic[Batch]):
@@ -116,27 +127,40 @@ class TrainableVectors(Trainable[Batch]):
         return slice(self.fitting.worker.rank, count, self.fitting.worker.world_size)
 
 
-class TrainableOnPairs(TrainableVectors[Pairs]):
-    """Learns from every click once in an epoch, beside an item that is drawn for it anew (Rendle et al., 2009)."""
+class TrainableOnClicks(TrainableVectors[Batch]):
+    """Learns from every click once in an epoch."""
 
-    def __init__(self, network: Network[Pairs], feedback: Feedback, options: StepOptions, fitting: Fitting) -> None:
+    def __init__(self, network: Network[Batch], feedback: Feedback, options: StepOptions, fitting: Fitting) -> None:
         super().__init__(network, feedback, options, fitting)
         likes = feedback.likes.tocoo()
         self.clicks = [torch.from_numpy(column.astype(np.int64)).to(fitting.device) for column in (likes.row, likes.col)]
-        self.key = torch.sort(self.clicks[0] * feedback.items + self.clicks[1]).values
 
     def steps(self, epoch: int) -> int:
-        return -(-len(self.key) // self.options.batch_size)
+        return -(-len(self.clicks[0]) // self.options.batch_size)
 
-    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Pairs | None, int]]:
-        order = torch.from_numpy(np.random.default_rng((self.fitting.seed, epoch)).permutation(len(self.key)))
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Batch | None, int]]:
+        order = torch.from_numpy(np.random.default_rng((self.fitting.seed, epoch)).permutation(len(self.clicks[0])))
         for step, rows in enumerate(order.split(self.options.batch_size)):
             if step >= skip:
                 user, item = (column[rows.to(column.device)] for column in self.clicks)
-                negative = self._negatives(user, generator(self.fitting, epoch, step))
-                mine = self.mine(len(rows))
-                share = Pairs(user[mine], item[mine], negative[mine])
-                yield (share if len(share.user) else None), len(rows)
+                share = self.share(user, item, generator(self.fitting, epoch, step))
+                yield (share if len(rows) > self.fitting.worker.rank else None), len(rows)
+
+    @abstractmethod
+    def share(self, user: Tensor, item: Tensor, draw: torch.Generator) -> Batch:
+        """This worker's share of a batch of clicks."""
+
+
+class TrainableOnPairs(TrainableOnClicks[Pairs]):
+    """Shows each click beside an item that is drawn for it anew (Rendle et al., 2009)."""
+
+    def __init__(self, network: Network[Pairs], feedback: Feedback, options: StepOptions, fitting: Fitting) -> None:
+        super().__init__(network, feedback, options, fitting)
+        self.key = torch.sort(self.clicks[0] * feedback.items + self.clicks[1]).values
+
+    def share(self, user: Tensor, item: Tensor, draw: torch.Generator) -> Pairs:
+        negative, mine = self._negatives(user, draw), self.mine(len(user))
+        return Pairs(user[mine], item[mine], negative[mine])
 
     def _negatives(self, user: Tensor, draw: torch.Generator) -> Tensor:
         """An item for each user, drawn evenly among those that they have not clicked."""
@@ -148,6 +172,14 @@ class TrainableOnPairs(TrainableVectors[Pairs]):
             again = torch.randint(1, items, user.shape, generator=draw, device=user.device)
             found = torch.where(clicked, again, found)
         return found
+
+
+class TrainableInBatch(TrainableOnClicks[InBatch]):
+    """Shows each click beside those of the whole batch (Yi et al., 2019)."""
+
+    def share(self, user: Tensor, item: Tensor, draw: torch.Generator) -> InBatch:
+        mine = self.mine(len(user))
+        return InBatch(user[mine], item[mine], torch.arange(len(user), device=user.device)[mine], item)
 
 
 class TrainableOnUsers(TrainableVectors[Users]):

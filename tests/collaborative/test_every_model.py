@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixed": {"parts": [{"model": "item_cf"}, {"model": "pure_svd", "options": {"factors": 8}}]},
     "multimodal_gcn": {"epochs": 15, "batch_size": 16, "modalities": ["image"]},
     "pure_svd": {"factors": 8},
+    "two_tower": {"epochs": 15, "batch_size": 64, "modalities": ["image"]},
 }
 
 

@@ -22,7 +22,7 @@ from rayrec.workspace.checkpoint import Checkpoint
 from tests.collaborative.tastes import ITEMS, two_tastes
 
 FIRST = Fitting(seed=1)
-NAMES = ["bpr", "lightgcn", "multimodal_gcn"]
+NAMES = ["bpr", "lightgcn", "multimodal_gcn", "two_tower"]
 QUICK = {"size": 8, "epochs": 3, "batch_size": 32, "learning_rate": 0.01}
 
 

@@ -1,4 +1,4 @@
-"""The losses and the vectors of `bpr`, `lightgcn` and `multimodal_gcn` are those of the papers, written out as loops."""
+"""The losses and the vectors of the models that learn step by step are those of the papers, written out as loops."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -140,9 +140,46 @@ def test_log_sum_exp_and_its_gradients_are_those_of_torch() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_items_that_nobody_clicked_get_vectors_from_what_is_like_them() -> None:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+@pytest.mark.parametrize("modalities", [[], ["image", "audio"]])
+def test_two_tower(modalities: list[str]) -> None:
+    network, batch = untrained("two_tower", modalities=modalities, temperature=0.4, hidden=3)
     feedback = two_tastes()
-    model = build(Collaborative(model="multimodal_gcn", options=OPTIONS | {"epochs": 30, "learning_rate": 0.02, "neighbours": 5}))
+    likes = feedback.likes.toarray()
+    shares = likes.sum(axis=0) / likes.sum()
+    content = np.concatenate([np.zeros((feedback.items, 0)), *(unit(feedback.vectors[name]) for name in modalities)], axis=1)
+
+    def tower(of: Any) -> np.ndarray:
+        found = table(of.ids) * (shares > 0)[:, None]
+        if modalities:
+            first, _, last = of.content
+            weights = [each.detach().double().numpy() for each in (first.weight, first.bias, last.weight, last.bias)]
+            learned = np.maximum(content @ weights[0].T + weights[1], 0) @ weights[2].T + weights[3]
+            found = found + learned * content.any(axis=1, keepdims=True)
+        return found
+
+    history, item = tower(network.history), unit(tower(network.item))
+    for found, expected_vectors in zip(network.vectors(), (unit(likes @ history), item), strict=True):
+        np.testing.assert_allclose(found.detach(), expected_vectors, atol=1e-5)
+    expected = []
+    for u, i in zip(batch.user.tolist(), batch.item.tolist(), strict=True):
+        others = [j for j in np.flatnonzero(likes[u]) if j != i]
+        user = unit(history[others].sum(axis=0))
+        corrected = [user @ item[j] / 0.4 - np.log(shares[j]) for j in batch.items.tolist() if j != i]
+        own = user @ item[i] / 0.4 - np.log(shares[i])
+        expected.append(np.log(np.exp(corrected).sum() + np.exp(own)) - own)
+    np.testing.assert_allclose(network.losses(batch).detach(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("multimodal_gcn", {"neighbours": 5}), ("two_tower", {"modalities": ["image", "audio"], "hidden": 8})]
+)
+def test_items_that_nobody_clicked_get_vectors_from_what_is_like_them(name: str, options: dict[str, Any]) -> None:
+    feedback = two_tastes()
+    model = build(Collaborative(model=name, options=OPTIONS | {"epochs": 30, "learning_rate": 0.02} | options))
     model.fit(feedback, Fitting())
     new = np.array([feedback.items - 2, feedback.items - 1])  # one of each taste
     scores = model.scores(np.arange(1, feedback.users), feedback.likes[1:])[:, new]
