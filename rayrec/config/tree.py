@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rayrec.config.base import Section, Share
 from rayrec.config.collaborative import Collaborative
@@ -39,10 +39,3 @@ class Config(Section):
     recall: Recall = Recall()
     selection: Selection = Selection()
     serving: Serving = Serving()
-
-    @model_validator(mode="after")
-    def _page_network_has_negatives(self) -> "Config":
-        negatives = self.training.negatives
-        if self.ranker.page_network and not (negatives and negatives.count):
-            raise ValueError("ranker.page_network: this network learns from drawn negatives; set training.negatives, 4 for example")
-        return self
