@@ -72,7 +72,7 @@ class InBatch:
     items: Tensor  # those of the batch
 
 
-Batch = TypeVar("Batch", Pairs, Users, InBatch)
+Batch = TypeVar("Batch")  # `Pairs`, `Users` or `InBatch`
 
 
 class Network(nn.Module, ABC, Generic[Batch]):

@@ -60,15 +60,20 @@ class Ranker(Section):
     # Whether kernels of each user's own, over the feature maps of covers (`features.image.maps`), add to the logits of the model;
     # the model `user_kernel` is made of them alone.
     user_kernels: bool = False
-    # A second network of the same kind, which learns from `training.negatives` and ranks pages. The first one then learns from
-    # impressions alone, and says how likely each of them is clicked.
-    page_network: bool = False
+    # Half-life, in days, of the exposures by which a page multiplies the click probability of each video; none: it does not.
+    # For logs of what people chose themselves, such as ratings, which don't say what they would pass over
+    shown_half_life: Annotated[float, Field(gt=0)] | None = None
     fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
 
     @property
     def reads_maps(self) -> bool:
         """Whether the ranker needs the feature maps of the covers."""
         return self.user_kernels or self.model == "user_kernel"
+
+    @property
+    def half_lives(self) -> list[float]:
+        """All half-lives of which counts are needed, that of the page last."""
+        return [*self.popularity, *([] if self.shown_half_life is None else [self.shown_half_life])]
 
     @property
     def history_at_input(self) -> bool:

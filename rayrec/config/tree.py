@@ -54,12 +54,3 @@ class Config(Section):
                 "features.image.maps={}, or choose a ranker without user kernels"
             )
         return self
-
-    @model_validator(mode="after")
-    def _page_network_has_negatives(self) -> "Config":
-        negatives = self.training.negatives
-        if self.ranker.page_network and not (negatives and negatives.count):
-            raise ValueError("ranker.page_network: this network learns from drawn negatives; set training.negatives, 4 for example")
-        if self.ranker.page_network and self.training.from_ is not None:
-            raise ValueError("training.from: a ranker with a page network can't go on from another; set it to null")
-        return self

@@ -96,7 +96,7 @@ class RankingData:
 
     def popularity(self, settings: Ranker) -> FadingCounts | None:
         """What a ranker with these settings knows of how popular videos are, if anything."""
-        return FadingCounts.of(self.daily, settings.popularity, len(self.items.ids)) if settings.popularity else None
+        return FadingCounts.of(self.daily, settings.half_lives, len(self.items.ids)) if settings.half_lives else None
 
 
 class TableReader(Protocol):

@@ -28,7 +28,7 @@ def click_rate(exposures: np.ndarray, clicks: np.ndarray) -> np.ndarray:
 
 def recent_clicks(daily: DailyCounts, items: int, item: np.ndarray, at: np.ndarray) -> np.ndarray:
     """How much each item was clicked before each time (UTC ms), in comparison with the others: float32 [pairs]."""
-    known = Popularity(FadingCounts.of(daily, [HALF_LIFE], items))
+    known = Popularity(FadingCounts.of(daily, [HALF_LIFE], items), 1)
     numbers = known.numbers(torch.from_numpy(at.astype(np.int64)), torch.from_numpy(item.astype(np.int64))[:, None])
     return numbers[:, 0, 0].numpy()
 

@@ -69,8 +69,8 @@ def page_warnings(pages: dict[str, dict[str, float]], served: str, k: int) -> li
         return []
     return [
         f"The page ({served}) does not beat the most popular videos: {', '.join(found)}. Before you serve it, try negatives "
-        "(`training.negatives`), popularity in the ranker (`ranker.popularity`), other sources (`recall.sources`), more "
-        "candidates, or another ranker."
+        "(`training.negatives`), popularity in the ranker (`ranker.popularity`) or on the page (`ranker.shown_half_life`), other "
+        "sources (`recall.sources`), more candidates, or another ranker."
     ]
 
 

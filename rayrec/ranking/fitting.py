@@ -14,7 +14,6 @@ from torch import Tensor
 
 from rayrec.config import Ranker, Training
 from rayrec.data.batches import Batch, batches, steps_of, training_batches
-from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
 from rayrec.data.loading import RankingData
 from rayrec.data.negatives import NegativeSampler, chosen, click_pairs, drawn_examples, together, with_pairs
@@ -49,21 +48,10 @@ def train_ranker(
     start: WarmStart | None = None,
     on_best: OnBest = lambda model, optimizer: None,
 ) -> tuple[Scorer, list[Epoch]]:
-    """A scorer with the weights of its best epoch, and all epochs. Raises what `fit` raises.
-
-    It also raises `DataError` for a network of the page where the log has clicks alone.
-    """
-    if ranker.page_network and data.clicks_only:
-        raise DataError(
-            "ranker.page_network: all impressions of the training split were clicked, so a network that learns from impressions "
-            "alone has nothing to learn; leave it out"
-        )
+    """A scorer with the weights of its best epoch, and all epochs. Raises what `fit` raises."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         scorer = Scorer.untrained(ranker, data)
-        drawn = chosen(settings.negatives, data.clicks_only)
-        if drawn is not None and drawn.by == "uniform":
-            scorer.model.expect_negatives()
     scorer.to(device)
     return scorer, fit(scorer.model, data, settings, seed, device, callback, worker, checkpoint, start, on_best)
 
@@ -109,7 +97,7 @@ def fit(
         return trainer.fit(trainable)
 
     if start is None and (checkpoint is None or not checkpoint.exists()):  # which have what was learned before
-        model.pretrain(train, settings.epochs)
+        model.pretrain(train)
     return train(model, settings.epochs, callback, checkpoint)
 
 
@@ -173,7 +161,7 @@ class TrainableRanker(Trainable[Batch]):
         Raises `DataError` where a log of clicks alone is to be learned without negatives.
         """
         data, settings = self.data, chosen(self.settings.negatives, self.data.clicks_only)
-        if settings is None or not self.ranker.draws_negatives:
+        if settings is None:
             return None, data.validation
         if data.clicks_only and self.worker.rank == 0:
             log.info("the log has clicks alone: %d videos are drawn for each, which its user did not click", settings.count)

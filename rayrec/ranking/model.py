@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from rayrec.config import Ranker, Section, Training
 from rayrec.data.batches import Batch
@@ -22,12 +22,11 @@ class RankingModel(nn.Module, ABC):
     """The base class of all models. `Options` are the settings that only this model has, `ranker.options` in the config."""
 
     Options: type[Section] = NoOptions
-    draws_negatives = True  # whether it learns from the negatives of `training.negatives`
 
     def __init__(self, settings: Ranker, options: Section, tables: Tables) -> None:
         super().__init__()
         self.settings = settings
-        self.popularity = Popularity(tables.popularity) if tables.popularity else None
+        self.popularity = Popularity(tables.popularity, len(settings.popularity)) if tables.popularity else None
         self.user_kernels = UserKernels(tables, settings.id_dropout) if settings.reads_maps else None
 
     @abstractmethod
@@ -39,8 +38,16 @@ class RankingModel(nn.Module, ABC):
         return self.with_additions(self(batch), batch)
 
     def page_score(self, batch: Batch) -> torch.Tensor:
-        """The logits [B, N] by which a page ranks its candidates."""
-        return self.score(batch)
+        """The logits [B, N] by which a page ranks its candidates.
+
+        With `ranker.shown_half_life` they are log(click probability * recent exposures): how likely it is that somebody comes
+        across a video and clicks it.
+        """
+        logits_BN = self.score(batch)
+        if self.settings.shown_half_life is None:
+            return logits_BN
+        assert self.popularity is not None
+        return logsigmoid(logits_BN) + self.popularity.shown(batch)
 
     def with_additions(self, logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Logits of `forward` with what popularity and the user's kernels add to them, where the settings ask for these."""
@@ -81,13 +88,8 @@ class RankingModel(nn.Module, ABC):
         """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
         return click_losses(self.score(batch), batch)
 
-    def expect_negatives(self) -> None:
-        """The new model is to learn from drawn negatives: popularity starts with the weight that it has among them."""
-        if self.popularity is not None:
-            self.popularity.start_among_negatives()
-
-    def pretrain(self, train: Callable[["RankingModel", int], object], epochs: int) -> None:
-        """What comes before the training, which has so many epochs at most: `train` trains a model within this one by itself."""
+    def pretrain(self, train: Callable[["RankingModel", int], object]) -> None:
+        """What comes before the training: `train` trains a model within this one by itself, for so many epochs."""
 
     def optimizer(self, settings: Training) -> torch.optim.Optimizer:
         """A new optimizer for the parameters of this model."""

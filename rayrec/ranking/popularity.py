@@ -27,35 +27,46 @@ class Popularity(nn.Module):
     sums: torch.Tensor
     half_lives: torch.Tensor
 
-    def __init__(self, counts: FadingCounts) -> None:
+    def __init__(self, counts: FadingCounts, learned: int) -> None:
+        """The first half-lives of the counts, so many, are `learned` from. The page reads the last one (`shown`)."""
         super().__init__()
+        self.learned = learned
         self.items = counts.items
         last = counts.key[counts.key < DAYS].max(initial=-1)  # of item 0, all items together
         self.end = int(last) + 1  # the first day of which nothing is known
         for name in ("key", "sums", "half_lives"):
             self.register_buffer(name, torch.from_numpy(getattr(counts, name)), persistent=False)
-        self.weights = nn.Linear(2 * len(counts.half_lives), 1, bias=False)
-        nn.init.zeros_(self.weights.weight)
-
-    def start_among_negatives(self) -> None:
-        """The weights where negatives are drawn evenly: an item is then as likely to be the clicked one as its clicks say."""
-        with torch.no_grad():
-            halves = self.weights.weight.view(2, -1)
-            halves[0], halves[1] = 1 / halves.shape[1], 0
+        if learned:
+            self.weights = nn.Linear(2 * learned, 1, bias=False)
+            nn.init.zeros_(self.weights.weight)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The logits [B, N] of the candidates at the times of their requests."""
-        return self.weights(self.numbers(batch.at, batch.candidates)).squeeze(-1)
+        if not self.learned:
+            return self.sums.new_zeros(batch.candidates.shape)
+        clicks, rates = self.numbers(batch.at, batch.candidates).chunk(2, -1)
+        return self.weights(torch.cat([clicks[..., : self.learned], rates[..., : self.learned]], -1)).squeeze(-1)
+
+    def shown(self, batch: Batch) -> torch.Tensor:
+        """log((E + 1) / (e + 1)) of the candidates at the times of their requests, where e is the mean of E: [B, N]."""
+        day_B1 = self._days(batch.at)
+        shown_BN = self._sums(batch.candidates, day_B1)[..., 0, -1]
+        all_shown_B1 = self._sums(torch.zeros_like(day_B1), day_B1)[..., 0, -1]
+        return torch.log((shown_BN + 1) / (all_shown_B1 / max(self.items, 1) + 1))
 
     def numbers(self, at_B: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
         """The two numbers for each half-life: float32 [B, N, 2 P]."""
-        day_B1 = (at_B // DAY_MS).clamp(max=self.end)[:, None]
+        day_B1 = self._days(at_B)
         shown_BNP, clicked_BNP = self._sums(items_BN, day_B1).unbind(2)
         all_shown_B1P, all_clicked_B1P = self._sums(torch.zeros_like(day_B1), day_B1).unbind(2)
         rate_B1P = (all_clicked_B1P + 1) / (all_shown_B1P + 1)
         clicks = torch.log((clicked_BNP + 1) / (all_clicked_B1P / max(self.items, 1) + 1))
         rates = torch.log((clicked_BNP / rate_B1P + PRIOR) / (shown_BNP + PRIOR))
         return torch.cat([clicks, rates], -1)
+
+    def _days(self, at_B: torch.Tensor) -> torch.Tensor:
+        """The days of these times [B, 1], no later than the first day of which nothing is known."""
+        return (at_B // DAY_MS).clamp(max=self.end)[:, None]
 
     def _sums(self, items_BN: torch.Tensor, day_B1: torch.Tensor) -> torch.Tensor:
         """The faded exposures and clicks of items, of the days before a day: float32 [B, N, 2, P]."""

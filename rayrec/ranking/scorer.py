@@ -164,7 +164,7 @@ class Scorer:
         contexts: list[dict[str, Any]] | None = None,
         told: list[str] | None = None,
     ) -> np.ndarray:
-        """Click probabilities float32 [B, N]; with `ranker.page_network` those of its page, which compare all videos.
+        """Click probabilities float32 [B, N]; with `ranker.shown_half_life` numbers that order a page likewise, from 0 to 1.
 
         `histories` are B arrays of item indices, oldest first, of any length, and `history_times` the times of the clicks (UTC
         ms); `at` is int64 [B] (UTC ms); `candidates` is an integer array [B, N], in which 0 is padding and scores 0. A context
@@ -218,7 +218,7 @@ class Scorer:
             )
             for name, encoder in (("users", saved.users), ("items", saved.items))
         )
-        popularity = _read_counts(fs, f"{folder}/{POPULARITY}") if saved.settings.popularity else None
+        popularity = _read_counts(fs, f"{folder}/{POPULARITY}") if saved.settings.half_lives else None
         scorer = cls.build(saved.settings, saved.users, saved.items, saved.context, users, items, popularity)
         weights = f"{folder}/weights.safetensors"
         try:

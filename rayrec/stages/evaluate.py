@@ -177,7 +177,7 @@ def _served_pages(
 
 def _knowing(scorer: Scorer, daily: DailyCounts) -> Scorer:
     """The ranker with these counts of how popular videos are, if it knows any."""
-    half_lives = scorer.settings.popularity
+    half_lives = scorer.settings.half_lives
     return scorer.over(scorer.items, FadingCounts.of(daily, half_lives, len(scorer.item_ids))) if half_lives else scorer
 
 

@@ -103,7 +103,7 @@ def _with_latest_counts(scorer: Scorer, daily: DailyCounts) -> Scorer:
     """
     if scorer.popularity is None:
         return scorer
-    counts = FadingCounts.of(daily, scorer.settings.popularity, len(scorer.item_ids)).latest
+    counts = FadingCounts.of(daily, scorer.settings.half_lives, len(scorer.item_ids)).latest
     return scorer.over(scorer.items, replace(counts, items=scorer.popularity.items))
 
 

@@ -61,8 +61,8 @@ def total(values: Tensor, worker: Worker) -> Tensor:
 @torch.no_grad()
 def share_weights(model: nn.Module, worker: Worker) -> None:
     """All workers take over the weights of the first: those that come from a decomposition may differ by rounding."""
-    for weights in model.parameters() if worker.world_size > 1 else ():
-        dist.broadcast(weights.data, 0)
+    for weights in model.state_dict().values() if worker.world_size > 1 else ():
+        dist.broadcast(weights, 0)
 
 
 @torch.no_grad()

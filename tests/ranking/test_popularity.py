@@ -22,7 +22,7 @@ from tests.ranking.impressions import requests, untrained
 
 
 def known(daily: DailyCounts) -> Popularity:
-    return Popularity(FadingCounts.of(daily, HALF_LIVES, ITEMS))
+    return Popularity(FadingCounts.of(daily, HALF_LIVES, ITEMS), len(HALF_LIVES))
 
 
 def test_the_numbers_are_those_of_the_formula(log: dict[str, np.ndarray]) -> None:
@@ -62,7 +62,7 @@ def test_what_was_known_last_does_not_fade_while_nothing_more_is_known(log: dict
 def test_an_item_without_counts_is_unknown_long_before_the_days_of_another_one() -> None:
     """Its row would be that of the other item, from whose day a fade back in time would be infinite."""
     daily = DailyCounts(*(np.array([value], np.int32) for value in (2000, 1, 5, 3)))  # one day of one item
-    found = Popularity(FadingCounts.of(daily, [1.0], 3)).numbers(torch.tensor([10 * DAY_MS]), torch.tensor([[1, 2]]))
+    found = Popularity(FadingCounts.of(daily, [1.0], 3), 1).numbers(torch.tensor([10 * DAY_MS]), torch.tensor([[1, 2]]))
     assert not found.any()
 
 
@@ -109,3 +109,27 @@ def test_the_latest_counts_are_enough_after_the_last_day(data: RankingData, know
     batch = requests(data, knowing, 30)
     later = replace(batch, at=torch.full_like(batch.at, 400 * DAY_MS))
     assert torch.equal(scorer.model.eval().score(later), latest.model.eval().score(later))
+
+
+@pytest.mark.parametrize("learned", [[], HALF_LIVES])
+def test_a_page_multiplies_the_click_probability_by_recent_exposures(
+    data: RankingData, settings: Ranker, learned: list[float]
+) -> None:
+    knowing = settings.model_copy(update={"popularity": learned, "shown_half_life": 5.0})
+    scorer = untrained("fm", data, knowing, spread=0.2)
+    model, batch = scorer.model.eval(), requests(data, knowing, 3)
+    day = 4
+    batch = replace(batch, at=torch.full_like(batch.at, day * DAY_MS))
+    daily, items = data.daily, len(data.items.ids) - 1
+    exposures = np.zeros(items + 1)
+    for before, item, shown in zip(daily.day, daily.item, daily.exposures, strict=True):
+        if before < day:
+            exposures[[0, item]] += shown * 0.5 ** ((day - before) / 5)
+    probabilities = model.score(batch).sigmoid().detach().numpy()
+    expected = probabilities * (exposures[batch.candidates] * (batch.candidates > 0).numpy() + 1) / (exposures[0] / items + 1)
+    known = (batch.candidates > 0).numpy()
+    np.testing.assert_allclose(model.page_score(batch).exp().detach().numpy()[known], expected[known], rtol=1e-4)
+    alone = untrained("fm", data, knowing.model_copy(update={"shown_half_life": None}), spread=0.2).model.eval()
+    if learned:
+        model.load_state_dict(alone.state_dict())  # the exposures of the page add no weights
+        assert torch.equal(model.score(batch), alone.score(batch))

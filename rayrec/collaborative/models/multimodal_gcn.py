@@ -8,6 +8,8 @@
   Effectiveness of Sampled Softmax Loss for Item Recommendation", 2024, who draw the items). With `balance` the clicks of a user
   with n of them weigh n^-balance, so that a few people who click much don't decide for all.
 - The vectors start from the singular vectors of the graph of the clicks in place of random ones, which saves most of the epochs.
+- What is measured and kept is a running mean of the learned vectors over the last steps (Polyak and Juditsky, 1992): batches differ
+  much where a few people have most of the clicks.
 
 An item that nobody clicked in training has no learned vector, and takes no part in the softmax, which would only learn that it was
 not clicked: its vector comes from the items that look or sound like it.
@@ -36,12 +38,14 @@ from rayrec.collaborative.vectors import VectorModel
 from rayrec.config import Count, Modality, Share
 
 START_DEVIATION = 0.1
+AVERAGED = 0.9  # how much of the running mean a step keeps
 
 
 class MultimodalGCN(VectorModel):
     class Options(StepOptions):
         size: Count = 128
         epochs: Count = 60
+        patience: Count = 8
         batch_size: Count = 1024  # users
         learning_rate: Annotated[float, Field(gt=0)] = 5e-3
         layers: Count = 2
@@ -60,7 +64,9 @@ class MultimodalGCN(VectorModel):
     def trainable(self, feedback: Feedback, fitting: Fitting) -> TrainableOnUsers:
         graphs = [neighbour_graph(feedback.vectors[name], self.options.neighbours) for name in self.modalities]
         network = TwoGraphs(feedback.likes, graphs, self.options, fitting.seed)
-        return TrainableOnUsers(network.to(fitting.device), feedback, self.options, fitting)
+        trainable = TrainableOnUsers(network.to(fitting.device), feedback, self.options, fitting)
+        trainable.optimizer.register_step_post_hook(lambda *_: network.average())
+        return trainable
 
     def clicked(self, network: Network, feedback: Feedback) -> np.ndarray:
         assert isinstance(network, TwoGraphs)
@@ -71,6 +77,8 @@ class TwoGraphs(Network[Users]):
     touched_T: Tensor  # int64: the items that somebody clicked
     untouched_I: Tensor  # bool: the others
     weight_U: Tensor  # of each click of a user, 1 in the mean over all clicks
+    user_mean: Tensor  # of `user` and `item` over the last steps: [U, S] and [I, S]
+    item_mean: Tensor
 
     def __init__(
         self, likes: sparse.csr_array, contents: list[sparse.csr_array], options: MultimodalGCN.Options, seed: int
@@ -88,12 +96,21 @@ class TwoGraphs(Network[Users]):
         buffers = {"weight_U": torch.from_numpy(weight_U), "untouched_I": untouched_I, "touched_T": touched_T}
         for name, values in buffers.items():
             self.register_buffer(name, values, persistent=False)
-        start = map(torch.from_numpy, spectral_start(graph, options.size, seed))
+        start = [torch.from_numpy(vectors) for vectors in spectral_start(graph, options.size, seed)]
         self.user, self.item = (nn.Embedding.from_pretrained(vectors, freeze=False) for vectors in start)
+        for name, vectors in zip(("user_mean", "item_mean"), start, strict=True):
+            self.register_buffer(name, vectors.clone())
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """The vectors of users and items of each layer over the clicks."""
-        return spread(self.clicks, self.user.weight, self._learned(), self.options.layers)
+        user_US = self.user.weight if self.training else self.user_mean
+        return spread(self.clicks, user_US, self._learned(), self.options.layers)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Takes the latest step into the running means."""
+        self.user_mean.lerp_(self.user.weight, 1 - AVERAGED)
+        self.item_mean.lerp_(self.item.weight, 1 - AVERAGED)
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         users, items = zip(*self.layers(), strict=True)
@@ -110,7 +127,8 @@ class TwoGraphs(Network[Users]):
         return self.weight_U[batch.user_B[batch.row_L]] * (whole_B[batch.row_L] - logits_L)
 
     def _learned(self) -> Tensor:
-        return self.item.weight.masked_fill(self.untouched_I[:, None], 0)
+        item_IS = self.item.weight if self.training else self.item_mean
+        return item_IS.masked_fill(self.untouched_I[:, None], 0)
 
 
 def spectral_start(graph_UI: sparse.csr_array, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,6 @@ import sys
 from rayrec.config import ConfigError, Ranker, Section
 from rayrec.data.fields import Tables
 from rayrec.ranking.model import RankingModel
-from rayrec.ranking.page_network import WithPageNetwork
 from rayrec.registry import find_class, read_options
 
 NAMES = [module.name for module in pkgutil.iter_modules(__path__)]
@@ -29,8 +28,6 @@ def check(settings: Ranker) -> type[RankingModel]:
 def build(settings: Ranker, tables: Tables) -> RankingModel:
     """An untrained network of the class that `settings.model` names."""
     model, options = _class_and_options(settings)
-    if settings.page_network:
-        return WithPageNetwork(settings, model(settings, options, tables), model(settings, options, tables))
     return model(settings, options, tables)
 
 

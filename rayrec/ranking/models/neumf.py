@@ -43,7 +43,7 @@ class NeuMF(RankingModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.gmf(batch) + self.mlp(batch)
 
-    def pretrain(self, train: Callable[[RankingModel, int], object], epochs: int) -> None:
+    def pretrain(self, train: Callable[[RankingModel, int], object]) -> None:
         if not self.pretrain_epochs:
             return
         train(self.gmf, self.pretrain_epochs)

@@ -130,6 +130,24 @@ def test_the_vectors_of_multimodal_gcn_start_from_the_nearest_products() -> None
     assert items[:, 40:].std() == pytest.approx(0.1, rel=0.1)
 
 
+def test_multimodal_gcn_is_measured_by_the_running_mean_of_its_vectors() -> None:
+    trainable = build(Collaborative(model="multimodal_gcn", options=OPTIONS)).trainable(two_tastes(), Fitting())  # type: ignore[attr-defined]
+    network, expected = trainable.network, table(trainable.network.item)
+    for batch, examples in trainable.batches(1, 0):
+        trainable.optimizer.zero_grad()
+        trainable.losses(batch, examples)[0].backward()
+        trainable.optimizer.step()
+        expected = 0.9 * expected + 0.1 * table(network.item)
+    np.testing.assert_allclose(network.item_mean, expected, atol=1e-6)
+    learning = network.vectors()[1].detach()
+    with torch.no_grad():
+        measured = network.eval().vectors()[1]
+        network.item.weight.copy_(network.item_mean)
+        network.user.weight.copy_(network.user_mean)
+        torch.testing.assert_close(network.train().vectors()[1], measured)
+    assert not torch.allclose(learning, measured)
+
+
 def test_log_sum_exp_and_its_gradients_are_those_of_torch() -> None:
     torch.manual_seed(0)
     queries, keys = (normalize(torch.randn(count, 4), dim=1).mul(3).requires_grad_() for count in (5, 7))
