@@ -56,7 +56,7 @@ class Compression(Section):
     layers: dict[str, LayerCompression] = {}  # exceptions, by a pattern of the layer's name such as `*depthwise*`
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the pictures on which the epoch is chosen
     epochs: Annotated[int, Field(ge=0)] = 10  # after pruning
-    sharing_epochs: Annotated[int, Field(ge=0)] = 16  # after the weights are shared
+    sharing_epochs: Annotated[int, Field(ge=0)] = 12  # after the weights are shared
     batch_size: Count = 64
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4  # of the weights
     sharing_rate: Annotated[float, Field(gt=0)] = 5e-4  # of the shared values and the weights behind them
