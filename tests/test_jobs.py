@@ -19,7 +19,7 @@ SMALL = [
     *("dataset.videos=12", "dataset.users=20", "dataset.requests=60", "dataset.topics=4", "dataset.picture=64", "dataset.fps=6"),
     *("features.image.model=resnet18", "features.image.weights=none", "features.image.size=32", "features.image.frames=1"),
     *("features.motion=null", "features.decoders=1"),
-    *("training.epochs=1", "ranker.hidden=[8]"),
+    *("training.epochs=1", "ranker.hidden=[8]", "music=null"),
 ]
 
 

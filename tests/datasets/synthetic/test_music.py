@@ -13,7 +13,7 @@ from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 
-SMALL = ["dataset.videos=24", "dataset.users=40", "dataset.requests=60", "dataset.days=3", "dataset.picture=32"]
+SMALL = ["dataset.videos=24", "dataset.users=40", "dataset.requests=60", "dataset.days=3", "dataset.picture=64"]
 
 
 def config_of(folder: Path, *more: str) -> Config:
