@@ -52,7 +52,7 @@ class Compression(Section):
     clusters: Clusters = 32  # values that the weights of a layer share at most, besides zero
     # A weight takes a value that more weights have if it is hardly further away: the price of a bit in its code, in units of the
     # variance of the layer's weights. More makes the file smaller; 0 is plain K-means.
-    bit_cost: BitCost = 0.035
+    bit_cost: BitCost = 0.037
     layers: dict[str, LayerCompression] = {}  # exceptions, by a pattern of the layer's name such as `*depthwise*`
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the pictures on which the epoch is chosen
     epochs: Annotated[int, Field(ge=0)] = 10  # after pruning

@@ -4,8 +4,8 @@ Activations have 8 bits and one scale for each tensor, from the range that was s
 for each output channel (Jacob et al., 2018). The batch norm behind a convolution is folded into it, and a sum with another tensor
 and a ReLU or ReLU6 behind that are part of its rounding. All else is computed as before, in float32.
 
-Weights have 7 of 8 bits: processors without VNNI add two products of 8 bits in 16 bits, where 8-bit weights would overflow, and the
-features would depend on the machine.
+Weights go from -64 to 64: processors without VNNI add two products of 8 bits in 16 bits, where 8-bit weights would overflow, and
+the features would depend on the machine.
 """
 
 import math
@@ -24,7 +24,7 @@ from rayrec.features.networks import FeatureNetwork
 from rayrec.features.padding import same_padded
 
 LEVELS = 255  # of activations, from 0
-WEIGHT_LEVELS = 63  # of weights, on each side of 0
+WEIGHT_LEVELS = 63  # of weights, on each side of 0; `rounded` may make one more of them
 RELUS = (nn.ReLU, nn.ReLU6)
 SUMS = (operator.add, operator.iadd, torch.add)
 PASSING_LAYERS = (nn.Identity, nn.Dropout)  # that do with integers what they do with the numbers these stand for
@@ -72,6 +72,21 @@ def quantised(network: FeatureNetwork, ranges: Ranges) -> FeatureNetwork:
 # --- operations -----------------------------------------------------------------------------------------------------------------
 
 
+def rounded(weight: Tensor) -> Tensor:
+    """Whole numbers near those of [outputs, ...], such that the errors of each output's weights add up to at most a half.
+
+    What a layer reads is mostly positive, so the outputs would be shifted otherwise, the more so where weights share few values and
+    err in the same direction. Of the weights of an output, as many as needed are rounded to their other side, those nearest to the
+    middle first (Guo et al., 2022).
+    """
+    errors = weight - weight.round()
+    flat = errors.flatten(1)
+    many = flat.sum(1).round()[:, None]
+    turned = flat * many.sign()
+    ranks = turned.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return weight.round() + (many.sign() * (ranks < many.abs())).view_as(weight)
+
+
 class Int8Convolution(nn.Module):
     """A convolution of integers, uint8 to uint8. It is pickled without the form that the kernels of this machine want."""
 
@@ -79,7 +94,7 @@ class Int8Convolution(nn.Module):
         super().__init__()
         weight, self.bias = _folded(layer, norm)
         self.scales = weight.abs().amax((1, 2, 3)).clamp(min=1e-12) / WEIGHT_LEVELS
-        self.weight = (weight / self.scales[:, None, None, None]).round().to(torch.int8)
+        self.weight = rounded(weight / self.scales[:, None, None, None]).to(torch.int8)
         self.zeros = torch.zeros(len(weight), dtype=torch.int8)
         self.same = (layer.span, layer.step) if isinstance(layer, SamePadding) else None
         self.options = (list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)

@@ -16,6 +16,7 @@ from rayrec.features.compression.int8 import (
     ToIntegers,
     observe,
     quantised,
+    rounded,
 )
 from rayrec.features.efficientnet_lite import WEIGHTS, SamePadding
 from rayrec.features.image import image_network
@@ -143,3 +144,25 @@ def test_a_body_that_cannot_be_traced() -> None:
 
     with pytest.raises(ValueError, match="can't be traced"):
         observe(network_of(Fickle()), [torch.zeros(1, 32, 32, 3, dtype=torch.uint8)])
+
+
+def one_by_one(weights: list[float]) -> list[int]:
+    """Round the weights of an output; then those nearest to the middle to the other side, until the errors add up to a half."""
+    found = [round(weight) for weight in weights]
+    while abs(left := sum(weights) - sum(found)) > 0.5:
+        step = 1 if left > 0 else -1
+        free = [place for place, weight in enumerate(weights) if found[place] == round(weight)]
+        found[max(free, key=lambda place: step * (weights[place] - found[place]))] += step
+    return found
+
+
+def test_the_errors_of_rounding_add_up_to_nothing() -> None:
+    rng = np.random.default_rng(3)
+    few = rng.choice(rng.uniform(-60, 60, 5), (6, 4, 3, 3))  # that err in the same direction
+    for weights in (few, rng.uniform(-63, 63, (6, 4, 3, 3)), np.full((2, 1, 3, 3), 62.7)):
+        found = rounded(torch.from_numpy(weights)).numpy()
+        assert np.abs((weights - found).sum((1, 2, 3))).max() <= 0.5 + 1e-9
+        assert np.abs(weights - found).max() <= 1
+        assert [row.sum() for row in found] == [sum(one_by_one(row.ravel().tolist())) for row in weights]
+        distance = [((row - np.array(one_by_one(row.ravel().tolist())).reshape(row.shape)) ** 2).sum() for row in weights]
+        assert ((weights - found) ** 2).sum((1, 2, 3)) == pytest.approx(distance)
