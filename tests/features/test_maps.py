@@ -66,7 +66,7 @@ def test_any_convolutional_network_does(clip_rows: pa.Table, model: str) -> None
 def test_maps_are_the_channels_of_each_stage_projected_and_averaged_over_squares(network: FeatureNetwork) -> None:
     maps = maps_of(network)
     layers = [stage.layer for stage in maps.stages]
-    assert layers == ["bn1", "layer1", "layer2", "layer3", "layer4"]  # torchvision's ReLU after bn1 is used many times
+    assert layers == ["relu", "layer1", "layer2", "layer3", "layer4"]
     extractor = create_feature_extractor(network.body, layers)
     pixels = torch.from_numpy(PICTURES)
     with torch.inference_mode():
@@ -127,11 +127,13 @@ def test_a_bright_corner_is_in_the_same_corner_of_the_maps(network: FeatureNetwo
 
 def test_settings_that_can_not_be_used() -> None:
     with pytest.raises(ConfigError, match="the smallest stage of the network has 64 channels; set it to that or less"):
-        image_network(IMAGE.model_copy(update={"maps": Maps(channels=65)}), 7)
+        image_network(IMAGE.model_copy(update={"maps": Maps(channels=65, grid=2)}), 7)
     kernels = ["ranker.user_kernels=true"]
     with pytest.raises(ConfigError, match=r"^config: the ranker has user kernels, .* set features.image.maps={}, or choose"):
         load(None, kernels)
     assert load(None, [*kernels, "features.image.maps={}"]).features.image is not None
+    with pytest.raises(ConfigError, match=r"make 588 numbers a stage, .* at most 512 are possible"):
+        load(None, ["features.image.maps={channels: 12}"])
     with pytest.raises(ConfigError, match="maps keep their places, so PCA can't reduce them"):
         load(None, ["reduction.sizes={maps: 3}"])
     packed = ImageFeatures(model="resnet18", compression=Compression(file="x.rrz"), maps=Maps())

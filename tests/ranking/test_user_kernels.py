@@ -59,7 +59,7 @@ def slow_logit(kernels: UserKernels, user_value: int, item: int) -> float:
         interest, attention = numbers[start : start + width**2], numbers[behind : behind + width**2]
         channels = [
             [plane[row * side : (row + 1) * side] for row in range(side)]
-            for plane in kernels.maps.first[item, stage].float().tolist()
+            for plane in kernels.maps.first[item].view(MAP_SHAPE.dimensions)[stage].float().tolist()
         ]
         first = [convolved(channel, interest, width) for channel in channels]
         second = [convolved(channel, attention, width) for channel in channels]

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rayrec.config import AudioFeatures, Config, ConfigError, CoverNetwork, Features, TextFeatures
+from rayrec.config import AudioFeatures, Config, ConfigError, CoverNetwork, Features, ImageFeatures, Maps, TextFeatures
 from rayrec.features.part_files import write_rows
 from rayrec.features.rows import EXTRACTED, decode_rows, load_networks, network_rows, resolved
 from rayrec.stages import extract
+from rayrec.tables import MapShape
 from rayrec.workspace.files import checksum
 from rayrec.workspace.stage import StageRun, run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
@@ -229,6 +230,24 @@ def test_a_second_run_does_only_what_is_new_or_changed(
     monkeypatch.setattr("rayrec.stages.extract._extract", lambda run, rows, *_: pending.append(rows["video_id"].to_pylist()))
     run_stage(workspace, STAGE, config.model_copy(update={"seed": 8}))
     assert pending.pop() == list(clips)
+
+
+def test_a_video_that_comes_later_gets_maps_by_the_same_numbers(
+    tmp_path: Path, catalog_of: CatalogOf, small: Features, ray_cluster: str
+) -> None:
+    image = ImageFeatures(model="resnet18", weights="none", frames=1, size=32, maps=Maps(channels=2, grid=3))
+    features = small.model_copy(update={"image": image, "motion": None, "audio": None})
+    clip = str(write_clip(tmp_path / "a.mp4"))
+    workspace, config = catalog_of({"a": clip}, features=features)
+    run_stage(workspace, STAGE, config)
+    first = workspace.parts("features")
+    catalog_of({"a": clip, "later": clip}, features=features)
+    run_stage(workspace, STAGE, config)
+    assert set(first) < set(workspace.parts("features"))
+    rows = {row["video_id"]: row for row in workspace.read("features").to_pylist()}
+    shape = MapShape.from_json(rows["later"]["maps_shape"])
+    assert (shape.channels, shape.side, len(rows["later"]["maps"])) == (2, 3, shape.size)
+    assert rows["later"]["maps"] == pytest.approx(rows["a"]["maps"], abs=1e-4)
 
 
 def test_a_title_is_part_of_the_version_where_titles_are_read(tmp_path: Path, catalog_of: CatalogOf, small: Features) -> None:

@@ -34,6 +34,7 @@ class Rankers:
         self.away = 1  # how often Serve has no replica in its lists
         self.given: list[list[int]] = []  # the numbers of the added videos that came together
         self.rank = self
+        self.look = Look(self)
 
     def broadcast(self, method: str, *arguments: Any) -> "Rankers":
         self.call = method, arguments
@@ -53,6 +54,18 @@ class Rankers:
             raise self.failures.pop()
         named = np.frombuffer(request.candidates + request.clicked, np.int32)
         return self.replica._added(request.version).missing(named) or self.replica.rank_together([request])[0]
+
+
+class Look:
+    """The method `look` of the handle."""
+
+    def __init__(self, rankers: Rankers) -> None:
+        self.rankers = rankers
+
+    async def remote(self, *arguments: Any) -> Any:
+        if self.rankers.failures:
+            raise self.rankers.failures.pop()
+        return await self.rankers.replica.look(*arguments)
 
 
 @pytest.fixture
@@ -191,5 +204,7 @@ def test_a_ranker_that_dies_is_answered_for_by_another(recall: TopicRecall, worl
             with pytest.raises(OverloadedError):
                 await ask.recommend("u1", 5, [])
             assert not ranker.failures  # no more was tried than that
+        ranker.failures = [lost]
+        assert await ask.attention("u1", "v5") == "the ranker has no user kernels (ranker.user_kernels)"
 
     asyncio.run(walk())
