@@ -40,8 +40,8 @@ def rows_of(users: Users, metric: str, before: Users | None = None) -> np.ndarra
     return np.stack(columns, axis=1).astype(float)
 
 
-def most_alike(groups: Sequence[Users]) -> tuple[int, int]:
-    """The places of the two groups whose metrics differ the least: the least sum of squared differences, each in its errors."""
+def nearest_groups(groups: Sequence[Users]) -> tuple[int, int]:
+    """The places of the two groups whose metrics differ the least: by the sum of squared differences, each in its errors."""
 
     def apart(pair: tuple[int, int]) -> float:
         moments = [{metric: Moments.of(rows_of(groups[place], metric)) for metric in METRICS} for place in pair]

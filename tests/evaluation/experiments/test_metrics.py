@@ -3,7 +3,7 @@
 import numpy as np
 
 from rayrec.evaluation.experiments.gains import gain
-from rayrec.evaluation.experiments.metrics import METRICS, most_alike, rows_of
+from rayrec.evaluation.experiments.metrics import METRICS, nearest_groups, rows_of
 from rayrec.evaluation.experiments.moments import Moments
 
 FEW = {"seconds": np.array([30, 0, 90, 0]), "videos": np.array([2, 0, 4, 0]), "refreshes": np.array([1, 3, 2, 0])}
@@ -24,11 +24,11 @@ def group(rng: np.random.Generator, more: float, users: int = 3000) -> dict[str,
     return {"seconds": videos * rng.lognormal(2, 0.5, users), "videos": videos, "refreshes": refreshes}
 
 
-def test_the_groups_that_are_most_alike() -> None:
+def test_the_groups_that_are_nearest_groups() -> None:
     rng = np.random.default_rng(1)
     groups = [group(rng, more) for more in (0.0, 0.3, 0.6)]
     groups.insert(1, {name: column[::-1] for name, column in groups[2].items()})  # the same users in another order
-    assert most_alike(groups) == (1, 3)
+    assert nearest_groups(groups) == (1, 3)
 
 
 def test_what_was_before_takes_noise_away() -> None:
