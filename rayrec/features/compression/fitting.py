@@ -69,7 +69,7 @@ def kept_shares(network: FeatureNetwork, task: Task) -> dict[str, float]:
     layers, settings = layers_of(network.body), task.settings
     given = {name: own.keep for name in layers if (own := settings_of(name, settings)).keep is not None}
     free = {name: layer for name, layer in layers.items() if name not in given}
-    if settings.targets == "uniform":
+    if settings.targets == "uniform" or settings.keep == 1:
         return dict.fromkeys(free, settings.keep) | given
     return _equal_harm(sensitivities(network, free, task), free, settings.keep) | given
 

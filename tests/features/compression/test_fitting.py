@@ -27,6 +27,12 @@ def test_uniform_targets_and_exceptions() -> None:
     assert fitting.settings_of(LAST, job.settings) == LayerCompression()
 
 
+def test_nothing_is_measured_where_all_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = task(SETTINGS.model_copy(update={"keep": 1.0, "targets": "sensitivity", "layers": {"0.*": LayerCompression(keep=0.9)}}))
+    monkeypatch.setattr(fitting, "sensitivities", None)
+    assert fitting.kept_shares(job.original, job) == {FIRST: 0.9, MIDDLE: 1.0, LAST: 1.0, "3.2": 1.0}
+
+
 def test_sensitive_layers_keep_more() -> None:
     """The first layer is small, and whatever it loses changes all that comes behind it."""
     job = task(SETTINGS.model_copy(update={"keep": 0.3, "targets": "sensitivity"}))
