@@ -212,6 +212,7 @@ class AttentionAnswer(BaseModel):
 
     user_id: str
     video_id: str
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     known: bool = Field(default=False, description="whether the ranker knows the user; others have the mean kernels of all users")
     seen: float | None = Field(
@@ -235,6 +236,7 @@ class FoundVideo(Video):
 class SearchAnswer(BaseModel):
     model_config = example(bundle="20261121-101500-3f2a", videos=[VIDEO | {"score": 0.71}], tags=["guitar"], min_score=0.35)
 
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     videos: list[FoundVideo] = Field(description="the best first; none if nothing is relevant")
     tags: list[str] = Field(description="the tags nearest to the query, towards whose videos it was moved")
@@ -258,6 +260,7 @@ class Track(BaseModel):
 class MusicAnswer(BaseModel):
     model_config = example(bundle="20261121-101500-3f2a", tracks=[TRACK])
 
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     tracks: list[Track] = Field(description="the highest score first")
 
@@ -289,11 +292,18 @@ class Debug(BaseModel):
 
 class RecommendAnswer(BaseModel):
     model_config = example(
-        request_id="9f2c", arm="stable", bundle="20261121-101500-3f2a", videos=[RECOMMENDED], logged=True, debug=None
+        request_id="9f2c",
+        arm="stable",
+        experiments={"fresh": "more"},
+        bundle="20261121-101500-3f2a",
+        videos=[RECOMMENDED],
+        logged=True,
+        debug=None,
     )
 
     request_id: str = Field(description="to be sent with the events of these videos, like `arm`")
     arm: str = Field(description="`stable`, or `canary` for users who get a new bundle on trial")
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     videos: list[RecommendedVideo] = Field(description="the best first; there are fewer than k only if the catalog has no more")
     logged: bool = Field(
