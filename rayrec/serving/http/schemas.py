@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from rayrec.serving.http.bodies import example
+from rayrec.serving.http.experiment_schemas import ExperimentNumbers
 
 TOPIC = {"topic": 3, "words": ["guitar", "song"]}
 VIDEO = {
@@ -368,6 +369,7 @@ class Dashboard(BaseModel):
         swaps=[{"at": 1763700000000, "bundle": "20261121-101500-3f2a", "canary": None, "share": 0.0, "outcome": "done"}],
         users=["ann"],
         tracks=40,
+        experiments=[],
         refreshed_at=1763700000000,
     )
 
@@ -381,4 +383,7 @@ class Dashboard(BaseModel):
     swaps: list[SwapMade] = Field(description="the oldest first")
     users: list[str] = Field(description="some users with the most clicks in the training log")
     tracks: int = Field(description="number of tracks from which the stable arm chooses music; 0 for a bundle without any")
+    experiments: list[ExperimentNumbers] = Field(
+        [], description="those of the config; right after a start, without the newest events"
+    )
     refreshed_at: int = Field(description="when the queues last took in the events, UTC milliseconds")

@@ -5,6 +5,10 @@ all events so far, not the narrowest of all looks: users come back, and their nu
 """
 
 import datetime
+import math
+import threading
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +22,10 @@ from rayrec.evaluation.experiments.sequential import Mixture, Monitor
 from rayrec.serving.rollout.experiments import is_running
 from rayrec.serving.rollout.tally import CLICKS, IMPRESSIONS, SEVERAL, WATCH_S, Tally
 from rayrec.serving.state.opening import is_redis, open_store, state_path
+from rayrec.serving.state.store import StateStore
 
 MISMATCH = 0.001  # below it, the shares of the arms are taken for wrong
+AT_ONCE = 50_000  # events that are read
 USERS = 3  # a column of ones behind the sums of `Tally`
 # A metric is a ratio of users' totals.
 METRICS = {"clicks per user": (CLICKS, USERS), "click rate": (CLICKS, IMPRESSIONS), "watch seconds per user": (WATCH_S, USERS)}
@@ -88,21 +94,41 @@ def status_of(tally: Tally, now: int) -> ExperimentStatus:
     return ExperimentStatus(tally.name, is_running(experiment, now), experiment.until, arms, several, p_value, p_value <= MISMATCH)
 
 
+class Reader:
+    """The statuses of a store's experiments. It reads each event once, so that it may be asked again and again, in any thread."""
+
+    def __init__(self, experiments: Mapping[str, Experiment]) -> None:
+        self._tallies = [Tally(name, experiment) for name, experiment in experiments.items()]
+        self._upto = 0  # the number of the last event that was read
+        self._reading = threading.Lock()
+
+    def statuses(self, store: StateStore, now: int, at_most_s: float = math.inf) -> list[ExperimentStatus]:
+        """After the events up to now (UTC ms) or, if reading takes longer than `at_most_s`, the older ones of them.
+
+        Raises what the store raises.
+        """
+        with self._reading:
+            until, latest = time.monotonic() + at_most_s, store.latest() if self._tallies else 0
+            while self._upto < latest and time.monotonic() < until:
+                upto = min(self._upto + AT_ONCE, latest)
+                for events in list(store.read(self._upto + 1, upto)):  # all of them, or none if the store fails
+                    for tally in self._tallies:
+                        tally.take(events)
+                self._upto = upto
+            return [status_of(tally, now) for tally in self._tallies]
+
+
 def read_statuses(config: Config, now: int) -> list[ExperimentStatus]:
     """Reads all events of the store. Raises `ConfigError` without experiments or events, and what the store raises."""
     if not config.serving.experiments:
         raise ConfigError("the config has no experiments; add some to serving.experiments")
     if not is_redis(config) and not state_path(config).exists():
         raise ConfigError(f"no service has recorded events in this workspace: there is no file {state_path(config)}")
-    tallies = [Tally(name, experiment) for name, experiment in config.serving.experiments.items()]
     store = open_store(config)
     try:
-        for events in store.read(1, None):
-            for tally in tallies:
-                tally.take(events)
+        return Reader(config.serving.experiments).statuses(store, now)
     finally:
         store.close()
-    return [status_of(tally, now) for tally in tallies]
 
 
 def _compared(experiment: Experiment, control: np.ndarray, treatment: np.ndarray) -> list[Compared]:

@@ -1,11 +1,14 @@
 """Experiments over HTTP: users of different arms get different pages, and their events say which."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from typer.testing import CliRunner
 
-from rayrec.config import Config, with_values
+from rayrec.cli import app
+from rayrec.config import Config, dump, with_values
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
@@ -47,3 +50,30 @@ def test_users_of_different_arms_get_different_pages(published: Config, bundle: 
     [day] = [path for path in (tmp_path / "export").iterdir() if not path.name.startswith("_")]
     rows = pq.read_table(day, columns=["user_id", "arm"]).to_pylist()
     assert {row["user_id"]: row["arm"] for row in rows if row["arm"]} == {user: f"stable pages={arms[user]}" for user in USERS}
+
+
+def test_the_dashboard_says_how_experiments_stand(published: Config, bundle: Bundle, tmp_path: Path, listen: Listen) -> None:
+    config = with_values(published, {"serving.state": str(tmp_path / "events.db"), "serving.experiments": POPULAR})
+    recommender = recommender_of(config, bundle)
+    client = listen(create_api(lambda: Arms(recommender), config.serving, Keys(), LocalMetrics(), list))
+    for user in USERS:
+        page = client.post("/v1/recommend", json={"user_id": user, "k": 2}).json()
+        video = page["videos"][0]["video_id"]
+        client.post("/v1/events", json={"events": [click(1, user_id=user, video_id=video, request_id=page["request_id"])]})
+    [shown] = client.get("/v1/dashboard").json()["experiments"]
+    recommender.store.close()
+    assert [(arm["arm"], arm["impressions"], arm["clicks"]) for arm in shown["arms"]] == [
+        (arm["arm"], 2 * arm["users"], arm["users"]) for arm in shown["arms"]
+    ]
+    assert sum(arm["users"] for arm in shown["arms"]) == len(USERS)
+    said = CliRunner().invoke(app, ["experiment", "status", *_arguments(config, tmp_path)], env={"COLUMNS": "150"})
+    assert said.exit_code == 0, said.output
+    assert {arm["arm"] for arm in shown["arms"]} <= set(said.output.split())
+    assert "watch seconds per user" in said.output
+
+
+def _arguments(config: Config, folder: Path) -> list[str]:
+    """Of a command with this config."""
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(dump(config)))
+    return [str(path)]

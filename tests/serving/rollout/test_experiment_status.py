@@ -13,7 +13,8 @@ from rayrec.config import ConfigError, Experiment, load
 from rayrec.evaluation.experiments.gains import gain
 from rayrec.evaluation.experiments.moments import Moments
 from rayrec.evaluation.experiments.sequential import FIRST, Mixture
-from rayrec.serving.rollout.experiment_status import METRICS, ExperimentStatus, read_statuses, status_of
+from rayrec.serving.rollout import experiment_status
+from rayrec.serving.rollout.experiment_status import METRICS, ExperimentStatus, Reader, read_statuses, status_of
 from rayrec.serving.rollout.experiments import Experiments, label
 from rayrec.serving.rollout.tally import MAX_DELAY_MS, Tally
 from rayrec.serving.state.sqlite import SqliteStore
@@ -148,6 +149,17 @@ EXPERIMENT_YAML = "{arms: {control: 0.5, more: {share: 0.5, changes: {selection.
 def test_a_config_without_experiments_is_told_so() -> None:
     with pytest.raises(ConfigError, match="the config has no experiments"):
         read_statuses(load(None, []), NOW)
+
+
+def test_a_reader_reads_each_event_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment_status, "AT_ONCE", 7)
+    events, store, reader = browse(np.random.default_rng(1), 20), SqliteStore(tmp_path / "events.db"), Reader({"fresh": EXPERIMENT})
+    store.add_events(events[:50])
+    [before] = reader.statuses(store, NOW)
+    store.add_events(events[50:])
+    assert reader.statuses(store, NOW, at_most_s=0) == [before]
+    assert reader.statuses(store, NOW) == reader.statuses(store, NOW) == [status_of(tally_of(events), NOW)]
+    store.close()
 
 
 def alarms(found: ExperimentStatus) -> list[bool]:
