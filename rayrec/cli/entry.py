@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rayrec import __version__
-from rayrec.cli import events, init, service, stages, topics, users, videos, weights
+from rayrec.cli import events, experiments, init, service, stages, topics, users, videos, weights
 from rayrec.cli.common import CommandGroup, ConsoleHandler, console
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -27,6 +27,7 @@ app.add_typer(weights.app)
 app.add_typer(stages.app)
 app.add_typer(topics.app, name="topics", rich_help_panel=stages.PANEL)
 app.add_typer(service.app)
+app.add_typer(experiments.app, name="experiment", rich_help_panel=service.PANEL)
 app.add_typer(events.app, name="events", rich_help_panel=service.PANEL)
 app.add_typer(videos.app, name="videos", rich_help_panel=service.PANEL)
 app.add_typer(users.app, name="users", rich_help_panel=service.PANEL)

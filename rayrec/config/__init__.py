@@ -17,6 +17,7 @@ from rayrec.config.datasets import (
     WorldData,
     YouTubeData,
 )
+from rayrec.config.experiments import Experiment, ExperimentArm, changed_settings, layers_of
 from rayrec.config.features import (
     EXTRACTED_MODALITIES,
     MODALITIES,
@@ -69,6 +70,8 @@ __all__ = [
     "Domain",
     "Encoding",
     "Evaluation",
+    "Experiment",
+    "ExperimentArm",
     "Features",
     "FilesData",
     "ImageFeatures",
@@ -109,7 +112,9 @@ __all__ = [
     "WorldData",
     "WorldMusic",
     "YouTubeData",
+    "changed_settings",
     "dump",
+    "layers_of",
     "load",
     "need_package",
     "settings_of",

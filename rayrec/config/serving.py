@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from rayrec.config.base import Count, Section
+from rayrec.config.experiments import Experiment, check_experiments
 
 
 class Uploads(Section):
@@ -38,9 +39,16 @@ class Serving(Section):
     requests_per_s: Annotated[float, Field(gt=0)] | None = None  # for each API key (without keys: address) and replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
     uploads: Uploads | None = None  # if set, POST /v1/videos adds videos
+    # Name -> experiment: which users get pages that are made otherwise. See `docs/operations.md`.
+    experiments: dict[str, Experiment] = {}
 
     @model_validator(mode="after")
     def _scales_up(self) -> "Serving":
         if self.max_ranker_replicas is not None and self.max_ranker_replicas < self.ranker_replicas:
             raise ValueError(f"max_ranker_replicas={self.max_ranker_replicas} is below ranker_replicas={self.ranker_replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _experiments_fit(self) -> "Serving":
+        check_experiments(self.experiments)
         return self

@@ -8,6 +8,7 @@ from rayrec.config.ab_test import ABTest
 from rayrec.config.base import Section, Share
 from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import AnyDataset, WorldData
+from rayrec.config.experiments import changed_settings
 from rayrec.config.features import Features, PrivatePublic, Reduction
 from rayrec.config.music import Music
 from rayrec.config.ranking import Ranker, Split
@@ -53,4 +54,14 @@ class Config(Section):
                 "the ranker has user kernels, which read the feature maps of covers, but `extract` does not keep these; set "
                 "features.image.maps={}, or choose a ranker without user kernels"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> "Config":
+        for name, experiment in self.serving.experiments.items():
+            for arm, its in experiment.arms.items():
+                try:
+                    changed_settings(self.recall, self.selection, its.changes)
+                except ValueError as error:
+                    raise ValueError(f"serving.experiments.{name}.arms.{arm}.changes: {error}") from error
         return self

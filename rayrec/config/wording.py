@@ -7,6 +7,10 @@ from typing import Any
 WORDING = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "date_from_datetime_inexact": "must be a date such as 2026-12-24",
+    "date_from_datetime_parsing": "must be a date such as 2026-12-24",
+    "date_parsing": "must be a date such as 2026-12-24",
+    "date_type": "must be a date such as 2026-12-24",
     "dict_type": "must be an object with names and values",
     "extra_forbidden": "is unknown",
     "finite_number": "must be a finite number",

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,7 @@ from rayrec.recall.source import Query
 from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.items import Items
+from rayrec.serving.rollout.experiments import NO_EXPERIMENTS, NOTHING, Change, Experiments
 from rayrec.serving.state.store import Addition, Event, StateStore, StoreError
 from rayrec.serving.user_log import UNKNOWN_USER
 
@@ -79,7 +80,7 @@ class Page:
     topics: np.ndarray  # int32 [k]: the topic that brought each video, NO_TOPIC where none did
     scores: np.ndarray  # float32 [k]: click probabilities, or what `rank_in_order` gives
     trace: Trace
-    arm: str | None = None  # the arm that answered
+    arm: str | None = None  # the arms that answered, as `rollout.experiments.label` writes them
     context: str | None = None  # of the request, as JSON
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
 
@@ -89,7 +90,7 @@ class View:
     """What a request is answered from. The three belong together: they know the same items."""
 
     items: Items
-    pipeline: RecallPipeline
+    pipelines: Mapping[Change, RecallPipeline]  # one for each combination of arms that make pages otherwise
     queues: TopicQueues
 
 
@@ -110,9 +111,10 @@ class Recommender:
         seed: int,
         lost: Callable[[int], None] = lambda count: None,
         look: Look = look_nowhere,
+        experiments: Experiments = NO_EXPERIMENTS,
     ) -> None:
         self.bundle, self.store, self.rank, self.settings, self._lost, self.look = bundle, store, rank, recall, lost, look
-        self.selection, self._refreshing = selection, threading.Lock()
+        self._combinations, self._refreshing = experiments.combinations(recall, selection), threading.Lock()
         self._rng = np.random.default_rng(seed)
         self._since = store.since(bundle.info.log_until, bundle.info.log_upto)
         self.exposures, self.clicks = bundle.counters()
@@ -126,7 +128,7 @@ class Recommender:
         self._upcoming = np.flatnonzero(~self._available).astype(np.int32)
         items = Items.of(bundle)
         queues = TopicQueues.build(items.topics, self.exposures, self.clicks, self._available, recall, self._rng)
-        self.view = View(items, RecallPipeline(recall, selection, items.data), queues)
+        self.view = View(items, self._pipelines(items), queues)
         self.refresh(self.refreshed_at)
 
     @property
@@ -185,8 +187,10 @@ class Recommender:
         self._available = np.append(self._available, nothing > 0)
         self._withheld = np.append(self._withheld, [video.video_id in self._withdrawn for video in new])
         self._upcoming = np.append(self._upcoming, np.arange(first, len(items), dtype=np.int32))
-        pipeline = RecallPipeline(self.settings, self.selection, items.data)
-        self.view = View(items, pipeline, self.queues.grown(items.topics))
+        self.view = View(items, self._pipelines(items), self.queues.grown(items.topics))
+
+    def _pipelines(self, items: Items) -> dict[Change, RecallPipeline]:
+        return {change: RecallPipeline(*settings, items.data) for change, settings in self._combinations.items()}
 
     async def recommend(
         self,
@@ -196,6 +200,7 @@ class Recommender:
         blocked_authors: Sequence[str] = (),
         context: dict[str, Any] | None = None,
         arm: str | None = None,
+        change: Change = NOTHING,
     ) -> Page:
         """A page of at most k videos that the user has not seen, fewer only when the catalog has no more. They are logged as shown.
 
@@ -203,9 +208,10 @@ class Recommender:
         soon as the store can write, or else are lost and counted.
 
         `context` gives the ranker's context fields; fields that it lacks are unknown. It and `arm` are stored with the impressions.
+        `change` says which arms of experiments make the page.
         Raises what the ranker raises, and `ScoreError` when its answer does not fit the candidates.
         """
-        page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, int(self._rng.integers(2**31)))
+        page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, int(self._rng.integers(2**31)), change)
         page = replace(
             page, logged=await self._log(self._impressions(user_id, page))
         )  # before the answer, so that no page repeats it
@@ -221,6 +227,7 @@ class Recommender:
         context: dict[str, Any] | None = None,
         arm: str | None = None,
         draw_seed: int = 0,
+        change: Change = NOTHING,
     ) -> Page:
         """The page that `recommend` would answer with, without logging it. `draw_seed` decides what is drawn at random."""
         trace, now, view = Trace(), now_ms(), self.view
@@ -235,7 +242,7 @@ class Recommender:
 
         exclusions = _exclusions(items, user, exclude, blocked_authors)
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
-        found = await view.pipeline.run(query, view.queues, score, k, trace)
+        found = await view.pipelines[change].run(query, view.queues, score, k, trace)
         page = found.candidates.take(found.rows)
         scores, said = found.scores[found.rows], _as_json(context or {})
         return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said)

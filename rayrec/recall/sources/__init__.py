@@ -4,7 +4,7 @@ import pkgutil
 
 import numpy as np
 
-from rayrec.config import Config, ConfigError, Recall
+from rayrec.config import Config, ConfigError, Recall, changed_settings
 from rayrec.recall.items import ItemData
 from rayrec.recall.source import Source
 from rayrec.registry import find_class, read_options
@@ -13,14 +13,16 @@ from rayrec.registry import find_class, read_options
 def check(config: Config) -> None:
     """Raises `ConfigError`, with the nearest known name, for a source or an option that does not exist.
 
-    So it does for a source that needs a collaborative model where the config has none.
+    So it does for a source that needs a collaborative model where the config has none. The arms of experiments count too.
     """
-    for name, source in classes(config.recall).items():
-        if source.is_collaborative and config.collaborative is None:
-            raise ConfigError(
-                f"recall.sources.{name} needs a collaborative model, but the config has no section `collaborative`; add "
-                "`collaborative: {}` for the default model"
-            )
+    arms = [arm for experiment in config.serving.experiments.values() for arm in experiment.arms.values() if arm.changes]
+    for settings in [config.recall, *(changed_settings(config.recall, config.selection, arm.changes)[0] for arm in arms)]:
+        for name, source in classes(settings).items():
+            if source.is_collaborative and config.collaborative is None:
+                raise ConfigError(
+                    f"recall.sources.{name} needs a collaborative model, but the config has no section `collaborative`; add "
+                    "`collaborative: {}` for the default model"
+                )
 
 
 def classes(settings: Recall) -> dict[str, type[Source]]:

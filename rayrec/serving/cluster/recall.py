@@ -45,6 +45,7 @@ from rayrec.serving.recommender import (
     rank_in_order,
 )
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
+from rayrec.serving.rollout.experiments import Experiments
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
 from rayrec.serving.search_query import Found, SearchError, SearchQuery, Unanswered
@@ -200,6 +201,7 @@ class TopicRecall:
             config.seed,
             lost=lambda count: self.metrics.count("impressions_lost_total", count),
             look=self._look_with(bundle),
+            experiments=Experiments(config.serving.experiments),
         )
 
     async def _prepare_rankers(self, bundle: Bundle) -> None:

@@ -1,7 +1,7 @@
 """What the answers of the API contain about videos and pages, made from a bundle's tables."""
 
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,13 +28,14 @@ def video(recommender: Recommender, item: int) -> Video:
     return Video(**_video_fields(recommender, [item])[0])
 
 
-def page(recommender: Recommender, found: Page, arm: str, debug: bool) -> bytes:
+def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[str, str], debug: bool) -> bytes:
     """Returns a `RecommendAnswer` as JSON."""
     words, videos = recommender.bundle.words, _video_fields(recommender, found.items.tolist())
     steps = [{"step": step.name, "milliseconds": round(step.milliseconds, 3), "count": step.count} for step in found.trace.steps]
     answer = {
         "request_id": found.request_id,
         "arm": arm,
+        "experiments": experiments,
         "bundle": recommender.bundle.version,
         "videos": [
             fields | {"score": round(score, 6), **_reason(why, topic, words)}

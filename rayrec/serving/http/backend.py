@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, TypeVar
 
 from fastapi import Path, Query
@@ -15,6 +16,7 @@ from rayrec.serving.inbox import Inbox
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import OverloadedError, Recommender
 from rayrec.serving.rollout.arms import Arms
+from rayrec.serving.rollout.experiments import Experiments
 from rayrec.serving.rollout.history import Swap
 from rayrec.serving.search_query import Place, Search
 from rayrec.values import text_of
@@ -46,6 +48,10 @@ class Backend:
     _writes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "writes"))
     # Covers and media are read here, so that a store of files that does not answer stops nothing else.
     _reads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(FILES_AT_ONCE, "files"))
+
+    @cached_property
+    def experiments(self) -> Experiments:
+        return Experiments(self.serving.experiments)
 
     async def write(self, change: Callable[..., T], *arguments: object) -> T:
         """What `change(*arguments)` returns, which may wait long for the store. Raises what it raises."""

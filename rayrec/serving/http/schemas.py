@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from rayrec.serving.http.bodies import example
+from rayrec.serving.http.experiment_schemas import ExperimentNumbers
 
 TOPIC = {"topic": 3, "words": ["guitar", "song"]}
 VIDEO = {
@@ -212,6 +213,7 @@ class AttentionAnswer(BaseModel):
 
     user_id: str
     video_id: str
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     known: bool = Field(default=False, description="whether the ranker knows the user; others have the mean kernels of all users")
     seen: float | None = Field(
@@ -235,6 +237,7 @@ class FoundVideo(Video):
 class SearchAnswer(BaseModel):
     model_config = example(bundle="20261121-101500-3f2a", videos=[VIDEO | {"score": 0.71}], tags=["guitar"], min_score=0.35)
 
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     videos: list[FoundVideo] = Field(description="the best first; none if nothing is relevant")
     tags: list[str] = Field(description="the tags nearest to the query, towards whose videos it was moved")
@@ -258,6 +261,7 @@ class Track(BaseModel):
 class MusicAnswer(BaseModel):
     model_config = example(bundle="20261121-101500-3f2a", tracks=[TRACK])
 
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     tracks: list[Track] = Field(description="the highest score first")
 
@@ -289,11 +293,18 @@ class Debug(BaseModel):
 
 class RecommendAnswer(BaseModel):
     model_config = example(
-        request_id="9f2c", arm="stable", bundle="20261121-101500-3f2a", videos=[RECOMMENDED], logged=True, debug=None
+        request_id="9f2c",
+        arm="stable",
+        experiments={"fresh": "more"},
+        bundle="20261121-101500-3f2a",
+        videos=[RECOMMENDED],
+        logged=True,
+        debug=None,
     )
 
     request_id: str = Field(description="to be sent with the events of these videos, like `arm`")
     arm: str = Field(description="`stable`, or `canary` for users who get a new bundle on trial")
+    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     videos: list[RecommendedVideo] = Field(description="the best first; there are fewer than k only if the catalog has no more")
     logged: bool = Field(
@@ -358,6 +369,7 @@ class Dashboard(BaseModel):
         swaps=[{"at": 1763700000000, "bundle": "20261121-101500-3f2a", "canary": None, "share": 0.0, "outcome": "done"}],
         users=["ann"],
         tracks=40,
+        experiments=[],
         refreshed_at=1763700000000,
     )
 
@@ -371,4 +383,7 @@ class Dashboard(BaseModel):
     swaps: list[SwapMade] = Field(description="the oldest first")
     users: list[str] = Field(description="some users with the most clicks in the training log")
     tracks: int = Field(description="number of tracks from which the stable arm chooses music; 0 for a bundle without any")
+    experiments: list[ExperimentNumbers] = Field(
+        [], description="those of the config; right after a start, without the newest events"
+    )
     refreshed_at: int = Field(description="when the queues last took in the events, UTC milliseconds")

@@ -3,6 +3,7 @@
 import { get, loadable } from "./api.js";
 import { chart, table } from "./chart.js";
 import { $, element, hueOfText, hueOfTopic, nameOfTopic, percent } from "./dom.js";
+import { experimentOf } from "./experiments.js";
 
 const REFRESH_MS = 5000;
 const ABBREVIATIONS = { auc: "AUC", gauc: "GAUC", ndcg: "NDCG", expected_ctr: "expected CTR" };
@@ -23,7 +24,7 @@ async function refresh() {
   setTimeout(refresh, REFRESH_MS);
 }
 
-function draw({ arms, queues, traffic, ranker, metrics, swaps, refreshed_at: refreshed }) {
+function draw({ arms, queues, traffic, ranker, metrics, swaps, experiments, refreshed_at: refreshed }) {
   $("age").textContent = `queues as of ${new Date(refreshed).toLocaleTimeString()}`;
   $("age").classList.remove("bad");
   drawTiles(traffic, ranker, metrics);
@@ -31,6 +32,8 @@ function draw({ arms, queues, traffic, ranker, metrics, swaps, refreshed_at: ref
   $("arms").replaceChildren(...arms.map(armOf));
   $("swaps").replaceChildren(...swaps.toReversed().map(swapOf));
   $("no-swaps").hidden = swaps.length > 0;
+  $("experiments").hidden = !experiments.length;
+  $("experiments").replaceChildren($("experiments-title"), ...experiments.map(experimentOf));
   drawQueues(queues);
   drawChart(traffic); // last, because it fills the space that the others leave
 }

@@ -4,7 +4,6 @@ A `Rollout` is what an operator asks for, `Arms` is what a replica of the servic
 says about both.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayrec.serving.recommender import Recommender
+from rayrec.serving.rollout.hashing import unit_hash
 
 STABLE, CANARY = "stable", "canary"
 
@@ -51,7 +51,7 @@ class Arms:
 
         A user has the same arm at every request and on every replica. Each canary gets another selection of users.
         """
-        if self.canary is not None and _unit_hash(f"{self.canary.bundle.version} {user_id}") < self.share:
+        if self.canary is not None and unit_hash(f"{self.canary.bundle.version} {user_id}") < self.share:
             return CANARY, self.canary
         return STABLE, self.stable
 
@@ -94,8 +94,3 @@ def verdict(reports: Iterable[Report], rollout: Rollout) -> str | None:
         if report.refused:
             return report.refused
     return "" if reports and len(decided) == len(reports) else None
-
-
-def _unit_hash(text: str) -> float:
-    """A number in [0, 1) that looks random but depends on the text alone."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56

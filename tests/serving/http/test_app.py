@@ -13,7 +13,7 @@ import pytest
 from rayrec.config import Config, Selection, Serving
 from rayrec.serving import covers
 from rayrec.serving.covers import read as read_cover
-from rayrec.serving.http import bodies, schemas
+from rayrec.serving.http import bodies, experiment_schemas, schemas
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
@@ -250,7 +250,8 @@ def test_the_description_has_every_route_with_errors_and_examples(client: httpx.
     ours = {name: schema for name, schema in described.items() if "ValidationError" not in name}
     for name, schema in ours.items():
         for example in schema["examples"]:
-            getattr(bodies if hasattr(bodies, name) else schemas, name).model_validate(example)
+            module = next(module for module in (bodies, schemas, experiment_schemas) if hasattr(module, name))
+            getattr(module, name).model_validate(example)
 
 
 def test_requests_are_filtered_by_author_and_carry_a_context(client: httpx.Client, recommender: Recommender) -> None:

@@ -7,28 +7,31 @@ from fastapi import APIRouter
 
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend
+from rayrec.serving.http.experiment_schemas import ExperimentNumbers
 from rayrec.serving.http.schemas import Arm, Dashboard, Queue, QueuedVideo, SwapMade, Traffic
 from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.rollout.arms import CANARY, Arms
+from rayrec.serving.rollout.experiment_status import Reader
 from rayrec.serving.rollout.history import Swap
 
 HOUR_MS, HOURS = 3_600_000, 24
 MAX_QUEUES = 100  # a catalog of a million videos has thousands of queues
 MAX_VIDEOS_PER_QUEUE = 10
 MAX_USERS = 5
+READING_S = 1.0  # of one answer, for experiments; the next one goes on reading
 
 
 def create_router(backend: Backend) -> APIRouter:
-    router = APIRouter(tags=["operation"])
+    router, reader = APIRouter(tags=["operation"]), Reader(backend.serving.experiments)
 
     @router.get("/v1/dashboard", summary="Get the numbers of the page /dashboard")
     async def numbers() -> Dashboard:
-        return await asyncio.to_thread(lambda: _dashboard(backend.arms(), backend.swaps(), now_ms()))
+        return await asyncio.to_thread(lambda: _dashboard(backend.arms(), backend.swaps(), reader, now_ms()))
 
     return router
 
 
-def _dashboard(arms: Arms, swaps: list[Swap], now: int) -> Dashboard:
+def _dashboard(arms: Arms, swaps: list[Swap], reader: Reader, now: int) -> Dashboard:
     """Reads the store; raises `StoreError` if the store can't answer now."""
     stable = arms.stable
     return Dashboard(
@@ -45,6 +48,7 @@ def _dashboard(arms: Arms, swaps: list[Swap], now: int) -> Dashboard:
         ],
         users=[user_id for user_id in stable.bundle.top_users(MAX_USERS) if not stable.user(user_id).forgotten],
         tracks=stable.bundle.music.tracks.num_rows if stable.bundle.music is not None else 0,
+        experiments=[ExperimentNumbers.model_validate(each) for each in reader.statuses(stable.store, now, READING_S)],
         refreshed_at=stable.refreshed_at,
     )
 

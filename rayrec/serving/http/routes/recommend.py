@@ -11,7 +11,8 @@ from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import RecommendRequest
 from rayrec.serving.http.schemas import RecommendAnswer
 from rayrec.serving.metrics import Metrics
-from rayrec.serving.recommender import Page
+from rayrec.serving.recommender import Page, now_ms
+from rayrec.serving.rollout.experiments import label
 
 
 def create_router(backend: Backend) -> APIRouter:
@@ -27,11 +28,19 @@ def create_router(backend: Backend) -> APIRouter:
         if request.k > max_k:
             raise HTTPException(422, f"k: a page holds at most {max_k} videos (serving.max_k), not {request.k}")
         arm, recommender = backend.arms().arm_of(request.user_id)
+        experiments = backend.experiments
+        assigned = experiments.of(request.user_id, now_ms())
         page = await recommender.recommend(
-            request.user_id, request.k, request.exclude, request.blocked_authors, request.context, arm
+            request.user_id,
+            request.k,
+            request.exclude,
+            request.blocked_authors,
+            request.context,
+            label(arm, assigned),
+            experiments.change(assigned),
         )
         _count(backend.metrics, page, arm)
-        return Response(answers.page(recommender, page, arm, request.debug), media_type="application/json")
+        return Response(answers.page(recommender, page, arm, assigned, request.debug), media_type="application/json")
 
     return router
 
