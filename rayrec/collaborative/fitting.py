@@ -11,6 +11,7 @@ of a vector.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Generic, TypeVar
 
 import numpy as np
@@ -130,10 +131,11 @@ class TrainableVectors(Trainable[Batch]):
 class TrainableOnClicks(TrainableVectors[Batch]):
     """Learns from every click once in an epoch."""
 
-    def __init__(self, network: Network[Batch], feedback: Feedback, options: StepOptions, fitting: Fitting) -> None:
-        super().__init__(network, feedback, options, fitting)
-        likes = feedback.likes.tocoo()
-        self.clicks = [torch.from_numpy(column.astype(np.int64)).to(fitting.device) for column in (likes.row, likes.col)]
+    @cached_property
+    def clicks(self) -> tuple[Tensor, Tensor]:
+        """The user and the item of each click: int64."""
+        likes, device = self.feedback.likes.tocoo(), self.fitting.device
+        return torch.from_numpy(likes.row.astype(np.int64)).to(device), torch.from_numpy(likes.col.astype(np.int64)).to(device)
 
     def steps(self, epoch: int) -> int:
         return -(-len(self.clicks[0]) // self.options.batch_size)
