@@ -83,9 +83,15 @@ class UserKernels(nn.Module):
 
     def _stages(self, users_B: torch.Tensor, candidates_BN: torch.Tensor) -> "list[_Stage]":
         numbers, count = self.numbers(users_B), len(self.widths)
-        maps_BNSCP = self.maps[candidates_BN].to(self.all_users.dtype).unflatten(-1, self.dimensions)
+        maps_BNSCP = self.maps[candidates_BN].unflatten(-1, self.dimensions)
         return [
-            self._stage(maps_BNCP, numbers[stage], numbers[count + stage], numbers[-1][:, stage], self.widths[stage])
+            self._stage(
+                maps_BNCP.to(self.all_users.dtype),
+                numbers[stage],
+                numbers[count + stage],
+                numbers[-1][:, stage],
+                self.widths[stage],
+            )
             for stage, maps_BNCP in enumerate(maps_BNSCP.unbind(2))
         ]
 

@@ -264,7 +264,7 @@ def test_where_the_user_looks_is_shown_on_the_cover(show: Show, recommender: Rec
     button.press("Enter")
     slide.locator(".looks").get_by_text(words).wait_for()
     assert slide.locator(".reasons").is_hidden()  # which would cover the picture
-    assert feed.page.evaluate("document.activeElement.className") == "why"
+    assert feed.page.evaluate("document.activeElement.classList.contains('why')")
     assert slide.locator("video").evaluate("clip => clip.paused")
     canvas, cover = slide.locator(".places"), slide.locator(".cover")
     assert canvas.bounding_box() == cover.bounding_box()
