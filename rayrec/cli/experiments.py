@@ -59,4 +59,5 @@ def _numbers(found: "Compared") -> list[str]:
     if found.gain is None or found.low is None or found.high is None or found.p_value is None or found.detectable is None:
         return [value, "-", "-", "-", "-"]
     interval = f"{found.low:+.1%} to {found.high:+.1%}"
-    return [value, f"{found.gain:+.1%}", interval, f"{found.p_value:.3f}", f"{found.detectable:+.1%}"]
+    p_value = "< 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
+    return [value, f"{found.gain:+.1%}", interval, p_value, f"{found.detectable:+.1%}"]

@@ -39,7 +39,7 @@ class Serving(Section):
     requests_per_s: Annotated[float, Field(gt=0)] | None = None  # for each API key (without keys: address) and replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
     uploads: Uploads | None = None  # if set, POST /v1/videos adds videos
-    # Name -> experiment: which users get pages that are made otherwise. See `docs/operations.md`.
+    # Name -> experiment: which users get pages that are made otherwise. [Operations](operations.md#running-an-experiment) says how.
     experiments: dict[str, Experiment] = {}
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
@@ -21,6 +22,7 @@ from rayrec.serving.rollout.history import Swap
 from rayrec.serving.search_query import Found, Search, SearchQuery
 from rayrec.serving.state.store import Event
 from tests.serving.music_world import TRACKS, track
+from tests.serving.rollout.browsing import EXPERIMENT, browse
 from tests.serving.small_world import rank_by_last_click, topic_of, video
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the pages are not tested")
@@ -128,9 +130,10 @@ def show(browser: "playwright.Browser", recommender: Recommender, listen: Callab
         keys: tuple[str, ...] = (),
         search: Search | None = None,
         serves: Recommender = recommender,
+        serving: Serving = Serving(),  # noqa: B008
         **settings: str,
     ) -> Feed:
-        api = create_api(lambda: Arms(serves), Serving(), Keys(keys), LocalMetrics(), lambda: SWAPS, ask=search)
+        api = create_api(lambda: Arms(serves), serving, Keys(keys), LocalMetrics(), lambda: SWAPS, ask=search)
         feed = Feed(browser.new_page(viewport=size, **settings), serves)
         feed.page.set_default_timeout(10_000)
         opened.append(feed)
@@ -384,6 +387,23 @@ def test_the_dashboard_shows_queues_clicks_and_swaps_and_follows(show: Show, rec
     assert [text.split(",")[0] for text in feed.page.locator(".queue h3").all_text_contents()] == ["guitar"]
     expose(recommender, "bob", 7)
     feed.page.locator("#day").get_by_text("17", exact=True).wait_for()
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_the_dashboard_shows_experiments(show: Show, recommender: Recommender, size: dict[str, int]) -> None:
+    recommender.store.add_events(browse(np.random.default_rng(4), 500, better=0.8))
+    page = show("/dashboard", size, serving=Serving(experiments={"fresh": EXPERIMENT})).page
+    page.wait_for_selector(".experiment tbody tr")
+    assert page.locator(".experiment tbody th").all_text_contents() == ["control", "more"]
+    assert page.locator(".experiment tbody tr").nth(1).locator(".decided").count() == 3
+    assert "to +" in (page.locator(".experiment small").nth(1).text_content() or "")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # a wide table scrolls by itself
+
+
+def test_without_experiments_the_dashboard_does_not_speak_of_any(show: Show) -> None:
+    page = show("/dashboard").page
+    page.wait_for_selector(".queue")
+    assert page.locator("#experiments:visible").count() == 0
 
 
 def test_a_metric_that_is_not_defined_leaves_the_dashboard_full(show: Show, recommender: Recommender) -> None:

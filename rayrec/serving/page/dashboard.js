@@ -33,7 +33,7 @@ function draw({ arms, queues, traffic, ranker, metrics, swaps, experiments, refr
   $("swaps").replaceChildren(...swaps.toReversed().map(swapOf));
   $("no-swaps").hidden = swaps.length > 0;
   $("experiments").hidden = !experiments.length;
-  $("experiments").replaceChildren($("experiments-title"), ...experiments.map(experimentOf));
+  $("standing").replaceChildren(...experiments.map(experimentOf)); // the node that scrolls stays
   drawQueues(queues);
   drawChart(traffic); // last, because it fills the space that the others leave
 }

@@ -11,7 +11,7 @@ export function experimentOf(experiment) {
   const notes = [];
   if (mismatch) notes.push(element("p", { class: "outcome bad", text: "The arms do not have their shares of the users, so no gain means anything. Find the cause first." }));
   if (several) notes.push(element("p", { class: "quiet", text: `${several.toLocaleString()} users were in several arms and are left out.` }));
-  return element("article", { class: "experiment", tabindex: 0, "aria-label": `Experiment ${name}` }, heading, ...notes, tableOf(arms));
+  return element("article", { class: "experiment" }, heading, ...notes, tableOf(arms));
 }
 
 function tableOf(arms) {
@@ -31,7 +31,7 @@ function cellOf({ value, gain, low, high, p_value: p, detectable }) {
   if (gain === null) return cell;
   const decided = low > 0 || high < 0;
   cell.append(element("b", { class: decided ? "decided" : "", text: signed(gain) }));
-  cell.append(element("small", { text: `${signed(low)} to ${signed(high)}, p ${p.toFixed(3)}` }));
+  cell.append(element("small", { text: `${signed(low)} to ${signed(high)}, p ${p < 0.001 ? "< 0.001" : p.toFixed(3)}` }));
   cell.append(element("small", { text: decided ? "" : `can be found: ${signed(detectable)}` }));
   return cell;
 }

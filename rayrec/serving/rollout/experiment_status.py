@@ -147,8 +147,18 @@ def _compared(experiment: Experiment, control: np.ndarray, treatment: np.ndarray
             continue
         deviation = float(found.error[place]) * users**0.5
         seen, planned = (detectable(deviation, count, lambda n: float(mixture.radius(n))) for count in (users, experiment.users))
-        numbers = (found.relative, known.interval.low, known.interval.high, known.p_value)
-        compared.append(Compared(metric, value, *(float(each[place]) for each in numbers), seen, planned))
+        compared.append(
+            Compared(
+                metric,
+                value,
+                gain=float(found.relative[place]),
+                low=float(known.interval.low[place]),
+                high=float(known.interval.high[place]),
+                p_value=float(known.p_value[place]),
+                detectable=seen,
+                detectable_planned=planned,
+            )
+        )
     return compared
 
 

@@ -57,9 +57,9 @@ class Tally:
 
     def _take_pages(self, impressions: pa.Table) -> None:
         arms = {name: place for place, name in enumerate(self.experiment.arms)}
-        found = {text: arms.get(arm_in(text, self.name) or "") for text in pc.unique(impressions["arm"]).to_pylist()}
-        ours = [text for text, arm in found.items() if arm is not None]
-        rows = impressions.filter(pc.is_in(impressions["arm"], pa.array(ours, impressions["arm"].type)))
+        named = {text: arm_in(text, self.name) for text in pc.unique(impressions["arm"]).to_pylist()}
+        found = {text: arms[arm] for text, arm in named.items() if arm in arms}
+        rows = impressions.filter(pc.is_in(impressions["arm"], pa.array(list(found), impressions["arm"].type)))
         pages = rows.group_by(["user_id", "request_id", "arm"], use_threads=False).aggregate([("at", "min"), ("at", "count")])
         for user_id, request_id, text, at, count in zip(*(pages[name].to_pylist() for name in pages.column_names), strict=True):
             row = self._row(hash(user_id), found[text])
@@ -68,7 +68,8 @@ class Tally:
                 self._pages.setdefault((hash(user_id), hash(request_id)), _Page(row, at))
             self._newest = max(self._newest, at)
 
-    def _row(self, user: int, arm: int | None) -> int:
+    def _row(self, user: int, arm: int) -> int:
+        """The row of a user who was seen in an arm."""
         row = self._rows.setdefault(user, len(self._rows))
         if row == len(self._arm):
             self._arm.append(arm)

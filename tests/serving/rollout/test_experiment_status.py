@@ -2,28 +2,22 @@
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from rayrec import tables
-from rayrec.config import ConfigError, Experiment, load
+from rayrec.config import ConfigError, load
 from rayrec.evaluation.experiments.gains import gain
 from rayrec.evaluation.experiments.moments import Moments
 from rayrec.evaluation.experiments.sequential import FIRST, Mixture
 from rayrec.serving.rollout import experiment_status
 from rayrec.serving.rollout.experiment_status import METRICS, ExperimentStatus, Reader, read_statuses, status_of
-from rayrec.serving.rollout.experiments import Experiments, label
 from rayrec.serving.rollout.tally import MAX_DELAY_MS, Tally
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import Event, events_table
-
-NOW = 1_790_000_000_000
-HALVES = {"arms": {"control": 0.5, "more": {"share": 0.5, "changes": {"selection.explore": 0.2}}}, "users": 1000}
-EXPERIMENT = Experiment.model_validate(HALVES)
-EXPERIMENTS = Experiments({"fresh": EXPERIMENT})
+from tests.serving.rollout.browsing import EXPERIMENT, EXPERIMENTS, NOW, browse, outcome, page_of
 
 
 def tally_of(events: list[Event], pieces: int = 1) -> Tally:
@@ -31,15 +25,6 @@ def tally_of(events: list[Event], pieces: int = 1) -> Tally:
     for part in np.array_split(np.arange(len(events)), pieces):
         tally.take(events_table(events[number] for number in part))
     return tally
-
-
-def page_of(user: str, request: str, arm: str, at: int = NOW, videos: int = 3) -> list[Event]:
-    return [Event(f"{request}-{n}", user, f"v{n}", "impression", at, request, arm=arm) for n in range(videos)]
-
-
-def outcome(user: str, request: str | None, kind: str, video: str = "v0", **fields: Any) -> Event:
-    number = outcome.count = getattr(outcome, "count", 0) + 1  # type: ignore[attr-defined]
-    return Event(f"o{number}", user, video, kind, fields.pop("at", NOW + 1000), request, **fields)  # type: ignore[arg-type]
 
 
 def of_user(tally: Tally) -> list[float]:
@@ -88,23 +73,6 @@ def test_nothing_is_said_without_events() -> None:
     assert [metric.value for metric in found.arms[1].metrics] == [None, None, None]
     assert [metric.gain for metric in found.arms[1].metrics] == [None, None, None]
     assert not found.mismatch
-
-
-def browse(rng: np.random.Generator, users: int, better: float = 0.0, run: int = 0) -> list[Event]:
-    """Users who are assigned as in the service come back for another page; the arm `more` is clicked more by `better`."""
-    events = []
-    liking = rng.beta(2, 8, users)
-    for visit in range(2):
-        clicked = rng.random((users, 3))
-        for user in range(users):
-            user_id, request = f"{run} u{user}", f"{run} {user} {visit}"
-            assigned = EXPERIMENTS.of(user_id, NOW)
-            events += page_of(user_id, request, label("stable", assigned), NOW + visit)
-            likes = liking[user] * (1 + better * (assigned["fresh"] == "more"))
-            for n in np.flatnonzero(clicked[user] < likes).tolist():
-                events.append(outcome(user_id, request, "click", f"v{n}"))
-                events.append(outcome(user_id, request, "watch", f"v{n}", watch_s=float(rng.gamma(2, 5))))
-    return events
 
 
 def test_the_status_equals_a_direct_computation(tmp_path: Path) -> None:
