@@ -57,6 +57,9 @@ SOUNDS: dict[str, Any] = {
     "learning_rate": 3e-3,
     "epochs": 40,
     "patience": 10,
+    "user_penalty": 1,
+    "track_penalty": 3,
+    "weight_decay": 1e-3,
 }
 CONVMF = {
     "n_epochs": 8,
