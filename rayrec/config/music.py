@@ -68,7 +68,7 @@ class WordNetwork(Section):
     max_words: Count = 20_000  # of the vocabulary, those of the most tracks first
     length: Count = 64  # words of a track that are read
     embedding: Count = 32  # numbers of a word
-    windows: Annotated[list[Count], Field(min_length=1)] = [1, 2, 3]  # words that a filter sees at a time
+    windows: Annotated[list[Count], Field(min_length=1)] = [1, 2]  # words that a filter sees at a time
     filters: Count = 32  # for each width of the window
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
@@ -76,7 +76,7 @@ class WordNetwork(Section):
 class SoundNetwork(Section):
     """The convolutions over the log-mel spectrogram of a track: 64 bands, in patches of .96 s."""
 
-    patches: Count = 16  # of a track, spread evenly over its sound
+    patches: Count = 8  # of a track, spread evenly over its sound
     channels: Annotated[list[Count], Field(min_length=1)] = [16, 32, 64]  # of the layers, each of which halves bands and time
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
@@ -99,10 +99,10 @@ class Music(Section):
     sound: SoundNetwork = SoundNetwork()
     held_out: Annotated[Share, Field(lt=1)] = 0.1  # share of the ratings on which the epoch is chosen; 0: the last epoch counts
     epochs: Count = 60
-    patience: Count = 5  # epochs without a lower error on them after which training stops
-    batch_size: Count = 512  # ratings, of all workers together
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5  # of the networks
+    patience: Count = 15  # epochs without a lower error on them after which training stops
+    batch_size: Count = 2048  # ratings, of all workers together
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2  # of the networks, which else learn single ratings by heart
     workers: Annotated[int, Field(ge=0)] = 0  # processes that train together; 0 trains in the calling process
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     restarts: Annotated[int, Field(ge=0)] = 3  # how often a training continues from its checkpoint after a worker has died

@@ -20,6 +20,7 @@ def settings(**options: object) -> Music:
         "batch_size": 64,
         "epochs": 4,
         "learning_rate": 0.02,
+        "weight_decay": 1e-5,
         "user_penalty": 0.5,
         "track_penalty": 0.5,
         "sdae": {"hidden": [5]},

@@ -161,12 +161,17 @@ def test_a_killed_run_goes_on_from_its_checkpoint(ingested: Run, monkeypatch: py
         np.testing.assert_allclose(vector, whole[track], rtol=1e-5, atol=1e-6)
 
 
-def test_two_workers_of_ray_learn_what_one_process_does(ingested: Run, sounds: list[str], ray_cluster: str) -> None:
-    found = []
+def test_two_workers_of_ray_hear_and_learn_what_one_process_does(
+    ingested: Run, sounds: list[str], ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, heard = [], []
     for folder, workers in (("here", 0), ("there", 2)):
         workspace, config = ingested(list(sounds), folder=folder, workers=workers, tracks="sound", epochs=3, patience=3)
         run_stage(workspace, STAGE, config)
         found.append(vectors(workspace, "music_users", "user_id"))
+        heard.append(workspace.read("track_features"))
+        monkeypatch.setattr(stage, "LOCAL_TRACKS", 0)  # the second time, Ray's workers decode
+    assert heard[0].equals(heard[1])
     for user, vector in found[0].items():
         np.testing.assert_allclose(found[1][user], vector, rtol=1e-3, atol=1e-4)
 
