@@ -53,12 +53,16 @@ def swap(
     overrides: Overrides = None,
     bundle: Annotated[str | None, typer.Option(help="A published version; without it, the newest one.")] = None,
     canary: Annotated[float | None, typer.Option(help="Serve it only to this share of the users, such as 0.1.")] = None,
+    decide: Annotated[bool, typer.Option("--decide", help="Wait until its users prove the canary good or bad, and act.")] = False,
+    users: Annotated[int, typer.Option(min=1, help="With --decide: a canary that is not worse after so many is good.")] = 10_000,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running, and move to every bundle that is published.")] = False,
 ) -> None:
     """Move the running service to a published bundle without dropping a request."""
     from rayrec.serving.cluster import swaps
 
     settings = load_config(config, overrides)
+    if decide and (watch or canary is None):
+        raise RayrecError("--decide waits for a canary; name its share of the users (--canary 0.1), and leave out --watch")
     if watch:
         if bundle is not None:
             raise RayrecError("--watch moves to every bundle that is published; leave out --bundle")
@@ -68,6 +72,9 @@ def swap(
         say(f"Nothing to do: {f'bundle {bundle}' if bundle else 'the newest bundle'} is served already.")
     else:
         show_swaps([done])
+    if decide:
+        say("Waiting for the canary's users. You may end this command; the canary then stays as it is.")
+        show_swaps([swaps.decide(settings, users, say)])
 
 
 @app.command(rich_help_panel=PANEL)

@@ -15,11 +15,17 @@ from rayrec.config import Config
 from rayrec.errors import RayrecError
 from rayrec.serving.bundle import Bundle, BundleError, locate, verify
 from rayrec.serving.cluster import service
+from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Canary, Rollout
+from rayrec.serving.rollout.decision import decided, trial
+from rayrec.serving.rollout.experiment_status import Reader
+from rayrec.serving.rollout.experiments import BUNDLE
 from rayrec.serving.rollout.history import DONE, Swap, SwapError, previous_rollout, record, swap_history
+from rayrec.serving.state.opening import open_store
 from rayrec.workspace.versions import Workspace
 
 WATCH_INTERVAL_S = 5.0
+DECIDE_INTERVAL_S = 5.0
 
 
 def swap(config: Config, version: str | None = None, share: float | None = None) -> Swap | None:
@@ -64,6 +70,34 @@ def rollback(config: Config) -> Swap:
         current = _current_rollout(config, workspace)
         published = {manifest.version for manifest in workspace.versions("publish")}
         return _apply(config, workspace, current, previous_rollout(swap_history(workspace), current, published))
+
+
+def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
+    """Watches the canary until its users' events prove something, then moves all users to it or back. `report` is told why.
+
+    Only pages from now on count. Raises `SwapError` without a canary, or when another swap ends it, and the errors of `swap`.
+    """
+    current = service.current_rollout(config)
+    canary = current.canary
+    if canary is None:
+        raise SwapError("there is no canary to decide on; name its share of the users (--canary)")
+    store = open_store(config)
+    try:
+        reader = Reader({BUNDLE: trial(canary.share, users)}, store.latest())
+        while True:
+            if service.current_rollout(config) != current:
+                raise SwapError("the canary was ended or changed by another swap, so there is nothing left to decide")
+            [status] = reader.statuses(store, now_ms())
+            if decision := decided(status, users):
+                break
+            time.sleep(DECIDE_INTERVAL_S)
+    finally:
+        store.close()
+    report(decision.reason)
+    done = swap(config, canary.version) if decision.goes_on else rollback(config)
+    if done is None:
+        raise SwapError("another swap was faster; the canary is served to all users already")
+    return done
 
 
 def watch(config: Config, share: float | None, report: Callable[[str], None]) -> None:

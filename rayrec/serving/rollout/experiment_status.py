@@ -18,7 +18,7 @@ from rayrec.evaluation.experiments.gains import gain
 from rayrec.evaluation.experiments.mismatch import mismatch_log_evidence
 from rayrec.evaluation.experiments.moments import Moments
 from rayrec.evaluation.experiments.power import detectable
-from rayrec.evaluation.experiments.sequential import Mixture, Monitor
+from rayrec.evaluation.experiments.sequential import FIRST, Mixture, Monitor
 from rayrec.serving.rollout.experiments import is_running
 from rayrec.serving.rollout.tally import CLICKS, IMPRESSIONS, SEVERAL, WATCH_S, Tally
 from rayrec.serving.state.opening import is_redis, open_store, state_path
@@ -97,9 +97,10 @@ def status_of(tally: Tally, now: int) -> ExperimentStatus:
 class Reader:
     """The statuses of a store's experiments. It reads each event once, so that it may be asked again and again, in any thread."""
 
-    def __init__(self, experiments: Mapping[str, Experiment]) -> None:
+    def __init__(self, experiments: Mapping[str, Experiment], after: int = 0) -> None:
+        """Of the events whose number is above `after`."""
         self._tallies = [Tally(name, experiment) for name, experiment in experiments.items()]
-        self._upto = 0  # the number of the last event that was read
+        self._upto = after  # the number of the last event that was read
         self._reading = threading.Lock()
 
     def statuses(self, store: StateStore, now: int, at_most_s: float = math.inf) -> list[ExperimentStatus]:
@@ -134,9 +135,9 @@ def read_statuses(config: Config, now: int) -> list[ExperimentStatus]:
 def _compared(experiment: Experiment, control: np.ndarray, treatment: np.ndarray) -> list[Compared]:
     """All metrics of an arm; arrays [users, 3]."""
     values = [_value(treatment, metric) for metric in METRICS]
-    if not len(control) or not len(treatment):
+    if 2 * min(len(control), len(treatment)) < FIRST:
         return [Compared(metric, value) for metric, value in zip(METRICS, values, strict=True)]
-    found = gain(_moments(control), _moments(treatment))
+    found = gain(_moments(_begun(control, treatment)), _moments(_begun(treatment, control)))
     users = len(control) + len(treatment)
     mixture = Mixture.for_users(experiment.users)
     known = Monitor(mixture).after(found, np.array(users))
@@ -160,6 +161,19 @@ def _compared(experiment: Experiment, control: np.ndarray, treatment: np.ndarray
             )
         )
     return compared
+
+
+def _begun(sums: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The sums of an arm, as if one of its users had done what nobody there has done yet, as much as others who do it.
+
+    A logarithm needs more than nothing. It takes nothing from the test's care: the arm is better than it seems.
+    """
+    nothing = ~sums.any(axis=0) & others.any(axis=0)
+    if not nothing.any():
+        return sums
+    begun = sums.copy()
+    begun[0, nothing] = (others.sum(axis=0) / np.maximum((others > 0).sum(axis=0), 1))[nothing]
+    return begun
 
 
 def _moments(sums: np.ndarray) -> Moments:

@@ -19,6 +19,7 @@ from rayrec.serving.rollout.hashing import unit_hash
 Assignment = dict[str, str]  # experiment -> arm, of the experiments in which a user takes part
 Change = frozenset[tuple[str, str]]  # the experiments and arms of an assignment that change pages
 NOTHING: Change = frozenset()
+BUNDLE = ""  # in place of an experiment's name: which bundle made the page
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def label(bundle: str, assignment: Mapping[str, str]) -> str:
 
 
 def arm_in(text: str | None, experiment: str) -> str | None:
-    """The arm of an experiment in the `arm` of an event; None for an event without it."""
+    """The arm of an experiment, or of the `BUNDLE`, in the `arm` of an event; None for an event without it."""
+    if experiment == BUNDLE:
+        return (text or "").split(" ")[0] or None
     return next((part.partition("=")[2] for part in _parts(text) if part.startswith(f"{experiment}=")), None)
 
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from rayrec.config import Config
+from rayrec.config import Config, with_values
 from rayrec.serving.bundle import BundleError, locate
 from rayrec.serving.cluster import service as service_module
 from rayrec.serving.cluster import swaps
 from rayrec.serving.cluster.service import SwapRefusedError, with_rollout
 from rayrec.serving.rollout.arms import Canary, Report, Rollout
 from rayrec.serving.rollout.history import HISTORY, SwapError, swap_history
+from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
+from tests.serving.rollout.browsing import canary_events
 from tests.serving.small_world import build_workspace
 
 
@@ -143,6 +145,46 @@ def test_watching_tries_each_published_bundle_once(
     assert said[0] == f"bundle {published[0]} is served"
     assert "items.arrow is not the file that was published" in said[1]
     assert [rollout.version for rollout in service[1:]] == published[:1]
+
+
+# --- a canary that decides ---
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.6])
+def test_a_canary_is_left_or_kept_by_what_its_users_do(
+    service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rate: float
+) -> None:
+    """Its users come while the command waits. What they did before does not count."""
+    first, second = service[-1].version, publish()
+    config = with_values(small_world, {"serving.state": str(tmp_path / "events.db")})
+    store, said, waited = SqliteStore(tmp_path / "events.db"), list[str](), list[float]()
+    store.add_events(canary_events(400, 0.7 - rate, seed=1))
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        store.add_events(canary_events(400, rate, seed=1 + len(waited)))
+
+    monkeypatch.setattr(swaps.time, "sleep", sleep)
+    swaps.swap(config, share=0.2)
+    done = swaps.decide(config, 10_000, said.append)
+    store.close()
+    assert said[0].startswith("the canary is worse: " if rate < 0.3 else "the canary is better: ")
+    assert (done.version, done.canary) == (first if rate < 0.3 else second, None)
+    assert service[-1] == Rollout(version=done.version)
+    assert 0 < len(waited) < 10
+
+
+def test_there_must_be_a_canary_to_decide_on_and_nobody_may_take_it_away(
+    service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = with_values(small_world, {"serving.state": str(tmp_path / "events.db")})
+    with pytest.raises(SwapError, match="there is no canary to decide on"):
+        swaps.decide(config, 100, print)
+    publish()
+    swaps.swap(config, share=0.2)
+    monkeypatch.setattr(swaps.time, "sleep", lambda seconds: swaps.rollback(config))
+    with pytest.raises(SwapError, match="ended or changed by another swap"):
+        swaps.decide(config, 100, print)
 
 
 # --- two operators ---

@@ -1,10 +1,11 @@
-"""Users of a made-up experiment, who come back and click."""
+"""What made-up users of experiments and canaries do."""
 
 from typing import Any
 
 import numpy as np
 
 from rayrec.config import Experiment
+from rayrec.serving.rollout.arms import CANARY, STABLE
 from rayrec.serving.rollout.experiments import Experiments, label
 from rayrec.serving.state.store import Event
 
@@ -37,4 +38,18 @@ def browse(rng: np.random.Generator, users: int, better: float = 0.0, run: int =
             for n in np.flatnonzero(clicked[user] < likes).tolist():
                 events.append(outcome(user_id, request, "click", f"v{n}"))
                 events.append(outcome(user_id, request, "watch", f"v{n}", watch_s=float(rng.gamma(2, 5))))
+    return events
+
+
+def canary_events(users: int, rate: float, answered: float = 1.0, seed: int = 0) -> list[Event]:
+    """A fifth of the users have a canary, who click with another rate than the others (0.3), and who may get no answer."""
+    rng, events = np.random.default_rng(seed), list[Event]()
+    for user in (f"{seed} u{number}" for number in range(users)):
+        canary = rng.random() < 0.2
+        if canary and rng.random() > answered:
+            continue
+        events += page_of(user, f"{user} r", f"{CANARY if canary else STABLE} fresh=more")
+        for n in np.flatnonzero(rng.random(3) < (rate if canary else 0.3)).tolist():
+            events.append(outcome(user, f"{user} r", "click", f"v{n}"))
+            events.append(outcome(user, f"{user} r", "watch", f"v{n}", watch_s=5 + 5 * rng.random()))
     return events
