@@ -23,10 +23,10 @@ from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
 from rayrec.recall.similar import nearest
 from rayrec.recall.source import Query
+from rayrec.serving.assignment import NO_EXPERIMENTS, NOTHING, Change, Experiments
 from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.items import Items
-from rayrec.serving.rollout.experiments import NO_EXPERIMENTS, NOTHING, Change, Experiments
 from rayrec.serving.state.store import Addition, Event, StateStore, StoreError
 from rayrec.serving.user_log import UNKNOWN_USER
 
@@ -80,7 +80,7 @@ class Page:
     topics: np.ndarray  # int32 [k]: the topic that brought each video, NO_TOPIC where none did
     scores: np.ndarray  # float32 [k]: click probabilities, or what `rank_in_order` gives
     trace: Trace
-    arm: str | None = None  # the arms that answered, as `rollout.experiments.label` writes them
+    arm: str | None = None  # the arms that answered, as `assignment.label` writes them
     context: str | None = None  # of the request, as JSON
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
 

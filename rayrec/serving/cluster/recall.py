@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from rayrec.config import Config
 from rayrec.errors import RayrecError
 from rayrec.serving.additions import described_by
+from rayrec.serving.assignment import Experiments
 from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle, BundleError
 from rayrec.serving.cluster import logs
@@ -45,7 +46,6 @@ from rayrec.serving.recommender import (
     rank_in_order,
 )
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
-from rayrec.serving.rollout.experiments import Experiments
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
 from rayrec.serving.search_query import Found, SearchError, SearchQuery, Unanswered

@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 from rayrec.config import Config
 from rayrec.errors import RayrecError
+from rayrec.serving.assignment import BUNDLE
 from rayrec.serving.bundle import Bundle, BundleError, locate, verify
 from rayrec.serving.cluster import service
 from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Canary, Rollout
 from rayrec.serving.rollout.decision import decided, trial
 from rayrec.serving.rollout.experiment_status import Reader
-from rayrec.serving.rollout.experiments import BUNDLE
 from rayrec.serving.rollout.history import DONE, Swap, SwapError, previous_rollout, record, swap_history
 from rayrec.serving.state.opening import open_store
 from rayrec.workspace.versions import Workspace

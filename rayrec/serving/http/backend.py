@@ -12,11 +12,11 @@ from pydantic import AfterValidator
 from starlette.exceptions import HTTPException
 
 from rayrec.config import Serving
+from rayrec.serving.assignment import Experiments
 from rayrec.serving.inbox import Inbox
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import OverloadedError, Recommender
 from rayrec.serving.rollout.arms import Arms
-from rayrec.serving.rollout.experiments import Experiments
 from rayrec.serving.rollout.history import Swap
 from rayrec.serving.search_query import Place, Search
 from rayrec.values import text_of

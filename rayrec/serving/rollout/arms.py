@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rayrec.serving.assignment import unit_hash
 from rayrec.serving.recommender import Recommender
-from rayrec.serving.rollout.hashing import unit_hash
 
 STABLE, CANARY = "stable", "canary"
 

@@ -19,7 +19,7 @@ from rayrec.evaluation.experiments.mismatch import mismatch_log_evidence
 from rayrec.evaluation.experiments.moments import Moments
 from rayrec.evaluation.experiments.power import detectable
 from rayrec.evaluation.experiments.sequential import FIRST, Mixture, Monitor
-from rayrec.serving.rollout.experiments import is_running
+from rayrec.serving.assignment import is_running
 from rayrec.serving.rollout.tally import CLICKS, IMPRESSIONS, SEVERAL, WATCH_S, Tally
 from rayrec.serving.state.opening import is_redis, open_store, state_path
 from rayrec.serving.state.store import StateStore

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Experiment
-from rayrec.serving.rollout.experiments import arm_in
+from rayrec.serving.assignment import arm_in
 from rayrec.serving.state.export import DAY, MAX_DELAY_DAYS
 
 MAX_DELAY_MS = MAX_DELAY_DAYS * DAY

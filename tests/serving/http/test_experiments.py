@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 from rayrec.cli import app
 from rayrec.config import Config, dump, with_values
+from rayrec.serving.assignment import Experiments
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import Recommender
 from rayrec.serving.rollout.arms import Arms
-from rayrec.serving.rollout.experiments import Experiments
 from rayrec.serving.state.export import export_events
 from rayrec.serving.state.sqlite import SqliteStore
 from tests.serving.http.helpers import Listen, click

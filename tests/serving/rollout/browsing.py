@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from rayrec.config import Experiment
+from rayrec.serving.assignment import Experiments, label
 from rayrec.serving.rollout.arms import CANARY, STABLE
-from rayrec.serving.rollout.experiments import Experiments, label
 from rayrec.serving.state.store import Event
 
 NOW = 1_790_000_000_000

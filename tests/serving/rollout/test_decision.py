@@ -2,9 +2,9 @@
 
 import pytest
 
+from rayrec.serving.assignment import BUNDLE
 from rayrec.serving.rollout.decision import Decision, decided, trial
 from rayrec.serving.rollout.experiment_status import status_of
-from rayrec.serving.rollout.experiments import BUNDLE
 from rayrec.serving.rollout.tally import Tally
 from rayrec.serving.state.store import events_table
 from tests.serving.rollout.browsing import NOW, canary_events

@@ -6,13 +6,13 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from rayrec.serving.assignment import label
 from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import RecommendRequest
 from rayrec.serving.http.schemas import RecommendAnswer
 from rayrec.serving.metrics import Metrics
 from rayrec.serving.recommender import Page, now_ms
-from rayrec.serving.rollout.experiments import label
 
 
 def create_router(backend: Backend) -> APIRouter:

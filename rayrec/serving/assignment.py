@@ -8,13 +8,13 @@ The `arm` of an impression names the bundle first, as it did before there were e
 """
 
 import datetime
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
 from rayrec.config import Experiment, Recall, Selection, changed_settings, layers_of
-from rayrec.serving.rollout.hashing import unit_hash
 
 Assignment = dict[str, str]  # experiment -> arm, of the experiments in which a user takes part
 Change = frozenset[tuple[str, str]]  # the experiments and arms of an assignment that change pages
@@ -96,3 +96,8 @@ def _arm(experiment: Experiment, place: float) -> str:
             return name
         place -= arm.share
     return name  # where rounding leaves nothing
+
+
+def unit_hash(text: str) -> float:
+    """A number in [0, 1) that looks random but depends on the text alone, so that all replicas draw the same."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56

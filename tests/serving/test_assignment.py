@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chi2_contingency, chisquare
 
 from rayrec.config import Experiment, Recall, Selection
-from rayrec.serving.rollout.experiments import NOTHING, Experiments, arm_in, label
+from rayrec.serving.assignment import NOTHING, Experiments, arm_in, label
 
 USERS = [f"u{n}" for n in range(20_000)]
 NOW = 1_790_000_000_000
