@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rayrec.evaluation.plotting import plain
 from rayrec.evaluation.replay import ReplayedDay
 
+COLOURS, STYLES = 10, ("-", "--", ":")  # of lines
 METRICS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
 
 
@@ -58,10 +59,11 @@ def picture(runs: list[ReplayRun]) -> bytes:
     """A PNG of the AUC by day, with a line for each arm and a band from its worst to its best seed."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    for arm, found in by_arm(runs).items():
+    for number, (arm, found) in enumerate(by_arm(runs).items()):
+        style = STYLES[number // COLOURS % len(STYLES)]  # beside the colours, which repeat
         dates = [day.day[5:] for day in found[0].days]
-        seeds = [[run.days[number].auc for run in found] for number in range(len(dates))]
-        (line,) = axes.plot(dates, [mean(values) for values in seeds], marker="o", label=plain(arm))
+        seeds = [[run.days[day].auc for run in found] for day in range(len(dates))]
+        (line,) = axes.plot(dates, [mean(values) for values in seeds], marker="o", linestyle=style, label=plain(arm))
         axes.fill_between(dates, [min(v) for v in seeds], [max(v) for v in seeds], color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="day that was predicted", ylabel="AUC")
     axes.grid(alpha=0.3)
