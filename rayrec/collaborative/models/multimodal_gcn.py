@@ -38,6 +38,7 @@ from rayrec.collaborative.vectors import VectorModel
 from rayrec.config import Count, Modality, Share
 
 START_DEVIATION = 0.1
+SMALLEST = 1e-4  # singular value, as a share of the largest: the vectors of smaller ones are rounding errors
 AVERAGED = 0.9  # how much of the running mean a step keeps
 
 
@@ -138,7 +139,9 @@ def spectral_start(graph_UI: sparse.csr_array, size: int, seed: int) -> tuple[np
     """
     items_IS = singular_vectors(graph_UI, size, seed)
     users_US = graph_UI @ items_IS
-    roots_S = np.sqrt(np.maximum(np.linalg.norm(users_US, axis=0), 1e-12))
+    values_S = np.linalg.norm(users_US, axis=0)
+    kept_S = values_S > SMALLEST * values_S.max(initial=0)
+    users_US, items_IS, roots_S = users_US[:, kept_S], items_IS[:, kept_S], np.sqrt(values_S[kept_S])
     rng, found = np.random.default_rng(seed), []
     for vectors in (users_US / roots_S, items_IS * roots_S):
         others = rng.standard_normal((len(vectors), size - items_IS.shape[1]))
