@@ -213,7 +213,6 @@ class AttentionAnswer(BaseModel):
 
     user_id: str
     video_id: str
-    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     known: bool = Field(default=False, description="whether the ranker knows the user; others have the mean kernels of all users")
     seen: float | None = Field(
@@ -237,7 +236,6 @@ class FoundVideo(Video):
 class SearchAnswer(BaseModel):
     model_config = example(bundle="20261121-101500-3f2a", videos=[VIDEO | {"score": 0.71}], tags=["guitar"], min_score=0.35)
 
-    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     videos: list[FoundVideo] = Field(description="the best first; none if nothing is relevant")
     tags: list[str] = Field(description="the tags nearest to the query, towards whose videos it was moved")
@@ -261,7 +259,6 @@ class Track(BaseModel):
 class MusicAnswer(BaseModel):
     model_config = example(bundle="20261121-101500-3f2a", tracks=[TRACK])
 
-    experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
     tracks: list[Track] = Field(description="the highest score first")
 
