@@ -242,7 +242,8 @@ def choose(data: MusicData, python: Path | None, tried: list[dict[str, Any]], pe
                 facts = {"seconds": found["seconds"], "epochs": 0, "validation RMSE": found["RMSE"]}
                 rows.append({"training": share, "model": model, "options": json.dumps(options), **facts})
                 print(rows[-1], file=sys.stderr)
-    show("Settings by their error on validation", rows)
+    if rows:
+        show("Settings by their error on validation", rows)
 
 
 def main() -> None:

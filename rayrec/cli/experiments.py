@@ -35,7 +35,7 @@ def show(experiment: "ExperimentStatus") -> None:
     table = Table("arm", "share", "users", "impressions", "clicks", "watch time", title=title, title_justify="left")
     for arm in experiment.arms:
         counts = [f"{count:,}" for count in (arm.users, arm.impressions, arm.clicks)]
-        table.add_row(arm.arm, f"{arm.share:.0%}", *counts, f"{arm.watch_s:,.0f} s")
+        table.add_row(arm.arm, f"{100 * arm.share:g}%", *counts, f"{arm.watch_s:,.0f} s")
     console.print(table)
     table = Table("metric", "arm", "value", "gain", "95 % interval", "p-value", "can be found")
     for number in range(len(experiment.arms[0].metrics)):

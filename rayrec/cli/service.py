@@ -68,9 +68,9 @@ def swap(
             raise RayrecError("--watch moves to every bundle that is published; leave out --bundle")
         swaps.watch(settings, canary, say)
     done = swaps.swap(settings, bundle, canary)
-    if done is None:
+    if done is None and not decide:
         say(f"Nothing to do: {f'bundle {bundle}' if bundle else 'the newest bundle'} is served already.")
-    else:
+    elif done is not None:
         show_swaps([done])
     if decide:
         say("Waiting for the canary's users. You may end this command; the canary then stays as it is.")

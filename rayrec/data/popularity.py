@@ -106,9 +106,12 @@ class FadingCounts:
 
     @property
     def latest(self) -> Self:
-        """The last row of each item alone, which is all that times after the last day need."""
-        last = np.flatnonzero(np.diff(self.key // DAYS, append=-1))
-        return type(self)(self.key[last], self.sums[last], self.half_lives, self.items)
+        """The last row of each item, and the one before it if that is of the last day of all: what times from that day on need."""
+        last = np.diff(self.key // DAYS, append=-1) != 0
+        day = self.key % DAYS
+        today = last & (day == day.max(initial=0))
+        kept = np.flatnonzero(last | np.append(today[1:], False)[: len(last)])
+        return type(self)(self.key[kept], self.sums[kept], self.half_lives, self.items)
 
     def renumbered(self, item_of: np.ndarray) -> Self:
         """With other numbers for the items: int64 [I], 0 for those that are no longer there; item 0 keeps its own."""

@@ -12,6 +12,7 @@ missing. Columns that we don't know become side columns, which rankers may use a
 
 import json
 import re
+from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -41,6 +42,7 @@ from rayrec.workspace.stores import split_uri
 MAY_LACK = ("shown_at", "clicked")  # of a file of the user's; the table has them
 PIECE_ROWS = 2**18  # of small files, which are read one after the other
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a log that has our names and units
+MAX_CONTEXT = 50  # columns that the context of a block of rows becomes, those of the fields that most requests have
 CONTEXT = "context"  # the column of such a log that has the context of each request
 EXPORTED_CATALOG = {b"rayrec": b"catalog"}  # likewise of a catalog
 EXPORTED_USERS = {b"rayrec": b"users"}  # and of what was said of users, which counts instead of what other files say of them
@@ -140,7 +142,9 @@ def _with_context(raw: SourceTable) -> SourceTable:
     encoded = raw.table[CONTEXT].cast(tables.TEXT).combine_chunks().dictionary_encode()
     said = [json.loads(text) for text in encoded.dictionary.to_pylist()]
     table = raw.table.drop_columns([CONTEXT])
-    for name in sorted({name for fields in said for name in fields} - {*raw.table.column_names}):
+    taken = {*raw.table.column_names, *tables.spec_of("interactions").schema.names}
+    counts = Counter(name for fields in said for name in fields if name not in taken)
+    for name, _ in sorted(counts.most_common(MAX_CONTEXT)):  # any caller may name fields
         values = pa.array([text_of(fields.get(name)) for fields in said], tables.TEXT)
         table = table.append_column(name, values.take(encoded.indices))
     return replace(raw, table=table)

@@ -96,8 +96,11 @@ class Platform:
         for day in days:
             rng = np.random.default_rng((self.seed, day))
             who, at = self.crowd.visitors(rng)
-            log = [self._visits(name, who[mine], at[mine], day, did_P4, rng) for name, mine in _by_arm(arm_of_P[who])]
-            user, item, clicked = (np.concatenate(column) for column in zip(*itertools.chain(*log), strict=True))
+            visits = [self._visits(name, who[mine], at[mine], day, did_P4, rng) for name, mine in _by_arm(arm_of_P[who])]
+            log = list(itertools.chain(*visits))
+            if not log:  # nobody came
+                continue
+            user, item, clicked = (np.concatenate(column) for column in zip(*log, strict=True))
             times = np.full(len(user), self.begin + day * DAY_MS)
             items = len(self.available)
             self.memory.counters += Counters(*count_by_user_and_day(item, user + 1, times, clicked, items))

@@ -53,7 +53,7 @@ def _heard(row: dict[str, object], uri: str, settings: SoundSettings) -> dict[st
             return row | {"status": FAILED, "error": str(error)}
         spectra = None if waveform is None else spectrogram(waveform)
     if spectra is not None:
-        row = row | {PATCHES: spread(patches(spectra), settings.patches).astype(np.float16).tobytes()}
+        row = row | {PATCHES: spread(patches(spectra), settings.patches).astype(np.float16).tobytes() or None}
     heard = row[PATCHES] if settings.patches else row["audio"] or row[SPECTROGRAM]
     return row if heard else row | {"status": FAILED, "error": row["error"] or NO_SOUND}
 

@@ -6,8 +6,9 @@
 
 The rating that a user is predicted to give a track is mean + user vector . track vector, within the scale (Mnih & Salakhutdinov,
 "Probabilistic Matrix Factorization", 2007). A track fits a video by (1 + cosine) / 2 of the two in the space of search, and its
-score is the product of rating and fit. Where one of the two is not in that space, nothing is known of the fit: a track counts as
-fitting as the mean of the others does, and for a video the scores are the ratings.
+score is the product of rating and fit; where a scale begins below zero, ratings count from its lowest one. Where one of the two
+is not in that space, nothing is known of the fit: a track counts as fitting as the mean of the others does, and for a video the
+scores are the ratings.
 """
 
 from bisect import bisect_left
@@ -73,7 +74,8 @@ class Music:
         """
         ratings, fits = self.ratings(user_id), self.fits(place)
         known = ~np.isnan(fits)
-        scores = ratings * np.where(known, fits, fits[known].mean()) if known.any() else ratings
+        above = ratings - np.float32(min(self.low, 0))  # a better fit must never make a score lower
+        scores = above * np.where(known, fits, fits[known].mean()) if known.any() else ratings
         k = min(k, len(scores))
         chosen = np.flatnonzero(scores >= np.partition(scores, -k)[-k]) if k else np.empty(0, np.int64)
         rows = chosen[np.argsort(-scores[chosen], kind="stable")][:k]

@@ -112,7 +112,9 @@ def arm_config(config: Config, name: str) -> Config:
 def _depends(config: Config) -> list[Any]:
     """What the first week depends on."""
     settings = config.ab_test
+    clicks = max(arm_config(config, name).recall.clicks for name in settings.arms)  # that are remembered of a person
     return [
+        clicks,
         config.seed,
         dump(config.dataset),
         settings.people,
@@ -163,7 +165,7 @@ def _shared(place: Place, config_json: str) -> _Shared:
         topics, ids = workspace.read_if_there("topics"), scorers[folder].item_ids
         items = ItemData.of_tables(ids, catalog, topics, lambda: workspace.read_if_there("embeddings"))
         arms[name] = testing.Arm(RecallPipeline(own.recall, own.selection, items), scorers[folder], own.recall)
-    reach = max(config.recall.clicks, *(scorer.model.window.reach for scorer in scorers.values()))
+    reach = max(*(arm.recall.clicks for arm in arms.values()), *(scorer.model.window.reach for scorer in scorers.values()))
     available = published_at(catalog) < _begin(config)
     available[0] = False
     return _Shared(arms, available, Counters.of_days(encoded.daily, len(available)), reach)

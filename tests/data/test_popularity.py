@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rayrec.data.context import DAY_MS
 from rayrec.data.popularity import DAYS, DailyCounts, FadingCounts
+from rayrec.ranking.popularity import Popularity
 
 HALF_LIVES = [2.0, 30.0]
 ITEMS = 6  # with item 0
@@ -81,11 +83,11 @@ def test_what_came_before_a_time_is_all_that_is_left(log: dict[str, np.ndarray])
 
 def test_the_latest_rows_and_new_numbers(log: dict[str, np.ndarray]) -> None:
     sums = FadingCounts.of(DailyCounts.of(**log), HALF_LIVES, ITEMS)
-    latest = sums.latest
-    assert (latest.key // DAYS).tolist() == list(range(ITEMS))
+    latest, last_day = sums.latest, (sums.key % DAYS).max()
     for item in range(ITEMS):
         rows = np.flatnonzero(sums.key // DAYS == item)
-        np.testing.assert_array_equal(latest.sums[item], sums.sums[rows[-1]])
+        kept = rows[-2:] if sums.key[rows[-1]] % DAYS == last_day else rows[-1:]
+        np.testing.assert_array_equal(latest.sums[latest.key // DAYS == item], sums.sums[kept])
     moved = sums.renumbered(np.array([0, 3, 0, 1, 2, 7]))
     assert np.unique(moved.key // DAYS).tolist() == [0, 1, 2, 3, 7]
     assert (np.diff(moved.key) > 0).all()
@@ -97,3 +99,14 @@ def test_an_empty_log_has_no_sums() -> None:
     empty = np.empty(0, np.int64)
     daily = DailyCounts.of(empty, empty, empty, empty.astype(bool), empty)
     assert not len(FadingCounts.of(daily, HALF_LIVES, ITEMS).key)
+
+
+def test_the_latest_counts_say_on_the_last_day_what_all_of_them_say() -> None:
+    """A bundle may be published, and asked, on the day with which its log ends."""
+    user, item, day = np.array([1, 2, 3, 1]), np.array([1, 2, 1, 2]), np.array([10, 10, 12, 12])
+    at = day * DAY_MS
+    counts = FadingCounts.of(DailyCounts.of(user, item, at, np.ones(4, bool), at), [7.0], 3)
+    whole, latest = (Popularity(each, 1) for each in (counts, counts.latest))
+    items = torch.tensor([[1, 2]])
+    for asked in (12, 13, 40):
+        torch.testing.assert_close(*(each.numbers(torch.tensor([asked * DAY_MS]), items) for each in (whole, latest)))

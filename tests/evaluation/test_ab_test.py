@@ -151,3 +151,10 @@ def test_what_people_did_before_takes_noise_away() -> None:
     control, treatment = (did[group == each, WATCH_S].mean() for each in (0, 1))
     assert float(plain.relative) == pytest.approx(treatment / control - 1)
     assert list(gains_of(one, other, adjusted=True)) == list(MEASURES)
+
+
+def test_days_on_which_nobody_comes_pass() -> None:
+    feed = platform({"all": quality()})
+    did = feed.browse(range(DAYS), np.full(PEOPLE, "", dtype=object))
+    assert not did.any()
+    assert not feed.memory.counters.exposures.any()

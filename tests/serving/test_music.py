@@ -17,7 +17,7 @@ from rayrec.retrieval.model import SearchModel
 from rayrec.serving import music as serving_music
 from rayrec.serving.additions import AddedVideo, catalog_table, features_table
 from rayrec.serving.bundle import Bundle, BundleError, locate, verify
-from rayrec.serving.music import TABLES, TRACKS, USERS, Music
+from rayrec.serving.music import FACTS, TABLES, TRACKS, USERS, Music
 from rayrec.serving.search_query import SearchError
 from rayrec.serving.searching import Searcher
 from rayrec.stages.pipeline import load_stage
@@ -113,7 +113,7 @@ def test_the_best_of_many_are_those_of_a_loop() -> None:
     for row in range(500):
         rating = 3 + sum(a * b for a, b in zip(of_tracks[row], user, strict=True))
         cosine = sum(a * b for a, b in zip(sounds[row], place, strict=True))
-        scores[row] = min(9.0, max(-9.0, rating)) * (1 + cosine) / 2
+        scores[row] = (min(9.0, max(-9.0, rating)) + 9) * (1 + cosine) / 2  # a scale that begins below zero
     best = music.best("u", place, 20)
     assert best.rows.tolist() == sorted(scores, key=lambda row: -scores[row])[:20]
     np.testing.assert_allclose(best.scores, [scores[row] for row in best.rows], rtol=1e-4)
@@ -314,3 +314,14 @@ def test_a_video_far_from_all_has_a_place_of_finite_numbers(searcher: Searcher) 
 def test_what_publish_depends_on_changes_with_the_section_alone(config: Config) -> None:
     assert serving_music.settings(config) == {"music": True}
     assert serving_music.settings(Config()) == {}
+
+
+def test_below_zero_a_better_fit_makes_no_score_lower() -> None:
+    facts = {name: ["a", "b"] for name in FACTS}
+    places = {"vector": [[0.0], [0.0]], "space_vector": [[1.0, 0.0], [-1.0, 0.0]]}
+    tracks = pa.table(facts | places, schema=TABLES[TRACKS])
+    users = pa.table({"user_id": [""], "vector": [[1.0]]}, schema=TABLES[USERS])
+    music = Music(tracks, users, mean=-0.8, low=-1, high=1, videos=np.eye(2, dtype=np.float32))
+    best = music.best("", np.array([1.0, 0.0]), 2)
+    assert best.rows.tolist() == [0, 1]
+    assert best.scores == pytest.approx([0.2, 0.0], abs=1e-6)

@@ -57,6 +57,7 @@ class TwoTower(VectorModel):
 
 class Towers(Network[InBatch]):
     log_share_I: Tensor  # of the clicks
+    alone_U1: Tensor  # bool: users with a single click
 
     def __init__(self, likes: sparse.csr_array, contents: list[np.ndarray], options: TwoTower.Options) -> None:
         super().__init__()
@@ -64,6 +65,8 @@ class Towers(Network[InBatch]):
         self.likes = Graph(likes)
         clicks_I = torch.from_numpy(likes.sum(axis=0)).float()
         self.register_buffer("log_share_I", torch.log(clicks_I / clicks_I.sum()), persistent=False)
+        alone_U = torch.from_numpy(np.diff(likes.indptr) == 1)
+        self.register_buffer("alone_U1", alone_U[:, None], persistent=False)
         units = [vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in contents]
         content_ID = torch.from_numpy(np.concatenate([np.zeros((len(clicks_I), 0), np.float32), *units], axis=1))
         self.history, self.item = (Tower(clicks_I > 0, content_ID, options.hidden, options.size) for _ in range(2))
@@ -73,7 +76,9 @@ class Towers(Network[InBatch]):
 
     def losses(self, batch: InBatch) -> Tensor:
         history_IS, item_IS = self.history(), normalize(self.item(), dim=1)
-        user_PS = normalize(self.likes(history_IS)[batch.user] - history_IS[batch.item], dim=1)
+        others_PS = self.likes(history_IS)[batch.user] - history_IS[batch.item]
+        # Of who clicked nothing else, this is 0, and the gradient of its direction is without bound.
+        user_PS = normalize(others_PS.masked_fill(self.alone_U1[batch.user], 0), dim=1)
         logits_PM = user_PS @ (item_IS[batch.items] / self.temperature).T - self.log_share_I[batch.items]
         own = torch.zeros_like(logits_PM, dtype=torch.bool)
         own[torch.arange(len(own), device=own.device), batch.place] = True

@@ -24,7 +24,7 @@ class Moments:
     def of(cls, values: np.ndarray) -> Self:
         """Of rows [..., N, K], one for each user."""
         values = np.asarray(values, float)
-        mean = values.mean(-2)
+        mean = values.mean(-2) if values.shape[-2] else np.zeros((*values.shape[:-2], values.shape[-1]))
         apart = values - mean[..., None, :]
         return cls(np.full(values.shape[:-2], values.shape[-2]), mean, np.swapaxes(apart, -1, -2) @ apart)
 

@@ -33,11 +33,15 @@ def users_needed(relative: float, deviation: float, critical: Critical, wanted: 
     """The users of both arms with whom a relative gain is found with the wanted probability; infinite for no gain."""
     if power(relative, deviation, MOST, critical) < wanted:
         return float("inf")
+    if power(relative, deviation, 1, critical) >= wanted:
+        return 1.0
     return float(np.exp(brentq(lambda log: power(relative, deviation, np.exp(log), critical) - wanted, 0, np.log(MOST))))
 
 
 def detectable(deviation: float, users: float, critical: Critical, wanted: float = 0.8) -> float:
     """The smallest relative gain that is found with the wanted probability with so many users of both arms."""
+    if power(0.0, deviation, users, critical) >= wanted:
+        return 0.0
     error = deviation / users**0.5
     log = brentq(lambda log: power(float(np.expm1(log)), deviation, users, critical) - wanted, 0, error * (critical(users) + 10))
     return float(np.expm1(log))

@@ -25,12 +25,16 @@ class Codebook(NamedTuple):
 
 def cells(values: np.ndarray, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The places of those of the ascending values that are best for some number, and the limits between their cells."""
+    place = np.arange(len(values))
+    better = (prices[:, None] < prices) | ((prices[:, None] == prices) & (place[:, None] < place))
+    kept = np.flatnonzero(~((values[:, None] == values) & better).any(0))  # of equal values only the cheapest
+    values, prices = values[kept], prices[kept]
     with np.errstate(divide="ignore", invalid="ignore"):
         meet = (values[:, None] + values) / 2 + (prices - prices[:, None]) / (2 * (values - values[:, None]))  # two values
     lower, higher = np.tri(len(values), k=-1, dtype=bool).T, np.tri(len(values), k=-1, dtype=bool)
     begins = np.where(lower, meet, -np.inf).max(0)
     used = np.flatnonzero(begins < np.where(higher, meet, np.inf).min(0))
-    return used, begins[used[1:]]
+    return kept[used], begins[used[1:]]
 
 
 def cluster(weights: np.ndarray, count: int, bit_cost: float = 0.0) -> Codebook:

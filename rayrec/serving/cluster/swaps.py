@@ -25,10 +25,11 @@ from rayrec.serving.state.opening import open_store
 from rayrec.workspace.versions import Workspace
 
 WATCH_INTERVAL_S = 5.0
+OVERTAKEN = "the canary was ended or changed by another swap, so there is nothing left to decide"
 DECIDE_INTERVAL_S = 5.0
 
 
-def swap(config: Config, version: str | None = None, share: float | None = None) -> Swap | None:
+def swap(config: Config, version: str | None = None, share: float | None = None, expected: Rollout | None = None) -> Swap | None:
     """Moves the running service to a bundle (without a version, the one that was published last), or only a share of its users.
 
     Returns once every replica serves the bundle, or None if all of them did already. Raises `BundleError` if the bundle is broken,
@@ -39,7 +40,7 @@ def swap(config: Config, version: str | None = None, share: float | None = None)
     workspace = Workspace(config.workspace)
     with workspace.locked(service.SWAP_LOCK):
         version, folder = locate(workspace, version or _newest(workspace))
-        current = _current_rollout(config, workspace)
+        current = _current_rollout(config, workspace, expected)
         if share is None:
             rollout = Rollout(version=version)
         elif version == current.version:
@@ -63,11 +64,11 @@ def _newest(workspace: Workspace) -> str | None:
     return published[-1].version if published else None
 
 
-def rollback(config: Config) -> Swap:
+def rollback(config: Config, expected: Rollout | None = None) -> Swap:
     """Ends the canary or, if there is none, moves to the bundle that was served before. Raises the same errors as `swap`."""
     workspace = Workspace(config.workspace)
     with workspace.locked(service.SWAP_LOCK):
-        current = _current_rollout(config, workspace)
+        current = _current_rollout(config, workspace, expected)
         published = {manifest.version for manifest in workspace.versions("publish")}
         return _apply(config, workspace, current, previous_rollout(swap_history(workspace), current, published))
 
@@ -86,7 +87,7 @@ def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
         reader = Reader({BUNDLE: trial(canary.share, users)}, store.latest())
         while True:
             if service.current_rollout(config) != current:
-                raise SwapError("the canary was ended or changed by another swap, so there is nothing left to decide")
+                raise SwapError(OVERTAKEN)
             [status] = reader.statuses(store, now_ms())
             if decision := decided(status, users):
                 break
@@ -94,9 +95,8 @@ def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
     finally:
         store.close()
     report(decision.reason)
-    done = swap(config, canary.version) if decision.goes_on else rollback(config)
-    if done is None:
-        raise SwapError("another swap was faster; the canary is served to all users already")
+    done = swap(config, canary.version, expected=current) if decision.goes_on else rollback(config, current)
+    assert done is not None  # since not all users had the canary
     return done
 
 
@@ -114,9 +114,14 @@ def watch(config: Config, share: float | None, report: Callable[[str], None]) ->
         time.sleep(WATCH_INTERVAL_S)
 
 
-def _current_rollout(config: Config, workspace: Workspace) -> Rollout:
-    """What is served now. If it came about without a swap, the history gets an entry for it."""
+def _current_rollout(config: Config, workspace: Workspace, expected: Rollout | None) -> Rollout:
+    """What is served now. If it came about without a swap, the history gets an entry for it.
+
+    Raises `SwapError` if something is `expected`, and another operator has changed that meanwhile.
+    """
     current = service.current_rollout(config)
+    if expected is not None and current != expected:
+        raise SwapError(OVERTAKEN)
     if current.version not in {each.version for each in swap_history(workspace) if each.outcome == DONE}:
         record(workspace, Swap.to(current, DONE))
     return current

@@ -29,6 +29,7 @@ from rayrec.serving.search_query import Place
 from rayrec.serving.search_query import Search as Ask
 
 BODY_LIMITS = {"/v1/recommend": 64 * 2**10, "/v1/events": 2**20, "/v1/users": 2**20, "/v1/music": 2**18}  # bytes
+LIST_BYTES = 2**20  # of a list of new videos without files
 
 
 def create_api(
@@ -80,7 +81,7 @@ def file_limits(serving: Serving, searching: Search) -> dict[str, FileLimits]:
     """What holds for the paths that take files. Without uploads, a body is refused as soon as its path is known."""
     settings = serving.uploads or Uploads(max_bytes=2**20, timeout_s=serving.timeout_s)
     return {
-        uploads.PATH: FileLimits(settings.max_bytes, uploads.KINDS, settings.timeout_s, settings.max_at_once),
+        uploads.PATH: FileLimits(settings.max_bytes, uploads.KINDS, settings.timeout_s, settings.max_at_once, LIST_BYTES),
         search.PATH: FileLimits(searching.max_upload_bytes, search.KINDS, serving.timeout_s, MAX_AT_ONCE),
     }
 

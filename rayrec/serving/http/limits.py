@@ -45,6 +45,7 @@ class FileLimits(NamedTuple):
     kinds: tuple[str, ...]  # how their content types begin; a browser asks before it sends one of them from another site
     timeout_s: float
     at_once: int  # requests with a body that are read and answered at a time
+    json_bytes: int = DEFAULT_BODY_LIMIT  # of a body of JSON
 
 
 class LimitsMiddleware:
@@ -92,7 +93,9 @@ class LimitsMiddleware:
                     self.files_at_once[path] += 1
                     taken = True
                 if scope["method"] not in ("GET", "HEAD"):
-                    limit = files.max_bytes if files and _kind(scope) != JSON else self.body_limits.get(path, DEFAULT_BODY_LIMIT)
+                    limit = self.body_limits.get(path, DEFAULT_BODY_LIMIT)
+                    if files:
+                        limit = files.json_bytes if _kind(scope) == JSON else files.max_bytes
                     receive = _replay(await _read_body(path, receive, limit), receive)
                 arrived = True
                 await self.app(scope, receive, begin)

@@ -10,7 +10,7 @@ export function experimentOf(experiment) {
   const heading = element("h3", {}, element("span", { text: name }), element("small", { class: "quiet", text: state }));
   const notes = [];
   if (mismatch) notes.push(element("p", { class: "outcome bad", text: "The arms do not have their shares of the users, so no gain means anything. Find the cause first." }));
-  if (several) notes.push(element("p", { class: "quiet", text: `${several.toLocaleString()} users were in several arms and are left out.` }));
+  if (several) notes.push(element("p", { class: "quiet", text: `${several.toLocaleString()} ${several === 1 ? "user was" : "users were"} in several arms and ${several === 1 ? "is" : "are"} left out.` }));
   return element("article", { class: "experiment" }, heading, ...notes, tableOf(arms));
 }
 

@@ -41,7 +41,9 @@ def decided(status: ExperimentStatus, users: int) -> Decision | None:
         if each.low is not None and each.low > 0:
             return Decision(True, f"the canary is better: {_said(each)}")
     seen = sum(arm.users for arm in status.arms)
-    if seen >= users and len(watched) == len(WATCHED):
+    sums = (sum(arm.clicks for arm in status.arms), sum(arm.watch_s for arm in status.arms))
+    silent = sum(not total for total in sums)  # metrics of which clients send no events
+    if seen >= users and watched and len(watched) + silent == len(WATCHED):
         return Decision(True, f"the canary is not worse after {seen:,} users: {'; '.join(map(_said, watched))}")
     return None
 

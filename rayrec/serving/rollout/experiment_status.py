@@ -101,14 +101,17 @@ class Reader:
         """Of the events whose number is above `after`."""
         self._tallies = [Tally(name, experiment) for name, experiment in experiments.items()]
         self._upto = after  # the number of the last event that was read
-        self._reading = threading.Lock()
+        self._reading, self._last = threading.Lock(), list[ExperimentStatus]()
 
     def statuses(self, store: StateStore, now: int, at_most_s: float = math.inf) -> list[ExperimentStatus]:
         """After the events up to now (UTC ms) or, if reading takes longer than `at_most_s`, the older ones of them.
 
-        Raises what the store raises.
+        A caller who would have to wait for another one's reading gets the statuses that were found before. Raises what the store
+        raises.
         """
-        with self._reading:
+        if not self._reading.acquire(blocking=math.isinf(at_most_s)):
+            return self._last
+        try:
             until, latest = time.monotonic() + at_most_s, store.latest() if self._tallies else 0
             while self._upto < latest and time.monotonic() < until:
                 upto = min(self._upto + AT_ONCE, latest)
@@ -116,7 +119,10 @@ class Reader:
                     for tally in self._tallies:
                         tally.take(events)
                 self._upto = upto
-            return [status_of(tally, now) for tally in self._tallies]
+            self._last = [status_of(tally, now) for tally in self._tallies]
+            return self._last
+        finally:
+            self._reading.release()
 
 
 def read_statuses(config: Config, now: int) -> list[ExperimentStatus]:

@@ -24,7 +24,7 @@ IMPRESSIONS, CLICKS, WATCH_S = range(3)  # what is summed
 SEVERAL = -1  # in place of the arm of a user who was in several arms
 
 
-@dataclass
+@dataclass(slots=True)
 class _Page:
     user: int  # the user's row
     at: int  # UTC ms
@@ -97,7 +97,10 @@ class Tally:
                 self._sums[WATCH_S][page.user] += page.watched[video] - before
 
     def _forget_old_pages(self) -> None:
-        for key, page in list(self._pages.items()):
+        old = []
+        for key, page in self._pages.items():
             if page.at >= self._newest - MAX_DELAY_MS:
                 break
+            old.append(key)
+        for key in old:
             del self._pages[key]

@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 import torch
+from scipy import sparse
 from sklearn.linear_model import Ridge
 from torch.nn.functional import normalize
 
-from rayrec.collaborative.fitting import Network
+from rayrec.collaborative.fitting import InBatch, Network
 from rayrec.collaborative.graph import neighbour_graph, normalised
 from rayrec.collaborative.model import Fitting
 from rayrec.collaborative.models import build
 from rayrec.collaborative.models.mixed import Mixed
 from rayrec.collaborative.models.multimodal_gcn import spectral_start
+from rayrec.collaborative.models.two_tower import Towers, TwoTower
 from rayrec.collaborative.softmax import log_sum_exp
 from rayrec.collaborative.vectors import VectorModel
 from rayrec.config import Collaborative
@@ -226,3 +228,16 @@ def test_a_part_that_is_fitted_several_times_has_other_seeds_and_goes_on_from_ch
     again.fit(feedback, fitting)
     for name, values in first.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], values)
+
+
+def test_users_of_a_single_click_leave_the_gradients_of_two_tower_as_they_are() -> None:
+    """What is left of their clicks is nothing, and has no direction; its gradient would be without bound."""
+    likes = sparse.csr_array(np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1]], np.float32))
+    torch.manual_seed(0)
+    network = Towers(likes, [], TwoTower.Options(size=4, modalities=[]))
+    user, item = (torch.from_numpy(column.astype(np.int64)) for column in likes.nonzero())
+    losses = network.losses(InBatch(user, item, item - 1, torch.arange(1, 4)))
+    history = network.history.ids.weight
+    every, others = (torch.autograd.grad(some.sum(), history, retain_graph=True)[0] for some in (losses, losses[user > 1]))
+    torch.testing.assert_close(every, others)
+    assert others[1].abs().max() > 0

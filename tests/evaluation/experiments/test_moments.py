@@ -36,3 +36,10 @@ def test_running_moments_are_those_of_the_first_rows() -> None:
     found = Moments.running(rows, counts)
     for place, count in enumerate(counts):
         same(Moments(found.count[:, place], found.mean[:, place], found.scatter[:, place]), Moments.of(rows[:, :count]))
+
+
+def test_an_arm_without_users_adds_nothing() -> None:
+    some, nobody = Moments.of(np.random.default_rng(0).random((5, 2))), Moments.of(np.zeros((0, 2)))
+    for both in (some + nobody, nobody + some):
+        np.testing.assert_allclose(both.mean, some.mean)
+        np.testing.assert_allclose(both.scatter, some.scatter)

@@ -34,3 +34,8 @@ def test_a_sequential_test_has_at_least_its_power() -> None:
     assert 0.7 - 4 * np.sqrt(0.21 / runs) < monitor.decided.mean() < 0.8
     assert users_needed(effect, deviation, mixture.radius, 0.7) == pytest.approx(users, rel=1e-3)
     assert users_needed(effect, deviation, fixed(), 0.7) < users
+
+
+def test_what_anybody_would_see_needs_one_user_and_what_chance_finds_is_no_gain() -> None:
+    assert users_needed(10.0, 0.1, fixed()) == 1
+    assert detectable(0.5, 100, fixed(), 0.03) == 0

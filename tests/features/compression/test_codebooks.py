@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from rayrec.features.compression.codebooks import Codebook, cluster
+from rayrec.features.compression.codebooks import Codebook, cells, cluster
 
 VALUES = np.random.default_rng(2).normal(size=4000).astype(np.float32)
 
@@ -70,3 +70,10 @@ def test_few_and_equal_numbers() -> None:
     assert book.nearest(np.array([-1, 4, 6, 99])).tolist() == [0, 0, 1, 1]
     dear = Codebook(np.array([0.0, 4.0, 10.0], np.float32), np.array([0, 90, 0], np.float32))
     assert dear.nearest(np.array([-1, 4, 6, 99])).tolist() == [0, 0, 2, 2]
+
+
+def test_of_equal_values_only_the_cheapest_is_used() -> None:
+    for prices, place in (([0.1, 0.2, 0.2], 1), ([0.1, 0.3, 0.2], 2), ([0.1, 0.2, 0.3], 1)):
+        used, limits = cells(np.array([0.0, 1.0, 1.0]), np.array(prices))
+        assert used.tolist() == [0, place]
+        assert limits == pytest.approx([0.55])
