@@ -10,6 +10,7 @@ Our columns are found under our names, or under the names in the `..._columns` m
 missing. Columns that we don't know become side columns, which rankers may use as fields.
 """
 
+import heapq
 import json
 import re
 from collections import Counter
@@ -144,7 +145,7 @@ def _with_context(raw: SourceTable) -> SourceTable:
     table = raw.table.drop_columns([CONTEXT])
     taken = {*raw.table.column_names, *tables.spec_of("interactions").schema.names}
     counts = Counter(name for fields in said for name in fields if name not in taken)
-    for name, _ in sorted(counts.most_common(MAX_CONTEXT)):  # any caller may name fields
+    for name in sorted(heapq.nlargest(MAX_CONTEXT, counts, key=lambda name: (counts[name], name))):  # any caller may name fields
         values = pa.array([text_of(fields.get(name)) for fields in said], tables.TEXT)
         table = table.append_column(name, values.take(encoded.indices))
     return replace(raw, table=table)
