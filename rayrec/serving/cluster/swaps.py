@@ -18,8 +18,6 @@ from rayrec.serving.bundle import Bundle, BundleError, locate, verify
 from rayrec.serving.cluster import service
 from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Canary, Rollout
-from rayrec.serving.rollout.decision import decided, trial
-from rayrec.serving.rollout.experiment_status import Reader
 from rayrec.serving.rollout.history import DONE, Swap, SwapError, previous_rollout, record, swap_history
 from rayrec.serving.state.opening import open_store
 from rayrec.workspace.versions import Workspace
@@ -78,6 +76,9 @@ def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
 
     Only pages from now on count. Raises `SwapError` without a canary, or when another swap ends it, and the errors of `swap`.
     """
+    from rayrec.serving.rollout.decision import decided, trial  # import SciPy, which other swaps do not need
+    from rayrec.serving.rollout.experiment_status import Reader
+
     current = service.current_rollout(config)
     canary = current.canary
     if canary is None:

@@ -69,7 +69,7 @@ def test_the_dashboard_says_how_experiments_stand(published: Config, bundle: Bun
     said = CliRunner().invoke(app, ["experiment", "status", *_arguments(config, tmp_path)], env={"COLUMNS": "150"})
     assert said.exit_code == 0, said.output
     assert {arm["arm"] for arm in shown["arms"]} <= set(said.output.split())
-    assert "watch seconds per user" in said.output
+    assert {"watch", "seconds", "p-value"} <= set(said.output.split())  # a narrow terminal breaks what a column says
 
 
 def _arguments(config: Config, folder: Path) -> list[str]:
