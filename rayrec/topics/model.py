@@ -207,6 +207,8 @@ def _weights(found: Iterable[Agreement]) -> np.ndarray | None:
     """
     totals, videos = (sum(each) for each in zip(*found, strict=True))
     pairs = videos * (videos - 1) / 2
+    if not pairs.any():  # what the cosines would say then is rounding
+        return None
     cosines = ((totals**2).sum(axis=1) - videos) / 2  # the sum over all pairs
     mean = cosines.sum() / max(1, pairs.sum())
     telling = np.maximum((cosines + PAIRS * mean) / (pairs + PAIRS), 0)

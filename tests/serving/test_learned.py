@@ -159,7 +159,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The config of a workspace in which the models of a test are fitted one after the other."""
     config = build_workspace(tmp_path_factory.mktemp("models"))
     vectors = pa.table({"video_id": embeddings(40)["video_id"], "cover": embeddings(40)["vector"]})
-    run_stage(Workspace(config.workspace), write_tables({"vectors": vectors}), config)
+    run_stage(Workspace(config.workspace), write_tables({"vectors": vectors}), config, force=True)  # in place of those that it has
     return config
 
 
