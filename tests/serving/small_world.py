@@ -139,9 +139,9 @@ def publish_catalog_of(config: Config, count: int, log: pa.Table | None = None) 
     return run_stage(workspace, load_stage("publish"), config)[0].version
 
 
-def publish_without_log(config: Config) -> str:
-    """Publish once more with a log that has no impressions. Returns the version."""
-    return publish_catalog_of(config, 40, tables.empty("interactions"))
+def publish_without_log(config: Config, count: int = 40) -> str:
+    """Publish once more with so many videos and a log that has no impressions. Returns the version."""
+    return publish_catalog_of(config, count, tables.empty("interactions"))
 
 
 async def rank_by_number(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:

@@ -628,6 +628,7 @@ def test_on_a_phone_music_is_in_the_drawer_and_sends_the_key(show: Show, musical
     page.locator(".slide:not([inert]) .music").click()
     assert music(feed) == expected_music(feed, "u3")
     assert page.evaluate("document.activeElement.id") == "music-title"
+    page.evaluate("Promise.all(document.getElementById('panel').getAnimations().map(each => each.finished))")
     box = page.locator("#music-list").bounding_box()
     assert box is not None
     assert 0 <= box["x"] < box["x"] + box["width"] <= PHONE["width"]

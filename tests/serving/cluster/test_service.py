@@ -275,17 +275,17 @@ def test_other_commands_join_the_head(service: httpx.Client, config: Config) -> 
 
 
 def test_a_bundle_without_a_ranker_is_served_and_followed_by_one_with(service: httpx.Client, config: Config) -> None:
-    version = publish_without_log(config)
+    version = publish_without_log(config, 80)  # the tests above have shown, and hardly clicked, what the others have in common
     cluster.serve(config)
     assert service.get("/readyz").json() == {"bundle": version}
     assert not service.get("/v1/dashboard").json()["ranker"]
     videos = recommend(service, "early", k=5)
-    assert {video["why"] for video in videos} == {"new"}
-    assert [video["score"] for video in videos] == pytest.approx([1, 0.975, 0.95, 0.925, 0.9])  # in the order of recall
+    assert {video["why"] for video in videos} <= {"new", "popular"}
+    assert [video["score"] for video in videos] == pytest.approx([1, 0.9875, 0.975, 0.9625, 0.95])  # in the order of recall
     event = {"event_id": "early", "user_id": "early", "video_id": videos[0]["video_id"], "kind": "click"}
     assert service.post("/v1/events", json={"events": [event]}).json()["new"] == 1
     assert "topic" in {video["why"].split(":")[0] for video in recommend(service, "early")}
-    version = publish_catalog_of(config, 40)
+    version = publish_catalog_of(config, 80)
     cluster.serve(config)
     assert service.get("/readyz").json() == {"bundle": version}
     assert service.get("/v1/dashboard").json()["ranker"]
