@@ -17,6 +17,7 @@ import torch
 import uvicorn
 
 from rayrec.config import load
+from rayrec.ranking.frozen import room
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
@@ -33,6 +34,7 @@ def main() -> None:
     workspace = Workspace(config.workspace)
     version, folder = locate(workspace, None)
     bundle, scorer = Bundle.load(workspace.fs, folder, version), load_scorer(workspace.fs, folder)
+    scorer.freeze(room(scorer.device))
     ranking = ThreadPoolExecutor(1)
 
     async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:

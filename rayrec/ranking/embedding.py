@@ -8,6 +8,7 @@ Shapes: B requests, N candidates, H history, U distinct items of a batch, F fiel
 D embedding, E all fields of an item concatenated, R all fields of a request (user and context) concatenated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -19,6 +20,7 @@ from torch.nn import functional
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
+from rayrec.ranking.frozen import FrozenItems
 from rayrec.ranking.gathering import Rows, gather, unique_rows, weighted_sum
 
 INITIAL_DEVIATION = 0.05  # of embeddings; `benchmarks/initial_values.py` compares others
@@ -214,6 +216,17 @@ class Inputs(nn.Module):
         self.fusion = Fusion(tables.items, fused, dim, self.request_size, guided) if fused else None
         self.item_fields = [*self.items.names, *(["content"] if fused else [])]
         self.item_size = self.items.size + (dim if fused else 0)
+        self.frozen: FrozenItems | None = None
+
+    def freeze(self, max_bytes: float) -> None:
+        """Computes what depends on an item alone once for all items, for a model whose weights no longer change.
+
+        It does nothing where each user attends to other modalities of an item, so that its vector is not its own. Raises
+        `TooLargeError`.
+        """
+        if self.fusion is None or self.fusion.query is None:
+            rows_U = torch.arange(self.items.rows, device=next(self.parameters()).device)
+            self.frozen = FrozenItems(self.item_vectors, rows_U, max_bytes)
 
     def append_items(self, table: FieldTable) -> None:
         """More items behind the others, without the row for "unknown" that leads the table."""
@@ -222,23 +235,33 @@ class Inputs(nn.Module):
             for name, projection in zip(self.fusion.names, self.fusion.projections, strict=True):
                 assert isinstance(projection, Projection)
                 projection.vectors.append(table.vectors[name][1:])
+        if self.frozen is not None:
+            known = self.frozen.vectors_UE
+            self.frozen.append(torch.arange(len(known), self.items.rows, device=known.device))
 
     def forward(self, batch: Batch) -> "Embedded":
         request_BR, request_weight_B = self._request(batch)
+        mask_BH, frozen = batch.history > 0, self.frozen
+        if frozen is not None:
+            items = frozen.vectors_UE, frozen.weights_U, batch.candidates, batch.history
+            return Embedded(self.dim, request_BR, request_weight_B, *items, mask_BH, None, frozen)
         rows_BX = torch.cat([batch.candidates, batch.history], 1)
         rows_U, index_BX = unique_rows(rows_BX, self.items.rows)
-        items_UE, weight_U = self.items(rows_U)
+        items_UE, weight_U = self.item_vectors(rows_U)
         content = None
-        if self.fusion is not None:
-            modalities, mask = self.fusion.project(rows_U)
-            if self.fusion.query is None:
-                vectors_UD, weights_U = concatenate_fields([self.fusion(modalities, mask, None)[:, None]])
-                items_UE, weight_U = torch.cat([items_UE, vectors_UD], 1), weight_U + weights_U
-            else:
-                content = Content(self.fusion, modalities, mask, self.fusion.query(request_BR))
+        if self.fusion is not None and self.fusion.query is not None:
+            content = Content(self.fusion, *self.fusion.project(rows_U), self.fusion.query(request_BR))
         candidates = batch.candidates.shape[1]
         index_BN, index_BH = index_BX[:, :candidates], index_BX[:, candidates:]
-        return Embedded(self.dim, request_BR, request_weight_B, items_UE, weight_U, index_BN, index_BH, batch.history > 0, content)
+        return Embedded(self.dim, request_BR, request_weight_B, items_UE, weight_U, index_BN, index_BH, mask_BH, content)
+
+    def item_vectors(self, rows_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What depends on an item alone: the vectors of its fields [U, E] (less what a user attends to), and their weights [U]."""
+        items_UE, weight_U = self.items(rows_U)
+        if self.fusion is None or self.fusion.query is not None:
+            return items_UE, weight_U
+        vectors_UD, weights_U = concatenate_fields([self.fusion(*self.fusion.project(rows_U), None)[:, None]])
+        return torch.cat([items_UE, vectors_UD], 1), weight_U + weights_U
 
     def _request(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         vectors, weights = self.users(batch.user)
@@ -276,6 +299,11 @@ class Embedded:
     index_BH: torch.Tensor  # of each click, in U
     mask_BH: torch.Tensor  # bool: not padding
     content: Content | None
+    frozen: FrozenItems | None = None  # U are then all items
+
+    def of_items(self, layer: nn.Module, compute: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+        """What `layer`, or `compute` by its weights, makes of the items' vectors [U, ...]; of frozen items it is known already."""
+        return (compute or layer)(self.items_UE) if self.frozen is None else self.frozen.output(layer, compute or layer)
 
     def fields(self, vectors: torch.Tensor) -> torch.Tensor:
         """Concatenated fields [..., F * D] as separate ones [..., F, D], for models whose fields are all of one size."""

@@ -1,7 +1,7 @@
 """The layers of which models over fields are made.
 
 Shapes: B requests, N candidates, V values, R / C sizes of a request / a candidate, F / G fields of a request / a candidate,
-D embedding, E all fields of an item concatenated.
+D embedding, E all fields of an item concatenated, A the first hidden layer.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from rayrec.config import Ranker
 from rayrec.ranking.embedding import Embedded, Inputs
+from rayrec.ranking.gathering import gather
 
 Activation = Callable[[int], nn.Module]  # for a layer of this size
 
@@ -51,7 +52,19 @@ class RequestMLP(nn.Module):
 
     def forward(self, request_BR: torch.Tensor, candidate_BNC: torch.Tensor) -> torch.Tensor:
         """The logits [B, N]."""
-        return self.rest(self.request(request_BR)[:, None] + self.candidate(candidate_BNC)).squeeze(-1)
+        return self._rest(request_BR, self.candidate(candidate_BNC))
+
+    def of_items(self, request_BR: torch.Tensor, x: Embedded, more_BNX: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits [B, N] where a candidate is its item's fields and what more is known of it for this request."""
+        if x.frozen is None:
+            return self(request_BR, x.candidates_BNE if more_BNX is None else torch.cat([x.candidates_BNE, more_BNX], -1))
+        of_fields, of_more = self.candidate.weight.tensor_split([x.items_UE.shape[1]], 1)
+        first_BNA = gather(x.of_items(self.candidate, lambda items_UE: functional.linear(items_UE, of_fields)), x.index_BN)
+        return self._rest(request_BR, first_BNA if more_BNX is None else first_BNA + functional.linear(more_BNX, of_more))
+
+    def _rest(self, request_BR: torch.Tensor, first_BNA: torch.Tensor) -> torch.Tensor:
+        """The logits [B, N] with the candidates' part of the first layer."""
+        return self.rest(self.request(request_BR)[:, None] + first_BNA).squeeze(-1)
 
 
 class Dice(nn.Module):

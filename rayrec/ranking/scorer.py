@@ -31,6 +31,8 @@ from rayrec.data.popularity import FadingCounts
 from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
 from rayrec.ranking import models
+from rayrec.ranking.embedding import Inputs
+from rayrec.ranking.frozen import TooLargeError
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.told import told_users
 from rayrec.tables import MAPS, TEXT, VECTOR
@@ -147,6 +149,26 @@ class Scorer:
         self.model.append_items(encoded)
         if self.model.user_kernels is not None:
             self.model.user_kernels.append_items(encoded)
+
+    @torch.inference_mode()
+    def freeze(self, max_bytes: float) -> int:
+        """Computes what the model makes of each item alone once, for a ranker that only scores from now on.
+
+        Scores stay the same to rounding. Returns the memory that it takes; 0 where nothing can be frozen (`lr`, and fusion by
+        `user_attention`), and where it would take more than `max_bytes`.
+        """
+        self.model.eval()
+        every = [module for module in self.model.modules() if isinstance(module, Inputs)]
+        try:
+            for inputs in every:
+                inputs.freeze(max_bytes / len(every))
+            nothing = np.zeros(1, np.int64)
+            self.score([""], [nothing], [nothing], nothing, nothing[None])  # the layers' parts, too
+        except TooLargeError:
+            for inputs in every:
+                inputs.frozen = None
+            return 0
+        return sum(inputs.frozen.bytes for inputs in every if inputs.frozen is not None)
 
     def to(self, device: torch.device) -> "Scorer":
         self.model.to(device)

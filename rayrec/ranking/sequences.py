@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.windows import MINUTE_MS
@@ -53,12 +54,12 @@ def apply_to_clicks(layer: nn.Module, x: Embedded) -> torch.Tensor:
 
     It is computed once for each distinct video, unless fusion gives a video another vector for each user.
     """
-    return gather(layer(x.items_UE), x.index_BH) if x.content is None else layer(x.clicked_BHE)
+    return gather(x.of_items(layer), x.index_BH) if x.content is None else layer(x.clicked_BHE)
 
 
 def apply_to_candidates(layer: nn.Module, x: Embedded) -> torch.Tensor:
     """The output of `layer` for the candidates [B, N, out], computed as for clicks."""
-    return gather(layer(x.items_UE), x.index_BN) if x.content is None else layer(x.candidates_BNE)
+    return gather(x.of_items(layer), x.index_BN) if x.content is None else layer(x.candidates_BNE)
 
 
 def run_rnn(layer: nn.RNNBase, sequence_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
@@ -76,9 +77,10 @@ class BilinearAttention(nn.Module):
         super().__init__()
         self.linear = nn.Linear(candidate_size, state_size, bias=False)
 
-    def forward(self, candidates_BNE: torch.Tensor, states_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Embedded, states_BTX: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """The weights [B, N, T]."""
-        return masked_softmax(self.linear(candidates_BNE) @ states_BTX.mT, mask_BT[:, None])
+        candidates_BNX = self.linear(x.candidates_BNE) if x.frozen is None else apply_to_candidates(self.linear, x)
+        return masked_softmax(candidates_BNX @ states_BTX.mT, mask_BT[:, None])
 
 
 class AUGRU(nn.Module):
@@ -121,8 +123,7 @@ class InterestMLP(nn.Module):
 
     def forward(self, x: Embedded, interest_BNX: torch.Tensor) -> torch.Tensor:
         """The logits [B, N]."""
-        candidates = torch.cat([x.candidates_BNE, interest_BNX], -1) if self.at_input else x.candidates_BNE
-        logits_BN = self.mlp(x.request_BR, candidates)
+        logits_BN = self.mlp.of_items(x.request_BR, x, interest_BNX if self.at_input else None)
         return logits_BN if self.top is None else logits_BN + self.top(interest_BNX)
 
 
@@ -159,18 +160,15 @@ class ClickedSequence(nn.Module):
     def forward(self, x: Embedded, request_BR: torch.Tensor, mlp: RequestMLP) -> torch.Tensor:
         """The logits [B, N] of the deep part: of `mlp` over the request's fields, the candidates' and the sequence."""
         if self.gru is None:
-            return mlp(request_BR, x.candidates_BNE)
-        y, candidates_BNC = compacted(x), x.candidates_BNE
+            return mlp.of_items(request_BR, x)
+        y = compacted(x)
         states_BTX = torch.cat(self.gru(apply_to_clicks(self.click, y), y.mask_BH[:, None]), 1)
-        if self.attention is None:
-            interest = states_BTX[:, -1]  # behind the last click a state stays as it is
-        else:
-            interest = self.attention(candidates_BNC, states_BTX, y.mask_BH) @ states_BTX
+        interest = states_BTX[:, -1]  # behind the last click a state stays as it is
+        if self.attention is not None:
+            interest = self.attention(x, states_BTX, y.mask_BH) @ states_BTX
         if self.request_size:
             request_BR = torch.cat([request_BR, interest], 1)
-        if self.candidate_size:
-            candidates_BNC = torch.cat([candidates_BNC, interest], 2)
-        logits_BN = mlp(request_BR, candidates_BNC)
+        logits_BN = mlp.of_items(request_BR, x, interest if self.candidate_size else None)
         return logits_BN if self.top is None else logits_BN + self.top(interest)
 
 
@@ -178,7 +176,8 @@ class ActivationUnit(nn.Module):
     """Scores the relevance of each click k for each candidate c: an MLP over [c, k, c - k, c * k] (DIN, 2018, Figure 2).
 
     Its first layer is W_c c + W_k k + W_d (c - k) + W_p (c * k) = (W_c + W_d) c + (W_k - W_d) k + W_p (c * k). The first term is
-    computed once for each candidate, the second once for each click, and only the third for every pair.
+    computed once for each candidate, the second once for each click, and only the third for every pair. Where the candidates are
+    many, each click makes a matrix (W_c + W_d) + W_p diag(k) of its own, and one product of these with all candidates is the layer.
     """
 
     def __init__(self, size: int, hidden: list[int], activation: str) -> None:
@@ -193,18 +192,31 @@ class ActivationUnit(nn.Module):
 
     def forward(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor, mask_BH: torch.Tensor) -> torch.Tensor:
         """The scores [B, N, H]. Those of padding are arbitrary; `mask_BH` keeps it out of statistics."""
-        pairs_BNHA = self.product(c_BNX[:, :, None] * k_BHX[:, None])
-        # In place, because this tensor is large and nothing else uses it.
-        pairs_BNHA.add_(self.click(k_BHX)[:, None]).add_(self.candidate(c_BNX)[:, :, None])
+        pairs_BNHA = self._by_click(c_BNX, k_BHX) if c_BNX.shape[1] > c_BNX.shape[2] else self._by_pair(c_BNX, k_BHX)
         if not self.takes_statistics:
             return self.rest(pairs_BNHA).squeeze(-1)
         mask_BNH = mask_BH[:, None].expand(pairs_BNHA.shape[:3])
         scores = self.rest(pairs_BNHA[mask_BNH]).squeeze(-1)
         return scores.new_zeros(mask_BNH.shape).masked_scatter(mask_BNH, scores)
 
+    def _by_pair(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor) -> torch.Tensor:
+        """The first layer [B, N, H, A], in little memory beside it."""
+        pairs_BNHA = self.product(c_BNX[:, :, None] * k_BHX[:, None])
+        # In place, because this tensor is large and nothing else uses it.
+        return pairs_BNHA.add_(self.click(k_BHX)[:, None]).add_(self.candidate(c_BNX)[:, :, None])
+
+    def _by_click(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor) -> torch.Tensor:
+        """The first layer [B, N, H, A], in one pass over it. The matrices take X numbers for each click and unit."""
+        of_clicks_BXHA = torch.addcmul(self.candidate.weight.T[:, None], k_BHX.mT[..., None], self.product.weight.T[:, None])
+        bias_BHA = self.click(k_BHX) + self.candidate.bias
+        # As one more row of the matrices, because adding it to the product would take as long as the product.
+        matrices = torch.cat([of_clicks_BXHA, bias_BHA[:, None]], 1).flatten(2)
+        pairs = functional.pad(c_BNX, (0, 1), value=1.0) @ matrices
+        return pairs.unflatten(2, bias_BHA.shape[1:])
+
 
 class PReLU(nn.Module):
-    """The same as `nn.PReLU()`, but several times faster on a CPU."""
+    """The same as `nn.PReLU()`, but several times faster on a CPU. Without gradients it works in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,6 +224,8 @@ class PReLU(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         slope = self.slope.to(x.dtype)
+        if not torch.is_grad_enabled() and not x.is_cuda:
+            return functional.leaky_relu_(x, slope.item())
         return torch.prelu(x, slope) if x.is_cuda else _PReLU.apply(x, slope)
 
 
@@ -222,7 +236,7 @@ class _PReLU(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.slope = slope.item()
-        return torch.nn.functional.leaky_relu(x, ctx.slope)
+        return functional.leaky_relu(x, ctx.slope)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,6 +26,7 @@ from rayrec.evaluation import ab_test as testing
 from rayrec.evaluation.ab_report import ABResult, page, picture, table
 from rayrec.evaluation.experiments.moments import Moments
 from rayrec.evaluation.pages import Counters
+from rayrec.ranking.frozen import room
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import ItemData
 from rayrec.recall.pipeline import RecallPipeline
@@ -162,6 +163,7 @@ def _shared(place: Place, config_json: str) -> _Shared:
         if folder not in scorers:
             scorer = Scorer.load(workspace.fs, f"{train}/{folder}")
             scorers[folder] = scorer.with_items(joined_items(workspace, scorer.settings))
+            scorers[folder].freeze(room(scorer.device))
         topics, ids = workspace.read_if_there("topics"), scorers[folder].item_ids
         items = ItemData.of_tables(ids, catalog, topics, lambda: workspace.read_if_there("embeddings"))
         arms[name] = testing.Arm(RecallPipeline(own.recall, own.selection, items), scorers[folder], own.recall)

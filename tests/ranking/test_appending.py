@@ -35,13 +35,17 @@ def test_an_appended_item_scores_like_one_that_was_there(
     trained = untrained(model, data, settings.model_copy(update={"fusion": fusion, "user_kernels": True}), spread=0.3)
     items = joined(raw, settings)
     whole, first = trained.with_items(items), trained.with_items(items.slice(0, 25))
+    frozen = trained.with_items(items.slice(0, 25))
+    assert (frozen.freeze(2**30) > 0) == (model not in ("lr", "user_kernel") and (fusion != "user_attention" or model == "acf"))
     for start, count in ((25, 1), (26, items.num_rows - 26)):
         first.append_items(items.slice(start, count))
+        frozen.append_items(items.slice(start, count))
     assert len(first.item_ids) == 26
     candidates = np.arange(1, items.num_rows + 1)[None]
     history, times = np.array([3, 30, 27], np.int32), np.array([10, 20, 30])
     arguments = (["u1"], [history], [times], np.array([40]), candidates)
     np.testing.assert_allclose(first.score(*arguments), whole.score(*arguments), atol=1e-6)
+    np.testing.assert_allclose(frozen.score(*arguments), whole.score(*arguments), atol=1e-6)
     assert whole.score(*arguments)[0, 25:].std() > 0
 
 

@@ -63,6 +63,23 @@ def test_candidates_are_scored_alike_alone_and_together(raw: dict[str, pa.Table]
     torch.testing.assert_close(model(alone).view_as(batch.candidates), model(batch), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_frozen_items_change_no_score(raw: dict[str, pa.Table], settings: Ranker, name: str, variant: str) -> None:
+    settings = settings.model_copy(update=VARIANTS[variant])
+    data = prepared(raw, settings)
+    scorer = untrained(name, data, settings, spread=0.2)
+    batch = requests(data, settings, 30)
+    model = scorer.model.eval()
+    with torch.inference_mode():
+        before = model.page_score(batch)
+        taken = scorer.freeze(2**20)
+        torch.testing.assert_close(model.page_score(batch), before, rtol=1e-5, atol=1e-5)
+    assert taken <= 2**20
+    assert scorer.freeze(taken - 1 if taken else 2**20) == 0  # what does not fit is left out
+    with torch.inference_mode():
+        assert torch.equal(model.page_score(batch), before)
+
+
 def test_every_parameter_learns(raw: dict[str, pa.Table], settings: Ranker, name: str) -> None:
     settings = settings.model_copy(update=FULL)
     data = prepared(raw, settings)

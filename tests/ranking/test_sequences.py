@@ -11,7 +11,7 @@ from rayrec.config import Ranker
 from rayrec.data.batches import batches
 from rayrec.data.loading import RankingData
 from rayrec.data.windows import MINUTE_MS, HistoryGather, LatestClicks
-from rayrec.ranking.sequences import AUGRU, ClickedSequence, PReLU, compacted, run_rnn, split_sessions
+from rayrec.ranking.sequences import AUGRU, ActivationUnit, ClickedSequence, PReLU, compacted, run_rnn, split_sessions
 from tests.ranking.impressions import dot, linear, requests, softmax, untrained
 
 
@@ -154,3 +154,13 @@ def test_prelu_is_torchs_own() -> None:
         results.append((layer(x), x.grad, slope.grad.squeeze()))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("activation", ["prelu", "dice", "sigmoid"])
+def test_many_candidates_get_the_scores_that_few_get(activation: str) -> None:
+    torch.manual_seed(0)
+    unit = ActivationUnit(3, [5, 4], activation).eval()
+    candidates, clicks = torch.randn(2, 12, 3), torch.randn(2, 6, 3)
+    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
+    few = torch.cat([unit(some, clicks, mask) for some in candidates.split(3, 1)], 1)
+    torch.testing.assert_close(unit(candidates, clicks, mask), few)

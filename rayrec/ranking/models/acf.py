@@ -47,7 +47,7 @@ class ACF(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        user_BD, items_UX = self.user(x.request_BR), self.item(x.items_UE)
+        user_BD, items_UX = self.user(x.request_BR), x.of_items(self.item)
         clicked_BHX = gather(items_UX, x.index_BH)
         seen_BHX = clicked_BHX if self.of_components is None else torch.cat([clicked_BHX, self._content(x, user_BD)], -1)
         shares_BH = self.of_clicks(user_BD[:, None], seen_BHX, x.mask_BH)
@@ -60,9 +60,8 @@ class ACF(RankingModel):
     def _content(self, x: Embedded, user_BD: torch.Tensor) -> torch.Tensor:
         """The content of the clicked videos for each user [B, H, D]."""
         assert self.of_components is not None
-        components_UMD = x.fields(x.items_UE).index_select(1, self.modalities)
-        components_BHMD = gather(components_UMD, x.index_BH)
-        mask_BHM = (components_UMD != 0).any(-1)[x.index_BH]  # the projection of a missing modality is zeros
+        components_BHMD = gather(x.fields(x.items_UE), x.index_BH).index_select(2, self.modalities)
+        mask_BHM = (components_BHMD != 0).any(-1)  # the projection of a missing modality is zeros
         shares_BHM = self.of_components(user_BD[:, None, None], components_BHMD, mask_BHM)
         return torch.einsum("bhm,bhmd->bhd", shares_BHM, components_BHMD)
 

@@ -46,7 +46,7 @@ class DCN(RankingModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
         request_BR = self.clicked.request(x)
-        return self.clicked(x, self.cross(request_BR, x.candidates_BNE) + self.mlp(request_BR, x.candidates_BNE))
+        return self.clicked(x, self.cross(request_BR, x.candidates_BNE) + self.mlp.of_items(request_BR, x))
 
 
 class VectorCross(nn.Module):

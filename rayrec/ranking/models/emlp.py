@@ -24,4 +24,4 @@ class EMLP(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        return self.clicked(x, self.mlp(self.clicked.request(x), x.candidates_BNE))
+        return self.clicked(x, self.mlp.of_items(self.clicked.request(x), x))

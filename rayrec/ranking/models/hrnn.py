@@ -62,7 +62,7 @@ class HRNN(RankingModel):
         clicks_BSLX = clicks_BSLX.gather(2, order_BSL[..., None].expand_as(clicks_BSLX))
         states_BSX, user_BX = self._session_states(clicks_BSLX, lengths_BS)
         if self.attention is not None:
-            return self.mlp(x, self.attention(x.candidates_BNE, states_BSX, lengths_BS > 0) @ states_BSX)
+            return self.mlp(x, self.attention(x, states_BSX, lengths_BS > 0) @ states_BSX)
         latest_B = (batch.history_at * x.mask_BH).amax(1)
         continues_B1 = (batch.at - latest_B <= options.gap_minutes * MINUTE_MS)[:, None]
         history_BX = torch.where(continues_B1, states_BSX[:, 0], self.begin(user_BX))

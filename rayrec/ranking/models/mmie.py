@@ -68,7 +68,7 @@ class MMIE(RankingModel):
         return torch.cat(self.extractor(clicks_BHX, x.mask_BH[:, None]), 1)
 
     def _logits(self, x: Embedded, states_BHX: torch.Tensor) -> torch.Tensor:
-        shares_BNH = self.attention(x.candidates_BNE, states_BHX, x.mask_BH)
+        shares_BNH = self.attention(x, states_BHX, x.mask_BH)
         return self.mlp(x, self.evolution(states_BHX, shares_BNH)[-1])
 
 

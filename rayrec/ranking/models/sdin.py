@@ -81,7 +81,7 @@ class SDIN(RankingModel):
             states.append(run_rnn(self.between, intra_BSX, mask_BS))
         if options.pooling == "attention":
             pairs = zip(self.attentions, states, strict=True)
-            pooled = [attend(x.candidates_BNE, state, mask_BS) @ state for attend, state in pairs]
+            pooled = [attend(x, state, mask_BS) @ state for attend, state in pairs]
         else:
             share_BS = mask_BS / mask_BS.sum(1, keepdim=True).clamp(min=1)
             pooled = [(share_BS[:, None] @ state).expand(-1, batch.candidates.shape[1], -1) for state in states]

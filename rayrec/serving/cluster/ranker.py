@@ -164,11 +164,14 @@ class NeuralRanker:
         return RankerReport(replica_id(), ray.util.get_node_ip_address(), self.scorers.versions())
 
     def _load(self, version: str) -> "Scorer":
+        from rayrec.ranking.frozen import room  # imports torch
+
         _, folder = locate(self.workspace, version)
         device = reserved_device()
         scorer = load_scorer(self.workspace.fs, folder).to(device)
+        frozen = scorer.freeze(room(device))
         warm_up(scorer, folder)
-        log.info("bundle %s: the ranker is loaded on %s", version, device)
+        log.info("bundle %s: the ranker is loaded on %s; its frozen items take %d MB", version, device, frozen / 1e6)
         return scorer
 
     async def _unload_unused(self) -> None:
