@@ -6,9 +6,9 @@
 
 Where views are reported, an impression is a row of the log from the first view on, or from the first other thing that the user did
 with the video, and `shown_at` is the time of that; otherwise it is the time of the delivery, which `delivered_at` always is.
-`position` is the video's place in its page, from 0; `page_number` and `session_id` are what the caller said of the page, and `dwell_s` is
-the longest time that the video was in view. The column `context` says what the request was said to come with, as a JSON object,
-whose fields `ingest` makes columns of.
+`position` is the video's place in its page, from 0; `page_number` and `session_id` are what the caller said of the page, and
+`dwell_s` is the longest time that the video was in view. The column `context` says what the request was said to come with, as a
+JSON object, whose fields `ingest` makes columns of.
 
 Each row has the number of the last event that was known when it was written, in the column `export`. A bundle that is trained on
 the folder therefore knows which events its log holds, even if an export brought nothing but clicks.

@@ -63,7 +63,7 @@ def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Pat
     assert done == Export(events=8, impressions=3, days=1, waiting=0, upto=8)
     assert [path.name for path in sorted((tmp_path / "log").iterdir())] == ["2024-10-04.parquet", "_export.parquet"]
     never = dict.fromkeys(
-        ("clicked_at", "watched_at", "liked_at", "skipped_at", "context", "position", "page", "session_id", "dwell_s")
+        ("clicked_at", "watched_at", "liked_at", "skipped_at", "context", "position", "page_number", "session_id", "dwell_s")
     )
     never["delivered_at"] = NOON
     ann = never | {"user_id": "ann", "shown_at": NOON, "request_id": "r1", "arm": "canary", "export": 8}
