@@ -311,8 +311,7 @@ class Recommender:
         clicked_at = np.concatenate([log.clicked_at, np.array(online.clicked_at, dtype=np.int64)])
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
-        seen_in_log = log.seen if bundle.info.log_until >= seen_since else log.seen[:0]
-        seen = np.concatenate([seen_in_log, items.seen_index.find(online.seen), find(online.delivered)])
+        seen = np.concatenate([log.seen, items.seen_index.find(online.seen), find(online.delivered)])
         return UserState(clicked[order], clicked_at[order], seen[seen > 0], online.forgotten, online.fields)
 
     async def add_events(self, events: list[Event]) -> list[Event]:

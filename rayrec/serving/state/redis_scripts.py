@@ -49,17 +49,16 @@ local function index(number, user, video, kind, at, day, mark, event)
 end
 """
 )
-# Notes that a user has seen a video, unless that is known of the day. A code has four bytes.
+# Notes that a user has seen a video, behind all others of the day. A code has four bytes.
 SEEN = """
 local function saw(user, day, code)
   local key = p .. 'seen:' .. day
   local codes = redis.call('HGET', key, user) or ''
   local found = string.find(codes, code, 1, true)
   while found and found % 4 ~= 1 do found = string.find(codes, code, found + 1, true) end
-  if not found then
-    redis.call('HSET', key, user, codes .. code)
-    redis.call('SADD', p .. 'seen_days', day)
-  end
+  if found then codes = string.sub(codes, 1, found - 1) .. string.sub(codes, found + 4) end
+  redis.call('HSET', key, user, codes .. code)
+  redis.call('SADD', p .. 'seen_days', day)
 end
 """
 ADD = (

@@ -27,9 +27,10 @@ def codes(video_ids: Iterable[str]) -> np.ndarray:
 
 
 def with_codes(known: bytes, new: Iterable[bytes]) -> bytes:
-    """A day's codes and behind them those of `new` that are not there yet, each once."""
-    there = {known[start : start + CODE] for start in range(0, len(known), CODE)}
-    return known + b"".join(each for each in dict.fromkeys(new) if each not in there)
+    """A day's codes with those of `new`, each once: what was seen last comes last."""
+    moved = dict.fromkeys(reversed(list(new)))  # the last one first
+    kept = (known[start : start + CODE] for start in range(0, len(known), CODE))
+    return b"".join([*(each for each in kept if each not in moved), *reversed(moved)])
 
 
 def is_seen(event: Event, exposure: Exposure) -> bool:

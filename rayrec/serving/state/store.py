@@ -62,7 +62,7 @@ class Activity(NamedTuple):
 
     clicked: list[str]
     clicked_at: list[int]  # UTC ms
-    seen: bytes  # the codes (`seen.py`) of each day, the earliest day first; on a day in the order of their first events
+    seen: bytes  # the codes (`seen.py`) of each day, the earliest day first; on a day, what was seen last comes last
     delivered: list[str]  # lately, in the order of their deliveries, whether seen or not; empty where deliveries count as views
     forgotten: bool  # the user asked to be forgotten, so the training log must not be used for this user
     fields: str = ""  # what was said of the user last, JSON; empty for a user of whom nothing was said
