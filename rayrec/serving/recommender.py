@@ -20,7 +20,7 @@ import numpy as np
 from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.pipeline import RecallPipeline, Trace
-from rayrec.recall.queues import TopicQueues
+from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.recall.similar import nearest
 from rayrec.recall.source import NO_TOPIC, Query
 from rayrec.serving.assignment import NO_EXPERIMENTS, NOTHING, Change, Experiments
@@ -52,6 +52,7 @@ class UserState:
     seen: np.ndarray  # int32 items, the longest unseen first; of an item that is there twice, the last time counts
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
     fields: str = ""  # what was said of the user by `POST /v1/users`, JSON; empty where nothing was
+    delivered: np.ndarray = NO_ITEMS  # int32 items that may be waiting on the user's screen
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
@@ -258,15 +259,16 @@ class Recommender:
             state = replace(user, clicked=items.in_store(user.clicked))
             return await self.rank(known_as, state, now, items.in_store(candidates), context or {})
 
-        exclusions = _exclusions(items, user.seen, exclude, blocked_authors)
+        hidden = np.append(user.seen, user.delivered)
+        exclusions = _exclusions(items, hidden, exclude, blocked_authors)
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
         found = await view.pipelines[change].run(query, view.queues, score, k, trace)
         page, said = found.candidates.take(found.rows), _as_json(context or {})
         answer = Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, found.scores[found.rows], trace, arm, said)
         if len(page) == k:
             return answer
-        allowed = _exclusions(items, user.seen[:0], exclude, blocked_authors).also(page.items)
-        again = longest_unseen(user.seen, allowed, view.queues.is_shown, k - len(page))
+        allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors).also(page.items)
+        again = longest_unseen(hidden, allowed, view.queues.is_shown, k - len(page))
         if len(again):
             answer = _with_seen(answer, again, await score(again))
             trace.mark(AGAIN, len(again))
@@ -311,8 +313,9 @@ class Recommender:
         clicked_at = np.concatenate([log.clicked_at, np.array(online.clicked_at, dtype=np.int64)])
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
-        seen = np.concatenate([log.seen, items.seen_index.find(online.seen), find(online.delivered)])
-        return UserState(clicked[order], clicked_at[order], seen[seen > 0], online.forgotten, online.fields)
+        seen, delivered = np.append(log.seen, items.seen_index.find(online.seen)), find(online.delivered)
+        known = delivered[delivered > 0]
+        return UserState(clicked[order], clicked_at[order], seen, online.forgotten, online.fields, known)
 
     async def add_events(self, events: list[Event]) -> list[Event]:
         """Stores events. Returns those that were there already, after all others have been written to disk.
