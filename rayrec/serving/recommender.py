@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ class UserState:
     seen: np.ndarray  # int32 items, the longest unseen first; of an item that is there twice, the last time counts
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
     fields: str = ""  # what was said of the user by `POST /v1/users`, JSON; empty where nothing was
-    delivered: np.ndarray = NO_ITEMS  # int32 items that may be waiting on the user's screen
+    delivered: np.ndarray = field(default_factory=lambda: NO_ITEMS)  # int32 items that may be waiting on the user's screen
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
