@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,15 @@ from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.serving.state.test_export import NOON, SECOND, add, answer, rows, shown
+
+
+def at_time(monkeypatch: pytest.MonkeyPatch, now: int) -> None:
+    monkeypatch.setattr("rayrec.serving.state.export.time", SimpleNamespace(time=lambda: now / 1000))
+
+
+@pytest.fixture(autouse=True)
+def next_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_time(monkeypatch, NOON + 2 * DAY)
 
 
 @pytest.fixture
@@ -108,7 +118,7 @@ def test_a_forgotten_user_is_gone_also_where_nothing_was_seen(reported: Config, 
 
 def test_what_was_never_seen_is_deleted_in_the_end(reported: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(reported, *page(1), *page(2, at=NOON + DAY))
-    monkeypatch.setattr("rayrec.serving.state.export.time.time", lambda: (NOON + 15 * DAY) / 1000)
+    at_time(monkeypatch, NOON + 15 * DAY)
     export_events(reported, str(tmp_path))
     assert [path.name for path in tmp_path.glob("_unseen-*")] == ["_unseen-2024-10-05.parquet"]
 
