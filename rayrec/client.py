@@ -87,11 +87,17 @@ class _Methods(ABC, Generic[Answer]):
         exclude: Sequence[Id] = (),
         blocked_authors: Sequence[Id] = (),
         context: Json | None = None,
+        session_id: str | None = None,
+        page_number: int | None = None,
         debug: bool = False,
     ) -> Answer:
-        """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events."""
+        """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events.
+
+        `session_id` names the visit that the page belongs to, and `page_number` its number in it; both go into the log.
+        """
         body: Json = {"user_id": text_of(user_id), "k": k, "debug": debug}
         body |= {"exclude": [*map(text_of, exclude)], "blocked_authors": [*map(text_of, blocked_authors)]}
+        body |= {name: value for name, value in (("session_id", session_id), ("page_number", page_number)) if value is not None}
         return self._make(Call("POST", "/v1/recommend", body | {"context": _texts(context or {})}))
 
     def events(self, events: Sequence[Json]) -> Answer:

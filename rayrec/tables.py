@@ -217,11 +217,12 @@ TABLES: dict[str, TableSpec] = {
     "events": TableSpec(
         _schema(
             {"event_id": TEXT, "user_id": TEXT, "video_id": TEXT, "kind": TEXT, "at": TIME},
-            {"request_id": TEXT, "watch_s": SECONDS, "arm": TEXT, "context": TEXT},
+            {"request_id": TEXT, "watch_s": SECONDS, "arm": TEXT, "context": TEXT}
+            | {"position": pa.int32(), "page_number": pa.int32(), "session_id": TEXT, "dwell_s": SECONDS},
         ),
         stage="serve",
         key=("event_id",),
-        at_least=(("at", 0), ("watch_s", 0)),
+        at_least=(("at", 0), ("watch_s", 0), ("dwell_s", 0)),
     ),
 }
 

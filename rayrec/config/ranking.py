@@ -17,7 +17,7 @@ def _each_once(names: list[str]) -> list[str]:
 
 def _known_at_request(names: list[str]) -> list[str]:
     for name in names:
-        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s", "rating"):
+        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s", "dwell_s", "rating"):
             raise ValueError(
                 f"{name!r} is no context: that is what is known of a request, whoever asks and whatever is clicked then"
             )
@@ -51,7 +51,8 @@ class Ranker(Section):
     history_connection: Literal["input", "top", "both", "none"] = "input"
     id_dropout: Share = 0.1  # share of video ids hidden in training, so that the ranker learns to score new videos by their content
     item_fields: Names = ["author_id", "primary_class", "secondary_class"]  # columns of the catalog; `tags` is possible too
-    # extra columns of the log; `hour` and `weekday` (UTC) are made from the time
+    # extra columns of the log; `hour` and `weekday` (UTC) are made from the time. `position` counts in training alone: all
+    # candidates are scored as if they were in the first position of the log
     context_fields: Annotated[Names, AfterValidator(_known_at_request)] = []
     topics: bool = True
     modalities: Annotated[list[Modality], AfterValidator(_each_once)] = []  # reduced vectors that the ranker reads directly

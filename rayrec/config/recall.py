@@ -30,6 +30,7 @@ class Recall(Section):
     min_exposures: Annotated[int, Field(ge=0)] = 10  # a video with fewer is fresh
     min_ctr: Share = 0.07  # an established video below this leaves its queue
     fresh_share: Share = 0.1
+    seen_days: Annotated[float, Field(gt=0)] = 90.0  # a video that a user has seen is not shown again for so long
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "Recall":

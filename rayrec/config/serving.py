@@ -1,6 +1,6 @@
 """The section `serving`: how the service listens, scales, keeps events and takes new videos."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,9 @@ class Serving(Section):
     refresh_s: Annotated[float, Field(gt=0)] = 1.0  # how often the queues are updated from the counters
     # Where events are kept: a SQLite file, or redis://HOST:PORT/DATABASE. The default is <workspace>/state/events.db.
     state: str | None = None
+    # Whether callers report which videos came into view (events of kind `view`): then these count as exposures, negatives and seen
+    # videos. By default every video of an answer does, as is right for callers who report no views.
+    views: Literal["assumed", "reported"] = "assumed"
     retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are deleted
     requests_per_s: Annotated[float, Field(gt=0)] | None = None  # for each API key (without keys: address) and replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503

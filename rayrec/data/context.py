@@ -1,4 +1,10 @@
-"""The context of a request (device, network, hour, ...) as integers: [B, C] values, 0 for a value that training never saw."""
+"""The context of a request (device, network, hour, ...) as integers: [B, C] values, 0 for a value that training never saw.
+
+The field `position` is not what a request comes with, but where in the page a video was. People click what is first, whatever it
+is; a ranker that has the field learns this of the training impressions, so that it need not blame the videos for it. Nobody knows
+the position of a candidate before the page is made: all are scored as if they were in the first one that training saw, and so are
+the impressions of the validation and test parts, with which the ranker is measured as it will serve.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +26,9 @@ FROM_TIME = {
     "hour": (24, lambda at: at // HOUR_MS % 24),
     "weekday": (7, lambda at: (at // DAY_MS + 3) % 7),  # 1 January 1970 was a Thursday; 0 is Monday
 }
+
+
+POSITION = "position"  # the field that training alone has; see above
 
 
 def columns_of(fields: list[str]) -> list[str]:
@@ -86,6 +95,20 @@ class ContextEncoder:
         """The number of values of each field, the unknown one included."""
         return {name: 1 + (FROM_TIME[name][0] if name in FROM_TIME else len(self.vocabularies[name])) for name in self.fields}
 
+    @property
+    def neutral_position(self) -> int:
+        """The value that stands for any position where candidates are scored: that of the first one that training saw."""
+        numbers = self.vocabularies[POSITION]
+        return 1 + min(range(len(numbers)), key=lambda place: (len(numbers[place]), numbers[place])) if numbers else 0
+
+    def without_position(self, values: np.ndarray) -> np.ndarray:
+        """Values [rows, C] as they are for scoring."""
+        if POSITION not in self.fields:
+            return values
+        values = values.copy()
+        values[:, self.fields.index(POSITION)] = self.neutral_position
+        return values
+
     def encode(self, log: pa.Table, at: np.ndarray) -> np.ndarray:
         """The values of the rows of the log: int16 [rows, C] where they fit, which is nearly always, else int32."""
         values = np.zeros((len(at), len(self.fields)), dtype=self.kind)
@@ -102,9 +125,12 @@ class ContextEncoder:
         return {name: words[found[name] - 1] for name, words in self.vocabularies.items() if found[name]}
 
     def encode_requests(self, contexts: list[dict[str, Any]], at: np.ndarray) -> np.ndarray:
-        """The values of requests. Each context maps fields to values; a missing field is unknown. `at` is int64 [B], UTC ms."""
+        """The values of requests. Each context maps fields to values; a missing field is unknown. `at` is int64 [B], UTC ms.
+
+        Whatever a context says of the position, it makes no difference.
+        """
         columns = {name: pa.array([text_of(row.get(name)) for row in contexts], TEXT) for name in self.vocabularies}
-        return self.encode(pa.table(columns), at)
+        return self.without_position(self.encode(pa.table(columns), at))
 
 
 NO_CONTEXT = ContextEncoder([], {})

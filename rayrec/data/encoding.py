@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 from pydantic import TypeAdapter
 
 from rayrec.data.blocks import block_indices
-from rayrec.data.context import FROM_TIME, ContextEncoder, columns_of, value_of_time
+from rayrec.data.context import FROM_TIME, POSITION, ContextEncoder, columns_of, value_of_time
 from rayrec.data.errors import refuse_nested
 from rayrec.data.history import ClickHistory, click_times
 from rayrec.data.pages import Pages
@@ -259,6 +259,8 @@ def _rows_of_shard(job: EncodingJob, shard: int, sizes: np.ndarray, context: Con
     found["user"], found["item"] = found["code_0"], found["code_1"]
     for number, name in enumerate(columns_of(job.context_fields), start=len(IDS)):
         found[f"context_{name}"] = found[f"code_{number}"].astype(context.kind)
+    if POSITION in job.context_fields:
+        found[f"context_{POSITION}"][found["section"] >= job.blocks] = context.neutral_position
     for name in set(job.context_fields) & set(FROM_TIME):
         found[f"context_{name}"] = value_of_time(name, found["at"]).astype(context.kind)
     return found

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -201,7 +201,8 @@ def prepare(
     click_users, click_items = (indices_of(clicked[name], known) for name, known in zip(("user_id", "video_id"), ids, strict=True))
     clicks = ClickHistory.of(click_users, click_items, click_times(clicked), len(encoders.users.ids))
     examples = encoded(interactions, ids[0], ids[1], clicks, encoders.context_encoder)
-    train, validation, test = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
+    train, *held_out = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
+    validation, test = (replace(part, context=encoders.context_encoder.without_position(part.context)) for part in held_out)
     made_at, row = click_times(interactions), np.arange(len(test), dtype=np.int32)
     daily = DailyCounts.of(examples.user, examples.item, examples.at, examples.clicked, made_at)
     clicks_only = bool(train.clicked.all())

@@ -18,6 +18,7 @@ from rayrec.recall.vectors import Vectors
 from rayrec.serving import covers
 from rayrec.serving.additions import AddedVideo, described_by
 from rayrec.serving.bundle import FACTS, Bundle
+from rayrec.serving.seen_index import SeenIndex
 from rayrec.serving.state.store import Addition
 
 
@@ -29,6 +30,7 @@ class Items:
     topics: ItemTopics
     author_of: np.ndarray  # int32 [I], 0 where it is unknown
     authors: dict[str, int]  # a number from 1 for each author
+    seen_index: SeenIndex
     user_vectors: Vectors | None = None  # of a collaborative model, if the bundle has one
     added: list[AddedVideo] = field(default_factory=list)
     numbers: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # of the added ones, in the state store
@@ -36,7 +38,8 @@ class Items:
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Items":
-        return cls(bundle, bundle.item_topics, bundle.author_of, bundle.authors, bundle.user_vectors)
+        index = SeenIndex.of(bundle.item_ids[1:])
+        return cls(bundle, bundle.item_topics, bundle.author_of, bundle.authors, index, bundle.user_vectors)
 
     def grown(self, additions: Sequence[Addition]) -> "Items":
         """With the videos that are known to the bundle's model (`described_by`), and neither in the bundle nor here yet."""
@@ -54,6 +57,7 @@ class Items:
             topics=self.topics.grown([np.array(video.topics, np.int32) for video in videos]),
             author_of=np.append(self.author_of, np.array(numbers, np.int32)),
             authors=authors,
+            seen_index=self.seen_index.grown(list(new), first),
             user_vectors=self.user_vectors and self.user_vectors.grown([video.vector for video in videos]),
             added=[*self.added, *videos],
             numbers=np.append(self.numbers, [number for number, _ in new.values()]),

@@ -1,4 +1,4 @@
-"""What a bundle takes from the log: each user's last clicks and videos, how often each video was shown and clicked, and the end.
+"""What a bundle takes from the log: each user's last clicks and seen videos, how often each was shown and clicked, and the end.
 
 The log is summarised share by share, each with all impressions of its users: the tables of users are pieces of one table, and the
 counts are added.
@@ -29,8 +29,10 @@ def exported_upto(log: LogPieces) -> int | None:
     return max((number for number in found if number is not None), default=None)
 
 
-def user_table(share: Share, user_ids: pa.Array, max_clicks: int, max_seen: int) -> pa.Table:
-    """The last clicks of each user and the last distinct videos that they were shown: a piece of users.arrow, sorted by user id.
+def user_table(share: Share, user_ids: pa.Array, max_clicks: int, seen_since: int) -> pa.Table:
+    """The last clicks of each user and the distinct videos that they were shown: a piece of users.arrow, sorted by user id.
+
+    The videos are those shown since `seen_since` (UTC ms), in the order of the last times.
 
     `user_ids` has the id of each user by index, from 1 on.
     """
@@ -43,8 +45,8 @@ def user_table(share: Share, user_ids: pa.Array, max_clicks: int, max_seen: int)
     # The last time that each video was shown to each user.
     order = np.lexsort((rows.at, rows.item, user))
     last = order[np.append((np.diff(user[order]) != 0) | (np.diff(rows.item[order]) != 0), True)] if len(order) else order
-    last = last[rows.item[last] > 0]
-    seen = _Latest(user[last], rows.at[last], max_seen)
+    last = last[(rows.item[last] > 0) & (rows.at[last] >= seen_since)]
+    seen = _Latest(user[last], rows.at[last], len(last))
     table = pa.table(
         {
             "user_id": user_ids.take(pa.array(users - 1)),

@@ -12,25 +12,28 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.pipeline import RecallPipeline, Trace
-from rayrec.recall.queues import TopicQueues
+from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.recall.similar import nearest
-from rayrec.recall.source import Query
+from rayrec.recall.source import NO_TOPIC, Query
 from rayrec.serving.assignment import NO_EXPERIMENTS, NOTHING, Change, Experiments
 from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.items import Items
-from rayrec.serving.state.store import Addition, Event, StateStore, StoreError
+from rayrec.serving.seen_index import longest_unseen
+from rayrec.serving.state.seen import implied_views
+from rayrec.serving.state.store import DAY, Addition, Event, StateStore, StoreError
 from rayrec.serving.user_log import UNKNOWN_USER
 
-MAX_SEEN = 2000  # how many of the videos that a user has seen last are not shown again
+DELIVERED_MS = 3_600_000  # for so long, what was delivered is not delivered again before all else, even if no view was reported
+AGAIN = "again"  # the label of videos that the user has seen, on the pages of users who have seen all others
 WRITE_WAIT_S = 2.0  # how long an answer waits for the store to write; while the store can't write at all, only the first ones wait
 
 log = logging.getLogger(__name__)
@@ -46,9 +49,10 @@ class UserState:
 
     clicked: np.ndarray  # int32 items, oldest first
     clicked_at: np.ndarray  # int64, UTC ms
-    seen: np.ndarray  # int32 items
+    seen: np.ndarray  # int32 items, the longest unseen first; of an item that is there twice, the last time counts
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
     fields: str = ""  # what was said of the user by `POST /v1/users`, JSON; empty where nothing was
+    delivered: np.ndarray = field(default_factory=lambda: NO_ITEMS)  # int32 items that may be waiting on the user's screen
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
@@ -69,6 +73,16 @@ async def look_nowhere(user_id: str, item: int) -> Attention | str:
     return "the bundle has no ranker"
 
 
+class Visit(NamedTuple):
+    """What a caller says of the visit that a page belongs to."""
+
+    session_id: str | None = None
+    page_number: int | None = None  # the number of the page in the session
+
+
+NO_VISIT = Visit()
+
+
 @dataclass(frozen=True)
 class Page:
     """The answer to a request, the best video first."""
@@ -83,6 +97,7 @@ class Page:
     arm: str | None = None  # the arms that answered, as `assignment.label` writes them
     context: str | None = None  # of the request, as JSON
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
+    visit: Visit = NO_VISIT
 
 
 @dataclass(frozen=True)
@@ -201,8 +216,12 @@ class Recommender:
         context: dict[str, Any] | None = None,
         arm: str | None = None,
         change: Change = NOTHING,
+        visit: Visit = NO_VISIT,
     ) -> Page:
-        """A page of at most k videos that the user has not seen, fewer only when the catalog has no more. They are logged as shown.
+        """A page of k videos that the user has not seen for `recall.seen_days`. They are logged as delivered.
+
+        If there are too few of these, the videos that the user has not seen for the longest time come behind them, marked as
+        `AGAIN`. The page is shorter only if all videos that may be shown are on it.
 
         A store that can't write now does not stop pages: the page then says that it is not `logged`. Its impressions are stored as
         soon as the store can write, or else are lost and counted.
@@ -212,9 +231,9 @@ class Recommender:
         Raises what the ranker raises, and `ScoreError` when its answer does not fit the candidates.
         """
         page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, int(self._rng.integers(2**31)), change)
-        page = replace(
-            page, logged=await self._log(self._impressions(user_id, page))
-        )  # before the answer, so that no page repeats it
+        page = replace(page, visit=visit)
+        logged = await self._log(self._impressions(user_id, page))  # before the answer, so that no page repeats it
+        page = replace(page, logged=logged)
         page.trace.mark("log", len(page.items))
         return page
 
@@ -240,12 +259,20 @@ class Recommender:
             state = replace(user, clicked=items.in_store(user.clicked))
             return await self.rank(known_as, state, now, items.in_store(candidates), context or {})
 
-        exclusions = _exclusions(items, user, exclude, blocked_authors)
+        hidden = np.append(user.seen, user.delivered)
+        exclusions = _exclusions(items, hidden, exclude, blocked_authors)
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
         found = await view.pipelines[change].run(query, view.queues, score, k, trace)
-        page = found.candidates.take(found.rows)
-        scores, said = found.scores[found.rows], _as_json(context or {})
-        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said)
+        page, said = found.candidates.take(found.rows), _as_json(context or {})
+        answer = Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, found.scores[found.rows], trace, arm, said)
+        if len(page) == k:
+            return answer
+        allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors).also(page.items)
+        again = longest_unseen(hidden, allowed, view.queues.is_shown, k - len(page))
+        if len(again):
+            answer = _with_seen(answer, again, await score(again))
+            trace.mark(AGAIN, len(again))
+        return answer
 
     def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items (int32) most similar to a video, and their similarities (float32), the most similar first.
@@ -277,23 +304,28 @@ class Recommender:
 
         Only the given items are known, or all that are known now.
         """
-        find = (items or self.items).find_all
+        items, now = items or self.items, now_ms()
+        find, seen_since = items.find_all, now - int(self.settings.seen_days * DAY)
         bundle, max_clicks = self.bundle, self.bundle.info.max_clicks
-        online = self.store.activity(user_id, self._since, max_clicks, MAX_SEEN)
+        online = self.store.activity(user_id, self._since, max_clicks, seen_since, now - DELIVERED_MS)
         log = UNKNOWN_USER if online.forgotten else bundle.user(user_id)
         clicked = np.concatenate([log.clicked, find(online.clicked)])
         clicked_at = np.concatenate([log.clicked_at, np.array(online.clicked_at, dtype=np.int64)])
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
-        seen = np.concatenate([log.seen, find(online.seen)])
-        return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten, online.fields)
+        seen, delivered = np.append(log.seen, items.seen_index.find(online.seen)), find(online.delivered)
+        known = delivered[delivered > 0]
+        return UserState(clicked[order], clicked_at[order], seen, online.forgotten, online.fields, known)
 
     async def add_events(self, events: list[Event]) -> list[Event]:
         """Stores events. Returns those that were there already, after all others have been written to disk.
 
-        Raises `StoreError` if they were not written in time; they may be written later.
+        Where views are reported, what else a user did with a video implies its view, which is stored, too. Raises `StoreError` if
+        they were not written in time; they may be written later.
         """
-        return await self._in_time(self.store.submit(events))
+        implied = dict.fromkeys(implied_views(events) if self.store.exposure == "view" else [])  # in order, and found fast
+        known = await self._in_time(self.store.submit([*events, *implied]))
+        return [event for event in known if event not in implied]
 
     async def _log(self, impressions: list[Event]) -> bool:
         """Stores what was shown, and returns whether that was done in time."""
@@ -319,7 +351,19 @@ class Recommender:
         shown = enumerate(self.items.ids(page.items))
         ours = uuid.uuid4().hex  # not the request's id, which callers know and may make ids of their own events from
         return [
-            Event(f"{ours}-{position}", user_id, video_id, "impression", page.at, page.request_id, None, page.arm, page.context)
+            Event(
+                f"{ours}-{position}",
+                user_id,
+                video_id,
+                "impression",
+                page.at,
+                page.request_id,
+                arm=page.arm,
+                context=page.context,
+                position=position,
+                page_number=page.visit.page_number,
+                session_id=page.visit.session_id,
+            )
             for position, video_id in shown
         ]
 
@@ -330,10 +374,21 @@ def _as_json(context: dict[str, Any]) -> str | None:
     return json.dumps(known, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if known else None
 
 
-def _exclusions(items: Items, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
+def _exclusions(items: Items, seen: np.ndarray, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
     blocked = [number for author in blocked_authors if (number := items.authors.get(author))]
-    excluded = np.concatenate([user.seen, items.find_all(exclude)])
+    excluded = np.concatenate([seen, items.find_all(exclude)])
     return Exclusions.of(excluded, np.array(blocked, dtype=np.int32), items.author_of)
+
+
+def _with_seen(page: Page, items: np.ndarray, scores: np.ndarray) -> Page:
+    """A page with items behind its own that the user has seen before."""
+    return replace(
+        page,
+        items=np.append(page.items, items),
+        why=np.append(page.why, np.full(len(items), AGAIN)),
+        topics=np.append(page.topics, np.full(len(items), NO_TOPIC, np.int32)),
+        scores=np.append(page.scores, scores),
+    )
 
 
 def now_ms() -> int:

@@ -21,7 +21,7 @@ USERS = pa.schema(
         "user_id": TEXT,
         "clicked": pa.list_(pa.int32()),  # the last clicks, oldest first
         "clicked_at": pa.list_(pa.int64()),
-        "seen": pa.list_(pa.int32()),  # the videos shown last
+        "seen": pa.list_(pa.int32()),  # the videos shown within `recall.seen_days`, in the order of the last times
     }
 )
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from rayrec.config import Config, settings_of
 from rayrec.data import encoding as steps
 from rayrec.data.blocks import block_count
-from rayrec.data.context import refuse_times_of_day, refuse_unknown_context
+from rayrec.data.context import POSITION, refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoding import EncodingJob
 from rayrec.data.errors import DataError, refuse_no_clicks
 from rayrec.data.pieces import LogPieces
@@ -125,7 +125,9 @@ def _table_of(known: Known) -> pa.Table:
 
 def settings(config: Config) -> dict[str, Any]:
     # An encoded log of an earlier rayrec lacks the daily counts or the end of its training split, and is made again.
-    found = settings_of(config.split, config.encoding) | {"context_fields": sorted(context_fields(config)), "format": 3}
+    # So is one whose validation and test parts had positions.
+    fields = sorted(context_fields(config))
+    found = settings_of(config.split, config.encoding) | {"context_fields": fields, "format": 4 if POSITION in fields else 3}
     return found | {"pages": needs_pages(config)}
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import settings_of
-from rayrec.data.context import NO_CONTEXT
+from rayrec.data.context import DAY_MS, NO_CONTEXT
 from rayrec.data.loading import MAY_READ, RANKER, READS, joined_items
 from rayrec.data.pieces import LogPieces
 from rayrec.data.popularity import DailyCounts, FadingCounts
@@ -26,7 +26,6 @@ from rayrec.recall.sources.user_vector import exact_videos
 from rayrec.serving import bundle, covers, log_summary, music, placing, searching
 from rayrec.serving.bundle import BundleError
 from rayrec.serving.learned import tables_of
-from rayrec.serving.recommender import MAX_SEEN
 from rayrec.stages import learned
 from rayrec.stages.encode import STAGE as ENCODE
 from rayrec.stages.encode import encoded_log
@@ -84,7 +83,8 @@ def _with_log(run: StageRun) -> FromLog:
     log_until = min(log.pieces[-1].end, int(time.time() * 1000))
     max_clicks = max(run.config.recall.clicks, scorer.model.window.reach)
     info = bundle.BundleInfo(log_until, max_clicks, metrics_of(run), log_upto=log_summary.exported_upto(log))
-    users = (log_summary.user_table(share, user_ids, max_clicks, MAX_SEEN) for share in shares)
+    seen_since = log_until - int(run.config.recall.seen_days * DAY_MS)
+    users = (log_summary.user_table(share, user_ids, max_clicks, seen_since) for share in shares)
     tables = tables_of(items.neighbours, items.vectors, exact_videos(run.config.recall))
     return FromLog(ids, exposures[1:], clicks[1:], info, users, scorer, tables)
 

@@ -41,7 +41,7 @@ def test_the_client_example_runs(
     next_page, similar = said.split("The next page for ann")[1].split("Similar to v38")
     assert next_page.count("of guitars") == 5  # as the liked video is
     assert similar.count("of guitars") == 3
-    assert recommender.store.activity("ann", recommender.store.since(0), 10, 20).clicked
+    assert recommender.store.activity("ann", recommender.store.since(0), 10, 0, 0).clicked
 
     with pytest.raises(SystemExit, match=r"401: send one of the service's API keys"):
         run(monkeypatch, "--url", url, "--key", "wrong")

@@ -19,9 +19,9 @@ from rayrec.serving.state.export import EXPORT
 from rayrec.stages import encode
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
-from tests.serving.small_world import catalog, interactions, write_tables
+from tests.serving.small_world import LOG_STARTS, catalog, interactions, write_tables
 
-DAY_MS, MAX_CLICKS, MAX_SEEN = 86_400_000, 4, 6
+DAY_MS, MAX_CLICKS, SEEN_SINCE = 86_400_000, 4, LOG_STARTS + 2 * 3_600_000
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def summary(workspace: Workspace, rows: int, path: Path) -> tuple[np.ndarray, pa
     ids = encoded.users.ids
     shares = list(Share.in_groups(encoded, rows, NO_CONTEXT, len(ids) + 1))
     assert len(shares) == min(5, max(1, -(-interactions().num_rows // rows)))
-    user_log.write(pafs.LocalFileSystem(), str(path), (user_table(share, ids, MAX_CLICKS, MAX_SEEN) for share in shares))
+    user_log.write(pafs.LocalFileSystem(), str(path), (user_table(share, ids, MAX_CLICKS, SEEN_SINCE) for share in shares))
     counts = np.sum([exposures_and_clicks(share, catalog(path.parent).num_rows + 1) for share in shares], axis=0)
     return counts, pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
@@ -58,7 +58,8 @@ def test_a_summary_equals_loops_over_the_log(workspace: Workspace, tmp_path: Pat
         clicks = [row for row in own if row["clicked"]][-MAX_CLICKS:]
         assert user["clicked"] == [int(row["video_id"][1:]) + 1 for row in clicks]
         assert user["clicked_at"] == [row["shown_at"] for row in clicks]
-        latest = list(dict.fromkeys(row["video_id"] for row in reversed(own)))[:MAX_SEEN]
+        latest = list(dict.fromkeys(row["video_id"] for row in reversed(own) if row["shown_at"] >= SEEN_SINCE))
+        assert 4 < len(latest) <= 12  # of three of five hours
         assert user["seen"] == [int(video[1:]) + 1 for video in reversed(latest)]
 
 

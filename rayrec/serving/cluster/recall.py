@@ -362,11 +362,12 @@ class TopicRecall:
                 self.metrics.set("queue_age_seconds", (now_ms() - recommender.refreshed_at) / 1000)
 
     async def _prune(self) -> None:
-        """Deletes the events that are older than serving.retention_days, and old logs."""
-        days = self.config.serving.retention_days
+        """Deletes the events that are older than serving.retention_days, what was seen before recall.seen_days, and old logs."""
+        days, seen_days = self.config.serving.retention_days, self.config.recall.seen_days
         while True:
             try:
-                pruned = await asyncio.to_thread(self.store.prune, now_ms() - int(days * 24 * HOUR_MS))
+                before, seen_before = (now_ms() - int(each * 24 * HOUR_MS) for each in (days, seen_days))
+                pruned = await asyncio.to_thread(self.store.prune, before, seen_before)
                 log.info("deleted %d events that were older than %g days", pruned, days)
             except Exception:
                 log.exception("old events could not be deleted; trying again")

@@ -58,7 +58,9 @@ FILTERS = {"class": "music", "author": None, "since": 1763700000000}
 
 
 class RecommendRequest(Request):
-    model_config = example(user_id="ann", k=10, exclude=["v3"], blocked_authors=["eve"], context={"device": "phone"}, debug=True)
+    model_config = example(
+        user_id="ann", k=10, exclude=["v3"], blocked_authors=["eve"], context={"device": "phone"}, session_id="7c1e", page_number=0
+    )
 
     user_id: Id
     k: int = Field(10, ge=1, description="number of videos")
@@ -66,6 +68,12 @@ class RecommendRequest(Request):
     blocked_authors: list[Id] = Field([], description="ids of authors whose videos must not be in the page")
     context: dict[Name, Value] = Field(
         {}, max_length=MAX_CONTEXT, description="values of the ranker's context fields; a field without a value counts as unknown"
+    )
+    session_id: OwnId | None = Field(
+        default=None, description="the visit that the page belongs to, any text; it goes into the log with the number of the page"
+    )
+    page_number: Annotated[int, Field(ge=0, le=10**6)] | None = Field(
+        default=None, description="the number of the page in the session"
     )
     debug: bool = Field(False, description="also report the time of each step and the number of candidates that it left")
 
@@ -76,13 +84,19 @@ class EventIn(Request):
     event_id: OwnId = Field(description="chosen by the caller, for each user; an event that is sent twice counts once")
     user_id: Id
     video_id: Id
-    kind: Kind = Field(description="impressions need not be sent: the videos of an answer are logged as shown")
+    kind: Kind = Field(
+        description="impressions need not be sent: the videos of an answer are logged as delivered. A `view` says that one of them "
+        "came into view; with `serving.views: reported`, only such videos count as seen"
+    )
     at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="UTC milliseconds; by default the time of arrival")
     request_id: OwnId | None = Field(default=None, description="that of the answer in which the video was shown")
     watch_s: Annotated[float, Field(ge=0, le=MAX_WATCH_S, allow_inf_nan=False)] | None = Field(
         default=None, description="seconds; an event of kind `watch` needs it"
     )
     arm: Name | None = Field(default=None, description="that of the answer in which the video was shown")
+    dwell_s: Annotated[float, Field(ge=0, le=MAX_WATCH_S, allow_inf_nan=False)] | None = Field(
+        default=None, description="seconds that the video was in view; an event of kind `view` may have it"
+    )
 
 
 class EventsRequest(Request):

@@ -95,7 +95,7 @@ class User(BaseModel):
 
     user_id: str
     clicks: int = Field(description="number of the user's latest clicks that recommendations are based on")
-    seen: int = Field(description="number of the latest videos that the user was shown")
+    seen: int = Field(description="number of videos that the user has seen within recall.seen_days")
     topics: list[UserTopic] = Field(description="topics from which videos are recommended to the user")
     fields: dict[str, Any] = Field(default={}, description="what was said of the user by POST /v1/users")
 
@@ -270,7 +270,10 @@ class RecommendedVideo(Video):
         description="how likely a click is, as the ranker learned it. It is a click probability only if the log has impressions "
         "that were not clicked and training drew no further negatives; otherwise, and without a ranker, it only orders the videos"
     )
-    why: str = Field(description="why the video is in the page: its topic, or `popular`, `new`, `similar` or `taste`")
+    why: str = Field(
+        description="why the video is in the page: its topic, or `popular`, `new`, `similar` or `taste`; or `again`: the user has "
+        "seen it, and nothing else is left"
+    )
     topic: int | None = None
 
 
@@ -303,7 +306,9 @@ class RecommendAnswer(BaseModel):
     arm: str = Field(description="`stable`, or `canary` for users who get a new bundle on trial")
     experiments: dict[str, str] = Field({}, description="the user's arm of each experiment in which the user takes part")
     bundle: str = Field(description="version of the bundle that answered")
-    videos: list[RecommendedVideo] = Field(description="the best first; there are fewer than k only if the catalog has no more")
+    videos: list[RecommendedVideo] = Field(
+        description="the best first, videos that come again last; there are fewer than k only if no others may be shown"
+    )
     logged: bool = Field(
         True,
         description="whether the videos are stored as shown; if not, the store can't write now, and a later page may repeat them",
@@ -342,7 +347,7 @@ class Traffic(BaseModel):
     model_config = example(at=1763700000000, impressions=5000, clicks=610)
 
     at: int = Field(description="start of the hour, UTC milliseconds")
-    impressions: int
+    impressions: int = Field(description="videos that came into view, or, with serving.views: assumed, that were delivered")
     clicks: int
 
 

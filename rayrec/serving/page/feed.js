@@ -10,6 +10,7 @@ import { sound } from "./player.js";
 import { searchIsOpen, startSearch } from "./search.js";
 import { Slide } from "./slide.js";
 import { onViewer, startViewer, viewer } from "./viewer.js";
+import { Views } from "./views.js";
 import { forgetWeights, showWeights } from "./weights.js";
 
 const PAGE = 4; // small, so that the user's latest actions soon take effect
@@ -26,8 +27,11 @@ let current = null;
 let asking = null; // the request in progress
 let follow = false; // whether the user's actions call for another page
 let ended = false;
+let session = newSession();
 
 const outbox = new Outbox({ sent: showUser, refused: (error) => say(error.message, true) });
+
+const views = new Views(feed, outbox, (slide, more) => outbox.add(eventOf(slide, "view", more)));
 
 // --- pages ---
 
@@ -46,7 +50,7 @@ async function askAnew() {
   try {
     await outbox.flush(); // so that the answer takes the latest clicks into account
     const started = performance.now();
-    const page = await post("/v1/recommend", { user_id: user, k: PAGE });
+    const page = await post("/v1/recommend", { user_id: user, k: PAGE, session_id: session.id, page_number: session.pages++ });
     if (user !== viewer()) return;
     showAnswer(page, performance.now() - started);
     place({ ...page, user }, next);
@@ -62,7 +66,7 @@ async function askAnew() {
 function place(page, next) {
   const made = page.videos.map((video) => new Slide(video, page, { record, toggleSound, skip, like }));
   const nodes = made.map((slide) => slide.node);
-  for (const slide of made) slides.set(slide.node, slide);
+  made.forEach(add);
   if (!nodes.length && !ended) {
     ended = true;
     nodes.push(theEnd());
@@ -79,11 +83,21 @@ function place(page, next) {
   else nearby();
 }
 
+function add(slide) {
+  slides.set(slide.node, slide);
+  views.watch(slide);
+}
+
+// One visit of one user, which the log tells apart from others.
+function newSession() {
+  return { id: crypto.randomUUID(), pages: 0 };
+}
+
 // A video that was found comes right after the one in view, and into view.
 function open(video, about) {
   const slide = new Slide({ ...video, about, topic: null }, { user: viewer() }, { record, toggleSound, skip, like });
   slide.node.inert = true;
-  slides.set(slide.node, slide);
+  add(slide);
   if (current) current.node.after(slide.node);
   else feed.prepend(slide.node);
   go(1);
@@ -93,19 +107,25 @@ function open(video, about) {
 // What lies under the results of a search is still.
 function covered(isOpen) {
   for (const id of ["feed", "steps"]) $(id).inert = isOpen;
+  views.hide(isOpen || document.hidden);
   if (isOpen) current?.clip?.pause();
   else if (!prefersStill()) current?.clip?.play();
   current?.showState?.();
 }
 
 function theEnd() {
-  const text = [element("h2", { text: "You have reached the end" }), element("p", { class: "quiet", text: `${viewer()} has seen every video in the catalog.` })];
+  const text = [element("h2", { text: "You have reached the end" }), element("p", { class: "quiet", text: "There is no video that may be shown now." })];
   return element("article", { class: "slide end", tabindex: "-1" }, icon("end"), ...text);
 }
 
 function restart() {
   leave();
-  for (const slide of slides.values()) slide.remove();
+  for (const slide of slides.values()) {
+    views.forget(slide);
+    slide.remove();
+  }
+  outbox.flush();
+  session = newSession();
   feed.replaceChildren();
   slides.clear();
   $("activity").replaceChildren();
@@ -154,7 +174,9 @@ function nearby() {
 }
 
 function discard(node) {
-  slides.get(node)?.remove();
+  const slide = slides.get(node);
+  if (slide) views.forget(slide);
+  slide?.remove();
   slides.delete(node);
   node.remove();
 }
@@ -182,9 +204,13 @@ addEventListener("resize", () => current && feed.scrollTo({ top: current.node.of
 
 // --- what the user does ---
 
-function record(slide, kind, more = {}) {
+function eventOf(slide, kind, more) {
   const { user, request_id, arm } = slide.page;
-  outbox.add({ user_id: user, video_id: slide.video.video_id, kind, request_id, arm, ...more });
+  return { user_id: user, video_id: slide.video.video_id, kind, request_id, arm, ...more };
+}
+
+function record(slide, kind, more = {}) {
+  outbox.add(eventOf(slide, kind, more));
   const did = { click: "Clicked", like: "Liked", skip: "Skipped", watch: `Watched ${more.watch_s?.toFixed(1)} s` }[kind];
   const line = element("li", {}, icon(kind), element("span", { class: "did", text: did }), element("span", { class: "what", text: slide.title }));
   $("activity").prepend(line);
@@ -262,6 +288,7 @@ async function showUser() {
 
 // A page in the background does not play, and may never return.
 document.addEventListener("visibilitychange", () => {
+  views.hide(document.hidden || searchIsOpen());
   if (document.hidden) {
     current?.clip?.pause();
     current?.recordWatched?.();
@@ -272,6 +299,7 @@ document.addEventListener("visibilitychange", () => {
   current?.showState?.();
 });
 addEventListener("pagehide", () => {
+  views.hide(true);
   current?.recordWatched?.();
   outbox.leave();
 });

@@ -8,6 +8,7 @@ const RETRY_MS = 3000;
 export class Outbox {
   #unsent = [];
   #sending = null;
+  #tried = new WeakSet(); // events that may have reached the service
 
   // `sent()` is called after each acknowledged batch; `refused(error)` if the service refuses an event of a batch for good.
   constructor({ sent, refused }) {
@@ -16,7 +17,16 @@ export class Outbox {
   }
 
   add(event) {
-    this.#unsent.push({ event_id: crypto.randomUUID(), at: Date.now(), ...event });
+    const added = { event_id: crypto.randomUUID(), at: Date.now(), ...event };
+    this.#unsent.push(added);
+    return added;
+  }
+
+  // Adds to an event, and returns whether it could: one that may have reached the service stays as it is.
+  amend(event, more) {
+    if (this.#tried.has(event)) return false;
+    Object.assign(event, more);
+    return true;
   }
 
   // Resolves when all events have been sent, or when the service can't accept them now; then they are sent again later.
@@ -28,14 +38,14 @@ export class Outbox {
   // Called when the page closes or goes into the background: sends what is left in requests that outlive the page.
   leave() {
     for (let first = 0; first < this.#unsent.length; first += MAX_AT_ONCE) {
-      const batch = this.#unsent.slice(first, first + MAX_AT_ONCE);
+      const batch = this.#take(first);
       call("/v1/events", { events: batch }, { last: true }).then(() => this.#forget(batch), () => {});
     }
   }
 
   async #send() {
     while (this.#unsent.length) {
-      const batch = this.#unsent.slice(0, MAX_AT_ONCE);
+      const batch = this.#take(0);
       try {
         const { refused } = await post("/v1/events", { events: batch });
         this.#forget(batch);
@@ -47,6 +57,12 @@ export class Outbox {
         this.refused(error);
       }
     }
+  }
+
+  #take(first) {
+    const batch = this.#unsent.slice(first, first + MAX_AT_ONCE);
+    for (const event of batch) this.#tried.add(event);
+    return batch;
   }
 
   #forget(batch) {

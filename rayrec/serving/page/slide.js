@@ -14,6 +14,7 @@ const SENTENCES = {
   new: "This video is new: few people have seen it yet.",
   similar: "People who click what you clicked also click this video.",
   taste: "It is close to what you have clicked so far.",
+  again: "You have seen everything else, and this video longest ago.",
 };
 
 export class Slide {

@@ -22,7 +22,7 @@ from rayrec.evaluation.experiments.sequential import FIRST, Mixture, Monitor
 from rayrec.serving.assignment import is_running
 from rayrec.serving.rollout.tally import CLICKS, IMPRESSIONS, SEVERAL, WATCH_S, Tally
 from rayrec.serving.state.opening import is_redis, open_store, state_path
-from rayrec.serving.state.store import StateStore
+from rayrec.serving.state.store import Exposure, StateStore
 
 MISMATCH = 0.001  # below it, the shares of the arms are taken for wrong
 AT_ONCE = 50_000  # events that are read
@@ -97,9 +97,9 @@ def status_of(tally: Tally, now: int) -> ExperimentStatus:
 class Reader:
     """The statuses of a store's experiments. It reads each event once, so that it may be asked again and again, in any thread."""
 
-    def __init__(self, experiments: Mapping[str, Experiment], after: int = 0) -> None:
+    def __init__(self, experiments: Mapping[str, Experiment], after: int = 0, exposure: Exposure = "impression") -> None:
         """Of the events whose number is above `after`."""
-        self._tallies = [Tally(name, experiment) for name, experiment in experiments.items()]
+        self._tallies = [Tally(name, experiment, exposure) for name, experiment in experiments.items()]
         self._upto = after  # the number of the last event that was read
         self._reading, self._last = threading.Lock(), list[ExperimentStatus]()
 
@@ -133,7 +133,7 @@ def read_statuses(config: Config, now: int) -> list[ExperimentStatus]:
         raise ConfigError(f"no service has recorded events in this workspace: there is no file {state_path(config)}")
     store = open_store(config)
     try:
-        return Reader(config.serving.experiments).statuses(store, now)
+        return Reader(config.serving.experiments, exposure=store.exposure).statuses(store, now)
     finally:
         store.close()
 

@@ -2,7 +2,8 @@
 
 An event counts if it belongs to a page that the experiment made: the page's impressions name the user's arm, and clicks and watch
 times count by their request. As in the export, a video of a page is clicked once at most, and its watch time is the longest that
-was sent. Whatever comes more than `MAX_DELAY_MS` after its page, or before the page was stored, does not count.
+was sent. Impressions are the videos of its pages or, where the store's `exposure` is a view, those of them that came into view.
+Whatever comes more than `MAX_DELAY_MS` after its page, or before the page was stored, does not count.
 
 Memory grows with the users, by some 100 bytes each, and with the pages of the last days. Users and pages are known by hashes, so
 that no id is kept.
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from rayrec.config import Experiment
 from rayrec.serving.assignment import arm_in
 from rayrec.serving.state.export import DAY, MAX_DELAY_DAYS
+from rayrec.serving.state.store import Exposure
 
 MAX_DELAY_MS = MAX_DELAY_DAYS * DAY
 IMPRESSIONS, CLICKS, WATCH_S = range(3)  # what is summed
@@ -30,6 +32,7 @@ class _Page:
     at: int  # UTC ms
     clicked: set[int] | None = None  # videos
     watched: dict[int, float] | None = None  # video -> seconds
+    viewed: set[int] | None = None  # videos
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Tally:
 
     name: str
     experiment: Experiment
+    exposure: Exposure = "impression"
     _rows: dict[int, int] = field(default_factory=dict)  # user -> row of the columns
     _arm: "array[int]" = field(default_factory=lambda: array("b"))
     _sums: "tuple[array[float], ...]" = field(default_factory=lambda: tuple(array("d") for _ in range(3)))
@@ -48,7 +52,7 @@ class Tally:
         """Adds a piece of the table `events`; pieces come in the order of arrival."""
         kind = events["kind"]
         self._take_pages(events.filter(pc.equal(kind, "impression")))
-        self._take_outcomes(events.filter(pc.is_in(kind, pa.array(["click", "watch"], kind.type))))
+        self._take_outcomes(events.filter(pc.is_in(kind, pa.array(["click", "watch", "view"], kind.type))))
         self._forget_old_pages()
 
     def users(self) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +67,8 @@ class Tally:
         pages = rows.group_by(["user_id", "request_id", "arm"], use_threads=False).aggregate([("at", "min"), ("at", "count")])
         for user_id, request_id, text, at, count in zip(*(pages[name].to_pylist() for name in pages.column_names), strict=True):
             row = self._row(hash(user_id), found[text])
-            self._sums[IMPRESSIONS][row] += count
+            if self.exposure == "impression":
+                self._sums[IMPRESSIONS][row] += count
             if request_id is not None:
                 self._pages.setdefault((hash(user_id), hash(request_id)), _Page(row, at))
             self._newest = max(self._newest, at)
@@ -90,6 +95,11 @@ class Tally:
                 page.clicked = page.clicked if page.clicked is not None else set()
                 self._sums[CLICKS][page.user] += video not in page.clicked
                 page.clicked.add(video)
+            elif kind == "view":
+                if self.exposure == "view":
+                    page.viewed = page.viewed if page.viewed is not None else set()
+                    self._sums[IMPRESSIONS][page.user] += video not in page.viewed
+                    page.viewed.add(video)
             elif watch_s is not None:
                 page.watched = page.watched if page.watched is not None else {}
                 before = page.watched.get(video, 0.0)

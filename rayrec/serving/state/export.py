@@ -1,9 +1,14 @@
 """Turns events into the log of the next training: a folder with the table `interactions`, one Parquet file for each UTC day.
 
-    2026-11-21.parquet    the impressions of this day, each with what the user did with it
-    _export.parquet       other events whose impression has not arrived yet; its metadata say how far the export went
+    2026-11-21.parquet           the impressions that were delivered on this day, each with what the user did with it
+    _unseen-2026-11-21.parquet   those of them that nobody has seen (`serving.views: reported`); not a part of the log
+    _export.parquet              other events whose impression has not arrived yet; its metadata say how far the export went
 
-The column `context` says what the request was said to come with, as a JSON object, whose fields `ingest` makes columns of.
+Where views are reported, an impression is a row of the log from the first view on, or from the first other thing that the user did
+with the video, and `shown_at` is the time of that; otherwise it is the time of the delivery, which `delivered_at` always is.
+`position` is the video's place in its page, from 0; `page_number` and `session_id` are what the caller said of the page, and
+`dwell_s` is the longest time that the video was in view. The column `context` says what the request was said to come with, as a
+JSON object, whose fields `ingest` makes columns of.
 
 Each row has the number of the last event that was known when it was written, in the column `export`. A bundle that is trained on
 the folder therefore knows which events its log holds, even if an export brought nothing but clicks.
@@ -28,7 +33,7 @@ from rayrec import tables
 from rayrec.config import Config, ConfigError
 from rayrec.datasets.files import CONTEXT, EXPORTED
 from rayrec.serving.state.opening import is_redis, open_store, state_path
-from rayrec.serving.state.store import StateStore, digest
+from rayrec.serving.state.store import Exposure, StateStore, digest
 from rayrec.tables import SECONDS, TEXT, TIME
 from rayrec.workspace.files import open_filesystem, write_whole
 
@@ -38,17 +43,22 @@ MAX_WAIT = DAY  # ms; if its impression has not arrived by then, a click itself 
 STATE = "_export.parquet"
 NO_EVENTS = "no service has recorded events in this workspace, so there is nothing to export"
 EXPORT = "export"  # the column with the number of the last event that was taken into account when the row was written
-KEY = ["user_id", "video_id", "request_id", "shown_at"]  # rows with the same values are one impression
+UNSEEN = "_unseen-"
+MAX_UNSEEN_DAYS = 2 * MAX_DELAY_DAYS  # after which an impression that nobody has seen is deleted
+KEY = ["user_id", "video_id", "request_id", "delivered_at"]  # rows with the same values are one impression
 ROWS = pa.schema(
     {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "watch_s": SECONDS, "request_id": TEXT}
     | {"arm": TEXT, CONTEXT: TEXT, "liked": pa.bool_(), "skipped": pa.bool_(), EXPORT: pa.int64()}
-    | {"clicked_at": TIME, "watched_at": TIME, "liked_at": TIME, "skipped_at": TIME},
+    | {"clicked_at": TIME, "watched_at": TIME, "liked_at": TIME, "skipped_at": TIME}
+    | {"delivered_at": TIME, "position": pa.int32(), "page_number": pa.int32(), "session_id": TEXT, "dwell_s": SECONDS},
     metadata=EXPORTED,
 )
 MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", CONTEXT: "first", "liked": "any", "skipped": "any", EXPORT: "max"}
+MERGED |= {"shown_at": "min", "position": "first", "page_number": "first", "session_id": "first", "dwell_s": "max"}
 # When it was done for the first time, and for `watched_at`, which is when `watch_s` was known, for the last. Training must not know
 # of it earlier: a page is often shown before the page above it was read.
 MERGED |= {"clicked_at": "min", "watched_at": "max", "liked_at": "min", "skipped_at": "min"}
+PLACE = ("position", "page_number", "session_id")  # of an impression
 KINDS = {"clicked": "click", "watched": "watch", "liked": "like", "skipped": "skip"}
 
 
@@ -71,7 +81,7 @@ def export_events(config: Config, folder: str) -> Export:
         raise ConfigError(f"{NO_EVENTS} (there is no file {state_path(config)})")
     store = open_store(config)
     try:
-        return _export(store, _Folder(*open_filesystem(folder)), int(time.time() * 1000))
+        return _export(store, _Folder(*open_filesystem(folder), exposure=store.exposure), int(time.time() * 1000))
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError(f"{folder} can't be read or written: {error}") from error
     finally:
@@ -94,7 +104,8 @@ def _export(store: StateStore, folder: "_Folder", now: int) -> Export:
         events += piece.num_rows
         waiting = folder.take(pa.concat_tables([waiting, piece]))
     late = pc.less(waiting["at"], now - MAX_WAIT)
-    folder.merge(_shown(waiting.filter(pc.and_(late, pc.equal(waiting["kind"], "click"))), clicked=True))
+    folder.merge(_shown(waiting.filter(pc.and_(late, pc.equal(waiting["kind"], "click"))), clicked=True, seen=True))
+    folder.delete_unseen(now // DAY - MAX_UNSEEN_DAYS)
     folder.finish(waiting.filter(pc.invert(late)), upto)
     if folder.newest_at:
         store.exported(upto, folder.newest_at)
@@ -105,6 +116,7 @@ def _export(store: StateStore, folder: "_Folder", now: int) -> Export:
 class _Folder:
     fs: pafs.FileSystem
     root: str
+    exposure: Exposure = "impression"
     goes_to: int = 0  # the number of the last event that this export reads
     added: int = 0  # rows
     written: set[int] = field(default_factory=set)  # days
@@ -125,44 +137,61 @@ class _Folder:
 
         if digests:
             self.waiting = without_them(self.waiting)
-            for day in list(self.days):
+            for day in {*self.seen, *self.unseen}:
                 table = self._day(day)
                 self._write(day, table, without_them(table))
 
     def take(self, events: pa.Table) -> pa.Table:
         """Adds events to the days of their impressions; returns the events whose impression has not arrived."""
         is_shown = pc.equal(events["kind"], "impression")
-        shown, answers = _shown(events.filter(is_shown), clicked=False), events.filter(pc.invert(is_shown))
+        seen, answers = self.exposure == "impression", events.filter(pc.invert(is_shown))
+        shown = _shown(events.filter(is_shown), clicked=False, seen=seen)
         candidates = pa.concat_tables([shown.select(KEY), self._shown_before(answers)])
         row = _answered(answers, candidates)
         found = pa.array(row >= 0)
-        self.merge(pa.concat_tables([shown, _answers(answers.filter(found), candidates.take(pa.array(row[row >= 0])))]))
+        self.merge(pa.concat_tables([shown, _answers(answers.filter(found), candidates.take(pa.array(row[row >= 0])), not seen)]))
         return answers.filter(pc.invert(found))
 
     def merge(self, rows: pa.Table) -> None:
         """Adds impressions, or what users did with impressions that are there already."""
         rows = rows.set_column(ROWS.get_field_index(EXPORT), ROWS.field(EXPORT), pa.repeat(pa.scalar(self.goes_to), rows.num_rows))
-        days = rows["shown_at"].to_numpy() // DAY
+        days = rows["delivered_at"].to_numpy() // DAY
         for day in np.unique(days).tolist():
             old = self._day(day)
             grouped = pa.concat_tables([old, rows.filter(pa.array(days == day))]).group_by(KEY, use_threads=False)
             merged = grouped.aggregate(list(MERGED.items()))
             names = {f"{column}_{how}": column for column, how in MERGED.items()}
             merged = merged.rename_columns([names.get(name, name) for name in merged.column_names])
-            self._write(day, old, merged.select(ROWS.names).cast(ROWS).sort_by("shown_at"))
-            self.newest_at = max(self.newest_at, pc.max(merged["shown_at"]).as_py())
+            self._write(
+                day, old, merged.select(ROWS.names).cast(ROWS).sort_by([("shown_at", "ascending"), ("delivered_at", "ascending")])
+            )
+            self.newest_at = max(self.newest_at, pc.max(merged["shown_at"]).as_py() or 0)
 
     def finish(self, waiting: pa.Table, upto: int) -> None:
         self.waiting, self.upto = waiting, upto
         facts = {"upto": str(upto), "newest_at": str(self.newest_at)}
         self._write_file(STATE, waiting.replace_schema_metadata(facts))
 
+    def delete_unseen(self, before: int) -> None:
+        """Deletes what was delivered before this day and never seen."""
+        for day in [day for day in self.unseen if day < before]:
+            self.fs.delete_file(self.unseen.pop(day))
+
     @cached_property
-    def days(self) -> dict[int, str]:
+    def seen(self) -> dict[int, str]:
         """The path of each day's file, by the number of the day since 1970."""
+        return self._files("")
+
+    @cached_property
+    def unseen(self) -> dict[int, str]:
+        """Likewise of the files of impressions that nobody has seen."""
+        return self._files(UNSEEN)
+
+    def _files(self, prefix: str) -> dict[int, str]:
         found = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
         names = {item.path: item.base_name.removesuffix(".parquet") for item in found if item.base_name.endswith(".parquet")}
-        return {int(np.datetime64(name, "D").astype(int)): path for path, name in names.items() if name[0].isdigit()}
+        days = {path: name.removeprefix(prefix) for path, name in names.items() if name.startswith(prefix)}
+        return {int(np.datetime64(day, "D").astype(int)): path for path, day in days.items() if day[0].isdigit()}
 
     def _shown_before(self, answers: pa.Table) -> pa.Table:
         """The impressions in the files that these events may belong to: the `KEY` columns, for their users and the days before."""
@@ -171,30 +200,39 @@ class _Folder:
             days = answers["at"].to_numpy() // DAY
             theirs = pc.field("user_id").isin(pc.unique(answers["user_id"]))
             near += [
-                self._read(path, columns=KEY, filters=theirs).cast(near[0].schema)
-                for day, path in self.days.items()
+                _with_delivery(self._read(path, filters=theirs)).select(KEY).cast(near[0].schema)
+                for files in (self.seen, self.unseen)
+                for day, path in files.items()
                 if days.min() - MAX_DELAY_DAYS <= day <= days.max()
             ]
         return pa.concat_tables(near)
 
     def _day(self, day: int) -> pa.Table:
-        """The rows of a day. Files of earlier versions have fewer columns and narrower text."""
-        rows = self._read(self.days[day]) if day in self.days else ROWS.empty_table()
-        for name in [name for name in ROWS.names if name not in rows.column_names]:
-            rows = rows.append_column(name, pa.nulls(rows.num_rows, ROWS.field(name).type))
-        return rows.select(ROWS.names).cast(ROWS)
+        """The rows of a day, those that nobody has seen last. Files of earlier versions have fewer columns and narrower text."""
+        found = [ROWS.empty_table()]
+        for files in (self.seen, self.unseen):
+            if day in files:
+                rows = _with_delivery(self._read(files[day]))
+                for name in [name for name in ROWS.names if name not in rows.column_names]:
+                    rows = rows.append_column(name, pa.nulls(rows.num_rows, ROWS.field(name).type))
+                found.append(rows.select(ROWS.names).cast(ROWS))
+        return pa.concat_tables(found)
 
     def _read(self, path: str, **what: object) -> pa.Table:
         return pq.read_table(path, filesystem=self.fs, partitioning=None, **what)
 
     def _write(self, day: int, old: pa.Table, table: pa.Table) -> None:
-        if table.equals(old):
-            return
-        name = f"{np.datetime64(day, 'D')}.parquet"
-        self._write_file(name, table)
-        self.added += max(0, table.num_rows - old.num_rows)
-        self.written.add(day)
-        self.days[day] = f"{self.root}/{name}"
+        """Writes what has changed. A row is in its new file before it is taken out of the old one."""
+        for files, prefix, is_ours in ((self.seen, "", pc.is_valid), (self.unseen, UNSEEN, pc.is_null)):
+            before, after = (rows.filter(is_ours(rows["shown_at"])) for rows in (old, table))
+            if after.equals(before):
+                continue
+            name = f"{prefix}{np.datetime64(day, 'D')}.parquet"
+            self._write_file(name, after)
+            files[day] = f"{self.root}/{name}"
+            if not prefix:
+                self.added += max(0, after.num_rows - before.num_rows)
+                self.written.add(day)
 
     def _write_file(self, name: str, table: pa.Table) -> None:
         with pa.BufferOutputStream() as stream:
@@ -202,21 +240,32 @@ class _Folder:
             write_whole(self.fs, f"{self.root}/{name}", stream.getvalue())
 
 
-def _shown(events: pa.Table, clicked: bool) -> pa.Table:
-    """Makes an impression of each event."""
+def _with_delivery(rows: pa.Table) -> pa.Table:
+    """Impressions with the times of their deliveries, which files of earlier versions call the times when they were shown."""
+    return rows if "delivered_at" in rows.column_names else rows.append_column("delivered_at", rows["shown_at"])
+
+
+def _shown(events: pa.Table, clicked: bool, seen: bool) -> pa.Table:
+    """Makes an impression of each event, which counts as seen or not."""
     no = pa.repeat(pa.scalar(False), events.num_rows)
-    columns = {name: events[name] for name in ("user_id", "video_id", "watch_s", "request_id", "arm", CONTEXT)}
-    columns |= {"shown_at": events["at"], "clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
+    columns = {name: events[name] for name in ("user_id", "video_id", "watch_s", "request_id", "arm", CONTEXT, *PLACE, "dwell_s")}
+    columns |= {"delivered_at": events["at"], "shown_at": events["at"] if seen else pa.nulls(events.num_rows, TIME)}
+    columns |= {"clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
     columns |= {f"{done}_at": pa.nulls(events.num_rows, TIME) for done in KINDS}
     columns |= {"clicked_at": events["at"]} if clicked else {}
     columns[EXPORT] = pa.nulls(events.num_rows, pa.int64())
     return pa.table(columns).select(ROWS.names).cast(ROWS)
 
 
-def _answers(events: pa.Table, impressions: pa.Table) -> pa.Table:
-    """What the events say about the impressions (`KEY` columns, row by row) that they belong to."""
-    unknown = pa.nulls(events.num_rows, TEXT)
-    columns = {name: impressions[name] for name in KEY} | {"watch_s": events["watch_s"], "arm": unknown, CONTEXT: unknown}
+def _answers(events: pa.Table, impressions: pa.Table, are_views: bool) -> pa.Table:
+    """What the events say about the impressions (`KEY` columns, row by row) that they belong to.
+
+    `are_views`: also that the video had been seen, which a clock that is slow must not date before the delivery.
+    """
+    columns = {name: impressions[name] for name in KEY} | {name: events[name] for name in ("watch_s", "dwell_s")}
+    columns |= {name: pa.nulls(events.num_rows, ROWS.field(name).type) for name in ("arm", CONTEXT, *PLACE)}
+    seen_at = pc.max_element_wise(events["at"], impressions["delivered_at"])
+    columns["shown_at"] = seen_at if are_views else pa.nulls(events.num_rows, TIME)
     for done, kind in KINDS.items():
         is_this = pc.equal(events["kind"], kind)
         columns |= {done: is_this, f"{done}_at": pc.if_else(is_this, events["at"], pa.scalar(None, TIME))}
@@ -230,7 +279,7 @@ def _answered(answers: pa.Table, candidates: pa.Table) -> np.ndarray:
     It is the impression of the same user, video and request, otherwise the latest earlier impression of the video to the user.
     """
     user, video, request = (_codes(candidates[name], answers[name]) for name in ("user_id", "video_id", "request_id"))
-    at = np.concatenate([candidates["shown_at"].to_numpy(), answers["at"].to_numpy()])
+    at = np.concatenate([candidates["delivered_at"].to_numpy(), answers["at"].to_numpy()])
     shown = np.arange(len(at)) < candidates.num_rows
     pair = np.unique(user * (len(at) + 1) + video, return_inverse=True)[1]
     by_request = _last_shown(np.where(request < 0, -1, pair * (len(at) + 1) + request), np.zeros_like(at), shown)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rayrec.config import Config, ConfigError, need_package
-from rayrec.serving.state.store import StateStore
+from rayrec.config import Config, ConfigError, Serving, need_package
+from rayrec.serving.state.store import Exposure, StateStore
 
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -11,13 +11,19 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 def open_store(config: Config) -> StateStore:
     """The store that `serving.state` names. Raises `ConfigError` if it can't be used, `StoreError` if it can't be reached now."""
     check_installed(config)
+    exposure = exposure_of(config.serving)
     if is_redis(config):
         from rayrec.serving.state.redis import RedisStore  # only those who use Redis need the package
 
-        return RedisStore(str(config.serving.state))
+        return RedisStore(str(config.serving.state), exposure)
     from rayrec.serving.state.sqlite import SqliteStore
 
-    return SqliteStore(state_path(config))
+    return SqliteStore(state_path(config), exposure)
+
+
+def exposure_of(serving: Serving) -> Exposure:
+    """The kind of event that says that a video was seen."""
+    return "view" if serving.views == "reported" else "impression"
 
 
 def check_installed(config: Config) -> None:

@@ -3,7 +3,7 @@
 `redis_scripts.py` describes its keys.
 """
 
-import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,7 +21,21 @@ from redis.retry import Retry
 
 from rayrec.config import ConfigError
 from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
-from rayrec.serving.state.redis_scripts import ACTIVITY, ADD, ADD_VIDEO, BUCKET, DELETE, FORGET, MIGRATE, PREFIX, READ, WITHDRAW
+from rayrec.serving.state.redis_events import add_arguments, event_keys, read_event
+from rayrec.serving.state.redis_scripts import (
+    ACTIVITY,
+    ADD,
+    ADD_VIDEO,
+    BUCKET,
+    DELETE,
+    FORGET,
+    MARK_SEEN,
+    MIGRATE,
+    PREFIX,
+    READ,
+    WITHDRAW,
+)
+from rayrec.serving.state.seen import codes_by_day
 from rayrec.serving.state.store import (
     DAY,
     KINDS,
@@ -32,6 +46,7 @@ from rayrec.serving.state.store import (
     Addition,
     Counts,
     Event,
+    Exposure,
     Since,
     StoreError,
     Traffic,
@@ -41,7 +56,7 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = "3"
+SCHEMA = "4"
 PASSWORD_VARIABLE = "RAYREC_REDIS_PASSWORD"  # for a URL without a password, since URLs are in configs, which people share
 HOUR = 60 * MINUTE
 DELETE_BATCH = 200  # events deleted in one step; between steps, others write
@@ -57,39 +72,45 @@ log = logging.getLogger(__name__)
 class RedisStore(WritesByIntake):
     """Keeps events in a Redis that is configured so that whatever it acknowledged survives a crash."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, exposure: Exposure = "impression") -> None:
         """Raises `ConfigError` if the URL or the server's settings are wrong, `StoreError` if the server can't be reached now."""
+        self.exposure = exposure
         retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3)
+        options: dict[str, Any] = {"password": os.environ.get(PASSWORD_VARIABLE), "retry": retry, "socket_timeout": 5.0}
         try:
-            self._redis: Any = redis.Redis.from_url(  # Any: according to the package's types, every answer may be bytes
-                url, password=os.environ.get(PASSWORD_VARIABLE), decode_responses=True, retry=retry, socket_timeout=5.0
-            )
+            # Any: according to the package's types, every answer may be bytes
+            self._redis: Any = redis.Redis.from_url(url, decode_responses=True, **options)
+            self._bytes: Any = redis.Redis.from_url(url, **options)  # for answers that are no text
         except ValueError as error:
             raise ConfigError(f"serving.state must be the URL of a Redis, such as redis://HOST:6379/0: {error}") from error
-        scripts = ADD, DELETE, FORGET, WITHDRAW, ACTIVITY, READ, ADD_VIDEO
-        self._add, self._delete, self._forget, self._withdraw, self._activity, self._read, self._add_video = map(
+        scripts = ADD, DELETE, FORGET, WITHDRAW, READ, ADD_VIDEO
+        self._add, self._delete, self._forget, self._withdraw, self._read, self._add_video = map(
             self._redis.register_script, scripts
         )
+        self._activity = self._bytes.register_script(ACTIVITY)
         self._checked_at = time.monotonic()
         with _as_store_errors():
             self._check_settings()
             self._check_schema()
         self._intake = Intake(self._write)
 
-    def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
+    def activity(self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int) -> Activity:
+        shown_since = "" if self.exposure == "impression" else delivered_since
+        arguments = [user_id, digest(user_id), MAX_EVENTS_READ, seen_since // DAY, shown_since]
         with _as_store_errors():
-            kinds = [kind[0] for kind in KINDS]
-            forgotten, text, fields = self._activity([f"{PREFIX}known"], [user_id, digest(user_id), MAX_EVENTS_READ, *kinds])
-        members = (member for kind in json.loads(text) for member in kind)  # a member, its time, a member, ...
-        latest = [(int(at), int(member[:12]), member[12] == "c", member[13:]) for member, at in zip(members, members, strict=True)]
-        return activity_of(latest, since, max_clicks, max_seen, bool(forgotten), fields or "")
+            forgotten, text, seen, fields = self._activity([f"{PREFIX}known"], arguments)
+        found = [iter(members) for members in json.loads(text)]  # a member, its time, a member, ...
+        clicks, delivered = (
+            [(int(at), int(member[:12]), member[13:]) for member, at in zip(members, members, strict=True)] for members in found
+        )
+        return activity_of(clicks, since, max_clicks, seen, delivered, bool(forgotten), (fields or b"").decode())
 
     def counts(self, after: int, since: Since) -> Counts:
         upto = self.latest()
         shown, clicked = Counter[str](), Counter[str]()
         for _, event, repeated in self._events(max(after, since.number) + 1, upto):
-            if event.at > since.at and not repeated and event.kind in ("impression", "click"):
-                (shown if event.kind == "impression" else clicked)[event.video_id] += 1
+            if event.at > since.at and not repeated and event.kind in (self.exposure, "click"):
+                (clicked if event.kind == "click" else shown)[event.video_id] += 1
         videos = list(dict.fromkeys([*shown, *clicked]))
         exposures, clicks = (np.array([counter[video] for video in videos], dtype=np.int64) for counter in (shown, clicked))
         return Counts(upto, videos, exposures, clicks)
@@ -117,9 +138,9 @@ class RedisStore(WritesByIntake):
                     pipe.hgetall(f"{PREFIX}traffic:{hour}")
                 found = pipe.execute()
         for field, count in (item for fields in found for item in fields.items()):
-            at = int(field[1:]) * MINUTE
-            if at >= start:
-                (shown if field[0] == "i" else clicked)[at - at % bucket_ms] += int(count)
+            at, kind = int(field[1:]) * MINUTE, field[0]
+            if at >= start and kind in (self.exposure[0], "c"):
+                (clicked if kind == "c" else shown)[at - at % bucket_ms] += int(count)
         return [Traffic(at, shown[at], clicked[at]) for at in sorted(shown | clicked)]
 
     def withdraw(self, video_id: str, withdrawn: bool) -> None:
@@ -137,6 +158,8 @@ class RedisStore(WritesByIntake):
         with _as_store_errors():
             self._forget([f"{PREFIX}forgotten"], [digest(user_id), self.latest()])  # at once, whatever happens later
             self._redis.hdel(f"{PREFIX}users", user_id)
+            for day in self._redis.smembers(f"{PREFIX}seen_days"):
+                self._redis.hdel(f"{PREFIX}seen:{day}", user_id)
             sets = [f"{PREFIX}of:{kind[0]}:{user_id}" for kind in KINDS]
             numbers = sorted(int(member[:12]) for key in sets for member in self._redis.zrange(key, 0, -1))
             starts = range(0, len(numbers), DELETE_BATCH)
@@ -157,9 +180,13 @@ class RedisStore(WritesByIntake):
             digests = self._redis.hgetall(f"{PREFIX}forgotten")
         return {digest for digest, at_number in digests.items() if int(at_number) >= number}
 
-    def prune(self, before_ms: int) -> int:
+    def prune(self, before_ms: int, seen_before_ms: int) -> int:
         pruned = 0
         with _as_store_errors():
+            for day in self._redis.smembers(f"{PREFIX}seen_days"):
+                if int(day) < seen_before_ms // DAY:
+                    self._redis.unlink(f"{PREFIX}seen:{day}")
+                    self._redis.srem(f"{PREFIX}seen_days", day)
             for video, text in self._redis.hgetall(f"{PREFIX}uploads").items():
                 if Upload(*json.loads(text)).at < before_ms:
                     self._redis.hdel(f"{PREFIX}uploads", video)
@@ -223,6 +250,7 @@ class RedisStore(WritesByIntake):
     def close(self) -> None:
         self._intake.close()
         self._redis.close()
+        self._bytes.close()
 
     # --- internals ---
 
@@ -238,7 +266,7 @@ class RedisStore(WritesByIntake):
             valid, keys = [], [f"{PREFIX}known"]
             for batch in batches:
                 try:
-                    valid.append((batch, _add_arguments(batch.events)))
+                    valid.append((batch, add_arguments(batch.events, self.exposure)))
                 except ValueError as error:
                     batch.result.set_exception(error)
             with self._redis.pipeline(transaction=False) as pipe:
@@ -265,12 +293,14 @@ class RedisStore(WritesByIntake):
             raise ConfigError(f"this Redis may lose events that it acknowledged: set {lines} in redis.conf or with CONFIG SET")
 
     def _check_schema(self) -> None:
-        """Brings the keys of version 1 up to date. Raises `ConfigError` if another version of rayrec wrote them."""
+        """Brings the keys of older versions up to date. Raises `ConfigError` if another version of rayrec wrote them."""
         self._redis.setnx(f"{PREFIX}schema", SCHEMA)
         schema = self._redis.get(f"{PREFIX}schema")
-        if schema == "1":
-            self._migrate_from_1()
-        elif schema == "2":  # whose events have no context
+        if schema in ("1", "2", "3"):  # the events of version 2 have no context, and those of version 3 no page
+            log.warning("the events in Redis are brought up to date, which takes minutes for many of them")
+            if schema == "1":
+                self._migrate_from_1()
+            self._fill_seen()
             self._redis.set(f"{PREFIX}schema", SCHEMA)
         elif schema != SCHEMA:
             raise ConfigError(
@@ -280,10 +310,9 @@ class RedisStore(WritesByIntake):
 
     def _migrate_from_1(self) -> None:
         """Makes the keys of the events anew. In version 1, all users shared the event ids, and one set held a user's events."""
-        log.warning("the events in Redis are brought up to date, which takes minutes for many of them")
         move, arguments = self._redis.register_script(MIGRATE), []
         for number, event, _ in self._events(1, self.latest()):
-            id, user, video, kind, at, _, day, mark, text = _add_arguments([event])
+            id, user, video, kind, at, _, day, mark, _, text = add_arguments([event], self.exposure)
             arguments += [number, id, user, video, kind, at, day, mark, text]
             if len(arguments) >= 9 * MIGRATE_BATCH:
                 move([f"{PREFIX}known"], arguments)
@@ -291,7 +320,13 @@ class RedisStore(WritesByIntake):
         move([f"{PREFIX}known"], arguments)
         for key in (f"{PREFIX}ids", *self._redis.scan_iter(f"{PREFIX}user:*", MIGRATE_BATCH)):
             self._redis.unlink(key)
-        self._redis.set(f"{PREFIX}schema", SCHEMA)
+
+    def _fill_seen(self) -> None:
+        """Notes what users have seen in events of a version that did not say so. It can be repeated."""
+        mark, events = self._redis.register_script(MARK_SEEN), self._events(1, self.latest())
+        while some := [event for _, event, _ in itertools.islice(events, MIGRATE_BATCH)]:
+            seen = codes_by_day(some, self.exposure)
+            mark([f"{PREFIX}known"], [value for (user, day), own in seen.items() for each in own for value in (user, day, each)])
 
     def _events(self, first: int, upto: int) -> Iterator[tuple[int, Event, bool]]:
         """The events from number `first` to `upto`, in the order of their numbers: number, event, and whether it is a repeat."""
@@ -301,7 +336,7 @@ class RedisStore(WritesByIntake):
                 found = iter(json.loads(self._read([f"{PREFIX}known"], buckets)))  # a number, its event, a number, ...
             for number, event in sorted(zip(found, found, strict=True)):
                 if first <= number <= upto:
-                    yield number, *_read_event(event)
+                    yield number, *read_event(event)
 
     def _delete_events(self, numbers: list[int], before_ms: int | None = None) -> int:
         """Deletes events by number (if a time is given, only those that happened before it) and returns how many were deleted."""
@@ -309,9 +344,9 @@ class RedisStore(WritesByIntake):
             for number in numbers:
                 pipe.hget(f"{PREFIX}events:{number // BUCKET}", str(number))
             found = pipe.execute()
-        events = [(number, *_read_event(json.loads(text))) for number, text in zip(numbers, found, strict=True) if text]
+        events = [(number, *read_event(json.loads(text))) for number, text in zip(numbers, found, strict=True) if text]
         old = [
-            (number, *_keys(event), int(repeated))
+            (number, *event_keys(event), int(repeated))
             for number, event, repeated in events
             if before_ms is None or event.at < before_ms
         ]
@@ -329,35 +364,6 @@ class RedisStore(WritesByIntake):
 
     def _hours(self) -> list[int]:
         return sorted(map(int, self._redis.smembers(f"{PREFIX}hours")))
-
-
-def _keys(event: Event) -> tuple[Any, ...]:
-    """What the scripts need to find an event's keys.
-
-    A digest of its id, the user, the video, the kind's letter, the time, its minute and day since 1970, and a digest of what counts
-    once a day.
-    """
-    id, user, video, kind, at = event[:5]
-    return _digest(user, id), user, video, kind[0], at, at // MINUTE, at // DAY, _digest(kind, video, user)
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
-
-
-def _add_arguments(events: Sequence[Event]) -> list[Any]:
-    """The arguments of the script that adds events. Raises `ValueError` if an event lacks a required field."""
-    for event in events:
-        for name, value in zip(Event._fields[:5], event, strict=False):
-            if value is None:
-                raise ValueError(f"event {event.event_id!r} has no {name}")
-    return [argument for event in events for argument in (*_keys(event), json.dumps(event, separators=(",", ":")))]
-
-
-def _read_event(values: list[Any]) -> tuple[Event, bool]:
-    """An event as it is kept, and whether it is a repeat."""
-    repeated = values[-1] == 1
-    return Event(*(values[:-1] if repeated else values)), repeated
 
 
 @contextmanager

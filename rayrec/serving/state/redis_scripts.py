@@ -6,13 +6,15 @@ All keys begin with `{rayrec}:`. The braces keep them on one node of a Redis Clu
     number                the number of events that have arrived; each event gets the next number
     known                 set of digests, each of a user and one of their event_ids in the store
     events:B              hash, number -> the event as JSON, for BUCKET numbers from B * BUCKET on. A hash has so few fields that
-                          Redis can pack them, and deleting a field frees its memory. A 1 behind the event's own values says that
-                          the user did the same with the same video on the same day before, which counts once.
+                          Redis can pack them, and deleting a field frees its memory. A true behind the event's own values says
+                          that the user did the same with the same video on the same day before, which counts once. (Up to
+                          version 3, an event had nine values, and behind them a 1 said so.)
     of:K:ID               sorted set of a user's events of the kind with the letter K by time; a member is the number (12 digits),
                           the letter and the video
     hours, hour:H         set of the hours since 1970 that have events; list of the numbers of the events in one hour
-    traffic:H             hash, "kind minute" -> the number of impressions or clicks
+    traffic:H             hash, "kind minute" -> the number of impressions, views or clicks
     counted:D             set of digests, each of a kind, a video and a user, of what counts on the day D since 1970
+    seen:D, seen_days     hash, user -> the codes (`seen.py`) of what the user saw on the day D since 1970; set of these days
     withdrawn             set of videos
     forgotten             hash, digest of a user -> the number of the last event before the user was forgotten
     exports               hash, the last event of an export -> the time of its last impression
@@ -32,32 +34,51 @@ BUCKET = 128  # events in one hash
 
 # Redis writes Lua numbers with 14 digits. That is enough for the numbers that the scripts compute: events, minutes and hours.
 COMMON = f"local p, bucket = '{PREFIX}', {BUCKET}\n"
+# The kinds that are counted for each video and minute: impressions, views and clicks.
+COUNTED = "local counted = {i = true, v = true, c = true}\n"
 # Keeps what `activity` and `counts` ask for; returns the event as it is to be kept.
-INDEX = """
+INDEX = (
+    COUNTED
+    + """
 local function index(number, user, video, kind, at, day, mark, event)
   redis.call('ZADD', p .. 'of:' .. kind .. ':' .. user, at, string.format('%012d', number) .. kind .. video)
-  if (kind == 'i' or kind == 'c') and redis.call('SADD', p .. 'counted:' .. day, mark) == 0 then
-    return string.sub(event, 1, -2) .. ',1]'
+  if counted[kind] and redis.call('SADD', p .. 'counted:' .. day, mark) == 0 then
+    return string.sub(event, 1, -2) .. ',true]'
   end
   return event
+end
+"""
+)
+# Notes that a user has seen a video, behind all others of the day. A code has four bytes.
+SEEN = """
+local function saw(user, day, code)
+  local key = p .. 'seen:' .. day
+  local codes = redis.call('HGET', key, user) or ''
+  local found = string.find(codes, code, 1, true)
+  while found and found % 4 ~= 1 do found = string.find(codes, code, found + 1, true) end
+  if found then codes = string.sub(codes, 1, found - 1) .. string.sub(codes, found + 4) end
+  redis.call('HSET', key, user, codes .. code)
+  redis.call('SADD', p .. 'seen_days', day)
 end
 """
 ADD = (
     COMMON
     + INDEX
+    + SEEN
     + """
 local known = {}
-for i = 1, #ARGV, 9 do
-  local id, user, video, kind, at, minute, day, mark, event = unpack(ARGV, i, i + 8)
+for i = 1, #ARGV, 10 do
+  local id, user, video, kind, at, minute, day, mark, code, event = unpack(ARGV, i, i + 9)
   if redis.call('SADD', p .. 'known', id) == 1 then
     local number, hour = redis.call('INCR', p .. 'number'), math.floor(minute / 60)
     event = index(number, user, video, kind, at, day, mark, event)
     redis.call('HSET', p .. 'events:' .. math.floor(number / bucket), number, event)
     redis.call('SADD', p .. 'hours', hour)
     redis.call('RPUSH', p .. 'hour:' .. hour, number)
-    if kind == 'i' or kind == 'c' then redis.call('HINCRBY', p .. 'traffic:' .. hour, kind .. minute, 1) end
+    if counted[kind] then redis.call('HINCRBY', p .. 'traffic:' .. hour, kind .. minute, 1) end
+    if code ~= '' then saw(user, day, code) end
   else
-    known[#known + 1] = (i - 1) / 9
+    known[#known + 1] = (i - 1) / 10
   end
 end
 return known
@@ -65,6 +86,7 @@ return known
 )
 DELETE = (
     COMMON
+    + COUNTED
     + """
 local gone = 0
 for i = 1, #ARGV, 10 do
@@ -74,7 +96,7 @@ for i = 1, #ARGV, 10 do
     redis.call('ZREM', p .. 'of:' .. kind .. ':' .. user, string.format('%012d', number) .. kind .. video)
     if repeated == '0' then redis.call('SREM', p .. 'counted:' .. day, mark) end
     local traffic = p .. 'traffic:' .. math.floor(minute / 60)
-    if (kind == 'i' or kind == 'c') and redis.call('HINCRBY', traffic, kind .. minute, -1) <= 0 then
+    if counted[kind] and redis.call('HINCRBY', traffic, kind .. minute, -1) <= 0 then
       redis.call('HDEL', traffic, kind .. minute)
     end
     gone = gone + 1
@@ -115,15 +137,28 @@ end
 """
 )
 
-# The two scripts that read return one JSON text, which the client parses much faster than thousands of small answers.
+# Notes what users have seen in events that were kept before that was noted.
+MARK_SEEN = COMMON + SEEN + "for i = 1, #ARGV, 3 do saw(unpack(ARGV, i, i + 2)) end"
+
+# The two scripts that read return JSON texts, which the client parses much faster than thousands of small answers.
+# A user's latest clicks, deliveries (none where the last argument is ''), and what the user has seen since a day.
 ACTIVITY = (
     COMMON
     + """
-local found = {}
-for i = 4, #ARGV do
-  found[#found + 1] = redis.call('ZREVRANGE', p .. 'of:' .. ARGV[i] .. ':' .. ARGV[1], 0, ARGV[3] - 1, 'WITHSCORES')
+local user, forgotten, most, since, delivered_since = unpack(ARGV)
+local clicks = redis.call('ZREVRANGE', p .. 'of:c:' .. user, 0, most - 1, 'WITHSCORES')
+local delivered = {}
+if delivered_since ~= '' then
+  delivered = redis.call('ZREVRANGEBYSCORE', p .. 'of:i:' .. user, '+inf', delivered_since, 'WITHSCORES', 'LIMIT', 0, most)
 end
-return {redis.call('HEXISTS', p .. 'forgotten', ARGV[2]), cjson.encode(found), redis.call('HGET', p .. 'users', ARGV[1])}
+local days, seen = {}, {}
+for _, day in ipairs(redis.call('SMEMBERS', p .. 'seen_days')) do
+  if tonumber(day) >= tonumber(since) then days[#days + 1] = tonumber(day) end
+end
+table.sort(days)
+for _, day in ipairs(days) do seen[#seen + 1] = redis.call('HGET', p .. 'seen:' .. day, user) or '' end
+return {redis.call('HEXISTS', p .. 'forgotten', forgotten), cjson.encode({clicks, delivered}), table.concat(seen),
+  redis.call('HGET', p .. 'users', user)}
 """
 )
 READ = (

@@ -1,11 +1,12 @@
 """The state store in one SQLite file in WAL mode, which any number of processes on one machine may open."""
 
+import itertools
 import logging
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import pyarrow as pa
 
 from rayrec.config import ConfigError
 from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
+from rayrec.serving.state.seen import codes_by_day, with_codes
 from rayrec.serving.state.store import (
     DAY,
-    KINDS,
     MAX_EVENTS_READ,
     MAX_TABLE_ROWS,
     MINUTE,
@@ -24,6 +25,7 @@ from rayrec.serving.state.store import (
     Addition,
     Counts,
     Event,
+    Exposure,
     Since,
     StoreError,
     Traffic,
@@ -33,7 +35,7 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = 5  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
+SCHEMA = 6  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
 READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
 PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
@@ -44,7 +46,7 @@ PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, ot
 TABLES = """
 CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, user_id TEXT NOT NULL,
     video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL, arm TEXT,
-    context TEXT, UNIQUE (user_id, event_id));
+    context TEXT, position INTEGER, page_number INTEGER, session_id TEXT, dwell_s REAL, UNIQUE (user_id, event_id));
 CREATE INDEX IF NOT EXISTS of_user ON events (user_id, kind, at, number, video_id);
 CREATE INDEX IF NOT EXISTS by_time ON events (at, kind);
 CREATE TABLE IF NOT EXISTS withdrawn (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -54,11 +56,17 @@ CREATE TABLE IF NOT EXISTS additions (number INTEGER PRIMARY KEY AUTOINCREMENT, 
     row TEXT NOT NULL, UNIQUE (video_id, model));
 CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, fields TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS uploads (video_id TEXT PRIMARY KEY, at INTEGER NOT NULL, error TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seen (user_id TEXT NOT NULL, day INTEGER NOT NULL, codes BLOB NOT NULL, PRIMARY KEY (user_id, day));
+CREATE INDEX IF NOT EXISTS seen_by_day ON seen (day);
 """
 COLUMNS = ", ".join(Event._fields)
 # Before version 2, all users shared the event ids. SQLite can't change the constraints of a table, so its rows are copied.
 UPGRADE_FROM_0 = "ALTER TABLE events ADD COLUMN arm TEXT; DROP INDEX IF EXISTS seen; DROP INDEX IF EXISTS clicked;"
 UPGRADE_FROM_4 = "ALTER TABLE events ADD COLUMN context TEXT;"
+UPGRADE_FROM_5 = "".join(
+    f"ALTER TABLE events ADD COLUMN {column};"
+    for column in ("position INTEGER", "page_number INTEGER", "session_id TEXT", "dwell_s REAL")
+)
 UPGRADE_FROM_1 = f"""
 DROP INDEX IF EXISTS of_user;
 DROP INDEX IF EXISTS by_time;
@@ -73,15 +81,19 @@ INSERT = (
     f"INSERT INTO events ({COLUMNS}) VALUES ({', '.join('?' for _ in Event._fields)}) ON CONFLICT (user_id, event_id) DO NOTHING"
 )
 LATEST = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
-USERS_LATEST = " UNION ALL ".join(
-    "SELECT * FROM (SELECT at, number, kind = 'click', video_id FROM events WHERE user_id = :user "
-    f"AND kind = '{kind}' ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ})"
-    for kind in KINDS
+CLICKS = (
+    "SELECT at, number, video_id FROM events WHERE user_id = ? AND kind = 'click' "
+    f"ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ}"
 )
+DELIVERED = (
+    "SELECT at, number, video_id FROM events WHERE user_id = ? AND kind = 'impression' AND at >= ? "
+    f"ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ}"
+)
+MARK_SEEN = "INSERT INTO seen VALUES (?, ?, ?) ON CONFLICT (user_id, day) DO UPDATE SET codes = excluded.codes"
 # What the same user did with the same video on the same day has been counted.
 COUNTS = f"""
-SELECT video_id, SUM(kind = 'impression'), SUM(kind = 'click') FROM events AS new
-WHERE number > ? AND number <= ? AND at > ? AND kind IN ('impression', 'click') AND NOT EXISTS (
+SELECT video_id, SUM(kind = :exposure), SUM(kind = 'click') FROM events AS new
+WHERE number > :after AND number <= :upto AND at > :since AND kind IN (:exposure, 'click') AND NOT EXISTS (
     SELECT 1 FROM events WHERE user_id = new.user_id AND kind = new.kind AND at >= new.at / {DAY} * {DAY}
     AND at < (new.at / {DAY} + 1) * {DAY} AND video_id = new.video_id AND number < new.number)
 GROUP BY video_id
@@ -96,9 +108,9 @@ class SqliteStore(WritesByIntake):
     Batches that arrive during a commit are committed together in the next one, so that they wait for the disk only once.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, exposure: Exposure = "impression") -> None:
         """Raises `StoreError` if the file can't be opened, `ConfigError` if another version of rayrec made it."""
-        self.path = path
+        self.path, self.exposure = path, exposure
         self._writing = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()  # idle connections; in WAL mode readers never wait for the writer
         try:
@@ -114,17 +126,21 @@ class SqliteStore(WritesByIntake):
             raise StoreError(f"the events file {path} can't be opened: {error}") from error
         self._intake = Intake(self._commit)
 
-    def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
+    def activity(self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int) -> Activity:
+        days = "SELECT codes FROM seen WHERE user_id = ? AND day >= ? ORDER BY day"
         with self._reading() as db:
-            latest = db.execute(USERS_LATEST, {"user": user_id}).fetchall()
+            clicks = db.execute(CLICKS, (user_id,)).fetchall()
+            seen = b"".join(codes for (codes,) in db.execute(days, (user_id, seen_since // DAY)))
+            delivered = [] if self.exposure == "impression" else db.execute(DELIVERED, (user_id, delivered_since)).fetchall()
             forgotten = db.execute("SELECT 1 FROM forgotten WHERE digest = ?", (digest(user_id),)).fetchone() is not None
             fields = db.execute("SELECT fields FROM users WHERE user_id = ?", (user_id,)).fetchone() or ("",)
-        return activity_of(latest, since, max_clicks, max_seen, forgotten, fields[0])
+        return activity_of(clicks, since, max_clicks, seen, delivered, forgotten, fields[0])
 
     def counts(self, after: int, since: Since) -> Counts:
         with self._reading() as db:
             upto = db.execute(f"SELECT {LATEST}").fetchone()[0]
-            rows = db.execute(COUNTS, (max(after, since.number), upto, since.at)).fetchall()
+            values = {"exposure": self.exposure, "after": max(after, since.number), "upto": upto, "since": since.at}
+            rows = db.execute(COUNTS, values).fetchall()
         exposures, clicks = (np.array([row[column] for row in rows], dtype=np.int64) for column in (1, 2))
         return Counts(upto, [row[0] for row in rows], exposures, clicks)
 
@@ -141,9 +157,9 @@ class SqliteStore(WritesByIntake):
             raise ValueError(f"traffic is counted in whole minutes, not in buckets of {bucket_ms} ms")
         with self._reading() as db:
             rows = db.execute(
-                "SELECT at / :size * :size, SUM(kind = 'impression'), SUM(kind = 'click') FROM events "
-                "WHERE at >= :start AND kind IN ('impression', 'click') GROUP BY 1 ORDER BY 1",
-                {"size": bucket_ms, "start": from_ms - from_ms % bucket_ms},
+                "SELECT at / :size * :size, SUM(kind = :exposure), SUM(kind = 'click') FROM events "
+                "WHERE at >= :start AND kind IN (:exposure, 'click') GROUP BY 1 ORDER BY 1",
+                {"exposure": self.exposure, "size": bucket_ms, "start": from_ms - from_ms % bucket_ms},
             ).fetchall()
         return [Traffic(*row) for row in rows]
 
@@ -160,6 +176,7 @@ class SqliteStore(WritesByIntake):
         with self._transaction() as db:
             db.execute(f"INSERT OR REPLACE INTO forgotten SELECT ?, {LATEST}", (digest(user_id),))
             db.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
+            db.execute("DELETE FROM seen WHERE user_id = ?", (user_id,))
             return db.execute("DELETE FROM events WHERE user_id = ?", (user_id,)).rowcount
 
     def put_users(self, users: Mapping[str, str]) -> None:
@@ -174,19 +191,11 @@ class SqliteStore(WritesByIntake):
         with self._reading() as db:
             return {row[0] for row in db.execute("SELECT digest FROM forgotten WHERE number >= ?", (number,))}
 
-    def prune(self, before_ms: int) -> int:
+    def prune(self, before_ms: int, seen_before_ms: int) -> int:
         with self._transaction() as db:
             db.execute("DELETE FROM uploads WHERE at < ?", (before_ms,))
-        oldest = f"SELECT number FROM events WHERE at < ? LIMIT {PRUNE_BATCH}"
-        pruned = 0
-        while True:
-            begun = time.monotonic()
-            with self._transaction() as db:
-                gone = db.execute(f"DELETE FROM events WHERE number IN ({oldest})", (before_ms,)).rowcount
-            pruned += gone
-            if gone < PRUNE_BATCH:
-                return pruned
-            time.sleep(time.monotonic() - begun)  # as long for others as for itself
+        self._delete_old("seen", "day < ?", seen_before_ms // DAY)
+        return self._delete_old("events", "at < ?", before_ms)
 
     def add_video(self, video_id: str, model: str, row: str) -> Addition:
         with self._transaction() as db:
@@ -262,28 +271,52 @@ class SqliteStore(WritesByIntake):
                     "use the rayrec that made the file, or set serving.state to another file"
                 )
             script = ""
-            if old and version < 2:
+            if old:
                 log.warning("the events file %s is brought up to date, which takes minutes for a large one", self.path)
-                script = (UPGRADE_FROM_0 if version == 0 else "") + UPGRADE_FROM_4 + UPGRADE_FROM_1
-            elif old:
-                script = UPGRADE_FROM_4
+                script = (UPGRADE_FROM_4 if version < 5 else "") + UPGRADE_FROM_5
+            if old and version < 2:
+                script = (UPGRADE_FROM_0 if version == 0 else "") + script + UPGRADE_FROM_1
             for statement in filter(str.strip, f"{script}{TABLES}PRAGMA user_version = {SCHEMA};".split(";")):
                 db.execute(statement)  # executescript would commit
+            if old:
+                self._fill_seen(db)
+
+    def _delete_old(self, table: str, old: str, limit: int) -> int:
+        """Deletes the rows of a table that are older than a limit, a few at a time; returns how many there were."""
+        oldest, pruned = f"SELECT rowid FROM {table} WHERE {old} LIMIT {PRUNE_BATCH}", 0
+        while True:
+            begun = time.monotonic()
+            with self._transaction() as db:
+                gone = db.execute(f"DELETE FROM {table} WHERE rowid IN ({oldest})", (limit,)).rowcount
+            pruned += gone
+            if gone < PRUNE_BATCH:
+                return pruned
+            time.sleep(time.monotonic() - begun)  # as long for others as for itself
+
+    def _fill_seen(self, db: sqlite3.Connection) -> None:
+        """Notes what users have seen in the events of a file that did not say so yet."""
+        rows = db.execute(f"SELECT {COLUMNS} FROM events ORDER BY user_id, number")
+        for _, events in itertools.groupby(map(Event._make, rows), key=lambda event: event.user_id):
+            _mark_seen(db, events, self.exposure)
 
     def _commit(self, batches: list[Batch]) -> None:
         """Commits batches, each as a whole or not at all."""
         known: list[tuple[Batch, list[Event]]] = []
+        new: list[Event] = []
         with self._transaction() as db:
             for batch in batches:
                 db.execute("SAVEPOINT batch")
                 try:
-                    known.append((batch, [event for event in batch.events if not db.execute(INSERT, event).rowcount]))
+                    were_new = [db.execute(INSERT, event).rowcount > 0 for event in batch.events]
+                    known.append((batch, [event for event, is_new in zip(batch.events, were_new, strict=True) if not is_new]))
+                    new += itertools.compress(batch.events, were_new)
                 except sqlite3.OperationalError:
                     raise
                 except Exception as error:  # this batch is wrong, but the others are not
                     db.execute("ROLLBACK TO batch")
                     batch.result.set_exception(error)
                 db.execute("RELEASE batch")
+            _mark_seen(db, new, self.exposure)
         for batch, events in known:
             batch.result.set_result(events)
 
@@ -309,6 +342,15 @@ class SqliteStore(WritesByIntake):
     def _value(self, query: str, *values: object) -> int | None:
         with self._reading() as db, closing(db.execute(query, values)) as rows:
             return rows.fetchone()[0]
+
+
+def _mark_seen(db: sqlite3.Connection, events: Iterable[Event], exposure: Exposure) -> None:
+    """Notes that users have seen what these events say, on the days of the events."""
+    for (user_id, day), codes in codes_by_day(events, exposure).items():
+        found = db.execute("SELECT codes FROM seen WHERE user_id = ? AND day = ?", (user_id, day)).fetchone()
+        known = found[0] if found else b""
+        if (more := with_codes(known, codes)) != known:
+            db.execute(MARK_SEEN, (user_id, day, more))
 
 
 @contextmanager

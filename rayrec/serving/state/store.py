@@ -1,8 +1,8 @@
 """What arrives while the service runs: events, and what follows from them about users and videos; and new videos.
 
 `StateStore` is all that serving asks of a store. `SqliteStore` keeps it in one file, for any number of processes on one machine;
-`RedisStore` keeps it in Redis, for any number of machines. Of users both keep nothing but the events, so that histories, seen
-videos and counts can't contradict each other. A `Since` skips the events that the training log already holds.
+`RedisStore` keeps it in Redis, for any number of machines. Of users both keep the events, from which histories and counts follow,
+and, for longer than the events, what they have seen (`seen.py`). A `Since` skips the events that the training log already holds.
 """
 
 import hashlib
@@ -16,9 +16,11 @@ import pyarrow as pa
 from rayrec import tables
 from rayrec.errors import RayrecError
 
-Kind = Literal["impression", "click", "watch", "like", "skip"]
+Kind = Literal["impression", "view", "click", "watch", "like", "skip"]
+# The kind of event that counts as an exposure: a delivery (`serving.views: assumed`), or a view that the client reported.
+Exposure = Literal["impression", "view"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# `activity` reads only so many of a user's latest events of each kind. Thus no user is slow, and no number of events of one kind (a
+# `activity` reads only so many of a user's latest events of a kind. Thus no user is slow, and no number of events of one kind (a
 # player may send `watch` every second) hides those of another.
 MAX_EVENTS_READ = 4096
 MAX_TABLE_ROWS = 200_000  # in each table that `read` yields
@@ -42,6 +44,10 @@ class Event(NamedTuple):
     watch_s: float | None = None
     arm: str | None = None
     context: str | None = None  # of the request in which the video was shown: a JSON object, None if nothing was said
+    position: int | None = None  # of an impression: the video's place in the page, from 0
+    page_number: int | None = None  # of an impression: the number of the page in its session, as the caller said it
+    session_id: str | None = None  # of an impression: the visit that the page belongs to, as the caller said it
+    dwell_s: float | None = None  # of a view: how long the video was in view
 
 
 class Since(NamedTuple):
@@ -52,17 +58,18 @@ class Since(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """A user's latest clicked videos with their times, and the distinct videos of all latest events; both oldest first."""
+    """A user's latest clicked videos with their times, oldest first, and what the user has seen."""
 
     clicked: list[str]
     clicked_at: list[int]  # UTC ms
-    seen: list[str]
+    seen: bytes  # the codes (`seen.py`) of each day, the earliest day first; on a day, what was seen last comes last
+    delivered: list[str]  # lately, in the order of their deliveries, whether seen or not; empty where deliveries count as views
     forgotten: bool  # the user asked to be forgotten, so the training log must not be used for this user
     fields: str = ""  # what was said of the user last, JSON; empty for a user of whom nothing was said
 
 
 class Counts(NamedTuple):
-    """By how many users each video was shown and clicked, in the events up to number `upto`.
+    """By how many users each video was seen (`StateStore.exposure`) and clicked, in the events up to number `upto`.
 
     A user counts once a day (UTC) for each video, however many events they send, so that nobody can lift or sink a video alone.
     """
@@ -74,7 +81,7 @@ class Counts(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """The number of all impressions and clicks in a period that begins `at` (UTC ms)."""
+    """The number of all exposures (`StateStore.exposure`) and clicks in a period that begins `at` (UTC ms)."""
 
     at: int
     impressions: int
@@ -100,6 +107,8 @@ class Upload(NamedTuple):
 class StateStore(Protocol):
     """Every method may be called from any thread, and raises `StoreError` if the store can't answer now."""
 
+    exposure: Exposure  # the kind of event that says that a video was seen
+
     def add_events(self, events: Sequence[Event]) -> list[Event]:
         """Keeps the events whose event_id is new to their user, and returns the others, which are not kept.
 
@@ -113,10 +122,12 @@ class StateStore(Protocol):
     def write_delay(self) -> float:
         """For how many seconds the oldest submitted batch has been waiting to be written; 0 if none waits."""
 
-    def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
+    def activity(self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int) -> Activity:
         """A user's latest activity in the order in which it happened, however late the events arrived.
 
-        It is taken from the user's latest `MAX_EVENTS_READ` events of each kind.
+        Clicks and deliveries are taken from the user's latest `MAX_EVENTS_READ` events of these kinds; `since` counts for clicks
+        alone. Seen is what was seen since the day (UTC) of `seen_since`, delivered what was delivered since `delivered_since`
+        (both UTC ms).
         """
 
     def counts(self, after: int, since: Since) -> Counts:
@@ -160,8 +171,11 @@ class StateStore(Protocol):
     def forgotten(self, number: int) -> set[str]:
         """The digests of the users who were forgotten after the event with this number, or just before the next one."""
 
-    def prune(self, before_ms: int) -> int:
-        """Deletes the events that happened earlier, as well as the uploads, and returns the number of the events."""
+    def prune(self, before_ms: int, seen_before_ms: int) -> int:
+        """Deletes the events that happened earlier, as well as the uploads, and returns the number of the events.
+
+        Also deletes what was seen on days (UTC) before that of `seen_before_ms`.
+        """
 
     def add_video(self, video_id: str, model: str, row: str) -> Addition:
         """Keeps a video as a model describes it, and returns what is kept: the first row of this video and model stays.
@@ -192,13 +206,19 @@ class StateStore(Protocol):
 
 
 def activity_of(
-    latest: Iterable[tuple[int, int, bool, str]], since: Since, max_clicks: int, max_seen: int, forgotten: bool, fields: str
+    clicks: Iterable[tuple[int, int, str]],
+    since: Since,
+    max_clicks: int,
+    seen: bytes,
+    delivered: Iterable[tuple[int, int, str]],
+    forgotten: bool,
+    fields: str,
 ) -> Activity:
-    """Computes an activity from a user's latest events, in any order: (time, number, whether it is a click, video)."""
-    counting = sorted((event for event in latest if event[0] > since.at and event[1] > since.number), reverse=True)
-    clicks = [(video, at) for at, _, click, video in counting if click][:max_clicks][::-1]
-    seen = list(dict.fromkeys([event[3] for event in counting]))[:max_seen][::-1]
-    return Activity([video for video, _ in clicks], [at for _, at in clicks], seen, forgotten, fields)
+    """Computes an activity from a user's latest clicks and deliveries, each in any order: (time, number, video)."""
+    counting = sorted((click for click in clicks if click[0] > since.at and click[1] > since.number), reverse=True)
+    latest = counting[:max_clicks][::-1]
+    shown = [video for _, _, video in sorted(delivered)]
+    return Activity([video for _, _, video in latest], [at for at, _, _ in latest], seen, shown, forgotten, fields)
 
 
 def digest(user_id: str) -> str:

@@ -51,6 +51,17 @@ def test_only_events_of_a_page_of_the_experiment_count() -> None:
     assert of_user(tally) == [3, 0, 0]
 
 
+def test_where_views_are_reported_a_video_of_a_page_counts_from_its_view_on() -> None:
+    events = page_of("ann", "r1", "stable fresh=more") + page_of("ann", "r2", "stable fresh=more")
+    events += [outcome("ann", "r1", "view"), outcome("ann", "r1", "view"), outcome("ann", "r2", "view", "v2")]
+    events += [outcome("ann", "r2", "click", "v2"), outcome("ann", "r9", "view")]
+    assert of_user(tally_of(events)) == [6, 1, 0]
+    seen = Tally("fresh", EXPERIMENT, "view")
+    for each in events:
+        seen.take(events_table([each]))
+    assert of_user(seen) == [2, 1, 0]
+
+
 def test_old_pages_are_forgotten_but_not_what_was_done_with_them() -> None:
     tally = tally_of([*page_of("ann", "r1", "stable fresh=more"), outcome("ann", "r1", "click")])
     later = page_of("ann", "r2", "stable fresh=more", at=NOW + MAX_DELAY_MS + 1)

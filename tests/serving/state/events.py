@@ -1,5 +1,6 @@
 """Events for the tests of the stores, and what a store makes of them."""
 
+from rayrec.serving.state.seen import code
 from rayrec.serving.state.store import Event, Since, StateStore
 
 ALL = Since()
@@ -11,7 +12,12 @@ def event(number: int, kind: str = "click", user: str = "ann", video: str | None
 
 
 def clicked(store: StateStore, user: str = "ann", since: Since = ALL) -> list[str]:
-    return store.activity(user, since, 10, 10).clicked
+    return store.activity(user, since, 10, 0, 0).clicked
+
+
+def codes(*videos: str) -> bytes:
+    """What a store keeps of a user who has seen these videos in this order, on one day."""
+    return b"".join(map(code, videos))
 
 
 def counted(store: StateStore, after: int = 0, since: Since = ALL) -> dict[str, tuple[int, int]]:

@@ -62,7 +62,10 @@ def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Pat
     done = export_events(state, str(tmp_path / "log"))
     assert done == Export(events=8, impressions=3, days=1, waiting=0, upto=8)
     assert [path.name for path in sorted((tmp_path / "log").iterdir())] == ["2024-10-04.parquet", "_export.parquet"]
-    never = dict.fromkeys(("clicked_at", "watched_at", "liked_at", "skipped_at", "context"))
+    never = dict.fromkeys(
+        ("clicked_at", "watched_at", "liked_at", "skipped_at", "context", "position", "page_number", "session_id", "dwell_s")
+    )
+    never["delivered_at"] = NOON
     ann = never | {"user_id": "ann", "shown_at": NOON, "request_id": "r1", "arm": "canary", "export": 8}
     first = {"clicked_at": NOON + 5 * SECOND, "watched_at": NOON + 12 * SECOND, "liked_at": NOON + 9 * SECOND}
     said = {"context": '{"device":"phone"}'}
@@ -190,7 +193,7 @@ def test_the_folder_outlives_retention_and_forgets_with_the_store(state: Config,
     add(state, shown("i1", "ann", "v1", NOON), shown("i2", "bob", "v1", NOON), shown("i3", "ann", "v2", NOON + DAY))
     export_events(state, str(tmp_path))
     store = open_store(state)
-    store.prune(NOON + DAY)
+    store.prune(NOON + DAY, 0)
     store.forget("ann")
     store.add_events([shown("i4", "ann", "v3", NOON + 2 * DAY)])  # she came back
     store.close()
@@ -256,9 +259,9 @@ def test_the_loop_is_closed(state: Config, tmp_path: Path) -> None:
     store = open_store(loop)
     since = store.since(log()[-1][2])
     assert since == Since(3, 0)
-    assert store.activity("ann", since, 10, 10).clicked == []
+    assert store.activity("ann", since, 10, 0, 0).clicked == []
     store.add_events([answer("c2", "ann", "v1", "click", NOON - 50 * SECOND)])  # late: happened before the log's end
-    assert store.activity("ann", since, 10, 10).clicked == ["v1"]
+    assert store.activity("ann", since, 10, 0, 0).clicked == ["v1"]
     store.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from rayrec.config import ConfigError, load
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.sqlite import SqliteStore
-from rayrec.serving.state.store import Activity, Event, StoreError
+from rayrec.serving.state.store import DAY, Activity, Event, StoreError
 from tests.serving.state.events import ALL, HOUR, counted, event, kept
 from tests.serving.stores import RedisServer, redis_server
 
@@ -66,7 +66,7 @@ def test_a_redis_that_may_lose_events_is_refused(tmp_path: Path, settings: tuple
 def test_keys_of_another_version_are_refused(redis: RedisServer) -> None:
     redis.flush()
     redis.client.set("{rayrec}:schema", 7)
-    with pytest.raises(ConfigError, match="have schema version 7, but this rayrec reads version 3"):
+    with pytest.raises(ConfigError, match="have schema version 7, but this rayrec reads version 4"):
         open_store(load(None, [f"serving.state={redis.url}"]))
 
 
@@ -82,7 +82,7 @@ def test_pruned_redis_is_empty(redis: RedisServer) -> None:
     redis.flush()
     store = open_store(load(None, [f"serving.state={redis.url}"]))
     store.add_events([event(n, kind, user=f"u{n}") for n, kind in enumerate(("impression", "click", "watch", "like", "skip"))])
-    store.prune(HOUR)
+    store.prune(HOUR, DAY)
     store.close()
     assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
 
@@ -127,13 +127,13 @@ def test_keys_of_version_1_are_brought_up_to_date(redis: RedisServer, monkeypatc
     for _ in "12":
         assert kept(store) == old
         for user in range(5):
-            assert store.activity(f"c:u{user}", ALL, 50, 50) == expected.activity(f"c:u{user}", ALL, 50, 50)
+            assert store.activity(f"c:u{user}", ALL, 50, 0, 0) == expected.activity(f"c:u{user}", ALL, 50, 0, 0)
         assert counted(store) == counted(expected)
         assert store.add_events(old[:3]) == old[:3]
         assert not {b"{rayrec}:ids", b"{rayrec}:user:c:u1"} & set(redis.client.keys())
         store.close()
         store = open_store(config)
-    store.prune(HOUR)
+    store.prune(HOUR, DAY)
     store.close()
     expected.close()
     redis.client.srem("{rayrec}:known", "x")
@@ -172,9 +172,9 @@ def test_a_redis_at_its_memory_limit_still_forgets_and_withdraws(tmp_path: Path)
         store.withdraw("v8", False)
         assert store.forget("u1") == 250
         assert store.withdrawn() == ["v7"]
-        assert store.activity("u1", ALL, 5, 5) == Activity([], [], [], forgotten=True)
-        assert len(store.activity("u0", ALL, 500, 5).clicked) == 250
-        assert store.prune(HOUR) == 250
+        assert store.activity("u1", ALL, 5, 0, 0) == Activity([], [], b"", [], forgotten=True)
+        assert len(store.activity("u0", ALL, 500, 0, 0).clicked) == 250
+        assert store.prune(HOUR, DAY) == 250
         server.client.config_set("maxmemory", 0)
         assert store.add_events([event(1000)]) == []
         store.close()
@@ -188,7 +188,7 @@ def test_a_server_that_may_lose_events_since_it_was_opened_is_noticed(tmp_path: 
         server.client.config_set("appendfsync", "everysec")
         with pytest.raises(StoreError, match=r"may lose events .* set `appendfsync always` \(it is everysec\)"):
             store.add_events([event(2)])
-        assert store.activity("ann", ALL, 5, 5).clicked == ["v1"]
+        assert store.activity("ann", ALL, 5, 0, 0).clicked == ["v1"]
         server.client.config_set("appendfsync", "always")
         assert store.add_events([event(2)]) == []
         store.close()

@@ -20,7 +20,7 @@ def test_a_store_that_is_held_too_long_says_so(tmp_path: Path) -> None:
     holder._writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="locked"):
         waiter.add_events([event(1)])
-    assert waiter.activity("ann", ALL, 1, 1).clicked == []  # readers don't wait
+    assert waiter.activity("ann", ALL, 1, 0, 0).clicked == []  # readers don't wait
     holder._writer.execute("ROLLBACK")
     assert waiter.add_events([event(1)]) == []
     holder.close()
@@ -41,6 +41,7 @@ def test_batches_that_wait_are_committed_together(tmp_path: Path) -> None:
     store.close()
 
 
+NEW_IN_6 = ("position", "page_number", "session_id", "dwell_s")
 OLD_FILE = """
 CREATE TABLE events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, user_id TEXT NOT NULL,
     video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL);
@@ -125,7 +126,7 @@ def test_events_do_not_wait_for_a_long_prune(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "events.db")
     for start in range(0, 20_000, 1000):
         store.add_events([event(n, "impression", at=n) for n in range(start, start + 1000)])
-    pruning = threading.Thread(target=store.prune, args=[20_000])
+    pruning = threading.Thread(target=store.prune, args=[20_000, 0])
     pruning.start()
     written, left = 0, [20_000]
     while pruning.is_alive():
@@ -142,7 +143,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     newer = sqlite3.connect(tmp_path / "events.db")
     newer.execute("PRAGMA user_version = 7")
     newer.close()
-    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 5"):
+    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 6"):
         SqliteStore(tmp_path / "events.db")
 
 
@@ -167,13 +168,15 @@ def test_a_file_of_before_users_could_be_put_gets_their_table_and_the_context(tm
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE users")
-        db.execute("ALTER TABLE events DROP COLUMN context")
+        db.execute("DROP TABLE seen")
+        for column in ("context", *NEW_IN_6):
+            db.execute(f"ALTER TABLE events DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 3")
         db.commit()
     store = SqliteStore(path)
-    assert store.activity("ann", Since(), 1, 1).fields == ""
+    assert store.activity("ann", Since(), 1, 0, 0).fields == ""
     store.put_users({"ann": "{}"})
-    assert store.activity("ann", Since(), 1, 1).fields == "{}"
+    assert store.activity("ann", Since(), 1, 0, 0).fields == "{}"
     store.add_events([event(1)._replace(context='{"device":"tv"}')])
     assert kept(store)[0].context == '{"device":"tv"}'
     store.close()

@@ -13,6 +13,7 @@ from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.rollout.arms import CANARY, Arms
 from rayrec.serving.rollout.experiment_status import Reader
 from rayrec.serving.rollout.history import Swap
+from rayrec.serving.state.opening import exposure_of
 
 HOUR_MS, HOURS = 3_600_000, 24
 MAX_QUEUES = 100  # a catalog of a million videos has thousands of queues
@@ -22,7 +23,7 @@ READING_S = 1.0  # of one answer, for experiments; the next one goes on reading
 
 
 def create_router(backend: Backend) -> APIRouter:
-    router, reader = APIRouter(tags=["operation"]), Reader(backend.serving.experiments)
+    router, reader = APIRouter(tags=["operation"]), Reader(backend.serving.experiments, exposure=exposure_of(backend.serving))
 
     @router.get("/v1/dashboard", summary="Get the numbers of the page /dashboard")
     async def numbers() -> Dashboard:

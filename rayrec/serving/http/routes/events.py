@@ -21,9 +21,10 @@ def create_router(backend: Backend) -> APIRouter:
 
     @router.post("/v1/events", summary="Record what users did with the videos that they were shown")
     async def events(request: EventsRequest) -> EventsAnswer:
-        """Records clicks, watch times, likes and skips. By the time of the answer, all events of the batch are on the disk.
+        """Records views, clicks, watch times, likes and skips. By the time of the answer, all events of the batch are on the disk.
 
-        An event counts once, however often a user's event_id is sent: `duplicates` lists those that were there already. Events of
+        Whoever does anything else with a video has seen it, so that such an event need not come with a view. An event counts once,
+        however often a user's event_id is sent: `duplicates` lists those that were there already. Events of
         unknown videos, watch events without `watch_s`, events in the future, and events that would be deleted at once, because they
         are older than `serving.retention_days`, are listed in `refused`; all others are kept. If no event of a batch can be kept,
         the answer is a 422.

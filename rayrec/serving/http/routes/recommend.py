@@ -12,7 +12,7 @@ from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import RecommendRequest
 from rayrec.serving.http.schemas import RecommendAnswer
 from rayrec.serving.metrics import Metrics
-from rayrec.serving.recommender import Page, now_ms
+from rayrec.serving.recommender import Page, Visit, now_ms
 
 
 def create_router(backend: Backend) -> APIRouter:
@@ -22,8 +22,9 @@ def create_router(backend: Backend) -> APIRouter:
     async def recommend(request: RecommendRequest) -> Response:
         """Returns the k videos that the user is most likely to click, the best first.
 
-        The page holds no video that the user has seen or that the request excludes. Its videos are logged as shown. An unknown user
-        gets popular and new videos.
+        The page holds no video that the user has seen within `recall.seen_days` or that the request excludes. Only when no others
+        are left, the videos that the user has not seen for the longest time come again, with `again` as their `why`. The videos
+        are logged as delivered. An unknown user gets popular and new videos.
         """
         if request.k > max_k:
             raise HTTPException(422, f"k: a page holds at most {max_k} videos (serving.max_k), not {request.k}")
@@ -38,6 +39,7 @@ def create_router(backend: Backend) -> APIRouter:
             request.context,
             label(arm, assigned),
             experiments.change(assigned),
+            Visit(request.session_id, request.page_number),
         )
         _count(backend.metrics, page, arm)
         return Response(answers.page(recommender, page, arm, assigned, request.debug), media_type="application/json")
