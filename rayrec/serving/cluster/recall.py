@@ -46,6 +46,7 @@ from rayrec.serving.recommender import (
     rank_in_order,
 )
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
+from rayrec.serving.rollout.guardrails import Guardrails
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
 from rayrec.serving.search_query import Found, SearchError, SearchQuery, Unanswered
@@ -139,6 +140,11 @@ class TopicRecall:
             clicks=sum(part.clicks for part in traffic),
             refusals=self.refusals,
         )
+
+    async def guardrails(self) -> Guardrails:
+        """Whom the arms of this replica failed, for `rayrec swap --decide`."""
+        assert self.arms is not None  # as in `report`
+        return self.arms.guardrails
 
     # --- switching to a rollout ---
 

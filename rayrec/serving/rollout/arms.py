@@ -5,13 +5,14 @@ says about both.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayrec.serving.assignment import unit_hash
 from rayrec.serving.recommender import Recommender
+from rayrec.serving.rollout.guardrails import Guardrails
 
 STABLE, CANARY = "stable", "canary"
 
@@ -45,6 +46,11 @@ class Arms:
     stable: Recommender
     canary: Recommender | None = None
     share: float = 0.0  # of the users who get the canary
+    guardrails: Guardrails = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        canary = self.canary.bundle.version if self.canary is not None else None
+        object.__setattr__(self, "guardrails", Guardrails(canary))
 
     def arm_of(self, user_id: str) -> tuple[str, Recommender]:
         """The name of a user's arm and its recommender.
