@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, cast
 
@@ -46,7 +47,6 @@ from rayrec.serving.recommender import (
     rank_in_order,
 )
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
-from rayrec.serving.rollout.guardrails import Guardrails
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out
 from rayrec.serving.search_query import Found, SearchError, SearchQuery, Unanswered
@@ -139,12 +139,8 @@ class TopicRecall:
             impressions=sum(part.impressions for part in traffic),
             clicks=sum(part.clicks for part in traffic),
             refusals=self.refusals,
+            guardrails=deepcopy(arms.guardrails),  # another thread sends the report
         )
-
-    async def guardrails(self) -> Guardrails:
-        """Whom the arms of this replica failed, for `rayrec swap --decide`."""
-        assert self.arms is not None  # as in `report`
-        return self.arms.guardrails
 
     # --- switching to a rollout ---
 

@@ -27,7 +27,6 @@ from rayrec.serving.cluster.room import check_room
 from rayrec.serving.http import auth
 from rayrec.serving.media_roots import missing_folders
 from rayrec.serving.rollout.arms import STABLE, RankerReport, Report, Rollout, verdict
-from rayrec.serving.rollout.guardrails import Guardrails
 from rayrec.serving.state.opening import check_installed, is_redis, state_path
 from rayrec.workspace.versions import Workspace
 
@@ -142,11 +141,6 @@ def ranker_reports(config: Config) -> list[RankerReport]:
     return cast(list[RankerReport], _ask_all(config, RANKER))
 
 
-def guardrails(config: Config) -> list[Guardrails]:
-    """Whom the arms failed, as each replica of TopicRecall noted it. Raises `ClusterError` if none runs."""
-    return cast(list[Guardrails], _ask_all(config, RECALL, "guardrails"))
-
-
 def details(config: Config) -> dict[str, Any]:
     """What Serve says about the application. Raises `ClusterError` if it does not run."""
     return _application_of(_client(config).get_serve_details())
@@ -164,7 +158,7 @@ def with_rollout(serve_config: dict[str, Any], rollout: Rollout, takes_videos: b
     return changed
 
 
-def _ask_all(config: Config, deployment: str, method: str = "report") -> list[Any]:
+def _ask_all(config: Config, deployment: str) -> list[Any]:
     _client(config)  # raises if there is nothing to connect to
     connect(config)
     import ray
@@ -175,7 +169,7 @@ def _ask_all(config: Config, deployment: str, method: str = "report") -> list[An
     handle, deadline = serve.get_deployment_handle(deployment, APPLICATION), time.monotonic() + REPORT_TIMEOUT_S
     while True:
         try:
-            return handle.broadcast(method).results(timeout_s=REPORT_TIMEOUT_S)
+            return handle.broadcast("report").results(timeout_s=REPORT_TIMEOUT_S)
         except (RayServeException, ray.exceptions.RayError, TimeoutError) as error:
             # Serve does not list a replica while it is being reconfigured.
             if not isinstance(error, DeploymentUnavailableError) or time.monotonic() > deadline:

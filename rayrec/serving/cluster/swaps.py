@@ -111,8 +111,8 @@ def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
 def _join(config: Config, guardrails: Guardrails) -> None:
     """Adds what the replicas have noted. One that dies is asked no more, but what it noted before is not lost."""
     try:
-        for noted in service.guardrails(config):
-            guardrails.add(noted)
+        for report in service.reports(config):
+            guardrails.add(report.guardrails)
     except ClusterError as problem:  # a replica has just died
         log.warning("whom the canary fails is not known now: %s; asking again", problem)
 

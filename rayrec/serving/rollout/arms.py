@@ -6,6 +6,7 @@ says about both.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,11 +47,11 @@ class Arms:
     stable: Recommender
     canary: Recommender | None = None
     share: float = 0.0  # of the users who get the canary
-    guardrails: Guardrails = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        canary = self.canary.bundle.version if self.canary is not None else None
-        object.__setattr__(self, "guardrails", Guardrails(canary))
+    @cached_property
+    def guardrails(self) -> Guardrails:
+        """Whom they failed."""
+        return Guardrails(self.canary.bundle.version if self.canary is not None else None)
 
     def arm_of(self, user_id: str) -> tuple[str, Recommender]:
         """The name of a user's arm and its recommender.
@@ -81,6 +82,7 @@ class Report:
     impressions: int  # of all users, in the last one to two hours
     clicks: int
     refusals: int  # since it started
+    guardrails: Guardrails = field(default_factory=Guardrails)
 
 
 @dataclass(frozen=True)

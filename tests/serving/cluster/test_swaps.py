@@ -41,7 +41,7 @@ def service(small_world: Config, monkeypatch: pytest.MonkeyPatch) -> Service:
     rollouts = [Rollout(version=locate(workspace, None)[0])]
     monkeypatch.setattr("rayrec.serving.cluster.service.current_rollout", lambda config: rollouts[-1])
     monkeypatch.setattr("rayrec.serving.cluster.service.apply_rollout", lambda config, rollout: rollouts.append(rollout))
-    monkeypatch.setattr("rayrec.serving.cluster.service.guardrails", lambda config: [])
+    monkeypatch.setattr("rayrec.serving.cluster.service.reports", lambda config: [])
     workspace.write_file(HISTORY, b"[]")
     workspace.pin("publish", rollouts[0].versions())
     return rollouts
@@ -210,13 +210,14 @@ def test_a_canary_that_fails_its_users_on_several_replicas_is_left(
         noted[number % 2].note(kind, CANARY, f"u{number}")
         noted[2].note(kind, CANARY, f"u{number}")
 
-    def guardrails(config: Config) -> list[Guardrails]:
+    def reports(config: Config) -> list[Report]:
         looks.append(len(looks))
         if looks[-1] == 1:
             raise ClusterError("the replicas of TopicRecall do not answer")
-        return [noted[0], noted[2]] if looks[-1] == 0 else [noted[1], noted[2]]
+        alive = [noted[0], noted[2]] if looks[-1] == 0 else [noted[1], noted[2]]
+        return [Report("r", "n", service[-1], False, "", {}, 0.2, 0.0, 0, 0, 0, each) for each in alive]
 
-    monkeypatch.setattr("rayrec.serving.cluster.service.guardrails", guardrails)
+    monkeypatch.setattr("rayrec.serving.cluster.service.reports", reports)
     monkeypatch.setattr(swaps.time, "sleep", lambda seconds: None)
     swaps.swap(config, share=0.2)
     done = swaps.decide(config, 10_000, said.append)
