@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -15,7 +16,8 @@ from rayrec.config import Config
 from rayrec.evaluation.experiments.power import users_needed
 from rayrec.evaluation.experiments.sequential import Mixture
 from rayrec.serving.bundle import load_scorer
-from rayrec.serving.rollout.arms import CANARY
+from rayrec.serving.recommender import Recommender
+from rayrec.serving.rollout.arms import CANARY, STABLE, Arms
 from rayrec.workspace.versions import Workspace
 from tests.serving.cluster.broken_bundles import folder_of
 
@@ -133,6 +135,16 @@ def people_needed() -> int:
     deviation = sum((1 - rate) / (K * rate) / share for rate, share in ((LIKED, 1 - SHARE), (OTHERS, SHARE))) ** 0.5
     mixture = Mixture.for_users(PLANNED)
     return round(users_needed(OTHERS / LIKED - 1, deviation, lambda users: float(mixture.radius(users)), wanted=0.9999))
+
+
+def readers(version: str, count: int) -> list[str]:
+    """People of whom every second one has a canary of this version, so that chance has no part in who they are."""
+    stable, canary = (cast(Recommender, SimpleNamespace(bundle=SimpleNamespace(version=name))) for name in ("", version))
+    arms, names = Arms(stable, canary, SHARE), (f"reader {number}" for number in range(20 * count))
+    found: dict[str, list[str]] = {STABLE: [], CANARY: []}
+    for name in names:
+        found[arms.arm_of(name)[0]].append(name)
+    return [name for pair in zip(found[STABLE], found[CANARY], strict=False) for name in pair][:count]
 
 
 def is_canary(answer: dict[str, Any]) -> bool:
