@@ -110,6 +110,8 @@ def show_service(details: dict[str, Any], recall: "list[Report]", rankers: "list
     if recall:
         impressions, clicks = counted(recall[0].impressions, "impression"), counted(recall[0].clicks, "click")
         say(f"In the last one to two hours: {impressions}, {clicks}.")
+    if any(report.guardrails.canary for report in recall):
+        say(_suffered(recall))
     show_swaps(history[-SWAPS_SHOWN:])
 
 
@@ -118,6 +120,21 @@ def show_swaps(history: "list[Swap]") -> None:
     for swap in history:
         table.add_row(moment(swap.at), swap.version, swap.canary or "-", f"{swap.share:.0%}" if swap.canary else "-", swap.outcome)
     console.print(table)
+
+
+def _suffered(recall: "list[Report]") -> str:
+    """Whom both bundles failed since the canary began, by all replicas that have it."""
+    from rayrec.serving.rollout.arms import CANARY, STABLE
+    from rayrec.serving.rollout.guardrails import FAILED, SLOW, Guardrails
+
+    joined = Guardrails(next(report.guardrails.canary for report in recall if report.guardrails.canary))
+    for report in recall:
+        joined.add(report.guardrails)
+    failed, slow = (
+        f"{counted(joined.count(kind, CANARY), 'user')} of the canary and {joined.count(kind, STABLE):,} of the others"
+        for kind in (FAILED, SLOW)
+    )
+    return f"Since the canary began, pages failed for {failed}; they were slow for {slow}."
 
 
 def _served(report: "Report") -> str:

@@ -41,6 +41,7 @@ class Serving(Section):
     retention_days: Annotated[float, Field(gt=0)] = 90.0  # older events are deleted
     requests_per_s: Annotated[float, Field(gt=0)] | None = None  # for each API key (without keys: address) and replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
+    slow_s: Annotated[float, Field(gt=0)] = 1.0  # a page that takes longer is slow; a canary with more of them is rolled back
     uploads: Uploads | None = None  # if set, POST /v1/videos adds videos
     # Name -> experiment: which users get pages that are made otherwise. [Operations](operations.md#running-an-experiment) says how.
     experiments: dict[str, Experiment] = {}

@@ -144,7 +144,9 @@ def _with_context(raw: SourceTable) -> SourceTable:
     said = [json.loads(text) for text in encoded.dictionary.to_pylist()]
     table = raw.table.drop_columns([CONTEXT])
     taken = {*raw.table.column_names, *tables.spec_of("interactions").schema.names}
-    counts = Counter(name for fields in said for name in fields if name not in taken)
+    counts = Counter[str]()
+    for each in pc.value_counts(encoded.indices.drop_null()).to_pylist():
+        counts.update({name: each["counts"] for name in said[each["values"]] if name not in taken})
     for name in sorted(heapq.nlargest(MAX_CONTEXT, counts, key=lambda name: (counts[name], name))):  # any caller may name fields
         values = pa.array([text_of(fields.get(name)) for fields in said], tables.TEXT)
         table = table.append_column(name, values.take(encoded.indices))

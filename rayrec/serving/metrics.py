@@ -35,6 +35,8 @@ METRICS = {
         Metric("requests_total", "counter", "Requests answered.", ("route", "status")),
         Metric("request_seconds", "histogram", "Time from the arrival of a request to the end of its answer.", ("route",), SECONDS),
         Metric("pages_total", "counter", "Pages recommended.", ("arm",)),
+        Metric("pages_failed_total", "counter", "Pages that an arm could not make, or not in time.", ("arm",)),
+        Metric("pages_slow_total", "counter", "Pages that took longer than serving.slow_s.", ("arm",)),
         Metric("cold_users_total", "counter", "Pages for users without any click.", ("arm",)),
         Metric("videos_total", "counter", "Videos recommended, by source: topic, popular or new.", ("source",)),
         Metric("step_seconds", "histogram", "Time that a step of a recommendation took.", ("step",), SECONDS),

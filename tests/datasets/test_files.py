@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,6 +226,24 @@ def test_an_exported_log_beside_an_old_one_in_other_names_and_units(exported: Pa
         ("old.csv", 3, "video_id: 'v9' is not in the catalog"),
         ("old.csv", 4, "shown_at: 'soon' is not a time: neither a number (of s) nor ISO 8601, such as 2024-01-31T12:00:00Z"),
     ]
+
+
+def test_of_the_fields_that_callers_name_the_most_frequent_ones_become_columns(tmp_path: Path) -> None:
+    """Where one caller sends another name with each request, the names that most requests have are kept."""
+    said = [{"device": "tv"}] * 60 + [{"z": "last", "arm": "mine", "user_id": "mine"}] * 3
+    said += [{"device": "phone", f"junk {number:03}": number} for number in range(200)]
+    count = len(said) + 1
+    log = {"user_id": ["ann"] * count, "video_id": ["v1"] * count, "shown_at": range(count), "clicked": [True] * count}
+    table = pa.table(log | {"arm": ["stable"] * count, "context": [*map(json.dumps, said), None]})
+    pq.write_table(table.replace_schema_metadata(EXPORTED), tmp_path / "log.parquet")
+    read = read_table("interactions", FilesData(kind="files", catalog="catalog.csv", interactions=str(tmp_path / "log.parquet")))
+    side = set(read.column_names) - {*log, "arm"}
+    assert len(side) == 50
+    assert {"device", "z"} <= side
+    assert read["device"].to_pylist() == ["tv"] * 60 + [None] * 3 + ["phone"] * 200 + [None]
+    assert read["z"].to_pylist()[60:64] == ["last"] * 3 + [None]
+    assert set(read["arm"].to_pylist()) == {"stable"}  # no field takes the place of a column
+    assert set(read["user_id"].to_pylist()) == {"ann"}
 
 
 def test_a_folder_without_tables_is_an_error(tmp_path: Path, written: Written) -> None:

@@ -16,16 +16,17 @@ def mismatch_p_value(counts: np.ndarray, shares: np.ndarray) -> float:
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), len(counts) - 1))
 
 
-def mismatch_log_evidence(counts: np.ndarray, shares: np.ndarray) -> float:
+def mismatch_log_evidence(counts: np.ndarray, shares: np.ndarray, strength: float = STRENGTH) -> float:
     """The logarithm of the evidence that the shares are others, after users [arms] who came in any order.
 
     The probability of the users under shares drawn from a Dirichlet distribution around the expected ones, divided by that under
     the expected ones. It exceeds 1 / alpha at any time with a probability of at most alpha, so it may be looked at after every
-    user (Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data", NeurIPS 2022).
+    user (Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data", NeurIPS 2022). A weak distribution, of a small
+    `strength`, finds large differences among few users, and needs more of them for small ones.
     """
     counts, expected = _checked(counts, shares)
     shares = expected / max(counts.sum(), 1) if counts.sum() else np.asarray(shares) / np.sum(shares)
-    prior = STRENGTH * shares
+    prior = strength * shares
     drawn = gammaln(prior.sum()) - gammaln(prior.sum() + counts.sum()) + (gammaln(prior + counts) - gammaln(prior)).sum()
     return float(drawn - (counts * np.log(shares)).sum())
 

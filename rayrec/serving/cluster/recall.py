@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, cast
 
@@ -138,6 +139,7 @@ class TopicRecall:
             impressions=sum(part.impressions for part in traffic),
             clicks=sum(part.clicks for part in traffic),
             refusals=self.refusals,
+            guardrails=deepcopy(arms.guardrails),  # another thread sends the report
         )
 
     # --- switching to a rollout ---

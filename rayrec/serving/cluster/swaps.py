@@ -8,6 +8,7 @@ of the workspace. A swap that was overtaken, because its process stood still for
 error and restores nothing.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -16,8 +17,10 @@ from rayrec.errors import RayrecError
 from rayrec.serving.assignment import BUNDLE
 from rayrec.serving.bundle import Bundle, BundleError, locate, verify
 from rayrec.serving.cluster import service
+from rayrec.serving.cluster.head import ClusterError
 from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Canary, Rollout
+from rayrec.serving.rollout.guardrails import Guardrails
 from rayrec.serving.rollout.history import DONE, Swap, SwapError, previous_rollout, record, swap_history
 from rayrec.serving.state.opening import open_store
 from rayrec.workspace.versions import Workspace
@@ -25,6 +28,8 @@ from rayrec.workspace.versions import Workspace
 WATCH_INTERVAL_S = 5.0
 OVERTAKEN = "the canary was ended or changed by another swap, so there is nothing left to decide"
 DECIDE_INTERVAL_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 def swap(config: Config, version: str | None = None, share: float | None = None, expected: Rollout | None = None) -> Swap | None:
@@ -72,9 +77,10 @@ def rollback(config: Config, expected: Rollout | None = None) -> Swap:
 
 
 def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
-    """Watches the canary until its users' events prove something, then moves all users to it or back. `report` is told why.
+    """Watches the canary until its users prove something, then moves all users to it or back. `report` is told why.
 
-    Only pages from now on count. Raises `SwapError` without a canary, or when another swap ends it, and the errors of `swap`.
+    Only events of pages from now on count, and whom the bundles failed since the canary began. Raises `SwapError` without a
+    canary, or when another swap ends it, and the errors of `swap`.
     """
     from rayrec.serving.rollout.decision import decided, trial  # import SciPy, which other swaps do not need
     from rayrec.serving.rollout.experiment_status import Reader
@@ -83,14 +89,15 @@ def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
     canary = current.canary
     if canary is None:
         raise SwapError("there is no canary to decide on; name its share of the users (--canary)")
-    store = open_store(config)
+    store, guardrails = open_store(config), Guardrails(canary.version)
     try:
         reader = Reader({BUNDLE: trial(canary.share, users)}, store.latest())
         while True:
             if service.current_rollout(config) != current:
                 raise SwapError(OVERTAKEN)
+            _join(config, guardrails)
             [status] = reader.statuses(store, now_ms())
-            if decision := decided(status, users):
+            if decision := decided(status, guardrails, users):
                 break
             time.sleep(DECIDE_INTERVAL_S)
     finally:
@@ -99,6 +106,15 @@ def decide(config: Config, users: int, report: Callable[[str], None]) -> Swap:
     done = swap(config, canary.version, expected=current) if decision.goes_on else rollback(config, current)
     assert done is not None  # since not all users had the canary
     return done
+
+
+def _join(config: Config, guardrails: Guardrails) -> None:
+    """Adds what the replicas have noted. One that dies is asked no more, but what it noted before is not lost."""
+    try:
+        for report in service.reports(config):
+            guardrails.add(report.guardrails)
+    except ClusterError as problem:  # a replica has just died
+        log.warning("whom the canary fails is not known now: %s; asking again", problem)
 
 
 def watch(config: Config, share: float | None, report: Callable[[str], None]) -> None:

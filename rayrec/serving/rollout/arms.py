@@ -5,13 +5,15 @@ says about both.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayrec.serving.assignment import unit_hash
 from rayrec.serving.recommender import Recommender
+from rayrec.serving.rollout.guardrails import Guardrails
 
 STABLE, CANARY = "stable", "canary"
 
@@ -46,6 +48,11 @@ class Arms:
     canary: Recommender | None = None
     share: float = 0.0  # of the users who get the canary
 
+    @cached_property
+    def guardrails(self) -> Guardrails:
+        """Whom they failed."""
+        return Guardrails(self.canary.bundle.version if self.canary is not None else None)
+
     def arm_of(self, user_id: str) -> tuple[str, Recommender]:
         """The name of a user's arm and its recommender.
 
@@ -75,6 +82,7 @@ class Report:
     impressions: int  # of all users, in the last one to two hours
     clicks: int
     refusals: int  # since it started
+    guardrails: Guardrails = field(default_factory=Guardrails)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
 from rayrec.serving.cluster.recall import TopicRecall
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import OverloadedError, now_ms
-from rayrec.serving.rollout.arms import Canary, Report, Rollout
+from rayrec.serving.rollout.arms import CANARY, Canary, Report, Rollout
+from rayrec.serving.rollout.guardrails import FAILED, Guardrails
 from rayrec.workspace.versions import Workspace
 from tests.serving.cluster.broken_bundles import publish, spoil, without_numbers
 from tests.serving.small_world import publish_without_log
@@ -108,6 +109,24 @@ def test_a_running_replica_moves_to_another_bundle_and_a_canary(recall: TopicRec
     asyncio.run(walk())
     assert recall.metrics.value("bundle_loaded", version=first, arm="stable") == 0
     assert recall.metrics.value("bundle_loaded", version=second, arm="stable") == 1
+
+
+def test_a_report_has_a_copy_of_whom_the_arms_failed_since_the_canary_began(recall: TopicRecall, world: Config) -> None:
+    first, second = locate(Workspace(world.workspace), None)[0], publish(world)
+    canary = Rollout(version=first, canary=Canary(version=second, share=0.5))
+
+    async def walk() -> None:
+        assert (await reconfigured(recall, Rollout(version=first))).guardrails == Guardrails()
+        assert (await reconfigured(recall, canary)).guardrails == Guardrails(second)
+        recall.arms.guardrails.note(FAILED, CANARY, "ann")
+        report = await recall.report()
+        recall.arms.guardrails.note(FAILED, CANARY, "bob")  # while the report is on its way
+        assert report.guardrails.count(FAILED, CANARY) == 1
+        assert (await recall.report()).guardrails.count(FAILED, CANARY) == 2
+        again = canary.model_copy(update={"canary": Canary(version=second, share=0.2)})
+        assert (await reconfigured(recall, again)).guardrails == Guardrails(second)  # other users have it now
+
+    asyncio.run(walk())
 
 
 def test_a_bundle_without_a_ranker_is_served_and_left_for_one_with_a_ranker(recall: TopicRecall, world: Config) -> None:

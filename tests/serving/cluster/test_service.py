@@ -22,9 +22,12 @@ from rayrec.serving.cluster import connection, processes
 from rayrec.serving.cluster import service as cluster
 from rayrec.serving.cluster.head import Address
 from rayrec.serving.cluster.service import ClusterError
+from rayrec.serving.rollout.decision import users_that_prove
 from rayrec.stages.pipeline import load_stage
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
+from tests.serving.cluster.broken_bundles import inverted, lose, publish, spoil
+from tests.serving.cluster.trials import SHARE, People, Trial, is_canary, people_needed, readers
 from tests.serving.music_world import build_music_world
 from tests.serving.small_world import publish_catalog_of, publish_without_log
 from tests.serving.sockets import listening
@@ -36,7 +39,8 @@ PUBLISH = load_stage("publish")
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """With music, and with the space of search in its bundles, but without a deployment that searches."""
-    config = build_music_world(tmp_path_factory.mktemp("served"), **{"serving.port": processes.free_ports(1)[0]})
+    settings = {"serving.port": processes.free_ports(1)[0], "serving.slow_s": 10}  # slower than any answer of a busy machine
+    config = build_music_world(tmp_path_factory.mktemp("served"), **settings)
     config = config.model_copy(update={"search": None})
     yield config
     connection.stop(config)
@@ -179,6 +183,47 @@ def test_canary_swap_and_rollback_drop_no_request(service: httpx.Client, config:
     assert {said for status, said in music if status == 200} == {before}
     assert all("has no music" in said and before not in said for status, said in music if status == 404)
     assert music[-1] == (200, before)
+
+
+def test_a_canary_that_people_like_less_goes_back_within_the_people_that_the_test_needs(
+    service: httpx.Client, config: Config
+) -> None:
+    before = service.get("/healthz").json()["bundle"]
+    version = publish(config)
+    spoil(config, version, inverted)
+    people, needed = People(service, config, before, seed=5), people_needed()
+    trial = Trial(config, version)
+    assert trial.began
+    with people.load():
+        arms = [is_canary(people.come(reader)) for reader in readers(version, needed)]
+        reason = trial.reason()  # nobody new comes, and those who were there do nothing more
+        assert not any(is_canary(people.come(reader)) for reader in people.seen[:10])
+    assert reason.startswith(("the canary is worse: clicks per user -", "the canary is worse: watch seconds per user -"))
+    assert service.get("/healthz").json()["bundle"] == before
+    assert people.statuses == {200}
+    assert 250 < needed < 400
+    assert (len(arms), sum(arms)) == (needed, needed // 2)
+
+
+def test_a_canary_that_fails_goes_back_and_its_users_get_pages_all_the_same(service: httpx.Client, config: Config) -> None:
+    before = service.get("/healthz").json()["bundle"]
+    version, lost = publish(config), [f"z lost {number}" for number in range(100)]
+    lose(config, version, lost)
+    people, failed = People(service, config, before, seed=6), 0
+    trial = Trial(config, version)
+    assert trial.began
+    with people.load():
+        for number, user in enumerate(lost):
+            people.come(f"found {number}")  # of whom the canary's fail nothing
+            answer = people.come(user)
+            assert answer["bundle"] == before
+            failed += is_canary(answer)
+            if failed == users_that_prove(SHARE):
+                break
+        reason = trial.reason()
+    assert reason.startswith(f"the canary fails more: pages could not be made for {failed} of its users, and for 0 of the others")
+    assert service.get("/healthz").json()["bundle"] == before
+    assert people.statuses == {200}
 
 
 def test_the_status_shows_replicas_bundles_and_swaps(service: httpx.Client, config: Config) -> None:

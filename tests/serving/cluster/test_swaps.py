@@ -1,5 +1,6 @@
 """Swaps and rollbacks with a service that is only played, and what is refused before any replica hears of it. Without Ray."""
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from rayrec.config import Config, with_values
 from rayrec.serving.bundle import BundleError, locate
 from rayrec.serving.cluster import service as service_module
 from rayrec.serving.cluster import swaps
-from rayrec.serving.cluster.service import SwapRefusedError, with_rollout
-from rayrec.serving.rollout.arms import Canary, Report, Rollout
+from rayrec.serving.cluster.service import ClusterError, SwapRefusedError, with_rollout
+from rayrec.serving.rollout.arms import CANARY, Canary, Report, Rollout
+from rayrec.serving.rollout.decision import Decision, users_that_prove
+from rayrec.serving.rollout.guardrails import FAILED, SLOW, Guardrails
 from rayrec.serving.rollout.history import HISTORY, SwapError, swap_history
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.stages.pipeline import load_stage
@@ -38,6 +41,7 @@ def service(small_world: Config, monkeypatch: pytest.MonkeyPatch) -> Service:
     rollouts = [Rollout(version=locate(workspace, None)[0])]
     monkeypatch.setattr("rayrec.serving.cluster.service.current_rollout", lambda config: rollouts[-1])
     monkeypatch.setattr("rayrec.serving.cluster.service.apply_rollout", lambda config, rollout: rollouts.append(rollout))
+    monkeypatch.setattr("rayrec.serving.cluster.service.reports", lambda config: [])
     workspace.write_file(HISTORY, b"[]")
     workspace.pin("publish", rollouts[0].versions())
     return rollouts
@@ -185,6 +189,96 @@ def test_there_must_be_a_canary_to_decide_on_and_nobody_may_take_it_away(
     monkeypatch.setattr(swaps.time, "sleep", lambda seconds: swaps.rollback(config))
     with pytest.raises(SwapError, match="ended or changed by another swap"):
         swaps.decide(config, 100, print)
+
+
+@pytest.mark.parametrize(("kind", "words"), [(FAILED, "the canary fails more: "), (SLOW, "the canary is slower: ")])
+def test_a_canary_that_fails_its_users_on_several_replicas_is_left(
+    service: Service,
+    small_world: Config,
+    publish: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+    words: str,
+) -> None:
+    """Two replicas each noted too few users to prove it. One of them dies, and what it noted is remembered."""
+    first, second = service[-1].version, publish()
+    config = with_values(small_world, {"serving.state": str(tmp_path / "events.db")})
+    noted = [Guardrails(second), Guardrails(second), Guardrails("another canary")]
+    needed, said, looks = users_that_prove(0.2), list[str](), list[int]()
+    for number in range(needed):
+        noted[number % 2].note(kind, CANARY, f"u{number}")
+        noted[2].note(kind, CANARY, f"u{number}")
+
+    def reports(config: Config) -> list[Report]:
+        looks.append(len(looks))
+        if looks[-1] == 1:
+            raise ClusterError("the replicas of TopicRecall do not answer")
+        alive = [noted[0], noted[2]] if looks[-1] == 0 else [noted[1], noted[2]]
+        return [Report("r", "n", service[-1], False, "", {}, 0.2, 0.0, 0, 0, 0, each) for each in alive]
+
+    monkeypatch.setattr("rayrec.serving.cluster.service.reports", reports)
+    monkeypatch.setattr(swaps.time, "sleep", lambda seconds: None)
+    swaps.swap(config, share=0.2)
+    done = swaps.decide(config, 10_000, said.append)
+    assert said[0].startswith(f"{words}pages ")
+    assert f"for {needed} of its users, and for 0 of the others, where it has 20% of all users" in said[0]
+    assert (done.version, done.canary, service[-1]) == (first, None, Rollout(version=first))
+    assert looks == [0, 1, 2]
+
+
+def test_a_canary_is_decided_only_as_it_was_seen(
+    service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another operator ends it while the decision waits for its turn: then nothing is swapped or rolled back any more."""
+    first, second = service[-1].version, publish()
+    config = with_values(small_world, {"serving.state": str(tmp_path / "events.db")})
+    for goes_on in (True, False):
+        swaps.swap(config, second, share=0.2)
+        seen = service[-1]
+
+        def decided(*arguments: object, goes_on: bool = goes_on) -> Decision:
+            swaps.swap(config, second, share=0.5)  # comes first
+            return Decision(goes_on, "proven")
+
+        monkeypatch.setattr("rayrec.serving.rollout.decision.decided", decided)
+        before = len(swap_history(Workspace(config.workspace)))
+        with pytest.raises(SwapError, match="ended or changed by another swap"):
+            swaps.decide(config, 100, lambda reason: None)
+        assert service[-1] == Rollout(version=first, canary=Canary(version=second, share=0.5))
+        assert len(swap_history(Workspace(config.workspace))) == before + 1
+        with pytest.raises(SwapError, match="ended or changed by another swap"):
+            swaps.rollback(config, seen)
+        with pytest.raises(SwapError, match="ended or changed by another swap"):
+            swaps.swap(config, second, expected=seen)
+        swaps.rollback(config, service[-1])
+        assert service[-1] == Rollout(version=first)
+
+
+def test_what_is_expected_is_compared_when_the_turn_has_come(
+    service: Service, small_world: Config, publish: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the lock has seen what the one who holds it is about to change."""
+    second, third = publish(), publish()
+    swaps.swap(small_world, second, share=0.2)
+    seen, applying, go_on = service[-1], threading.Event(), threading.Event()
+
+    def apply(config: Config, rollout: Rollout) -> None:
+        applying.set()
+        assert go_on.wait(10)
+        service.append(rollout)
+
+    monkeypatch.setattr("rayrec.serving.cluster.service.apply_rollout", apply)
+    with ThreadPoolExecutor(2) as threads:
+        other = threads.submit(swaps.swap, small_world, third)
+        assert applying.wait(10)
+        ours = threads.submit(swaps.swap, small_world, second, None, seen)
+        time.sleep(0.3)
+        assert not ours.done()
+        go_on.set()
+        assert isinstance(ours.exception(), SwapError)
+        assert other.exception() is None
+    assert service[-1] == Rollout(version=third)
 
 
 # --- two operators ---

@@ -161,6 +161,19 @@ def test_what_can_not_be_added_is_refused_with_a_sentence(
     assert recommender.store.additions(0) == []
 
 
+def test_a_list_of_a_hundred_long_descriptions_fits_and_a_larger_body_is_refused(
+    client: httpx.Client, recommender: Recommender
+) -> None:
+    videos = [{"video_id": f"long {number}", "title": "x" * 10_000} for number in range(100)]  # 1,000,000 bytes of titles
+    answer = client.post("/v1/videos", json=videos, params={"wait": "false"})
+    assert answer.status_code == 200, answer.text
+    assert {each.video_id for each in recommender.store.additions(0)} == {video["video_id"] for video in videos}
+    body, headers = b" " * 2**20, {"Content-Type": "application/json"}
+    assert "can't be read as JSON" in error(client.post("/v1/videos", content=body, headers=headers), 400)
+    refused = client.post("/v1/videos", content=body + b" ", headers=headers)
+    assert "larger than the 1,048,576 bytes that /v1/videos accepts" in error(refused, 413)
+
+
 def test_a_large_file_arrives_whole_and_one_that_breaks_off_is_not_kept(
     client: httpx.Client, desk: Desk, tmp_path: Path, published: Config
 ) -> None:

@@ -1,6 +1,9 @@
 """How an experiment stands: sums of made-up events against a direct count, and false alarms where the arms are the same."""
 
+import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +142,38 @@ def test_a_reader_reads_each_event_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert reader.statuses(store, NOW, at_most_s=0) == [before]
     assert reader.statuses(store, NOW) == reader.statuses(store, NOW) == [status_of(tally_of(events), NOW)]
     store.close()
+
+
+def test_who_may_not_wait_gets_the_last_statuses_while_another_reads(tmp_path: Path) -> None:
+    events, store, reader = browse(np.random.default_rng(2), 20), Paused(tmp_path / "events.db"), Reader({"fresh": EXPERIMENT})
+    store.add_events(events[:50])
+    before = reader.statuses(store, NOW)
+    store.add_events(events[50:])
+    with ThreadPoolExecutor(1) as thread:
+        store.open.clear()
+        reading = thread.submit(reader.statuses, store, NOW)
+        assert store.asked.wait(10)
+        assert reader.statuses(store, NOW, at_most_s=5.0) is before
+        assert not reading.done()
+        store.open.set()
+        assert reading.result() == [status_of(tally_of(events), NOW)]
+    assert reader.statuses(store, NOW, at_most_s=5.0) == reading.result()
+    store.close()
+
+
+class Paused(SqliteStore):
+    """A store that is read only while it is `open`; `asked` says that somebody waits for it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.open, self.asked = threading.Event(), threading.Event()
+        self.open.set()
+
+    def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
+        if not self.open.is_set():
+            self.asked.set()
+            assert self.open.wait(10)
+        return super().read(first, upto)
 
 
 def alarms(found: ExperimentStatus) -> list[bool]:

@@ -1,6 +1,9 @@
 """A page of recommendations."""
 
+import logging
+import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -12,7 +15,11 @@ from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import RecommendRequest
 from rayrec.serving.http.schemas import RecommendAnswer
 from rayrec.serving.metrics import Metrics
-from rayrec.serving.recommender import Page, Visit, now_ms
+from rayrec.serving.recommender import Page, Recommender, Visit, now_ms
+from rayrec.serving.rollout.arms import CANARY
+from rayrec.serving.rollout.guardrails import FAILED, SLOW
+
+log = logging.getLogger(__name__)
 
 
 def create_router(backend: Backend) -> APIRouter:
@@ -28,23 +35,55 @@ def create_router(backend: Backend) -> APIRouter:
         """
         if request.k > max_k:
             raise HTTPException(422, f"k: a page holds at most {max_k} videos (serving.max_k), not {request.k}")
-        arm, recommender = backend.arms().arm_of(request.user_id)
         experiments = backend.experiments
         assigned = experiments.of(request.user_id, now_ms())
-        page = await recommender.recommend(
-            request.user_id,
-            request.k,
-            request.exclude,
-            request.blocked_authors,
-            request.context,
-            label(arm, assigned),
-            experiments.change(assigned),
-            Visit(request.session_id, request.page_number),
-        )
+
+        async def make(arm: str, recommender: Recommender) -> Page:
+            return await recommender.recommend(
+                request.user_id,
+                request.k,
+                request.exclude,
+                request.blocked_authors,
+                request.context,
+                label(arm, assigned),
+                experiments.change(assigned),
+                Visit(request.session_id, request.page_number),
+            )
+
+        arm, recommender, page = await _answered(backend, request.user_id, make)
         _count(backend.metrics, page, arm)
         return Response(answers.page(recommender, page, arm, assigned, request.debug), media_type="application/json")
 
     return router
+
+
+async def _answered(
+    backend: Backend, user_id: str, make: Callable[[str, Recommender], Awaitable[Page]]
+) -> tuple[str, Recommender, Page]:
+    """A user's page, the user's arm, and the recommender that made it: the stable one if the canary's failed.
+
+    The page belongs to the user's arm all the same, since that is where the user was drawn. Raises what `make` raises.
+    """
+    arms = backend.arms()
+    arm, recommender = arms.arm_of(user_id)
+    started = time.perf_counter()
+
+    def note(kind: str) -> None:
+        arms.guardrails.note(kind, arm, user_id)
+        backend.metrics.count("pages_failed_total" if kind == FAILED else "pages_slow_total", arm=arm)
+
+    try:
+        page = await make(arm, recommender)
+    except BaseException as problem:  # also if the request has lasted too long, or its caller has gone
+        note(FAILED)
+        if arm != CANARY or not isinstance(problem, Exception):
+            raise
+        log.exception("the canary failed on a request; the stable bundle answers it")
+        recommender = arms.stable
+        return arm, recommender, await make(arm, recommender)
+    if time.perf_counter() - started > backend.serving.slow_s:
+        note(SLOW)
+    return arm, recommender, page
 
 
 def _count(metrics: Metrics, page: Page, arm: str) -> None:
