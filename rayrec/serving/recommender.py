@@ -19,6 +19,7 @@ import numpy as np
 
 from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.exploration import Draw
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
 from rayrec.recall.similar import nearest
@@ -83,6 +84,14 @@ class Page:
     arm: str | None = None  # the arms that answered, as `assignment.label` writes them
     context: str | None = None  # of the request, as JSON
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
+    draws: list[Draw] | None = None  # of the places that explored; `rows` are items here. None where no place may explore
+
+    def propensities(self) -> list[float] | None:
+        """The probability of each video to be shown in its place, 1 where nothing was drawn. None where no place may explore."""
+        if self.draws is None:
+            return None
+        odds = {draw.position: draw.propensity for draw in self.draws}
+        return [odds.get(position, 1.0) for position in range(len(self.items))]
 
 
 @dataclass(frozen=True)
@@ -242,10 +251,12 @@ class Recommender:
 
         exclusions = _exclusions(items, user, exclude, blocked_authors)
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
-        found = await view.pipelines[change].run(query, view.queues, score, k, trace)
+        pipeline = view.pipelines[change]
+        found = await pipeline.run(query, view.queues, score, k, trace)
         page = found.candidates.take(found.rows)
         scores, said = found.scores[found.rows], _as_json(context or {})
-        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said)
+        draws = [replace(draw, rows=found.candidates.items[draw.rows]) for draw in found.draws] if pipeline.explores else None
+        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said, draws=draws)
 
     def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items (int32) most similar to a video, and their similarities (float32), the most similar first.
@@ -316,18 +327,32 @@ class Recommender:
         return written.result()
 
     def _impressions(self, user_id: str, page: Page) -> list[Event]:
-        shown = enumerate(self.items.ids(page.items))
+        shown, draws = enumerate(self.items.ids(page.items)), self._draws(page)
         ours = uuid.uuid4().hex  # not the request's id, which callers know and may make ids of their own events from
+        at, request, arm, said = page.at, page.request_id, page.arm, page.context
         return [
-            Event(f"{ours}-{position}", user_id, video_id, "impression", page.at, page.request_id, None, page.arm, page.context)
-            for position, video_id in shown
+            Event(f"{ours}-{place}", user_id, video_id, "impression", at, request, None, arm, said, draws[place])
+            for place, video_id in shown
         ]
+
+    def _draws(self, page: Page) -> list[str | None]:
+        """How each video of a page came to its place, as `Event.draw` says it."""
+        propensities = page.propensities()
+        if propensities is None:
+            return [None] * len(page.items)
+        among = {draw.position: self.items.ids(draw.rows) for draw in page.draws or ()}
+        facts = [{"position": place, "propensity": odds} for place, odds in enumerate(propensities)]
+        return [_packed(each | ({"among": among[place]} if place in among else {})) for place, each in enumerate(facts)]
 
 
 def _as_json(context: dict[str, Any]) -> str | None:
     """The fields that have a value; None if there are none."""
     known = {name: value for name, value in context.items() if value is not None}
-    return json.dumps(known, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if known else None
+    return _packed(known) if known else None
+
+
+def _packed(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _exclusions(items: Items, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:

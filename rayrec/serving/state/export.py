@@ -3,7 +3,9 @@
     2026-11-21.parquet    the impressions of this day, each with what the user did with it
     _export.parquet       other events whose impression has not arrived yet; its metadata say how far the export went
 
-The column `context` says what the request was said to come with, as a JSON object, whose fields `ingest` makes columns of.
+The column `context` says what the request was said to come with, as a JSON object, whose fields `ingest` makes columns of. Of pages
+that may explore (`selection.explore`), `position` and `propensity` say where and with which probability the video was shown, and
+`among` between which videos it was drawn, as a JSON array, null where nothing was drawn. `rayrec off_policy` reads them.
 
 Each row has the number of the last event that was known when it was written, in the column `export`. A bundle that is trained on
 the folder therefore knows which events its log holds, even if an export brought nothing but clicks.
@@ -13,6 +15,7 @@ folder may keep events for longer than the store does. Every step can be repeate
 continues from where the last complete export ended.
 """
 
+import json
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +29,7 @@ import pyarrow.parquet as pq
 
 from rayrec import tables
 from rayrec.config import Config, ConfigError
-from rayrec.datasets.files import CONTEXT, EXPORTED
+from rayrec.datasets.files import AMONG, CONTEXT, EXPORTED
 from rayrec.serving.state.opening import is_redis, open_store, state_path
 from rayrec.serving.state.store import StateStore, digest
 from rayrec.tables import SECONDS, TEXT, TIME
@@ -39,16 +42,19 @@ STATE = "_export.parquet"
 NO_EVENTS = "no service has recorded events in this workspace, so there is nothing to export"
 EXPORT = "export"  # the column with the number of the last event that was taken into account when the row was written
 KEY = ["user_id", "video_id", "request_id", "shown_at"]  # rows with the same values are one impression
+DRAWN = {"position": pa.int32(), "propensity": pa.float64(), AMONG: TEXT}  # what `Event.draw` has of an impression
 ROWS = pa.schema(
     {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "watch_s": SECONDS, "request_id": TEXT}
     | {"arm": TEXT, CONTEXT: TEXT, "liked": pa.bool_(), "skipped": pa.bool_(), EXPORT: pa.int64()}
-    | {"clicked_at": TIME, "watched_at": TIME, "liked_at": TIME, "skipped_at": TIME},
+    | {"clicked_at": TIME, "watched_at": TIME, "liked_at": TIME, "skipped_at": TIME}
+    | DRAWN,
     metadata=EXPORTED,
 )
 MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", CONTEXT: "first", "liked": "any", "skipped": "any", EXPORT: "max"}
 # When it was done for the first time, and for `watched_at`, which is when `watch_s` was known, for the last. Training must not know
 # of it earlier: a page is often shown before the page above it was read.
 MERGED |= {"clicked_at": "min", "watched_at": "max", "liked_at": "min", "skipped_at": "min"}
+MERGED |= dict.fromkeys(DRAWN, "first")
 KINDS = {"clicked": "click", "watched": "watch", "liked": "like", "skipped": "skip"}
 
 
@@ -209,14 +215,25 @@ def _shown(events: pa.Table, clicked: bool) -> pa.Table:
     columns |= {"shown_at": events["at"], "clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
     columns |= {f"{done}_at": pa.nulls(events.num_rows, TIME) for done in KINDS}
     columns |= {"clicked_at": events["at"]} if clicked else {}
+    columns |= _draws(events)
     columns[EXPORT] = pa.nulls(events.num_rows, pa.int64())
     return pa.table(columns).select(ROWS.names).cast(ROWS)
+
+
+def _draws(events: pa.Table) -> dict[str, pa.Array]:
+    """The columns of `DRAWN`."""
+    facts = [json.loads(text) if text else {} for text in events["draw"].to_pylist()]
+    for each in facts:
+        if AMONG in each:
+            each[AMONG] = json.dumps(each[AMONG], ensure_ascii=False)
+    return {name: pa.array([each.get(name) for each in facts], kind) for name, kind in DRAWN.items()}
 
 
 def _answers(events: pa.Table, impressions: pa.Table) -> pa.Table:
     """What the events say about the impressions (`KEY` columns, row by row) that they belong to."""
     unknown = pa.nulls(events.num_rows, TEXT)
     columns = {name: impressions[name] for name in KEY} | {"watch_s": events["watch_s"], "arm": unknown, CONTEXT: unknown}
+    columns |= {name: pa.nulls(events.num_rows, kind) for name, kind in DRAWN.items()}
     for done, kind in KINDS.items():
         is_this = pc.equal(events["kind"], kind)
         columns |= {done: is_this, f"{done}_at": pc.if_else(is_this, events["at"], pa.scalar(None, TIME))}

@@ -41,7 +41,7 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = "3"
+SCHEMA = "5"
 PASSWORD_VARIABLE = "RAYREC_REDIS_PASSWORD"  # for a URL without a password, since URLs are in configs, which people share
 HOUR = 60 * MINUTE
 DELETE_BATCH = 200  # events deleted in one step; between steps, others write
@@ -270,7 +270,7 @@ class RedisStore(WritesByIntake):
         schema = self._redis.get(f"{PREFIX}schema")
         if schema == "1":
             self._migrate_from_1()
-        elif schema == "2":  # whose events have no context
+        elif schema in ("2", "3", "4"):  # whose events lack the last fields
             self._redis.set(f"{PREFIX}schema", SCHEMA)
         elif schema != SCHEMA:
             raise ConfigError(

@@ -33,7 +33,7 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = 5  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
+SCHEMA = 7  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
 READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
 PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
@@ -44,7 +44,7 @@ PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, ot
 TABLES = """
 CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, user_id TEXT NOT NULL,
     video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL, arm TEXT,
-    context TEXT, UNIQUE (user_id, event_id));
+    context TEXT, draw TEXT, UNIQUE (user_id, event_id));
 CREATE INDEX IF NOT EXISTS of_user ON events (user_id, kind, at, number, video_id);
 CREATE INDEX IF NOT EXISTS by_time ON events (at, kind);
 CREATE TABLE IF NOT EXISTS withdrawn (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -59,6 +59,7 @@ COLUMNS = ", ".join(Event._fields)
 # Before version 2, all users shared the event ids. SQLite can't change the constraints of a table, so its rows are copied.
 UPGRADE_FROM_0 = "ALTER TABLE events ADD COLUMN arm TEXT; DROP INDEX IF EXISTS seen; DROP INDEX IF EXISTS clicked;"
 UPGRADE_FROM_4 = "ALTER TABLE events ADD COLUMN context TEXT;"
+UPGRADE_FROM_6 = "ALTER TABLE events ADD COLUMN draw TEXT;"
 UPGRADE_FROM_1 = f"""
 DROP INDEX IF EXISTS of_user;
 DROP INDEX IF EXISTS by_time;
@@ -264,9 +265,9 @@ class SqliteStore(WritesByIntake):
             script = ""
             if old and version < 2:
                 log.warning("the events file %s is brought up to date, which takes minutes for a large one", self.path)
-                script = (UPGRADE_FROM_0 if version == 0 else "") + UPGRADE_FROM_4 + UPGRADE_FROM_1
+                script = (UPGRADE_FROM_0 if version == 0 else "") + UPGRADE_FROM_4 + UPGRADE_FROM_6 + UPGRADE_FROM_1
             elif old:
-                script = UPGRADE_FROM_4
+                script = (UPGRADE_FROM_4 if version < 5 else "") + UPGRADE_FROM_6
             for statement in filter(str.strip, f"{script}{TABLES}PRAGMA user_version = {SCHEMA};".split(";")):
                 db.execute(statement)  # executescript would commit
 

@@ -42,6 +42,9 @@ class Event(NamedTuple):
     watch_s: float | None = None
     arm: str | None = None
     context: str | None = None  # of the request in which the video was shown: a JSON object, None if nothing was said
+    # How the video of an impression came to its place, None where no place of the page could explore: a JSON object with its
+    # `position` from 0, the `propensity` with which it was shown there, and the videos `among` which it was drawn, if it was.
+    draw: str | None = None
 
 
 class Since(NamedTuple):
