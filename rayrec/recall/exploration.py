@@ -10,13 +10,18 @@ bring one click at this rate. Thompson sampling draws a rate from each of these 
 afterwards how likely that was, so that it is done the other way round here: first the probability that each video has the highest
 rate is computed, then one video is drawn with these probabilities. The odds of a draw are therefore exact, whatever the numerical
 error of the integrals, which only decides how near the draw is to that of the distributions.
+
+Thompson sampling soon gives some videos odds of one in ten thousand. If another ranker prefers one of these, the few times when it
+was drawn weigh more than all the rest of the log, so that the log says nothing of that ranker. A share `UNIFORM` of the draws is
+therefore among all videos alike, and none has odds below UNIFORM / ARMS.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-ARMS = 20  # videos that compete for a place; the more there are, the less a log says of another ranker
+ARMS = 10  # videos that compete for a place; the more there are, the less a log says of another ranker
+UNIFORM = 0.2
 RATES = (1e-3, 0.5)  # the prior's rate is at least and at most this, so that both of its parameters are 1 or more
 # The points of the integrals. Evenly spaced logits, because a Beta density of a logit is smooth and vanishes on both sides.
 _LOGITS = np.linspace(-16, 16, 768)
@@ -38,10 +43,15 @@ class Draw:
 
 
 def odds(exposures: np.ndarray, clicks: np.ndarray, rate: float) -> np.ndarray:
-    """The probability that each of A videos has the highest click rate of them, from their counts: float64 [A], which adds up to 1.
+    """The probability with which each of A videos is drawn, from their counts: float64 [A], which adds up to 1.
 
     `rate` is the click rate of the catalog.
     """
+    return np.asarray((1 - UNIFORM) * best_odds(exposures, clicks, rate) + UNIFORM / len(exposures))
+
+
+def best_odds(exposures: np.ndarray, clicks: np.ndarray, rate: float) -> np.ndarray:
+    """The probability that each of A videos has the highest click rate of them: float64 [A], which adds up to 1."""
     prior = min(max(rate, RATES[0]), RATES[1])
     ones = 1.0 + clicks  # the two parameters of each distribution
     others = 1 / prior - 1 + np.maximum(exposures - clicks, 0)  # clicks may come without an impression
