@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from rayrec.config import Selection
 from rayrec.recall import selection
 from rayrec.recall.queues import ItemTopics
-from rayrec.recall.selection import ARMS, Odds, Selected, Selector, best
+from rayrec.recall.selection import Odds, Selected, Selector, best
 
 # Items 1-12: item i has topic i % 3, items 9-12 topic 5 too; three authors, that of items 10-12 is not known.
 TOPICS = ItemTopics.of_lists(pa.array([None, *([i % 3] + [5] * (i > 8) for i in range(1, 13))], pa.list_(pa.int32())))
@@ -128,10 +128,10 @@ def test_a_video_is_shown_as_often_as_its_odds_say() -> None:
 
 
 def test_so_many_compete_for_a_place_and_each_of_them_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ARMS == 20
     monkeypatch.setattr(selection, "ARMS", 3)
     draws = [draw for draw_seed in range(50) for draw in selected(2, ITEMS > 4, draw_seed, explore=0.5).draws]
     assert {len(draw.rows) for draw in draws} == {3}
+    assert {draw.propensity for draw in draws} == {1 / 3}
     assert set(np.concatenate([draw.rows for draw in draws]).tolist()) == set(range(4, 12))
 
 
