@@ -106,10 +106,10 @@ TABLES: dict[str, TableSpec] = {
     "interactions": TableSpec(
         _schema(
             {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_()},
-            {"clicked_at": TIME, "watch_s": SECONDS, "rating": pa.float32(), "request_id": TEXT},
+            {"clicked_at": TIME, "watch_s": SECONDS, "rating": pa.float32(), "request_id": TEXT, "propensity": pa.float64()},
         ),
         stage="ingest",
-        at_least=(("shown_at", 0), ("clicked_at", 0), ("watch_s", 0)),
+        at_least=(("shown_at", 0), ("clicked_at", 0), ("watch_s", 0), ("propensity", 0)),
         extra_columns=True,
     ),
     "users": TableSpec(_schema({"user_id": TEXT}), stage="ingest", key=("user_id",), extra_columns=True),
@@ -218,7 +218,7 @@ TABLES: dict[str, TableSpec] = {
         _schema(
             {"event_id": TEXT, "user_id": TEXT, "video_id": TEXT, "kind": TEXT, "at": TIME},
             {"request_id": TEXT, "watch_s": SECONDS, "arm": TEXT, "context": TEXT}
-            | {"position": pa.int32(), "page_number": pa.int32(), "session_id": TEXT, "dwell_s": SECONDS},
+            | {"position": pa.int32(), "page_number": pa.int32(), "session_id": TEXT, "dwell_s": SECONDS, "draw": TEXT},
         ),
         stage="serve",
         key=("event_id",),

@@ -144,6 +144,16 @@ def ab_test(config: ConfigPath, overrides: Overrides = None, force: Force = Fals
     say(f"The report: {folder}/{REPORT}")
 
 
+@app.command("off_policy", rich_help_panel=PANEL)
+def off_policy(config: ConfigPath, overrides: Overrides = None, force: Force = False) -> None:
+    """Estimate from places that explored what another ranker would be clicked there (section `off_policy`)."""
+    from rayrec.stages.off_policy import STAGE, TABLE
+
+    workspace, folder = run_alone(STAGE, load_config(config, overrides), force)
+    say(workspace.read_file(f"{folder}/{TABLE}").decode())
+    say(f"All results, and a picture: {folder}")
+
+
 @app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath, overrides: Overrides = None) -> None:
     """Show the current version of each stage in the workspace, its tables and how many rows it rejected."""

@@ -45,7 +45,7 @@ class Selection(Section):
 
     max_per_topic: Count | None = None  # videos of a page; a rule gives way where the page would not be full otherwise
     max_per_author: Count | None = None
-    explore: Share = 0  # share of a page's positions that go to fresh videos, whatever their score
+    explore: Share = 0  # share of a page's positions for which a fresh video is drawn by Thompson sampling, whatever its score
 
 
 class Evaluation(Section):

@@ -11,6 +11,7 @@ from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.experiments import changed_settings
 from rayrec.config.features import Features, PrivatePublic, Reduction
 from rayrec.config.music import Music
+from rayrec.config.off_policy import OffPolicy
 from rayrec.config.ranking import Ranker, Split
 from rayrec.config.recall import Evaluation, Recall, Selection
 from rayrec.config.replay import Replay
@@ -40,6 +41,7 @@ class Config(Section):
     comparison: Comparison = Comparison()
     replay: Replay = Replay()
     ab_test: ABTest = ABTest()
+    off_policy: OffPolicy = OffPolicy()
     evaluation: Evaluation = Evaluation()
     collaborative: Collaborative | None = None  # the stage is skipped unless this section is there
     music: Music | None = None  # the stage is skipped unless this section is there

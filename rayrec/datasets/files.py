@@ -45,6 +45,7 @@ PIECE_ROWS = 2**18  # of small files, which are read one after the other
 EXPORTED = {b"rayrec": b"interactions"}  # the metadata of a log that has our names and units
 MAX_CONTEXT = 50  # columns that the context of a block of rows becomes, those of the fields that most requests have
 CONTEXT = "context"  # the column of such a log that has the context of each request
+AMONG = "among"  # likewise the videos between which one was drawn, which `rayrec off_policy` alone needs
 EXPORTED_CATALOG = {b"rayrec": b"catalog"}  # likewise of a catalog
 EXPORTED_USERS = {b"rayrec": b"users"}  # and of what was said of users, which counts instead of what other files say of them
 MARKS = {"catalog": EXPORTED_CATALOG, "interactions": EXPORTED, "users": EXPORTED_USERS}
@@ -137,12 +138,15 @@ def _is_marked(schema: pa.Schema, name: str) -> bool:
 
 
 def _with_context(raw: SourceTable) -> SourceTable:
-    """An exported log with a column for each field of the context, which its rows have as JSON. No field replaces a column."""
+    """An exported log with a column for each field of the context, which its rows have as JSON. No field replaces a column.
+
+    It is without the column `AMONG`.
+    """
     if CONTEXT not in raw.table.column_names:
         return raw
     encoded = raw.table[CONTEXT].cast(tables.TEXT).combine_chunks().dictionary_encode()
     said = [json.loads(text) for text in encoded.dictionary.to_pylist()]
-    table = raw.table.drop_columns([CONTEXT])
+    table = raw.table.drop_columns([name for name in (CONTEXT, AMONG) if name in raw.table.column_names])
     taken = {*raw.table.column_names, *tables.spec_of("interactions").schema.names}
     counts = Counter[str]()
     for each in pc.value_counts(encoded.indices.drop_null()).to_pylist():

@@ -31,8 +31,9 @@ from rayrec.evaluation.pages import Counters
 from rayrec.ranking.scorer import Scorer
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.items import count_by_user_and_day
-from rayrec.recall.pipeline import RecallPipeline, Trace
+from rayrec.recall.pipeline import RecallPipeline, ScoredCandidates, Trace
 from rayrec.recall.queues import TopicQueues
+from rayrec.recall.selection import Odds
 from rayrec.recall.source import Query
 
 WATCH_S, VIDEOS, PAGES, CAME = range(4)  # the columns of what a person did
@@ -140,11 +141,22 @@ class Platform:
         for row, each in enumerate(found):
             candidates_BN[row, : len(each)] = each.items
         scores_BN = arm.scorer.score([""] * len(who_B), histories, times, at_B, candidates_BN)
+        odds = self._odds(who_B, histories, times, at_B, candidates_BN)
         pages_BK = np.zeros((len(who_B), self.k), np.int32)
         for row, (query, each) in enumerate(zip(queries, found, strict=True)):
-            page = arm.pipeline.selected(query, queues, each, scores_BN[row, : len(each)], self.k, Trace()).page
-            pages_BK[row, : len(page)] = page
+            page = arm.pipeline.selected(query, queues, each, scores_BN[row, : len(each)], self.k, Trace(), odds[row])
+            pages_BK[row, : len(page.rows)] = page.page
+            self._show(int(who_B[row]), page)
         return pages_BK
+
+    def _odds(
+        self, who_B: np.ndarray, histories: list[np.ndarray], times: list[np.ndarray], at_B: np.ndarray, candidates_BN: np.ndarray
+    ) -> Sequence[Odds | None]:
+        """The odds at the places of each person's page that explore; None for those of Thompson sampling."""
+        return [None] * len(who_B)
+
+    def _show(self, person: int, page: ScoredCandidates) -> None:
+        """Is told of each page before it is shown."""
 
     def _remember(
         self, who_B: np.ndarray, at_B: np.ndarray, items_BK: np.ndarray, reactions: Reactions, did_P4: np.ndarray

@@ -15,9 +15,10 @@ from rayrec.config import Recall, Selection
 from rayrec.errors import RayrecError
 from rayrec.recall import sources
 from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.exploration import Draw
 from rayrec.recall.items import ItemData
 from rayrec.recall.queues import TopicQueues, mixed
-from rayrec.recall.selection import Selector
+from rayrec.recall.selection import Odds, Selector
 from rayrec.recall.source import NO_TOPIC, Candidates, Query
 from rayrec.recall.sources.fresh import Fresh, fresh_items
 from rayrec.recall.sources.popular import Popular, popular_items
@@ -61,6 +62,7 @@ class ScoredCandidates:
     scores: np.ndarray  # float32 [n]
     rows: np.ndarray  # int64 [k]: rows of the candidates in the order of the page
     why: np.ndarray  # str [k]: the label of the source that brought each item of the page
+    draws: list[Draw]  # of the places that explored
 
     @property
     def page(self) -> np.ndarray:
@@ -76,6 +78,7 @@ class RecallPipeline:
         self.sources = sources.build(settings, items)
         self.labels = np.array([*(source.label for source, _ in self.sources), Popular.label, Fresh.label])
         self.selector = Selector(selection, items.topics, items.author_of)
+        self.explores = selection.explore > 0
 
     async def run(self, query: Query, queues: TopicQueues, score: Score, k: int, trace: Trace) -> ScoredCandidates:
         """Makes a page of at most `k` items, fewer only when no more items may be shown.
@@ -88,14 +91,25 @@ class RecallPipeline:
         return self.selected(query, queues, candidates, scores, k, trace)
 
     def selected(
-        self, query: Query, queues: TopicQueues, candidates: Candidates, scores: np.ndarray, k: int, trace: Trace
+        self,
+        query: Query,
+        queues: TopicQueues,
+        candidates: Candidates,
+        scores: np.ndarray,
+        k: int,
+        trace: Trace,
+        odds: Odds | None = None,
     ) -> ScoredCandidates:
-        """The step behind the ranker. Raises `ScoreError` when the scores do not fit the candidates."""
+        """The step behind the ranker. `odds` are those at the places that explore, if not the odds of Thompson sampling.
+
+        Raises `ScoreError` when the scores do not fit the candidates.
+        """
         if len(scores) != len(candidates) or not np.isfinite(scores).all():
             raise ScoreError("the ranker's answer does not fit the candidates")
-        rows = self.selector.select(candidates.items, scores, queues.is_fresh(candidates.items), k, query.draw_seed)
+        items, odds = candidates.items, odds or (lambda rows: queues.odds(candidates.items[rows]))
+        rows, draws = self.selector.select(items, scores, queues.is_fresh(items), k, query.draw_seed, odds)
         trace.mark("select", len(rows))
-        return ScoredCandidates(candidates, scores, rows, self.labels[candidates.sources[rows]])
+        return ScoredCandidates(candidates, scores, rows, self.labels[candidates.sources[rows]], draws)
 
     def candidates(self, query: Query, queues: TopicQueues, count: int, trace: Trace) -> Candidates:
         """The steps before the ranker: `count` distinct candidates, none of them excluded, fewer when the catalog has no more."""

@@ -8,11 +8,13 @@ depends on the number of changes and not on the size of the catalog.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from rayrec.config import Recall
+from rayrec.recall import exploration
 from rayrec.tables import TEXT
 
 # The length of the ordered list `popular`. It is longer than what one user may have seen; the items behind it are in no order.
@@ -87,6 +89,8 @@ class TopicQueues:
     popular: np.ndarray  # int32, of all topics, weak ones too: most clicks first, at most MAX_POPULAR
     popular_interleaved: np.ndarray  # int32, `popular` with the topics taking turns
     fresh: np.ndarray  # int32, of all topics, which took turns when the queues were built
+    exposures: np.ndarray  # int64 [I], and `clicks` likewise: the arrays that `updated` was given, not copies of them
+    clicks: np.ndarray
 
     @classmethod
     def build(
@@ -101,7 +105,7 @@ class TopicQueues:
         """From each item's counters and whether it may be shown at all (arrays [I], which include item 0)."""
         lists = [NO_ITEMS] * (int(item_topics.topics.max(initial=-1)) + 1)
         kind, ctr = np.zeros(len(available), np.int8), np.zeros(len(available), np.float32)
-        nothing = cls(item_topics, settings, kind, ctr, lists, lists, NO_ITEMS, NO_ITEMS, NO_ITEMS)
+        nothing = cls(item_topics, settings, kind, ctr, lists, lists, NO_ITEMS, NO_ITEMS, NO_ITEMS, exposures, clicks)
         queues = nothing.updated(rng.permutation(np.arange(1, len(available), dtype=np.int32)), exposures, clicks, available)
         return replace(queues, fresh=interleaved_by_topic(queues.fresh, item_topics))
 
@@ -132,6 +136,8 @@ class TopicQueues:
             popular=popular,
             popular_interleaved=popular_interleaved,
             fresh=fresh,
+            exposures=exposures,
+            clicks=clicks,
         )
 
     def grown(self, item_topics: ItemTopics) -> "TopicQueues":
@@ -187,6 +193,15 @@ class TopicQueues:
     def is_weak(self, items: np.ndarray) -> np.ndarray:
         """A mask of the items that were shown often and clicked too rarely for a queue."""
         return self.kind[items] == WEAK
+
+    def odds(self, items: np.ndarray) -> np.ndarray:
+        """The probability with which Thompson sampling draws each of these items: float64, which adds up to 1."""
+        return exploration.odds(self.exposures[items], self.clicks[items], self.rate)
+
+    @cached_property
+    def rate(self) -> float:
+        """The click rate of the whole catalog. It is computed when it is first asked for."""
+        return float(self.clicks.sum() / max(self.exposures.sum(), 1))
 
     def by_popularity(self, interleaved: bool) -> Iterator[np.ndarray]:
         """All items that are not fresh, in two parts: the popular ones (topics take turns if `interleaved`), then all others.

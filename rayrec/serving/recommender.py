@@ -19,6 +19,7 @@ import numpy as np
 
 from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.exploration import Draw
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.recall.similar import nearest
@@ -98,6 +99,14 @@ class Page:
     context: str | None = None  # of the request, as JSON
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
     visit: Visit = NO_VISIT
+    draws: list[Draw] | None = None  # of the places that explored; `rows` are items here. None where no place may explore
+
+    def propensities(self) -> list[float] | None:
+        """The probability of each video to be shown in its place, 1 where nothing was drawn. None where no place may explore."""
+        if self.draws is None:
+            return None
+        odds = {draw.position: draw.propensity for draw in self.draws}
+        return [odds.get(position, 1.0) for position in range(len(self.items))]
 
 
 @dataclass(frozen=True)
@@ -262,9 +271,12 @@ class Recommender:
         hidden = np.append(user.seen, user.delivered)
         exclusions = _exclusions(items, hidden, exclude, blocked_authors)
         query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
-        found = await view.pipelines[change].run(query, view.queues, score, k, trace)
+        pipeline = view.pipelines[change]
+        found = await pipeline.run(query, view.queues, score, k, trace)
         page, said = found.candidates.take(found.rows), _as_json(context or {})
-        answer = Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, found.scores[found.rows], trace, arm, said)
+        draws = [replace(draw, rows=found.candidates.items[draw.rows]) for draw in found.draws] if pipeline.explores else None
+        scores = found.scores[found.rows]
+        answer = Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said, draws=draws)
         if len(page) == k:
             return answer
         allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors).also(page.items)
@@ -348,7 +360,7 @@ class Recommender:
         return written.result()
 
     def _impressions(self, user_id: str, page: Page) -> list[Event]:
-        shown = enumerate(self.items.ids(page.items))
+        shown, draws = enumerate(self.items.ids(page.items)), self._draws(page)
         ours = uuid.uuid4().hex  # not the request's id, which callers know and may make ids of their own events from
         return [
             Event(
@@ -363,15 +375,29 @@ class Recommender:
                 position=position,
                 page_number=page.visit.page_number,
                 session_id=page.visit.session_id,
+                draw=draws[position],
             )
             for position, video_id in shown
         ]
+
+    def _draws(self, page: Page) -> list[str | None]:
+        """How each video of a page came to its place, as `Event.draw` says it."""
+        propensities = page.propensities()
+        if propensities is None:
+            return [None] * len(page.items)
+        among = {draw.position: self.items.ids(draw.rows) for draw in page.draws or ()}
+        odds = [{"propensity": propensity} for propensity in propensities]
+        return [_packed(each | ({"among": among[place]} if place in among else {})) for place, each in enumerate(odds)]
 
 
 def _as_json(context: dict[str, Any]) -> str | None:
     """The fields that have a value; None if there are none."""
     known = {name: value for name, value in context.items() if value is not None}
-    return json.dumps(known, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if known else None
+    return _packed(known) if known else None
+
+
+def _packed(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _exclusions(items: Items, seen: np.ndarray, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:

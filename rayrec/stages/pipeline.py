@@ -25,7 +25,7 @@ ROAD = (
 # stage -> the section that it needs
 OPTIONAL = {"private_public": "private_public", "search_index": "search", "collaborative": "collaborative", "music": "music"}
 # Run only when asked for; they read the tables that the stages of the pipeline have written.
-ON_DEMAND = ("compress", "tune", "compare", "replay", "ab_test", "topic_report")
+ON_DEMAND = ("compress", "tune", "compare", "replay", "ab_test", "off_policy", "topic_report")
 
 log = logging.getLogger(__name__)
 

@@ -59,12 +59,15 @@ class Crowd:
         hour = rng.choice(len(HOURS), size=len(who), p=HOURS / HOURS.sum())
         return who, hour * HOUR_MS + rng.integers(0, HOUR_MS, len(who))
 
+    def affinity(self, who_B: np.ndarray, day: int, videos_BK: np.ndarray) -> np.ndarray:
+        """How much each person likes videos of their own on a day: [B, K]."""
+        interest_BKM = self.tastes.interest[who_B[:, None, None], day, self.stock.shown[videos_BK]]
+        return np.asarray(np.einsum("bkm,bm->bk", interest_BKM, self.tastes.weight[who_B]))
+
     def react(self, who_B: np.ndarray, day: int, videos_BK: np.ndarray, rng: np.random.Generator) -> Reactions:
         """What these people do with their pages; -1 is a place without a video."""
         there_BK = videos_BK >= 0
-        affinity_BK = np.einsum(
-            "bkm,bm->bk", self.tastes.interest[who_B[:, None, None], day, self.stock.shown[videos_BK]], self.tastes.weight[who_B]
-        )
+        affinity_BK = self.affinity(who_B, day, videos_BK)
         probability_BK = click_probability(affinity_BK, self.stock.quality[videos_BK], np.arange(videos_BK.shape[1]))
         clicked_BK = (rng.random(videos_BK.shape) < probability_BK) & there_BK
         watch_BK = watch_seconds(affinity_BK, self.stock.duration_s[videos_BK], rng.normal(size=videos_BK.shape))

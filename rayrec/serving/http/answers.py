@@ -44,7 +44,7 @@ def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[s
             )
         ],
         "logged": found.logged,
-        "debug": {"steps": steps} if debug else None,
+        "debug": {"steps": steps, "propensities": found.propensities()} if debug else None,
     }
     return to_json(answer)
 

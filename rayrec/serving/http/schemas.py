@@ -286,9 +286,14 @@ class StepTime(BaseModel):
 
 
 class Debug(BaseModel):
-    model_config = example(steps=[{"step": "source", "milliseconds": 0.42, "count": 600}])
+    model_config = example(steps=[{"step": "source", "milliseconds": 0.42, "count": 600}], propensities=[1.0, 0.07])
 
     steps: list[StepTime]
+    propensities: list[float] | None = Field(
+        None,
+        description="the probability with which each video was shown in its place, given the candidates, their scores and what was "
+        "drawn for the places before it: 1 where nothing was drawn; null if no place of the page could explore",
+    )
 
 
 class RecommendAnswer(BaseModel):

@@ -8,7 +8,9 @@ Where views are reported, an impression is a row of the log from the first view 
 with the video, and `shown_at` is the time of that; otherwise it is the time of the delivery, which `delivered_at` always is.
 `position` is the video's place in its page, from 0; `page_number` and `session_id` are what the caller said of the page, and
 `dwell_s` is the longest time that the video was in view. The column `context` says what the request was said to come with, as a
-JSON object, whose fields `ingest` makes columns of.
+JSON object, whose fields `ingest` makes columns of. Of pages that may explore (`selection.explore`), `propensity` says with which
+probability the video was shown in its place, and `among` between which videos it was drawn, as a JSON array, null where nothing was
+drawn. `rayrec off_policy` reads them.
 
 Each row has the number of the last event that was known when it was written, in the column `export`. A bundle that is trained on
 the folder therefore knows which events its log holds, even if an export brought nothing but clicks.
@@ -18,6 +20,7 @@ folder may keep events for longer than the store does. Every step can be repeate
 continues from where the last complete export ended.
 """
 
+import json
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,7 +34,7 @@ import pyarrow.parquet as pq
 
 from rayrec import tables
 from rayrec.config import Config, ConfigError
-from rayrec.datasets.files import CONTEXT, EXPORTED
+from rayrec.datasets.files import AMONG, CONTEXT, EXPORTED
 from rayrec.serving.state.opening import is_redis, open_store, state_path
 from rayrec.serving.state.store import Exposure, StateStore, digest
 from rayrec.tables import SECONDS, TEXT, TIME
@@ -46,11 +49,13 @@ EXPORT = "export"  # the column with the number of the last event that was taken
 UNSEEN = "_unseen-"
 MAX_UNSEEN_DAYS = 2 * MAX_DELAY_DAYS  # after which an impression that nobody has seen is deleted
 KEY = ["user_id", "video_id", "request_id", "delivered_at"]  # rows with the same values are one impression
+DRAWN = {"propensity": pa.float64(), AMONG: TEXT}  # what `Event.draw` has of an impression
 ROWS = pa.schema(
     {"user_id": TEXT, "video_id": TEXT, "shown_at": TIME, "clicked": pa.bool_(), "watch_s": SECONDS, "request_id": TEXT}
     | {"arm": TEXT, CONTEXT: TEXT, "liked": pa.bool_(), "skipped": pa.bool_(), EXPORT: pa.int64()}
     | {"clicked_at": TIME, "watched_at": TIME, "liked_at": TIME, "skipped_at": TIME}
-    | {"delivered_at": TIME, "position": pa.int32(), "page_number": pa.int32(), "session_id": TEXT, "dwell_s": SECONDS},
+    | {"delivered_at": TIME, "position": pa.int32(), "page_number": pa.int32(), "session_id": TEXT, "dwell_s": SECONDS}
+    | DRAWN,
     metadata=EXPORTED,
 )
 MERGED = {"clicked": "any", "watch_s": "max", "arm": "first", CONTEXT: "first", "liked": "any", "skipped": "any", EXPORT: "max"}
@@ -59,6 +64,7 @@ MERGED |= {"shown_at": "min", "position": "first", "page_number": "first", "sess
 # of it earlier: a page is often shown before the page above it was read.
 MERGED |= {"clicked_at": "min", "watched_at": "max", "liked_at": "min", "skipped_at": "min"}
 PLACE = ("position", "page_number", "session_id")  # of an impression
+MERGED |= dict.fromkeys(DRAWN, "first")
 KINDS = {"clicked": "click", "watched": "watch", "liked": "like", "skipped": "skip"}
 
 
@@ -253,8 +259,18 @@ def _shown(events: pa.Table, clicked: bool, seen: bool) -> pa.Table:
     columns |= {"clicked": pa.repeat(pa.scalar(clicked), events.num_rows), "liked": no, "skipped": no}
     columns |= {f"{done}_at": pa.nulls(events.num_rows, TIME) for done in KINDS}
     columns |= {"clicked_at": events["at"]} if clicked else {}
+    columns |= _draws(events)
     columns[EXPORT] = pa.nulls(events.num_rows, pa.int64())
     return pa.table(columns).select(ROWS.names).cast(ROWS)
+
+
+def _draws(events: pa.Table) -> dict[str, pa.Array]:
+    """The columns of `DRAWN`."""
+    facts = [json.loads(text) if text else {} for text in events["draw"].to_pylist()]
+    for each in facts:
+        if AMONG in each:
+            each[AMONG] = json.dumps(each[AMONG], ensure_ascii=False)
+    return {name: pa.array([each.get(name) for each in facts], kind) for name, kind in DRAWN.items()}
 
 
 def _answers(events: pa.Table, impressions: pa.Table, are_views: bool) -> pa.Table:
@@ -263,7 +279,7 @@ def _answers(events: pa.Table, impressions: pa.Table, are_views: bool) -> pa.Tab
     `are_views`: also that the video had been seen, which a clock that is slow must not date before the delivery.
     """
     columns = {name: impressions[name] for name in KEY} | {name: events[name] for name in ("watch_s", "dwell_s")}
-    columns |= {name: pa.nulls(events.num_rows, ROWS.field(name).type) for name in ("arm", CONTEXT, *PLACE)}
+    columns |= {name: pa.nulls(events.num_rows, ROWS.field(name).type) for name in ("arm", CONTEXT, *PLACE, *DRAWN)}
     seen_at = pc.max_element_wise(events["at"], impressions["delivered_at"])
     columns["shown_at"] = seen_at if are_views else pa.nulls(events.num_rows, TIME)
     for done, kind in KINDS.items():

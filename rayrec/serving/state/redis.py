@@ -56,7 +56,7 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = "4"
+SCHEMA = "5"
 PASSWORD_VARIABLE = "RAYREC_REDIS_PASSWORD"  # for a URL without a password, since URLs are in configs, which people share
 HOUR = 60 * MINUTE
 DELETE_BATCH = 200  # events deleted in one step; between steps, others write
@@ -296,7 +296,9 @@ class RedisStore(WritesByIntake):
         """Brings the keys of older versions up to date. Raises `ConfigError` if another version of rayrec wrote them."""
         self._redis.setnx(f"{PREFIX}schema", SCHEMA)
         schema = self._redis.get(f"{PREFIX}schema")
-        if schema in ("1", "2", "3"):  # the events of version 2 have no context, and those of version 3 no page
+        if schema == "4":  # whose events lack the last field
+            self._redis.set(f"{PREFIX}schema", SCHEMA)
+        elif schema in ("1", "2", "3"):  # the events of version 2 have no context, and those of version 3 no page
             log.warning("the events in Redis are brought up to date, which takes minutes for many of them")
             if schema == "1":
                 self._migrate_from_1()

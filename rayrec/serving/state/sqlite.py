@@ -35,7 +35,7 @@ from rayrec.serving.state.store import (
     events_table,
 )
 
-SCHEMA = 6  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
+SCHEMA = 7  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
 READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
 PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
@@ -46,7 +46,7 @@ PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, ot
 TABLES = """
 CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, user_id TEXT NOT NULL,
     video_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, request_id TEXT, watch_s REAL, arm TEXT,
-    context TEXT, position INTEGER, page_number INTEGER, session_id TEXT, dwell_s REAL, UNIQUE (user_id, event_id));
+    context TEXT, position INTEGER, page_number INTEGER, session_id TEXT, dwell_s REAL, draw TEXT, UNIQUE (user_id, event_id));
 CREATE INDEX IF NOT EXISTS of_user ON events (user_id, kind, at, number, video_id);
 CREATE INDEX IF NOT EXISTS by_time ON events (at, kind);
 CREATE TABLE IF NOT EXISTS withdrawn (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -67,6 +67,7 @@ UPGRADE_FROM_5 = "".join(
     f"ALTER TABLE events ADD COLUMN {column};"
     for column in ("position INTEGER", "page_number INTEGER", "session_id TEXT", "dwell_s REAL")
 )
+UPGRADE_FROM_6 = "ALTER TABLE events ADD COLUMN draw TEXT;"
 UPGRADE_FROM_1 = f"""
 DROP INDEX IF EXISTS of_user;
 DROP INDEX IF EXISTS by_time;
@@ -273,12 +274,12 @@ class SqliteStore(WritesByIntake):
             script = ""
             if old:
                 log.warning("the events file %s is brought up to date, which takes minutes for a large one", self.path)
-                script = (UPGRADE_FROM_4 if version < 5 else "") + UPGRADE_FROM_5
+                script = (UPGRADE_FROM_4 if version < 5 else "") + (UPGRADE_FROM_5 if version < 6 else "") + UPGRADE_FROM_6
             if old and version < 2:
                 script = (UPGRADE_FROM_0 if version == 0 else "") + script + UPGRADE_FROM_1
             for statement in filter(str.strip, f"{script}{TABLES}PRAGMA user_version = {SCHEMA};".split(";")):
                 db.execute(statement)  # executescript would commit
-            if old:
+            if old and version < 6:
                 self._fill_seen(db)
 
     def _delete_old(self, table: str, old: str, limit: int) -> int:

@@ -48,6 +48,9 @@ class Event(NamedTuple):
     page_number: int | None = None  # of an impression: the number of the page in its session, as the caller said it
     session_id: str | None = None  # of an impression: the visit that the page belongs to, as the caller said it
     dwell_s: float | None = None  # of a view: how long the video was in view
+    # How the video of an impression came to its place, None where no place of the page could explore: a JSON object with the
+    # `propensity` with which it was shown there, and the videos `among` which it was drawn, if it was.
+    draw: str | None = None
 
 
 class Since(NamedTuple):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import Config, ConfigError, load
-from rayrec.serving.state.export import DAY, Export, export_events
+from rayrec.serving.state.export import DAY, DRAWN, Export, export_events
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import Event, Kind, Since
 from rayrec.stages.pipeline import load_stage
@@ -62,9 +62,8 @@ def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Pat
     done = export_events(state, str(tmp_path / "log"))
     assert done == Export(events=8, impressions=3, days=1, waiting=0, upto=8)
     assert [path.name for path in sorted((tmp_path / "log").iterdir())] == ["2024-10-04.parquet", "_export.parquet"]
-    never = dict.fromkeys(
-        ("clicked_at", "watched_at", "liked_at", "skipped_at", "context", "position", "page_number", "session_id", "dwell_s")
-    )
+    done = ("clicked_at", "watched_at", "liked_at", "skipped_at")
+    never = dict.fromkeys((*done, "context", "position", "page_number", "session_id", "dwell_s", *DRAWN))
     never["delivered_at"] = NOON
     ann = never | {"user_id": "ann", "shown_at": NOON, "request_id": "r1", "arm": "canary", "export": 8}
     first = {"clicked_at": NOON + 5 * SECOND, "watched_at": NOON + 12 * SECOND, "liked_at": NOON + 9 * SECOND}
@@ -77,6 +76,30 @@ def test_what_came_of_an_impression_is_joined_to_it(state: Config, tmp_path: Pat
         | {"user_id": "bob", "video_id": "v1", "shown_at": NOON, "request_id": "r2", "arm": None, "export": 8}
         | {"clicked": False, "watch_s": None, "liked": False, "skipped": False},
     ]
+
+
+def test_how_a_video_came_to_its_place_is_kept_with_its_impression(state: Config, tmp_path: Path) -> None:
+    """Also when clicks come in a later export, and beside a file of a version that knew no odds."""
+    among = '{"among":["v1","v\u00e9"],"propensity":0.0123456789012345}'
+    add(state, shown("i0", "eve", "v9", NOON - DAY))
+    export_events(state, str(tmp_path))
+    (old,) = tmp_path.glob("2*.parquet")
+    pq.write_table(pq.read_table(old, partitioning=None).drop_columns(list(DRAWN)), old)
+    add(
+        state,
+        shown("i1", "ann", "v7", NOON)._replace(draw='{"propensity":1.0}'),
+        shown("i2", "ann", "v1", NOON)._replace(draw=among),
+        shown("i3", "bob", "v7", NOON),
+    )
+    export_events(state, str(tmp_path))
+    add(state, answer("c1", "ann", "v1", "click", NOON + 1, "r1"), answer("c0", "eve", "v9", "click", NOON - DAY + 1))
+    export_events(state, str(tmp_path))
+    assert {(row["user_id"], row["video_id"]): tuple(row[name] for name in ("clicked", *DRAWN)) for row in rows(tmp_path)} == {
+        ("eve", "v9"): (True, None, None),
+        ("ann", "v7"): (False, 1.0, None),
+        ("ann", "v1"): (True, 0.0123456789012345, '["v1", "vé"]'),
+        ("bob", "v7"): (False, None, None),
+    }
 
 
 def test_a_video_counts_as_clicked_from_the_first_click_on(state: Config, tmp_path: Path) -> None:

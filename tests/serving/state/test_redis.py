@@ -65,8 +65,8 @@ def test_a_redis_that_may_lose_events_is_refused(tmp_path: Path, settings: tuple
 
 def test_keys_of_another_version_are_refused(redis: RedisServer) -> None:
     redis.flush()
-    redis.client.set("{rayrec}:schema", 7)
-    with pytest.raises(ConfigError, match="have schema version 7, but this rayrec reads version 4"):
+    redis.client.set("{rayrec}:schema", 99)
+    with pytest.raises(ConfigError, match="have schema version 99, but this rayrec reads version 5"):
         open_store(load(None, [f"serving.state={redis.url}"]))
 
 
@@ -140,7 +140,8 @@ def test_keys_of_version_1_are_brought_up_to_date(redis: RedisServer, monkeypatc
     assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
 
 
-def test_keys_of_version_2_have_events_without_context(redis: RedisServer) -> None:
+@pytest.mark.parametrize(("version", "fields"), [("2", 8), ("3", 9), ("4", 9)])
+def test_keys_of_older_versions_have_events_without_the_last_fields(redis: RedisServer, version: str, fields: int) -> None:
     redis.flush()
     config = load(None, [f"serving.state={redis.url}"])
     store = open_store(config)
@@ -150,12 +151,13 @@ def test_keys_of_version_2_have_events_without_context(redis: RedisServer) -> No
     (bucket,) = redis.client.keys("{rayrec}:events:*")
     for number, text in redis.client.hgetall(bucket).items():
         values = json.loads(text)
-        redis.client.hset(bucket, number, json.dumps([*values[:8], *values[9:]]))
-    redis.client.set("{rayrec}:schema", "2")
+        redis.client.hset(bucket, number, json.dumps([*values[:fields], *values[len(Event._fields) :]]))
+    redis.client.set("{rayrec}:schema", version)
     store = open_store(config)
     assert kept(store) == events
-    assert store.add_events([event(4)._replace(context='{"a":1}')]) == []
-    assert kept(store)[-1].context == '{"a":1}'
+    new = event(4)._replace(context='{"a":1}', draw='{"propensity":1.0}')
+    assert store.add_events([new, new._replace(event_id="repeat")]) == []
+    assert kept(store)[3:] == [new, new._replace(event_id="repeat")]
     assert counted(store) == {"v1": (1, 0), "v3": (0, 1), "v4": (0, 1)}
     store.close()
 

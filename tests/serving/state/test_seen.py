@@ -17,7 +17,7 @@ from rayrec.serving.state.store import DAY, KINDS, Event, StateStore, Traffic
 from tests.serving.state.events import ALL, HOUR, codes, counted, event, kept
 from tests.serving.stores import RedisServer
 
-NEW_COLUMNS = ("position", "page_number", "session_id", "dwell_s")
+NEW_COLUMNS = ("position", "page_number", "session_id", "dwell_s", "draw")
 
 
 @pytest.fixture

@@ -141,9 +141,9 @@ def test_events_do_not_wait_for_a_long_prune(tmp_path: Path) -> None:
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     newer = sqlite3.connect(tmp_path / "events.db")
-    newer.execute("PRAGMA user_version = 7")
+    newer.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(ConfigError, match=r"events\.db has schema version 7, but this rayrec reads version 6"):
+    with pytest.raises(ConfigError, match=r"events\.db has schema version 99, but this rayrec reads version 7"):
         SqliteStore(tmp_path / "events.db")
 
 
@@ -169,7 +169,7 @@ def test_a_file_of_before_users_could_be_put_gets_their_table_and_the_context(tm
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE users")
         db.execute("DROP TABLE seen")
-        for column in ("context", *NEW_IN_6):
+        for column in ("context", *NEW_IN_6, "draw"):
             db.execute(f"ALTER TABLE events DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 3")
         db.commit()
@@ -179,4 +179,22 @@ def test_a_file_of_before_users_could_be_put_gets_their_table_and_the_context(tm
     assert store.activity("ann", Since(), 1, 0, 0).fields == "{}"
     store.add_events([event(1)._replace(context='{"device":"tv"}')])
     assert kept(store)[0].context == '{"device":"tv"}'
+    store.close()
+
+
+@pytest.mark.parametrize("version", [5, 6])
+def test_a_file_of_before_exploration_says_nothing_of_draws(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "events.db"
+    store = SqliteStore(path)
+    store.add_events([event(1, "impression")])
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        for column in ("draw", *(NEW_IN_6 if version < 6 else ())):
+            db.execute(f"ALTER TABLE events DROP COLUMN {column}")
+        db.execute(f"PRAGMA user_version = {version}")
+        db.commit()
+    store = SqliteStore(path)
+    drawn = event(2, "impression")._replace(draw='{"propensity":1.0}')
+    store.add_events([drawn])
+    assert kept(store) == [event(1, "impression"), drawn]
     store.close()
