@@ -87,10 +87,14 @@ class _Methods(ABC, Generic[Answer]):
         exclude: Sequence[Id] = (),
         blocked_authors: Sequence[Id] = (),
         context: Json | None = None,
+        score: str | None = None,
         debug: bool = False,
     ) -> Answer:
-        """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events."""
-        body: Json = {"user_id": text_of(user_id), "k": k, "debug": debug}
+        """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events.
+
+        `score` is a formula of the ranker's goals instead of that of the config, for a trusted key.
+        """
+        body: Json = {"user_id": text_of(user_id), "k": k, "debug": debug} | ({} if score is None else {"score": score})
         body |= {"exclude": [*map(text_of, exclude)], "blocked_authors": [*map(text_of, blocked_authors)]}
         return self._make(Call("POST", "/v1/recommend", body | {"context": _texts(context or {})}))
 

@@ -92,6 +92,7 @@ class BundleInfo:
     rayrec: str = __version__
     log_upto: int | None = None  # the number of the last event that the log takes into account, if it contains an export
     has_ranker: bool = True  # without one, the videos of a page are in the order of recall
+    goals: list[str] = field(default_factory=list)  # of the ranker, if it has several
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ SCHEMA = "3"
 PASSWORD_VARIABLE = "RAYREC_REDIS_PASSWORD"  # for a URL without a password, since URLs are in configs, which people share
 HOUR = 60 * MINUTE
 DELETE_BATCH = 200  # events deleted in one step; between steps, others write
+OWN = "o"  # the letter of all kinds that are not rayrec's own; none of these begins with it
 MIGRATE_BATCH = 1000  # events
 SCANNED = 1000  # users that are read in one step
 SETTINGS_CHECK_S = 5.0  # how often a running store checks what it demands of its server
@@ -137,7 +138,7 @@ class RedisStore(WritesByIntake):
         with _as_store_errors():
             self._forget([f"{PREFIX}forgotten"], [digest(user_id), self.latest()])  # at once, whatever happens later
             self._redis.hdel(f"{PREFIX}users", user_id)
-            sets = [f"{PREFIX}of:{kind[0]}:{user_id}" for kind in KINDS]
+            sets = [f"{PREFIX}of:{letter}:{user_id}" for letter in [*(kind[0] for kind in KINDS), OWN]]
             numbers = sorted(int(member[:12]) for key in sets for member in self._redis.zrange(key, 0, -1))
             starts = range(0, len(numbers), DELETE_BATCH)
             forgotten = sum(self._delete_events(numbers[start : start + DELETE_BATCH]) for start in starts)
@@ -334,11 +335,20 @@ class RedisStore(WritesByIntake):
 def _keys(event: Event) -> tuple[Any, ...]:
     """What the scripts need to find an event's keys.
 
-    A digest of its id, the user, the video, the kind's letter, the time, its minute and day since 1970, and a digest of what counts
-    once a day.
+    A digest of its id, the user, the video, the kind's letter (`OWN` for `serving.event_kinds`), the time, its minute and day since
+    1970, and a digest of what counts once a day.
     """
     id, user, video, kind, at = event[:5]
-    return _digest(user, id), user, video, kind[0], at, at // MINUTE, at // DAY, _digest(kind, video, user)
+    return (
+        _digest(user, id),
+        user,
+        video,
+        kind[0] if kind in KINDS else OWN,
+        at,
+        at // MINUTE,
+        at // DAY,
+        _digest(kind, video, user),
+    )
 
 
 def _digest(*texts: str) -> str:
