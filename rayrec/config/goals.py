@@ -19,6 +19,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 NAME_RULE = "a name begins with a to z and has up to 32 lower-case letters, digits and _, because formulas contain it"
 TERM = re.compile(r"([a-z][a-z0-9_]*)(?:\s*\^\s*(-?(?:\d+(?:\.\d*)?|\.\d+)))?")
 MAX_FORMULA, MAX_POWER = 500, 5.0  # characters; and the power of a goal, up or down
+NO_GOALS = "; the ranker has no goals (ranker.goals)"
 SMALLEST, LARGEST = 1e-6, 1e38  # values of a goal count as no smaller, and scores are no larger, so that all are finite
 
 
@@ -108,8 +109,7 @@ class Formula:
                 )
             name, power = match[1], float(match[2] or 1)
             if name not in goals:
-                known = f"the goals are {', '.join(goals)}" if goals else "the ranker has no goals (ranker.goals)"
-                raise ValueError(f"there is no goal {name!r}{did_you_mean(name, goals)}; {known}")
+                raise ValueError(f"there is no goal {name!r}{did_you_mean(name, goals) if goals else NO_GOALS}")
             if name in powers:
                 raise ValueError(f"{name!r} is in the formula twice; write its powers as one")
             if abs(power) > MAX_POWER:

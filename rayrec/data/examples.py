@@ -22,7 +22,7 @@ from rayrec.data.vocabulary import indices_of
 
 @dataclass(frozen=True)
 class Examples:
-    """Impressions in time order: 25 bytes each, 2 more for each context field, 4 for each goal and 4 if there are several blocks."""
+    """Impressions in time order: 25 bytes each, 2 more for each context field, 4 for each goal, 4 if there are several blocks."""
 
     user: np.ndarray  # int32
     item: np.ndarray  # int32

@@ -80,7 +80,7 @@ def refuse_missing(rules: Iterable[LabelRule], columns: list[str]) -> None:
         if rule.column not in columns and not (rule.column == WATCH_SHARE and WATCH_S in columns):
             what = f"{WATCH_S!r}, of which {WATCH_SHARE!r} is made" if rule.column == WATCH_SHARE else repr(rule.column)
             near = did_you_mean(rule.column, columns)
-            raise DataError(f"{GOALS}.{rule.goal}: the log has no column {what}{near}; it has {', '.join(columns)}")
+            raise DataError(f"{GOALS}.{rule.goal}: the log has no column {what}{near}")
 
 
 def numbers_of(column: pa.ChunkedArray, name: str) -> np.ndarray:
