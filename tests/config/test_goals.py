@@ -42,7 +42,7 @@ def test_without_a_formula_the_first_goal_is_the_score_and_without_goals_all_sta
         ("click^1e9", "'click\\^1e9' is neither"),
         ("click^9", "the power of 'click' is 9; a power is from -5 to 5"),
         ("click * click^2", "'click' is in the formula twice"),
-        ("click * finsh", "there is no goal 'finsh'; did you mean 'finish'\\?"),
+        ("click * finis", "there is no goal 'finis'; did you mean 'finish'\\?"),
         ("click*" * 200, "at most 500 characters, not 1200"),
     ],
 )

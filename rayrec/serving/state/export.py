@@ -129,9 +129,10 @@ class _Folder:
         return pa.schema([*ROWS, *(pa.field(kind, pa.bool_()) for kind in self.kinds)], metadata=ROWS.metadata)
 
     def _with_kinds(self, rows: pa.Table, events: pa.Table | None = None) -> pa.Table:
-        """Rows with a column for each kind of one's own: of the events that made them, if any did."""
+        """Rows with a column for each kind of one's own. Impressions have none of them; an answer says nothing of other kinds."""
+        yes, no, unknown = pa.scalar(True), pa.scalar(False), pa.scalar(None, pa.bool_())
         for kind in self.kinds:
-            found = pa.repeat(pa.scalar(False), rows.num_rows) if events is None else pc.equal(events["kind"], kind)
+            found = pa.repeat(no, rows.num_rows) if events is None else pc.if_else(pc.equal(events["kind"], kind), yes, unknown)
             rows = rows.append_column(kind, found)
         return rows.cast(self.rows)
 
