@@ -194,8 +194,8 @@ class Recommender:
         return {change: RecallPipeline(*settings, items.data) for change, settings in self._combinations.items()}
 
     def _formula(self, text: str | None) -> Formula | None:
-        """By what a page is ordered; None: by the first goal, or by the click probability of a ranker without goals."""
-        if text is None:
+        """By what a page is ordered; None: by the first goal, by the click probability, or as recall has it without a ranker."""
+        if text is None or not self.bundle.info.has_ranker:
             return None
         try:
             return Formula.parse(text, self.bundle.info.goals)

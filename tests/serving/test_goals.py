@@ -15,7 +15,7 @@ from rayrec.config import Config, ConfigError, Experiment, Formula, Selection
 from rayrec.serving.assignment import Experiments
 from rayrec.serving.bundle import Bundle, locate
 from rayrec.serving.http.auth import Keys
-from rayrec.serving.recommender import Recommender, UserState
+from rayrec.serving.recommender import Recommender, UserState, rank_in_order
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.workspace.versions import Workspace
 from tests.serving.http.helpers import api_of, error, in_process
@@ -87,6 +87,8 @@ def test_a_bundle_without_the_goals_of_the_formula_is_refused(world: Config, bun
     plain = replace(bundle, info=replace(bundle.info, goals=[]))
     with pytest.raises(ConfigError, match=r"selection.score: there is no goal 'click'; the ranker has no goals"):
         Recommender(plain, store, rank_by_number, world.recall, Selection(score="click"), seed=0)
+    before_a_log = replace(plain, info=replace(plain.info, has_ranker=False))  # as recall has them
+    assert order(Recommender(before_a_log, store, rank_in_order, world.recall, Selection(score="click"), seed=0))[1][0] == 1
 
 
 def asked(recommender: Recommender, score: str, key: str | None = None, **settings: Any) -> httpx.Response:
