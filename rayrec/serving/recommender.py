@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rayrec.config import ConfigError, Formula, Recall, Selection, scored
+from rayrec.config import Formula, Recall, Selection, scored
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
@@ -115,7 +115,7 @@ class Recommender:
     ) -> None:
         self.bundle, self.store, self.rank, self.settings, self._lost, self.look = bundle, store, rank, recall, lost, look
         self._combinations, self._refreshing = experiments.combinations(recall, selection), threading.Lock()
-        self._formulas = {change: self._formula(selection.score) for change, (_, selection) in self._combinations.items()}
+        self._formulas = {change: bundle.formula(selection.score) for change, (_, selection) in self._combinations.items()}
         self._rng = np.random.default_rng(seed)
         self._since = store.since(bundle.info.log_until, bundle.info.log_upto)
         self.exposures, self.clicks = bundle.counters()
@@ -192,17 +192,6 @@ class Recommender:
 
     def _pipelines(self, items: Items) -> dict[Change, RecallPipeline]:
         return {change: RecallPipeline(*settings, items.data) for change, settings in self._combinations.items()}
-
-    def _formula(self, text: str | None) -> Formula | None:
-        """By what a page is ordered; None: by the first goal, by the click probability, or as recall has it without a ranker."""
-        if text is None or not self.bundle.info.has_ranker:
-            return None
-        try:
-            return Formula.parse(text, self.bundle.info.goals)
-        except ValueError as error:
-            raise ConfigError(
-                f"selection.score: {error} in the bundle {self.bundle.version}; train and publish a ranker with these goals"
-            ) from error
 
     async def recommend(
         self,

@@ -23,7 +23,7 @@ from tests.fixtures.ranking import MODELS, prepared, small_ranker
 from tests.ranking.impressions import requests
 
 CPU = torch.device("cpu")
-FULL = small_ranker().model_copy(update={"fusion": "user_attention", "history_connection": "both", "popularity": [2.0]})
+FULL = small_ranker().model_copy(update={"fusion": "user_attention", "history_connection": "both", "user_kernels": True})
 ALONE = {"acf", "fm", "lr", "user_kernel"}  # models without a hidden layer that goals could share
 PAIRS = [*((name, "mmoe") for name in MODELS), *(("emlp", kind) for kind in KINDS if kind != "mmoe")]
 every = pytest.mark.parametrize(("name", "kind"), PAIRS)
