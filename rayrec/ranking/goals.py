@@ -21,9 +21,9 @@ Losses, for a label y:
 Shapes: B requests, N candidates, G goals, O outputs of all goals together, X what is read of the body.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -36,6 +36,7 @@ from rayrec.data.windows import HistoryWindow
 from rayrec.ranking.goal_networks import KINDS
 from rayrec.ranking.layers import Head, HistoryTop, Linear, mlp_layers
 from rayrec.ranking.model import RankingModel
+from rayrec.ranking.popularity import Popularity
 from rayrec.ranking.user_kernels import UserKernels
 
 MAX_LOG_ODDS = 15.0  # of a weighted logistic goal: 38 days of seconds, beyond which odds are no longer told apart
@@ -68,35 +69,39 @@ class SeveralGoals(RankingModel):
 
     # --- what a ranking model has ---
 
-    popularity = None  # the bodies have it
+    popularity: Popularity | None = None  # the bodies have it
+
+    @property
+    def models(self) -> list[RankingModel]:
+        """The bodies."""
+        return cast(list[RankingModel], list(self.bodies))
 
     @property
     def user_kernels(self) -> UserKernels | None:  # type: ignore[override]
         """Those of the first body."""
-        return self.bodies[0].user_kernels  # type: ignore[return-value]
+        return self.models[0].user_kernels
 
     @property
     def window(self) -> HistoryWindow:
-        return self.bodies[0].window  # type: ignore[return-value]
+        return self.models[0].window
 
     def append_items(self, table: FieldTable) -> None:
-        for body in self.bodies:
-            body.append_items(table)  # type: ignore[operator]
-            if body is not self.bodies[0] and body.user_kernels is not None:  # the first one's are appended to by the scorer
-                body.user_kernels.append_items(table)  # type: ignore[operator, union-attr]
+        for number, body in enumerate(self.models):
+            body.append_items(table)
+            if number and body.user_kernels is not None:  # the first one's are appended to by the scorer
+                body.user_kernels.append_items(table)
 
-    def optimizer(self, settings: Training) -> torch.optim.Optimizer:
-        return self.bodies[0].optimizer(settings, self.parameters())  # type: ignore[operator, no-any-return]
+    def optimizer(self, settings: Training, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
+        return self.models[0].optimizer(settings, parameters or self.parameters())
 
     def pretrain(self, train: Callable[[RankingModel, int], object]) -> None:
-        for body in self.bodies:
-            body.pretrain(train)  # type: ignore[operator]
+        for body in self.models:
+            body.pretrain(train)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The outputs [B, N, O]."""
         with self._reading():
-            logits = [body.score(batch) for body in self.bodies]  # type: ignore[operator]
-            return self._outputs(logits)
+            return self._outputs([body.score(batch) for body in self.models])
 
     def score(self, batch: Batch) -> torch.Tensor:
         """The outputs [B, N, O], to which popularity and the kernels of users have been added already."""
@@ -110,7 +115,7 @@ class SeveralGoals(RankingModel):
         if self.network is None:
             return self._goal_losses(self(batch), batch)
         with self._reading():
-            return self.bodies[0].losses(batch)  # type: ignore[operator, no-any-return]
+            return self.models[0].losses(batch)
 
     # --- goals ---
 
