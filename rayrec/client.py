@@ -89,15 +89,18 @@ class _Methods(ABC, Generic[Answer]):
         context: Json | None = None,
         session_id: str | None = None,
         page_number: int | None = None,
+        score: str | None = None,
         debug: bool = False,
     ) -> Answer:
         """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events.
 
-        `session_id` names the visit that the page belongs to, and `page_number` its number in it; both go into the log.
+        `session_id` names the visit that the page belongs to, and `page_number` its number in it; both go into the log. `score`
+        is a formula of the ranker's goals instead of that of the config, for a trusted key.
         """
         body: Json = {"user_id": text_of(user_id), "k": k, "debug": debug}
         body |= {"exclude": [*map(text_of, exclude)], "blocked_authors": [*map(text_of, blocked_authors)]}
-        body |= {name: value for name, value in (("session_id", session_id), ("page_number", page_number)) if value is not None}
+        more = {"session_id": session_id, "page_number": page_number, "score": score}
+        body |= {name: value for name, value in more.items() if value is not None}
         return self._make(Call("POST", "/v1/recommend", body | {"context": _texts(context or {})}))
 
     def events(self, events: Sequence[Json]) -> Answer:

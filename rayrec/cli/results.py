@@ -27,6 +27,8 @@ def show_metrics(config: "Config") -> None:
     for name, metrics in report["clicks"].items():
         table.add_row(name, *(number(metrics[key]) for key in columns))
     console.print(table)
+    for name, goals in report.get("goals", {}).items():
+        _show_goals(name, goals)
     _show_parts(report["by_history"], "AUC by the clicks known before the impression")
     if report.get("by_novelty"):  # not in the report of an earlier version
         _show_parts(report["by_novelty"], "AUC by whether training has seen the video")
@@ -42,6 +44,15 @@ def show_metrics(config: "Config") -> None:
     for warning in report.get("warnings", []):
         say(f"Warning: {warning}")
     say(f"Pictures: {folder}/report.png, {folder}/breakdown.png, {workspace.folder('train')}/learning_curves.png")
+
+
+def _show_goals(ranker: str, goals: dict[str, dict[str, float | None]]) -> None:
+    """How good each goal of a ranker is predicted."""
+    table = Table("goal", "AUC", "XAUC", "predicted / observed", "ECE", "labels", title=f"goals, {ranker}", title_justify="left")
+    for goal, metrics in goals.items():
+        measures = ("auc", "xauc", "predicted_to_observed", "calibration_error")
+        table.add_row(goal, *(number(metrics.get(key)) for key in measures), f"{metrics['labels']:,}")
+    console.print(table)
 
 
 def _measured_on(report: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ from rayrec.config.features import (
     Reduction,
     TextFeatures,
 )
+from rayrec.config.goals import Formula, Goal, GoalNetwork, scored
 from rayrec.config.loading import load, with_values
 from rayrec.config.music import MovieLensMusic, Music, MusicFiles, SoundNetwork, UserNetwork, WordNetwork, WorldMusic
 from rayrec.config.ranking import Ranker, Split
@@ -74,6 +75,9 @@ __all__ = [
     "ExperimentArm",
     "Features",
     "FilesData",
+    "Formula",
+    "Goal",
+    "GoalNetwork",
     "ImageFeatures",
     "LayerCompression",
     "Lists",
@@ -117,6 +121,7 @@ __all__ = [
     "layers_of",
     "load",
     "need_package",
+    "scored",
     "settings_of",
     "with_values",
 ]

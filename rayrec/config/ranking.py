@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from rayrec.config.base import Count, Section, Share
 from rayrec.config.features import Modality
+from rayrec.config.goals import Goal, GoalNetwork, check_goals, is_click
 
 
 def _each_once(names: list[str]) -> list[str]:
@@ -65,6 +66,21 @@ class Ranker(Section):
     # For logs of what people chose themselves, such as ratings, which don't say what they would pass over
     shown_half_life: Annotated[float, Field(gt=0)] | None = None
     fusion: Literal["concat", "attention", "user_attention"] = "concat"  # of the modalities (Hasama & Li)
+    # Name -> goal: what the ranker predicts, if it is more than the click. `selection.score` makes one score of them
+    goals: dict[str, Goal] = {}
+    goal_network: GoalNetwork = GoalNetwork()
+
+    @model_validator(mode="after")
+    def _goals_fit(self) -> "Ranker":
+        check_goals(self.goals)
+        if self.goals and self.shown_half_life is not None:
+            raise ValueError("shown_half_life multiplies the click probability alone; remove it, or the goals")
+        return self
+
+    @property
+    def click_goal(self) -> int:
+        """The place of the click among the goals."""
+        return next(place for place, goal in enumerate(self.goals.values()) if is_click(goal))
 
     @property
     def reads_maps(self) -> bool:

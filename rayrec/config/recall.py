@@ -46,6 +46,8 @@ class Selection(Section):
     max_per_topic: Count | None = None  # videos of a page; a rule gives way where the page would not be full otherwise
     max_per_author: Count | None = None
     explore: Share = 0  # share of a page's positions for which a fresh video is drawn by Thompson sampling, whatever its score
+    # By what a page is ordered: a product of powers of `ranker.goals`, such as "click * finish^0.5"; none: by the first goal
+    score: str | None = None
 
 
 class Evaluation(Section):

@@ -1,11 +1,44 @@
 """The section `serving`: how the service listens, scales, keeps events and takes new videos."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rayrec.config.base import Count, Section
 from rayrec.config.experiments import Experiment, check_experiments
+
+KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
+# Kinds of events that the service knows anyway, and columns of the log that an export makes of what it knows.
+TAKEN: tuple[str, ...] = (
+    "impression",
+    "view",
+    "click",
+    "watch",
+    "like",
+    "skip",
+    "clicked",
+    "watched",
+    "viewed",
+    "liked",
+    "skipped",
+    "rating",
+)
+TAKEN += ("user_id", "video_id", "watch_s", "watch_share", "request_id", "arm", "context", "export", "propensity")
+TAKEN += ("position", "page_number", "session_id", "dwell_s", "among", "draw")
+TAKEN += ("not_interested", "less_topic", "less_author", "block_author", "unblock_author", "undo")
+
+
+def _own_kinds(names: list[str]) -> list[str]:
+    for name in names:
+        if not KIND.fullmatch(name) or name in TAKEN or name.endswith("_at"):
+            raise ValueError(
+                f"{name!r} can't be a kind of one's own: take a name such as share, of a to z, digits and _, that is neither a "
+                "kind of rayrec's events nor a column of the log"
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there {names.count(name)} times")
+    return names
 
 
 class Uploads(Section):
@@ -42,6 +75,10 @@ class Serving(Section):
     requests_per_s: Annotated[float, Field(gt=0)] | None = None  # for each API key (without keys: address) and replica
     timeout_s: Annotated[float, Field(gt=0)] = 5.0  # a request that takes longer is answered with 503
     slow_s: Annotated[float, Field(gt=0)] = 1.0  # a page that takes longer is slow; a canary with more of them is rolled back
+    # Kinds of events beside rayrec's own that callers send, such as finish, share and follow; the export has a column for each
+    event_kinds: Annotated[list[str], AfterValidator(_own_kinds)] = []
+    # Keys whose requests may bring a formula of their own (`score`): the first 8 hexadecimal digits of the SHA-256 of each key
+    trusted_keys: list[Annotated[str, Field(pattern="^[0-9a-f]{8}$")]] = []
     uploads: Uploads | None = None  # if set, POST /v1/videos adds videos
     # Name -> experiment: which users get pages that are made otherwise. [Operations](operations.md#running-an-experiment) says how.
     experiments: dict[str, Experiment] = {}

@@ -10,6 +10,7 @@ from rayrec.config.collaborative import Collaborative
 from rayrec.config.datasets import AnyDataset, WorldData
 from rayrec.config.experiments import changed_settings
 from rayrec.config.features import Features, PrivatePublic, Reduction
+from rayrec.config.goals import Formula
 from rayrec.config.music import Music
 from rayrec.config.off_policy import OffPolicy
 from rayrec.config.ranking import Ranker, Split
@@ -59,11 +60,25 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _score_fits(self) -> "Config":
+        try:
+            self._check_score(self.selection)
+        except ValueError as error:
+            raise ValueError(f"selection.score: {error}") from error
+        return self
+
+    @model_validator(mode="after")
     def _arms_fit(self) -> "Config":
         for name, experiment in self.serving.experiments.items():
             for arm, its in experiment.arms.items():
                 try:
-                    changed_settings(self.recall, self.selection, its.changes)
+                    _, selection = changed_settings(self.recall, self.selection, its.changes)
+                    self._check_score(selection)
                 except ValueError as error:
                     raise ValueError(f"serving.experiments.{name}.arms.{arm}.changes: {error}") from error
         return self
+
+    def _check_score(self, selection: Selection) -> None:
+        """Raises `ValueError` with a sentence for a formula that is none of this ranker's goals."""
+        if selection.score is not None:
+            Formula.parse(selection.score, list(self.ranker.goals))

@@ -34,6 +34,7 @@ class Batch:
     context: Tensor  # int64 [B, C], the value of each context field
     candidates: Tensor  # int64 [B, N]; in training, the impression's own video and then negatives, 0 where none was drawn
     labels: Tensor | None = None  # float32 [B, N], 1 = clicked
+    goals: Tensor | None = None  # float32 [B, N, G], the labels of the ranker's goals if it has any; NaN: no label
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -45,6 +46,7 @@ class Batch:
             self.context.to(device),
             self.candidates.to(device),
             None if self.labels is None else self.labels.to(device),
+            None if self.goals is None else self.goals.to(device),
         )
 
 
@@ -101,7 +103,10 @@ def _with_negatives(batch: Batch, sampler: NegativeSampler, seed: int) -> Batch:
     assert batch.labels is not None
     drawn_BK = sampler.draw(batch.user, batch.candidates[:, 0], batch.at, batch.labels[:, 0] > 0, seed)
     labels_BN = torch.cat([batch.labels, torch.zeros_like(drawn_BK, dtype=batch.labels.dtype)], 1)
-    return replace(batch, candidates=torch.cat([batch.candidates, drawn_BK], 1), labels=labels_BN)
+    goals = None
+    if batch.goals is not None:  # nobody did anything with what was not shown
+        goals = torch.cat([batch.goals, batch.goals.new_zeros(*drawn_BK.shape, batch.goals.shape[2])], 1)
+    return replace(batch, candidates=torch.cat([batch.candidates, drawn_BK], 1), labels=labels_BN, goals=goals)
 
 
 def _shortened(rows: Columns, gather: HistoryGather, chosen_B: Tensor, back_B: Tensor) -> Tensor:
@@ -113,6 +118,6 @@ def _shortened(rows: Columns, gather: HistoryGather, chosen_B: Tensor, back_B: T
 def _batch(rows: Columns, gather: HistoryGather, end_B: Tensor) -> Batch:
     user_B = rows.user.long()
     history, history_at = gather(user_B, end_B)
-    return Batch(
-        user_B, rows.at, history, history_at, rows.context.long(), rows.item.long()[:, None], rows.clicked.float()[:, None]
-    )
+    item_B1, clicked_B1 = rows.item.long()[:, None], rows.clicked.float()[:, None]
+    goals_B1G = None if rows.goals is None else rows.goals[:, None]
+    return Batch(user_B, rows.at, history, history_at, rows.context.long(), item_B1, clicked_B1, goals_B1G)

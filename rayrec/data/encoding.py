@@ -18,14 +18,26 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 from pydantic import TypeAdapter
 
+from rayrec.config.goals import WATCH_S, WATCH_SHARE
 from rayrec.data.blocks import block_indices
 from rayrec.data.context import FROM_TIME, POSITION, ContextEncoder, columns_of, value_of_time
 from rayrec.data.errors import refuse_nested
+from rayrec.data.goals import LabelRule, label_columns, numbers_of, shares_watched
 from rayrec.data.history import ClickHistory, click_times
 from rayrec.data.pages import Pages
 from rayrec.data.pieces import LogPiece, refuse_disorder
 from rayrec.data.popularity import DailyCounts
-from rayrec.data.shards import CLICKS, DAILY_COUNTS, KNOWN, Known, clicks_file, example_schema, examples_file, pages_file
+from rayrec.data.shards import (
+    CLICKS,
+    DAILY_COUNTS,
+    KNOWN,
+    Known,
+    clicks_file,
+    example_schema,
+    examples_file,
+    label_column,
+    pages_file,
+)
 from rayrec.data.split import LogSplit
 from rayrec.data.vocabulary import value_texts
 from rayrec.tables import TEXT
@@ -47,6 +59,7 @@ class EncodingJob:
     shards: int
     context_fields: list[str]
     pages: bool = False  # whether to write the pages of the training split
+    rules: Sequence[LabelRule] = ()  # of the columns from which goals are learned
 
     @property
     def sections(self) -> int:
@@ -57,6 +70,11 @@ class EncodingJob:
     def named(self) -> list[str]:
         """The columns of the log whose values get numbers."""
         return [*IDS, *columns_of(self.context_fields)]
+
+    @property
+    def labels(self) -> list[str]:
+        """The columns of the log, or made of it, from which goals are learned."""
+        return label_columns(self.rules)
 
     def piece_path(self, piece: int, kind: str) -> str:
         return f"{self.folder}/pieces/{piece:05}.{kind}"
@@ -85,7 +103,10 @@ def sort_piece(job: EncodingJob, piece: LogPiece) -> PieceFacts:
     done = job.piece_path(piece.number, "json")
     if job.fs.get_file_info(done).is_file:
         return PIECE_FACTS.validate_json(read_whole(job.fs, done))
-    log = piece.read(job.fs, [*job.named, "shown_at", "clicked", "clicked_at", *([REQUEST] if job.pages else [])])
+    labelled = {WATCH_S if name == WATCH_SHARE else name for name in job.labels} | set(job.labels)
+    log = piece.read(
+        job.fs, [*job.named, "shown_at", "clicked", "clicked_at", *([REQUEST] if job.pages else []), *sorted(labelled)]
+    )
     at = log["shown_at"].to_numpy()
     refuse_disorder(not (at[1:] < at[:-1]).any())
     trained_rows = min(max(job.split.train_end - piece.first, 0), piece.rows)
@@ -97,6 +118,7 @@ def sort_piece(job: EncodingJob, piece: LogPiece) -> PieceFacts:
     if job.pages:
         requests = log[REQUEST].combine_chunks() if REQUEST in log.column_names else pa.nulls(piece.rows, TEXT)
         columns["page"] = requests.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    columns |= {label_column(name): _label(job, log, name) for name in job.labels}
     columns |= {"clicked": clicked, "at": at, "made_at": click_times(log), "section": section, "row": row}
     users = _read_dictionary(job, piece.number, 0)["id"].cast(pa.large_binary()).to_pylist()
     shard_of_user = np.fromiter((zlib.crc32(user) % job.shards for user in users), np.uint16, len(users))
@@ -105,6 +127,15 @@ def sort_piece(job: EncodingJob, piece: LogPiece) -> PieceFacts:
     facts = PieceFacts(sizes.tolist(), labels.tolist(), job.pages and bool((columns["page"] >= 0).any()))
     write_whole(job.fs, done, to_json(PIECE_FACTS.dump_python(facts, mode="json")))
     return facts
+
+
+def _label(job: EncodingJob, log: pa.Table, name: str) -> np.ndarray:
+    """A column as labels, float32. A share watched is in seconds until its video is known."""
+    found = numbers_of(log[name if name in log.column_names else WATCH_S], name)
+    for rule in job.rules:
+        if rule.column == name and name in log.column_names:
+            rule.check(found)
+    return found
 
 
 def _write_dictionary(job: EncodingJob, piece: LogPiece, number: int, column: pa.ChunkedArray, trained_rows: int) -> np.ndarray:
@@ -214,10 +245,13 @@ def _write_index(job: EncodingJob, piece: int, number: int, index: np.ndarray) -
 # --- shards -----------------------------------------------------------------------------------------------------------------------
 
 
-def write_shard(job: EncodingJob, shard: int, sizes: np.ndarray, context: ContextEncoder) -> list[int]:
+def write_shard(
+    job: EncodingJob, shard: int, sizes: np.ndarray, context: ContextEncoder, durations: np.ndarray | None = None
+) -> list[int]:
     """Write a shard from its rows in all pieces. Returns the rows of each section.
 
-    `sizes` has the rows of each piece in each section: int64 [pieces, sections].
+    `sizes` has the rows of each piece in each section: int64 [pieces, sections]. `durations` are those of the items, s, if shares
+    watched are to be made of seconds.
     """
     path = f"{job.folder}/{examples_file(shard)}"
     if job.fs.get_file_info(path).is_file:  # by a run that was killed
@@ -232,8 +266,12 @@ def write_shard(job: EncodingJob, shard: int, sizes: np.ndarray, context: Contex
         write_arrow(job.fs, f"{job.folder}/{pages_file(shard)}", pages.table)
     daily = DailyCounts.of(rows["user"], rows["item"], rows["at"], rows["clicked"], rows["made_at"])
     write_arrow(job.fs, job.piece_path(shard, DAILY_COUNTS), daily.table)
-    columns = {name: rows[name] for name in example_schema(context).names}
-    _write_batches(job.fs, path, columns, rows["section"], job.sections, example_schema(context))
+    if durations is not None:
+        share = label_column(WATCH_SHARE)
+        rows[share] = shares_watched(rows[share], durations[rows["item"]])
+    schema = example_schema(context, job.labels)
+    columns = {name: rows[name] for name in schema.names}
+    _write_batches(job.fs, path, columns, rows["section"], job.sections, schema)
     return np.bincount(rows["section"], minlength=job.sections).tolist()
 
 

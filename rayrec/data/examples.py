@@ -4,7 +4,7 @@ An example is a few numbers (user, item, label, time, position among its user's 
 joined by index when a batch is made, on the device. `history.py` explains why a history can't hold the future.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from rayrec.data.vocabulary import indices_of
 
 @dataclass(frozen=True)
 class Examples:
-    """Impressions in time order: 25 bytes each, 2 more for each context field, and 4 where there are several blocks."""
+    """Impressions in time order: 25 bytes each, 2 more for each context field, 4 for each goal, 4 if there are several blocks."""
 
     user: np.ndarray  # int32
     item: np.ndarray  # int32
@@ -30,6 +30,7 @@ class Examples:
     at: np.ndarray  # int64, UTC ms
     end: np.ndarray  # int64, position in the click array behind the last click before `at`
     context: np.ndarray  # int16 or int32 [rows, C]
+    goals: np.ndarray | None = None  # float32 [rows, G], the labels of the ranker's goals if it has any; NaN: no label
     _resident: dict[torch.device, tuple[Columns, Tensor | None]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -39,7 +40,8 @@ class Examples:
 
     @property
     def columns(self) -> tuple[np.ndarray, ...]:
-        return self.user, self.item, self.clicked, self.at, self.end, self.context
+        found = self.user, self.item, self.clicked, self.at, self.end, self.context
+        return found if self.goals is None else (*found, self.goals)
 
     def take(self, rows: slice | np.ndarray) -> "Examples":
         return Examples(*(column[rows] for column in self.columns))
@@ -74,9 +76,16 @@ class Examples:
         return self._resident[device]
 
 
-def encoded(log: pa.Table, user_ids: pa.Array, item_ids: pa.Array, clicks: ClickHistory, context: ContextEncoder) -> Examples:
-    """Rows of a log that is in memory as examples. The ids are by index, with "" in front."""
+def encoded(
+    log: pa.Table,
+    user_ids: pa.Array,
+    item_ids: pa.Array,
+    clicks: ClickHistory,
+    context: ContextEncoder,
+    goals: Callable[[pa.Table, np.ndarray], np.ndarray | None] = lambda log, item: None,
+) -> Examples:
+    """Rows of a log that is in memory as examples. The ids are by index, with "" in front. `goals` gives the labels of goals."""
     user, item = indices_of(log["user_id"], user_ids), indices_of(log["video_id"], item_ids)
     at = log["shown_at"].to_numpy().copy()  # Arrow's memory is read-only, which torch does not accept
     clicked = log["clicked"].to_numpy(zero_copy_only=False).astype(bool)
-    return Examples(user, item, clicked, at, clicks.ends(user, at), context.encode(log, at))
+    return Examples(user, item, clicked, at, clicks.ends(user, at), context.encode(log, at), goals(log, item))

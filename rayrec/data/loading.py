@@ -1,5 +1,6 @@
 """The encoded log and the workspace's tables as `RankingData`: training and evaluation read them in this one way."""
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Ranker, Split
+from rayrec.config.goals import WATCH_S
 from rayrec.data.context import ContextEncoder, refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoders import Encoders, FittedEncoders, all_user_ids
 from rayrec.data.errors import refuse_nested, refuse_no_clicks
 from rayrec.data.examples import Examples, encoded
 from rayrec.data.fields import FieldTable, Tables
+from rayrec.data.goals import LabelRule, durations, goal_labels, numbers_of, refuse_missing, shares_watched
 from rayrec.data.history import ClickHistory, click_times
 from rayrec.data.pages import NO_PAGES, Pages
 from rayrec.data.popularity import DailyCounts, FadingCounts, refuse_without_times
@@ -120,7 +123,8 @@ def ranking_data(
     Raises `DataError` for tables or settings that no ranker can be trained on.
     """
     encoders = fitted_encoders(reader, encoded_log, settings, base)
-    share = Share.of_worker(encoded_log, worker, encoders.context_encoder, len(encoders.users.ids))
+    goals = list(settings.goals.values())
+    share = Share.of_worker(encoded_log, worker, encoders.context_encoder, len(encoders.users.ids), goals)
     return RankingData.of(encoders, share, since=since)
 
 
@@ -200,7 +204,8 @@ def prepare(
     clicked = interactions.filter(interactions["clicked"])
     click_users, click_items = (indices_of(clicked[name], known) for name, known in zip(("user_id", "video_id"), ids, strict=True))
     clicks = ClickHistory.of(click_users, click_items, click_times(clicked), len(encoders.users.ids))
-    examples = encoded(interactions, ids[0], ids[1], clicks, encoders.context_encoder)
+    labels = functools.partial(_labels, settings, items)
+    examples = encoded(interactions, ids[0], ids[1], clicks, encoders.context_encoder, labels)
     train, *held_out = (examples.take(part) for part in (rows.train, rows.validation, rows.test))
     validation, test = (replace(part, context=encoders.context_encoder.without_position(part.context)) for part in held_out)
     made_at, row = click_times(interactions), np.arange(len(test), dtype=np.int32)
@@ -209,6 +214,22 @@ def prepare(
     pages = _pages(trained, train)
     recent = None if since is None else train.take(train.at >= since)
     return RankingData(encoders, clicks, train, validation, lambda: (test, row), daily, clicks_only, lambda: pages, recent)
+
+
+def _labels(settings: Ranker, items: pa.Table, log: pa.Table, item: np.ndarray) -> np.ndarray | None:
+    """The labels of the goals of a log in memory, if there are any: float32 [rows, G]."""
+    if not settings.goals:
+        return None
+    rules = [LabelRule.of(name, goal) for name, goal in settings.goals.items()]
+    refuse_missing(rules, log.column_names)
+    columns = {}
+    for rule in rules:
+        if rule.column in log.column_names:
+            columns[rule.column] = numbers_of(log[rule.column], rule.column)
+            rule.check(columns[rule.column])
+        else:
+            columns[rule.column] = shares_watched(numbers_of(log[WATCH_S], WATCH_S), durations(items)[item])
+    return goal_labels(settings.goals.values(), columns)
 
 
 def _pages(log: pa.Table, examples: Examples) -> Pages:

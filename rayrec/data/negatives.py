@@ -181,7 +181,8 @@ def drawn_examples(examples: Examples, sampler: NegativeSampler, seed: int) -> t
     place = np.flatnonzero(drawn)
     same = examples.take(place // sampler.count)
     nothing = np.zeros(len(place), dtype=bool)
-    return Examples(same.user, drawn.ravel()[place].astype(np.int32), nothing, same.at, same.end, same.context), place
+    goals = None if same.goals is None else np.zeros_like(same.goals)  # nobody did anything with what was not shown
+    return Examples(same.user, drawn.ravel()[place].astype(np.int32), nothing, same.at, same.end, same.context, goals), place
 
 
 def with_negatives(

@@ -2,8 +2,8 @@
 
     shards.json                what there is: `LogFacts`
     users.arrow, items.arrow   their ids by index, and whether the training split has them
-    shard-00000.examples       25 bytes an example and 2 or 4 for each context field: a batch for each block of the training split,
-                               one for validation and one for test; rows in time order
+    shard-00000.examples       25 bytes an example, 2 or 4 for each context field and 4 for each label beside the click: a batch for
+                               each block of the training split, one for validation and one for test; rows in time order
     shard-00000.clicks         the clicks of the shard's users, sorted by user and time
     shard-00000.pages          the impressions of the training split by page, if negatives are drawn from pages
     daily.arrow                how often each item was shown and clicked on each day, over all shards
@@ -14,7 +14,8 @@ keeps one copy for all processes. No process needs to hold more than a block of 
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
@@ -67,6 +68,7 @@ class LogFacts:
     clicks_only: bool = False  # whether the training split has no impression that was not clicked
     pages: bool = False  # whether there are files of pages
     validation_at: int = 0  # UTC ms, when the training split has ended
+    labels: list[str] = field(default_factory=list)  # the columns beside `clicked` from which goals are learned
 
 
 def examples_file(shard: int) -> str:
@@ -81,10 +83,16 @@ def pages_file(shard: int) -> str:
     return f"shard-{shard:05}.pages"
 
 
-def example_schema(context: ContextEncoder) -> pa.Schema:
-    """The columns of a shard's examples with their context fields."""
+def label_column(name: str) -> str:
+    """The column of a shard's examples that has a column of the log from which goals are learned: float32, NaN for null."""
+    return f"label_{name}"
+
+
+def example_schema(context: ContextEncoder, labels: Iterable[str] = ()) -> pa.Schema:
+    """The columns of a shard's examples with their context fields and labels."""
     kind = pa.from_numpy_dtype(context.kind)
-    return pa.schema([*EXAMPLES, *(pa.field(f"context_{name}", kind) for name in context.fields)])
+    more = [pa.field(label_column(name), pa.float32()) for name in labels]
+    return pa.schema([*EXAMPLES, *(pa.field(f"context_{name}", kind) for name in context.fields), *more])
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from rayrec.config import Goal
+from rayrec.config.goals import CLICKED
 from rayrec.data.context import ContextEncoder
 from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
+from rayrec.data.goals import goal_labels
 from rayrec.data.history import ClickHistory
 from rayrec.data.pages import NO_PAGES, Pages
-from rayrec.data.shards import CLICKS, EXAMPLES, EncodedLog, clicks_file, examples_file, pages_file
+from rayrec.data.shards import CLICKS, EXAMPLES, EncodedLog, clicks_file, examples_file, label_column, pages_file
 from rayrec.data.shuffling import Block, Columns
 from rayrec.training.exchange import Worker
 
@@ -29,22 +32,27 @@ class Share:
     shards: Sequence[int]
     context: ContextEncoder  # of the context fields that the examples shall have
     user_count: int  # user 0 included
+    goals: Sequence[Goal] = ()  # whose labels the examples shall have
 
     @classmethod
-    def of_all(cls, log: EncodedLog, context: ContextEncoder, user_count: int) -> Self:
-        return cls(log, range(log.shards), context, user_count)
+    def of_all(cls, log: EncodedLog, context: ContextEncoder, user_count: int, goals: Sequence[Goal] = ()) -> Self:
+        return cls(log, range(log.shards), context, user_count, goals)
 
     @classmethod
-    def of_worker(cls, log: EncodedLog, worker: Worker, context: ContextEncoder, user_count: int) -> Self:
+    def of_worker(
+        cls, log: EncodedLog, worker: Worker, context: ContextEncoder, user_count: int, goals: Sequence[Goal] = ()
+    ) -> Self:
         """The shards of one of several workers."""
-        return cls(log, range(worker.rank, log.shards, worker.world_size), context, user_count)
+        return cls(log, range(worker.rank, log.shards, worker.world_size), context, user_count, goals)
 
     @classmethod
-    def in_groups(cls, log: EncodedLog, rows: int, context: ContextEncoder, user_count: int) -> Iterator[Self]:
+    def in_groups(
+        cls, log: EncodedLog, rows: int, context: ContextEncoder, user_count: int, goals: Sequence[Goal] = ()
+    ) -> Iterator[Self]:
         """All shards, in groups of about so many rows of the log, for work that needs whole users but not all at a time."""
         count = max(1, -(-int(log.sizes.sum()) // rows))
         for shards in np.array_split(np.arange(log.shards), min(count, log.shards)):
-            yield cls(log, shards.tolist(), context, user_count)
+            yield cls(log, shards.tolist(), context, user_count, goals)
 
     @cached_property
     def clicks(self) -> ClickHistory:
@@ -108,7 +116,18 @@ class Share:
             if name in self._translation:
                 context[number] = self._translation[name][context[number]]
         stacked = np.stack(context, 1) if context else np.empty((len(user), 0), np.int16)
-        return (user, item, clicked, at, self.clicks.offsets[user] + clicks, stacked), row
+        found = user, item, clicked, at, self.clicks.offsets[user] + clicks, stacked
+        return (found if not self.goals else (*found, self._labels(batches, clicked))), row
+
+    def _labels(self, batches: Sequence[pa.RecordBatch], clicked: np.ndarray) -> np.ndarray:
+        """The labels of the goals of these examples: float32 [examples, G]. Raises `DataError` if they were not encoded."""
+        columns = {CLICKED: clicked}
+        for name in {goal.label for goal in self.goals} - {CLICKED}:
+            if name not in self.log.facts.labels:
+                raise DataError(f"ranker.goals: the log was encoded without the column {name!r}; run `rayrec encode CONFIG`")
+            parts = [batch.column(label_column(name)).to_numpy() for batch in batches]
+            columns[name] = np.concatenate(parts)
+        return goal_labels(self.goals, columns)
 
 
 @dataclass(frozen=True)

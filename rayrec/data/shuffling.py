@@ -23,9 +23,15 @@ class Columns(NamedTuple):
     at: Tensor
     end: Tensor
     context: Tensor
+    goals: Tensor | None = None
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """The columns, without that of goals if there are none."""
+        return tuple(column for column in self if column is not None)
 
     def take(self, rows: slice | Tensor) -> "Columns":
-        return Columns(*(column[rows] for column in self))
+        return Columns(*(column[rows] for column in self.given))
 
 
 class Block(NamedTuple):
@@ -97,5 +103,5 @@ def by_batch(blocks: Iterable[Rows], size: int, first: int, last: int) -> Iterat
 
 
 def _joined(one: Rows, other: Rows) -> Rows:
-    columns = Columns(*map(torch.cat, zip(one.columns, other.columns, strict=True)))
+    columns = Columns(*map(torch.cat, zip(one.columns.given, other.columns.given, strict=True)))
     return Rows(columns, np.concatenate([one.position, other.position]), other.until)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from rayrec.config import Recall
+from rayrec.config import Recall, scored
 from rayrec.data.context import DAY_MS
 from rayrec.datasets.synthetic.crowd import Crowd, Reactions
 from rayrec.evaluation.experiments.gains import Gain, gain
@@ -55,6 +55,8 @@ class Arm:
     pipeline: RecallPipeline
     scorer: Scorer
     recall: Recall
+    goals: Sequence[str] = ()  # of the scorer, if it has several
+    formula: str | None = None  # of the goals
 
 
 @dataclass
@@ -141,6 +143,7 @@ class Platform:
         for row, each in enumerate(found):
             candidates_BN[row, : len(each)] = each.items
         scores_BN = arm.scorer.score([""] * len(who_B), histories, times, at_B, candidates_BN)
+        scores_BN = scored(scores_BN, arm.goals, arm.formula)
         odds = self._odds(who_B, histories, times, at_B, candidates_BN)
         pages_BK = np.zeros((len(who_B), self.k), np.int32)
         for row, (query, each) in enumerate(zip(queries, found, strict=True)):

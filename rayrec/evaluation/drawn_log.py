@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from rayrec.config import scored
 from rayrec.data.history import ClickHistory, click_times
 from rayrec.datasets.files import AMONG, CONTEXT
 from rayrec.errors import RayrecError
@@ -88,7 +89,8 @@ def places_of(rows: pa.Table, clicks: pa.Table, scorer: Scorer) -> DrawnPlaces:
             known = [slice(begin, end) for begin, end in zip(begins[some], ends[some], strict=True)]
             past = [history.items[clicks] for clicks in known], [history.times[clicks] for clicks in known]
             said = [json.loads(row[CONTEXT] or "{}") for row in part]
-            scores = scorer.score([row["user_id"] for row in part], *past, at[some], candidates, said)
+            values = scorer.score([row["user_id"] for row in part], *past, at[some], candidates, said)
+            scores = scored(values, scorer.settings.goals, None)
             for row, videos, user, of_row in zip(part, among, users[some], scores, strict=True):
                 yield Place(int(user), row["clicked"], row["propensity"], _place_of(row["video_id"], videos), of_row[: len(videos)])
 

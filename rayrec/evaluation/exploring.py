@@ -6,11 +6,13 @@ second platform, the other ranker may choose itself, for other people of the sam
 same way. What they click there also depends on what it showed them before.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from rayrec.config import scored
 from rayrec.datasets.synthetic.choice import click_probability
 from rayrec.datasets.synthetic.crowd import Reactions
 from rayrec.evaluation.ab_test import Platform
@@ -19,6 +21,11 @@ from rayrec.ranking.scorer import Scorer
 from rayrec.recall.exploration import Draw
 from rayrec.recall.pipeline import ScoredCandidates
 from rayrec.recall.selection import Odds
+
+
+def _greedy_among(scores_N: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The odds of each of some candidates where the highest of their scores is taken."""
+    return greedy(scores_N[rows])
 
 
 class ExploringPlatform(Platform):
@@ -38,11 +45,12 @@ class ExploringPlatform(Platform):
     def _odds(
         self, who_B: np.ndarray, histories: list[np.ndarray], times: list[np.ndarray], at_B: np.ndarray, candidates_BN: np.ndarray
     ) -> Sequence[Odds | None]:
-        scores_BN = self.other.score([""] * len(who_B), histories, times, at_B, candidates_BN)
+        values = self.other.score([""] * len(who_B), histories, times, at_B, candidates_BN)
+        scores_BN = scored(values, self.other.settings.goals, None)
         self._scores |= dict(zip(who_B.tolist(), scores_BN, strict=True))
         if not self.chooses:
             return super()._odds(who_B, histories, times, at_B, candidates_BN)
-        return [lambda rows, scores=scores: greedy(scores[rows]) for scores in scores_BN]
+        return [functools.partial(_greedy_among, scores) for scores in scores_BN]
 
     def _visits(self, name: str, who: np.ndarray, at: np.ndarray, day: int, *more: Any) -> Any:
         self._day = day

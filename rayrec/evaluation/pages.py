@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from rayrec.config import Recall, Selection
+from rayrec.config import Recall, Selection, scored
 from rayrec.data.loading import RankingData
 from rayrec.data.popularity import DailyCounts
 from rayrec.data.top import top_items
@@ -137,7 +137,7 @@ async def recommended_pages(
             upcoming = upcoming[~published]
         user_id = scorer.users.ids[user.user]
         query = Query(user_id, user.history, user.history_at, Exclusions.of(user.excluded), int(rng.integers(2**31)))
-        found = await _recommended_page(user, query, scorer, pipeline, queues, k)
+        found = await _recommended_page(user, query, scorer, selection.score, pipeline, queues, k)
         pages.append(found.page)
         recalls.append(recall_at_k(found.candidates.items, user.relevant))
         by_source.add(query, queues, found.candidates, user.relevant)
@@ -145,10 +145,11 @@ async def recommended_pages(
 
 
 async def _recommended_page(
-    user: TestUser, query: Query, scorer: Scorer, pipeline: RecallPipeline, queues: TopicQueues, k: int
+    user: TestUser, query: Query, scorer: Scorer, formula: str | None, pipeline: RecallPipeline, queues: TopicQueues, k: int
 ) -> ScoredCandidates:
     async def score(items: np.ndarray) -> np.ndarray:
-        return scorer.score([query.user_id], [user.history], [user.history_at], np.array([user.at]), items[None], [user.context])[0]
+        at, past = np.array([user.at]), ([user.history], [user.history_at])
+        return scored(scorer.score([query.user_id], *past, at, items[None], [user.context])[0], scorer.settings.goals, formula)
 
     return await pipeline.run(query, queues, score, k, Trace())
 

@@ -45,10 +45,14 @@ def ranker_lists(model: RankingModel, clicks: ClickHistory, at: int, context_fie
 def leaving_out(data: RankingData, validation: sparse.csr_array, test: sparse.csr_array) -> RankingData:
     """The same data with other splits: the examples of these pairs [U, I] of user and item are held out, and all others train."""
     train = data.train.blocks(range(len(data.train.block_sizes)), torch.device("cpu"))
-    columns = [*(tuple(column.numpy() for column in block.columns) for block in train), data.validation.columns, data.test.columns]
-    user, item, clicked, at, end, context = (np.concatenate(each) for each in zip(*columns, strict=True))
+    columns = [
+        *(tuple(column.numpy() for column in block.columns.given) for block in train),
+        data.validation.columns,
+        data.test.columns,
+    ]
+    user, item, clicked, at, end, context, *goals = (np.concatenate(each) for each in zip(*columns, strict=True))
     order = np.argsort(at, kind="stable")
-    examples = Examples(user, item, clicked, at, end, context).take(order)
+    examples = Examples(user, item, clicked, at, end, context, *goals).take(order)
     in_validation, in_test = (_among(examples.user, examples.item, pairs) for pairs in (validation, test))
     parts = [examples.take(rows) for rows in (~in_validation & ~in_test, in_validation, in_test)]
     rows = np.arange(len(parts[2]), dtype=np.int32)

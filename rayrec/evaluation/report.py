@@ -34,6 +34,7 @@ class Report:
     by_novelty: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     reliability: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     recall_by_source: dict[str, dict[str, float]] = field(default_factory=dict)  # as `candidates.SourceRecall` says
+    goals: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # ranker -> goal -> `metrics.label_metrics`
     warnings: list[str] = field(default_factory=list)
     drawn: int = 0
 

@@ -19,12 +19,13 @@ from rayrec.data.loading import RankingData
 from rayrec.data.negatives import NegativeSampler, chosen, click_pairs, drawn_examples, together, with_pairs
 from rayrec.data.pages import NO_PAGES
 from rayrec.data.windows import HistoryGather
+from rayrec.ranking.goals import SeveralGoals
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.scorer import Scorer
 from rayrec.ranking.warm_start import WarmStart
 from rayrec.training.callbacks import NO_CALLBACK, Epoch, TrainingCallback
 from rayrec.training.exchange import SINGLE, Worker, gather_rows
-from rayrec.training.metrics import auc, log_loss
+from rayrec.training.metrics import auc, label_metrics, log_loss
 from rayrec.training.trainable import Trainable
 from rayrec.training.trainer import CPU, Trainer
 from rayrec.workspace.checkpoint import Checkpoint
@@ -106,9 +107,30 @@ def predict(
     model: RankingModel, examples: Examples, gather: HistoryGather, device: torch.device, batch_size: int = 8192
 ) -> np.ndarray:
     """The click probability of each example: float32 [examples]."""
+    if isinstance(model, SeveralGoals):
+        return predict_goals(model, examples, gather, device, batch_size)[:, model.settings.click_goal]
     model.eval()
     parts = [torch.sigmoid(model.score(batch))[:, 0].float() for batch in batches(examples, gather, batch_size, device)]
     return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
+
+
+@torch.inference_mode()
+def predict_goals(
+    model: SeveralGoals, examples: Examples, gather: HistoryGather, device: torch.device, batch_size: int = 8192
+) -> np.ndarray:
+    """The value of each goal for each example: float32 [examples, G]."""
+    model.eval()
+    parts = [model.values(batch)[:, 0] for batch in batches(examples, gather, batch_size, device)]
+    return torch.cat(parts).cpu().numpy() if parts else np.empty((0, len(model.goals)), np.float32)
+
+
+def goal_metrics(ranker: Ranker, labels_RG: np.ndarray, values_RG: np.ndarray) -> dict[str, dict[str, float]]:
+    """The metrics of each goal, over the impressions that have its label."""
+    found = {}
+    for (name, goal), labels, values in zip(ranker.goals.items(), labels_RG.T, values_RG.T, strict=True):
+        known = ~np.isnan(labels)
+        found[name] = label_metrics(labels[known], values[known], probability=goal.loss == "log")
+    return found
 
 
 class TrainableRanker(Trainable[Batch]):
@@ -147,10 +169,25 @@ class TrainableRanker(Trainable[Batch]):
 
     def validate(self) -> dict[str, float]:
         examples = self.validation
+        if isinstance(self.ranker, SeveralGoals):
+            return self._validate_goals(self.ranker)
         probability = torch.from_numpy(predict(self.ranker, examples, self.gather, self.device)).to(self.device)
         both = torch.stack([probability, torch.from_numpy(examples.clicked).to(self.device)], dim=1)
         probability, clicked = gather_rows(both, self.worker).cpu().numpy().T
         return {AUC: auc(clicked, probability), LOG_LOSS: log_loss(clicked, probability)}
+
+    def _validate_goals(self, ranker: SeveralGoals) -> dict[str, float]:
+        """The metrics of the click, and what each goal is judged by: `validation_GOAL_auc`, or `validation_GOAL_xauc`."""
+        assert self.validation.goals is not None
+        values = predict_goals(ranker, self.validation, self.gather, self.device)
+        both = torch.from_numpy(np.concatenate([values, self.validation.goals], 1)).to(self.device)
+        values, labels = np.split(gather_rows(both, self.worker).cpu().numpy(), 2, axis=1)
+        clicked, probability = (columns[:, ranker.settings.click_goal] for columns in (labels, values))
+        found = {AUC: auc(clicked > 0, probability), LOG_LOSS: log_loss(clicked, probability)}
+        for name, metrics in goal_metrics(ranker.settings, labels, values).items():
+            measure = "auc" if "auc" in metrics else "xauc"
+            found[f"validation_{name}_{measure}"] = metrics[measure]
+        return found
 
     def quality(self, epoch: Epoch) -> float:
         return epoch.metrics[AUC] if math.isfinite(epoch.metrics[AUC]) else -epoch.metrics[LOG_LOSS]

@@ -31,12 +31,21 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
+class Head(Linear):
+    """The last layer of a network: one logit from its last hidden layer, which towers of several goals can read, too."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, 1)
+
+
 def mlp(sizes: list[int], dropout: float, activation: Activation = relu) -> nn.Sequential:
     """Layers of the given sizes, the first of which is that of the input, followed by a layer with a single logit."""
-    hidden = [
-        layer for before, after in pairwise(sizes) for layer in (Linear(before, after), activation(after), nn.Dropout(dropout))
-    ]
-    return nn.Sequential(*hidden, Linear(sizes[-1], 1))
+    return nn.Sequential(*mlp_layers(sizes, dropout, activation), Head(sizes[-1]))
+
+
+def mlp_layers(sizes: list[int], dropout: float, activation: Activation = relu) -> list[nn.Module]:
+    """The hidden layers of an MLP."""
+    return [layer for before, after in pairwise(sizes) for layer in (Linear(before, after), activation(after), nn.Dropout(dropout))]
 
 
 class RequestMLP(nn.Module):

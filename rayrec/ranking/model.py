@@ -1,7 +1,7 @@
 """The interface of every ranker: logits for the candidates of a batch, the loss to train on, and the optimizer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -86,14 +86,18 @@ class RankingModel(nn.Module, ABC):
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The loss that training minimises, for each request [B]: `click_losses` of its candidates. `batch` has labels."""
-        return click_losses(self.score(batch), batch)
+        return self.label_losses(self.score(batch), batch)
+
+    def label_losses(self, logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """For each request [B] the loss of the logits of `score`. A model of several goals gives its body another one."""
+        return click_losses(logits_BN, batch)
 
     def pretrain(self, train: Callable[["RankingModel", int], object]) -> None:
         """What comes before the training: `train` trains a model within this one by itself, for so many epochs."""
 
-    def optimizer(self, settings: Training) -> torch.optim.Optimizer:
-        """A new optimizer for the parameters of this model."""
-        return LazyAdam(self.parameters(), settings.learning_rate, settings.weight_decay)
+    def optimizer(self, settings: Training, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
+        """A new optimizer for these parameters, or for those of this model."""
+        return LazyAdam(parameters or self.parameters(), settings.learning_rate, settings.weight_decay)
 
 
 def click_losses(logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:

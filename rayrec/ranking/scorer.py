@@ -33,6 +33,7 @@ from rayrec.errors import RayrecError
 from rayrec.ranking import models
 from rayrec.ranking.embedding import Inputs
 from rayrec.ranking.frozen import TooLargeError
+from rayrec.ranking.goals import SeveralGoals
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.told import told_users
 from rayrec.tables import MAPS, TEXT, VECTOR
@@ -188,6 +189,8 @@ class Scorer:
     ) -> np.ndarray:
         """Click probabilities float32 [B, N]; with `ranker.shown_half_life` numbers that order a page likewise, from 0 to 1.
 
+        Of a ranker with several goals, the value of each [B, N, G]: `config.scored` makes one score of them.
+
         `histories` are B arrays of item indices, oldest first, of any length, and `history_times` the times of the clicks (UTC
         ms); `at` is int64 [B] (UTC ms); `candidates` is an integer array [B, N], in which 0 is padding and scores 0. A context
         maps fields to values; a missing field is unknown. `told` has a JSON object (column of the table of users -> value) of each
@@ -210,11 +213,14 @@ class Scorer:
             candidates=torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64)),
         ).to(self.device)
         try:
-            probabilities = torch.sigmoid(self.model.page_score(batch)).masked_fill(batch.candidates == 0, 0.0)
+            if isinstance(self.model, SeveralGoals):
+                values = self.model.values(batch).masked_fill((batch.candidates == 0)[..., None], 0.0)
+            else:
+                values = torch.sigmoid(self.model.page_score(batch)).masked_fill(batch.candidates == 0, 0.0)
         finally:
             if rows:
                 self.model.drop_users()
-        return probabilities.float().cpu().numpy()
+        return values.float().cpu().numpy()
 
     def save(self, fs: pafs.FileSystem, folder: str) -> None:
         fs.create_dir(folder, recursive=True)

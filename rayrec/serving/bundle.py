@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from rayrec import __version__
+from rayrec.config import ConfigError, Formula
 from rayrec.errors import RayrecError
 from rayrec.recall.items import number_authors
 from rayrec.recall.neighbours import Neighbours
@@ -92,6 +93,7 @@ class BundleInfo:
     rayrec: str = __version__
     log_upto: int | None = None  # the number of the last event that the log takes into account, if it contains an export
     has_ranker: bool = True  # without one, the videos of a page are in the order of recall
+    goals: list[str] = field(default_factory=list)  # of the ranker, if it has several
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,20 @@ class Bundle:
     def published_at(self) -> np.ndarray:
         """The publication time of each item: UTC ms, int64 [I], 0 where it is unknown."""
         return np.concatenate([[0], self.items["published_at"].fill_null(0).to_numpy()])
+
+    def formula(self, text: str | None) -> Formula | None:
+        """By what a page is ordered; None: by the first goal, by the click probability, or as recall has it without a ranker.
+
+        Raises `ConfigError` for a goal that the ranker lacks.
+        """
+        if text is None or not self.info.has_ranker:
+            return None
+        try:
+            return Formula.parse(text, self.info.goals)
+        except ValueError as error:
+            raise ConfigError(
+                f"selection.score: {error} in the bundle {self.version}; train and publish a ranker with these goals"
+            ) from error
 
     def user(self, user_id: str) -> UserLog:
         """A user's part of the log; `UNKNOWN_USER` for users who are not in it."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rayrec.config import Recall, Selection
+from rayrec.config import Formula, Recall, Selection, scored
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.exploration import Draw
 from rayrec.recall.pipeline import RecallPipeline, Trace
@@ -56,8 +56,8 @@ class UserState:
     delivered: np.ndarray = field(default_factory=lambda: NO_ITEMS)  # int32 items that may be waiting on the user's screen
 
 
-# (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
-# those of `Items.in_store`.
+# (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n] or, from a
+# ranker with goals, the value of each [n, G]. The items are those of `Items.in_store`.
 Rank = Callable[[str, UserState, int, np.ndarray, dict[str, Any]], Awaitable[np.ndarray]]
 
 # (user_id, an item of `Items.in_store`) -> where the user looks at its cover, or a sentence that says why that is not known.
@@ -93,7 +93,7 @@ class Page:
     items: np.ndarray  # int32 [k]
     why: np.ndarray  # str [k]: the label of the source that brought each video
     topics: np.ndarray  # int32 [k]: the topic that brought each video, NO_TOPIC where none did
-    scores: np.ndarray  # float32 [k]: click probabilities, or what `rank_in_order` gives
+    scores: np.ndarray  # float32 [k]: click probabilities, what the formula makes of goals, or what `rank_in_order` gives
     trace: Trace
     arm: str | None = None  # the arms that answered, as `assignment.label` writes them
     context: str | None = None  # of the request, as JSON
@@ -121,8 +121,8 @@ class View:
 class Recommender:
     """Answers from one bundle and the store. `refresh` may run in another thread than `recommend`.
 
-    Raises `ConfigError` when the config names an unknown recall source. `lost` is told how many impressions could not be stored, in
-    any thread.
+    Raises `ConfigError` when the config names an unknown recall source, or a goal that the bundle's ranker lacks. `lost` is told
+    how many impressions could not be stored, in any thread.
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class Recommender:
     ) -> None:
         self.bundle, self.store, self.rank, self.settings, self._lost, self.look = bundle, store, rank, recall, lost, look
         self._combinations, self._refreshing = experiments.combinations(recall, selection), threading.Lock()
+        self._formulas = {change: bundle.formula(selection.score) for change, (_, selection) in self._combinations.items()}
         self._rng = np.random.default_rng(seed)
         self._since = store.since(bundle.info.log_until, bundle.info.log_upto)
         self.exposures, self.clicks = bundle.counters()
@@ -226,6 +227,7 @@ class Recommender:
         arm: str | None = None,
         change: Change = NOTHING,
         visit: Visit = NO_VISIT,
+        formula: Formula | None = None,
     ) -> Page:
         """A page of k videos that the user has not seen for `recall.seen_days`. They are logged as delivered.
 
@@ -236,10 +238,11 @@ class Recommender:
         soon as the store can write, or else are lost and counted.
 
         `context` gives the ranker's context fields; fields that it lacks are unknown. It and `arm` are stored with the impressions.
-        `change` says which arms of experiments make the page.
+        `change` says which arms of experiments make the page. A `formula` of the bundle's goals counts instead of theirs.
         Raises what the ranker raises, and `ScoreError` when its answer does not fit the candidates.
         """
-        page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, int(self._rng.integers(2**31)), change)
+        seed = int(self._rng.integers(2**31))
+        page = await self.preview(user_id, k, exclude, blocked_authors, context, arm, seed, change, formula)
         page = replace(page, visit=visit)
         logged = await self._log(self._impressions(user_id, page))  # before the answer, so that no page repeats it
         page = replace(page, logged=logged)
@@ -256,6 +259,7 @@ class Recommender:
         arm: str | None = None,
         draw_seed: int = 0,
         change: Change = NOTHING,
+        formula: Formula | None = None,
     ) -> Page:
         """The page that `recommend` would answer with, without logging it. `draw_seed` decides what is drawn at random."""
         trace, now, view = Trace(), now_ms(), self.view
@@ -266,7 +270,8 @@ class Recommender:
 
         async def score(candidates: np.ndarray) -> np.ndarray:
             state = replace(user, clicked=items.in_store(user.clicked))
-            return await self.rank(known_as, state, now, items.in_store(candidates), context or {})
+            values = await self.rank(known_as, state, now, items.in_store(candidates), context or {})
+            return scored(values, self.bundle.info.goals, formula or self._formulas[change])
 
         hidden = np.append(user.seen, user.delivered)
         exclusions = _exclusions(items, hidden, exclude, blocked_authors)

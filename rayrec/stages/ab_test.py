@@ -166,7 +166,13 @@ def _shared(place: Place, config_json: str) -> _Shared:
             scorers[folder].freeze(room(scorer.device))
         topics, ids = workspace.read_if_there("topics"), scorers[folder].item_ids
         items = ItemData.of_tables(ids, catalog, topics, lambda: workspace.read_if_there("embeddings"))
-        arms[name] = testing.Arm(RecallPipeline(own.recall, own.selection, items), scorers[folder], own.recall)
+        arms[name] = testing.Arm(
+            RecallPipeline(own.recall, own.selection, items),
+            scorers[folder],
+            own.recall,
+            list(own.ranker.goals),
+            own.selection.score,
+        )
     reach = max(*(arm.recall.clicks for arm in arms.values()), *(scorer.model.window.reach for scorer in scorers.values()))
     available = published_at(catalog) < _begin(config)
     available[0] = False

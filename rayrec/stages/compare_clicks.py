@@ -31,7 +31,7 @@ from rayrec.workspace.stage import StageRun
 from rayrec.workspace.versions import Workspace
 
 # The ranker's settings on which its data depend (`ranking_data`).
-OF_THE_DATA = ("item_fields", "context_fields", "topics", "modalities")
+OF_THE_DATA = ("item_fields", "context_fields", "topics", "modalities", "goals")
 EVALUATION_SEED = 0  # of the negatives of the test split, which are the same for all arms and seeds
 
 log = logging.getLogger(__name__)

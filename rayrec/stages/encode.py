@@ -9,17 +9,20 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from rayrec.config import Config, settings_of
+from rayrec.config.goals import WATCH_SHARE
 from rayrec.data import encoding as steps
 from rayrec.data.blocks import block_count
 from rayrec.data.context import POSITION, refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoding import EncodingJob
 from rayrec.data.errors import DataError, refuse_no_clicks
+from rayrec.data.goals import durations, label_rules, refuse_missing
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
@@ -46,10 +49,12 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     """The work of the stage, whose pieces `execute` does."""
     fields = context_fields(run.config)
     refuse_unknown_context(fields, pieces.columns)
+    rules = label_rules(run.config)
+    refuse_missing(rules, pieces.columns)
     split = pieces.split(run.config.split)
     refuse_times_of_day(fields, split)
     pages = needs_pages(run.config)
-    job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields, pages)
+    job = EncodingJob(run.fs, run.folder, split, block_count(split.train_end), run.config.encoding.shards, fields, pages, rules)
     found = _each("pieces", [functools.partial(steps.sort_piece, job, piece) for piece in pieces.pieces], execute)
     labels = {label for facts in found for label in facts.labels}
     refuse_no_clicks(labels, split.train_end)
@@ -62,12 +67,13 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     items = steps.number_items(job, len(found), _ids(run.read("catalog", ["video_id"])))
     context = steps.number_context(job, len(found))
     sizes = np.array([facts.sizes for facts in found], dtype=np.int64)
-    work = [functools.partial(steps.write_shard, job, shard, sizes, context) for shard in range(job.shards)]
+    lengths = durations(run.read("catalog", ["duration_s"])) if WATCH_SHARE in set(job.labels) - set(pieces.columns) else None
+    work = [functools.partial(steps.write_shard, job, shard, sizes, context, lengths) for shard in range(job.shards)]
     shards = _each("shards", work, execute)
     steps.write_daily_counts(job)
     for name, known in (("users", users), ("items", items)):
         steps.write_arrow(run.fs, f"{run.folder}/{name}.arrow", _table_of(known))
-    facts = LogFacts(shards, split.test_at, context, split.by, labels == {True}, pages, split.validation_at)
+    facts = LogFacts(shards, split.test_at, context, split.by, labels == {True}, pages, split.validation_at, job.labels)
     EncodedLog(run.fs, run.folder, facts).finish()
 
 
@@ -128,6 +134,7 @@ def settings(config: Config) -> dict[str, Any]:
     # So is one whose validation and test parts had positions.
     fields = sorted(context_fields(config))
     found = settings_of(config.split, config.encoding) | {"context_fields": fields, "format": 4 if POSITION in fields else 3}
+    found |= {"labels": [list(astuple(rule)) for rule in rules]} if (rules := label_rules(config)) else {}
     return found | {"pages": needs_pages(config)}
 
 

@@ -45,7 +45,8 @@ from rayrec.evaluation.report import (
     page_warnings,
     split_warnings,
 )
-from rayrec.ranking.fitting import predict
+from rayrec.ranking.fitting import goal_metrics, predict, predict_goals
+from rayrec.ranking.goals import SeveralGoals
 from rayrec.ranking.scorer import RankerError, Scorer
 from rayrec.recall import sources
 from rayrec.recall.items import ItemData
@@ -104,6 +105,9 @@ def evaluate(run: StageRun) -> None:
             for each in rankers
         },
         reliability={each.name: _as_lists(reliability(test.clicked, probabilities[each.name])) for each in rankers},
+        goals={
+            each.name: goal_metrics(each.scorer.settings, test.labels, test.values[each.name]) for each in rankers if test.values
+        },
         warnings=[*click_warnings(clicks, rankers[0].name), *page_warnings(metrics, rankers[0].name, k)],
     )
     report.warnings.extend([*split_warnings(log.facts.split_by), *drawn_warnings(report.drawn)])
@@ -215,13 +219,15 @@ class TestSplit:
     without: dict[str, dict[str, np.ndarray]]  # ranker -> modality, or ID -> the predictions where all items lack it
     counters: Counters
     users: list[TestUser]  # in the order of their first impressions
+    labels: np.ndarray  # float32 [rows, G], of the goals of the rankers, NaN where there is none
+    values: dict[str, np.ndarray]  # ranker -> the value of each goal, float32 [rows, G]
 
     @classmethod
     def of_size(cls, rows: int, rankers: list[TrainedRanker]) -> "TestSplit":
         def empty(kind: type) -> np.ndarray:
             return np.empty(rows, dtype=kind)
 
-        items = len(rankers[0].scorer.item_ids)
+        items, goals = len(rankers[0].scorer.item_ids), len(rankers[0].scorer.settings.goals)
         return cls(
             empty(np.int32),
             np.zeros(rows, np.int32),
@@ -232,14 +238,17 @@ class TestSplit:
             {ranker.name: {name: empty(np.float32) for name in ranker.without} for ranker in rankers},
             Counters(np.zeros(items, np.int64), np.zeros(items, np.int64)),
             [],
+            np.empty((rows, goals), np.float32),
+            {ranker.name: np.empty((rows, goals), np.float32) for ranker in rankers if goals},
         )
 
     def without_empty(self, impressions: int) -> "TestSplit":
         """Without the places behind the impressions for which no negative could be drawn."""
         rows = (np.arange(len(self.item)) < impressions) | (self.item > 0)
-        columns = {name: getattr(self, name)[rows] for name in ("user", "item", "at", "clicked", "length")}
+        columns = {name: getattr(self, name)[rows] for name in ("user", "item", "at", "clicked", "length", "labels")}
         without = {ranker: {name: values[rows] for name, values in found.items()} for ranker, found in self.without.items()}
-        return replace(self, **columns, probabilities={k: v[rows] for k, v in self.probabilities.items()}, without=without)
+        probabilities, values = ({k: v[rows] for k, v in found.items()} for found in (self.probabilities, self.values))
+        return replace(self, **columns, probabilities=probabilities, values=values, without=without)
 
 
 def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.ndarray, config: Config) -> TestSplit:
@@ -251,7 +260,8 @@ def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.n
         scorer.user_encoder, scorer.item_encoder, scorer.context_encoder, scorer.users, scorer.items, published_at
     )
     draw, limit = np.random.default_rng(config.seed).random(len(scorer.users.ids)), 1.0
-    for share in Share.in_groups(log, GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids)):
+    goals = list(scorer.settings.goals.values())
+    for share in Share.in_groups(log, GROUP_ROWS, scorer.context_encoder, len(scorer.users.ids), goals):
         data = RankingData.of(fitted, share, in_memory=True)
         row = data.test_row
         examples, place = with_negatives(data.test, data.clicks, published_at, negatives, config.seed)
@@ -265,8 +275,13 @@ def _predicted(log: EncodedLog, rankers: list[TrainedRanker], published_at: np.n
         if len(test.users) > most:
             test.users = sorted(test.users, key=lambda user: draw[user.user])[:most]
             limit = draw[test.users[-1].user]
+        if examples.goals is not None:
+            test.labels[row] = examples.goals
         for ranker in rankers:
             test.probabilities[ranker.name][row] = _probabilities(ranker.scorer, data, examples)
+            if isinstance(model := ranker.scorer.model, SeveralGoals):
+                gather = HistoryGather(data.clicks, model.window, ranker.scorer.device)
+                test.values[ranker.name][row] = predict_goals(model, examples, gather, ranker.scorer.device)
             for name, without in ranker.without.items():
                 test.without[ranker.name][name][row] = _probabilities(without, data, examples)
     test.users = in_order(test.users)

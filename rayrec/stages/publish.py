@@ -82,7 +82,8 @@ def _with_log(run: StageRun) -> FromLog:
     # A log with times in the future must not hide the events of today.
     log_until = min(log.pieces[-1].end, int(time.time() * 1000))
     max_clicks = max(run.config.recall.clicks, scorer.model.window.reach)
-    info = bundle.BundleInfo(log_until, max_clicks, metrics_of(run), log_upto=log_summary.exported_upto(log))
+    upto, goals = log_summary.exported_upto(log), list(trained.settings.goals)
+    info = bundle.BundleInfo(log_until, max_clicks, metrics_of(run), log_upto=upto, goals=goals)
     seen_since = log_until - int(run.config.recall.seen_days * DAY_MS)
     users = (log_summary.user_table(share, user_ids, max_clicks, seen_since) for share in shares)
     tables = tables_of(items.neighbours, items.vectors, exact_videos(run.config.recall))

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
+from scipy.stats import kendalltau
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
@@ -76,7 +77,7 @@ def calibration_error(clicked: np.ndarray, probability: np.ndarray, bins: int = 
 
 def predicted_to_observed(clicked: np.ndarray, probability: np.ndarray) -> float:
     """Predicted clicks divided by observed clicks, ideally 1; NaN without a click."""
-    return float(probability.sum(dtype=np.float64) / clicked.sum()) if clicked.any() else float("nan")
+    return float(probability.sum(dtype=np.float64) / clicked.sum(dtype=np.float64)) if clicked.any() else float("nan")
 
 
 def click_metrics(user: np.ndarray, clicked: np.ndarray, probability: np.ndarray) -> dict[str, float]:
@@ -95,6 +96,52 @@ def basic_metrics(clicked: np.ndarray, probability: np.ndarray) -> dict[str, flo
         "log_loss": log_loss(clicked, probability),
         "accuracy": accuracy(clicked, probability),
     }
+
+
+def xauc(label: np.ndarray, value: np.ndarray) -> float:
+    """The share of the pairs of impressions with different labels that the values put in the same order; NaN without such a pair.
+
+    Equal values count half, so that it is the AUC where labels are 0 and 1 (Zhan et al., "Deconfounding Duration Bias in Watch-time
+    Prediction for Video Recommendation", 2022). It is exact: Kendall's tau is (C - D) / sqrt(L V), where C pairs are in the same
+    order and D in the other, L have different labels and V different values.
+    """
+    different_labels, different_values = _different_pairs(label), _different_pairs(value)
+    if not different_labels:
+        return float("nan")
+    if not different_values:
+        return 0.5
+    tau = float(kendalltau(label, value, method="asymptotic").statistic)
+    return (1 + tau * (different_values / different_labels) ** 0.5) / 2
+
+
+def _different_pairs(values: np.ndarray) -> float:
+    """The number of pairs of different values."""
+    counts = np.unique(values, return_counts=True)[1].astype(np.float64)
+    return float(len(values) ** 2 - (counts**2).sum()) / 2
+
+
+def label_metrics(label: np.ndarray, value: np.ndarray, probability: bool) -> dict[str, float]:
+    """How good a goal is predicted, as a `probability` of labels from 0 to 1 or as an expected number.
+
+    `auc` where the labels are 0 and 1, else `xauc`; `log_loss` of a probability, else `mean_error`, of the absolute difference;
+    `calibration_error` and `predicted_to_observed`, as for clicks; and how many impressions had a label.
+    """
+    if not len(label):
+        return {"xauc": float("nan"), "labels": 0}
+    binary = bool(np.isin(label, (0, 1)).all()) and probability
+    found = {"auc": auc(label > 0, value)} if binary else {"xauc": xauc(label, value)}
+    found |= {"log_loss": cross_entropy(label, value)} if probability else {"mean_error": float(np.abs(label - value).mean())}
+    return found | {
+        "calibration_error": calibration_error(label, value),
+        "predicted_to_observed": predicted_to_observed(label, value),
+        "labels": len(label),
+    }
+
+
+def cross_entropy(label: np.ndarray, probability: np.ndarray) -> float:
+    """The mean log loss of labels from 0 to 1."""
+    p, y = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7), label.astype(np.float64)
+    return float(-(y * np.log(p) + (1 - y) * np.log1p(-p)).mean())
 
 
 def recall_at_k(page: np.ndarray, relevant: np.ndarray) -> float:

@@ -22,6 +22,6 @@ def test_an_example_takes_at_most_40_bytes(data: RankingData, monkeypatch: pytes
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
     train = data.train.take(slice(None))
     columns, order = train._on_device(CPU)
-    for tensor, array in zip(columns, train.columns, strict=True):
+    for tensor, array in zip(columns.given, train.columns, strict=True):
         assert tensor.data_ptr() == array.ctypes.data  # not copied
-    assert sum(column.nbytes for column in columns) + order.nbytes == len(train) * (25 + 2 * 2 + 4) < len(train) * 40
+    assert sum(column.nbytes for column in columns.given) + order.nbytes == len(train) * (25 + 2 * 2 + 4) < len(train) * 40

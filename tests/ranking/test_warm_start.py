@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 
-from rayrec.config import Ranker, Split, Training
+from rayrec.config import Goal, Ranker, Split, Training
 from rayrec.data.errors import DataError
 from rayrec.data.examples import Examples
 from rayrec.data.loading import RankingData, join_items, prepare
@@ -29,6 +29,7 @@ from tests.training.small_log import START, VIDEOS, catalog, interactions
 FS = pafs.LocalFileSystem()
 RANKER = Ranker(embedding_size=8, topic_size=8, hidden=[16], history_length=10, context_fields=["device"], dropout=0, id_dropout=0)
 SETTINGS = Training(epochs=1, batch_size=256, learning_rate=5e-3)
+SEVERAL = {"click": Goal(label="clicked"), "odds": Goal(label="clicked", loss="weighted_logistic")}
 FEWER = VIDEOS - 5  # videos in the first half
 ROWS, SPLIT = 3000, Split(validation=0.1, test=0.1)
 UNTIL = START + int(ROWS / 2 * 0.8)  # where the first half of the log, of which a tenth is for validation and test each, ends
@@ -76,9 +77,10 @@ def trained(data: RankingData, settings: Ranker, folder: Path) -> Scorer:
     return scorer
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "wide_deep with goals", "lr with goals"])
 def test_a_training_goes_on_as_if_it_had_not_stopped(name: str, tmp_path: Path) -> None:
-    settings = with_fields(model=name)
+    goals = SEVERAL if name.endswith(" with goals") else {}
+    settings = with_fields(model=name.removesuffix(" with goals"), goals=goals)
     half = first_half(settings)
     base = trained(half, settings, tmp_path)
     whole = prepare(log(ROWS), items(VIDEOS), None, settings, SPLIT, base, UNTIL)

@@ -71,3 +71,23 @@ def test_a_log_of_clicks_alone_is_judged_with_drawn_videos(tmp_path: Path) -> No
     assert predictions.num_rows == report["impressions"]
     assert predictions["clicked"].to_pylist() == [True] * report["impressions"]
     assert evaluated(config) == clicks
+
+
+def test_the_goals_of_a_ranker_are_measured_and_pages_are_ordered_by_their_formula(tmp_path: Path) -> None:
+    goals = "ranker.goals={click: clicked, odds: {label: clicked, loss: weighted_logistic}}"
+    pages = {}
+    for formula in ("click", "click^-1"):
+        config = load(None, [f"workspace={tmp_path}/workspace", goals, f"selection.score={formula}", "evaluation.k=3"])
+        workspace = Workspace(config.workspace)
+        if not pages:
+            run_stage(workspace, ingest(catalog(tmp_path), interactions()), config)
+            run_stage(workspace, TRAIN, config)
+        clicks = evaluated(config)
+        report = json.loads(workspace.read_file(f"{workspace.folder('evaluate')}/report.json"))
+        pages[formula] = next(iter(report["pages"].values()))["ndcg"]
+    found = next(iter(report["goals"].values()))
+    assert list(found) == ["click", "odds"]
+    assert found["click"]["auc"] == next(iter(clicks.values()))["auc"]
+    assert 0 <= found["odds"]["xauc"] <= 1
+    assert found["click"]["labels"] == found["odds"]["labels"] == report["impressions"]
+    assert pages["click"] != pages["click^-1"]

@@ -7,6 +7,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ndcg_score, roc_auc_score
 
+from rayrec.training import metrics
 from rayrec.training.metrics import accuracy, auc, click_metrics, gauc, log_loss, ndcg_at_k, ranking_at_k, recall_at_k, reliability
 
 Log = tuple[np.ndarray, np.ndarray, np.ndarray]  # users, clicks, probabilities
@@ -98,3 +99,35 @@ def test_the_pages_of_many_users_are_measured_as_one_by_one() -> None:
     for page, row, recall, ndcg in zip(best, relevant, *found, strict=True):
         assert recall == pytest.approx(recall_at_k(page, np.flatnonzero(row)))
         assert ndcg == pytest.approx(ndcg_at_k(page, np.flatnonzero(row), 10))
+
+
+def test_xauc_is_the_share_of_pairs_in_order() -> None:
+    """Against a loop over all pairs, with ties of labels and of values."""
+    rng = np.random.default_rng(0)
+    for trial in range(5):
+        label, value = rng.integers(0, 6, 60) * 1.5, rng.integers(0, 4 + 20 * trial, 60) / 7
+        pairs = [(i, j) for i in range(60) for j in range(60) if label[i] > label[j]]
+        expected = sum(1.0 if value[i] > value[j] else 0.5 if value[i] == value[j] else 0.0 for i, j in pairs) / len(pairs)
+        assert metrics.xauc(label, value) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(metrics.xauc(np.ones(5), np.arange(5.0)))
+    assert metrics.xauc(np.arange(5.0), np.ones(5)) == 0.5
+
+
+def test_xauc_of_yes_and_no_is_the_auc() -> None:
+    rng = np.random.default_rng(1)
+    label, value = rng.integers(0, 2, 300), rng.integers(0, 50, 300) / 50
+    assert metrics.xauc(label, value) == pytest.approx(metrics.auc(label > 0, value), abs=1e-12)
+
+
+def test_the_metrics_of_a_label_go_with_its_kind() -> None:
+    label, value = np.array([0, 1, 1, 0], np.float32), np.array([0.2, 0.7, 0.4, 0.3], np.float32)
+    found = metrics.label_metrics(label, value, probability=True)
+    assert (found["auc"], found["labels"]) == (1, 4)
+    assert found["log_loss"] == pytest.approx(metrics.log_loss(label, value))
+    assert found["predicted_to_observed"] == pytest.approx(0.8)
+    seconds = metrics.label_metrics(np.array([0, 4, 8], np.float32), np.array([1, 3, 2], np.float32), probability=False)
+    assert seconds["xauc"] == pytest.approx(2 / 3)
+    assert seconds["mean_error"] == pytest.approx(8 / 3)
+    assert seconds["predicted_to_observed"] == pytest.approx(0.5)
+    assert "log_loss" not in seconds
+    assert metrics.label_metrics(label[:0], value[:0], probability=True)["labels"] == 0

@@ -13,6 +13,7 @@ import sys
 
 from rayrec.config import ConfigError, Ranker, Section
 from rayrec.data.fields import Tables
+from rayrec.ranking.goals import SeveralGoals
 from rayrec.ranking.model import RankingModel
 from rayrec.registry import find_class, read_options
 
@@ -26,8 +27,10 @@ def check(settings: Ranker) -> type[RankingModel]:
 
 
 def build(settings: Ranker, tables: Tables) -> RankingModel:
-    """An untrained network of the class that `settings.model` names."""
+    """An untrained network of the class that `settings.model` names, the body of one with several goals if there are any."""
     model, options = _class_and_options(settings)
+    if settings.goals:
+        return SeveralGoals(settings, lambda: model(settings, options, tables))
     return model(settings, options, tables)
 
 

@@ -11,7 +11,7 @@ from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.layers import ClickedMean, Linear, PairAttention
+from rayrec.ranking.layers import ClickedMean, Head, PairAttention
 from rayrec.ranking.model import RankingModel
 
 
@@ -24,7 +24,7 @@ class AFM(RankingModel):
         self.inputs = Inputs(settings, tables, settings.embedding_size)
         self.clicked = ClickedMean(settings, self.inputs)
         self.attention = PairAttention(settings.embedding_size, options.attention_size, settings.dropout)
-        self.output = Linear(settings.embedding_size, 1)  # p and w_0
+        self.output = Head(settings.embedding_size)  # p and w_0
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)

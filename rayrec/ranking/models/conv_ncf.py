@@ -27,7 +27,7 @@ from torch.nn.functional import linear
 from rayrec.config import ConfigError, Count, Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
-from rayrec.ranking.layers import Linear, mlp
+from rayrec.ranking.layers import Head, mlp
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.pairs import PairOptions, Pairs
 
@@ -128,4 +128,4 @@ def convolutions(channels: int, maps: int, depth: int, left: int, dropout: float
     layers: list[nn.Module] = []
     for before in (channels, *[maps] * (depth - 1)):
         layers += [Halving(before, maps), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, Channels(), nn.Dropout(dropout), Linear(maps * left**2, 1))
+    return nn.Sequential(*layers, Channels(), nn.Dropout(dropout), Head(maps * left**2))

@@ -11,7 +11,7 @@ import torch
 from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
-from rayrec.ranking.layers import Linear
+from rayrec.ranking.layers import Head
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.pairs import PairOptions, Pairs
 
@@ -22,7 +22,7 @@ class GMF(RankingModel):
     def __init__(self, settings: Ranker, options: PairOptions, tables: Tables) -> None:
         super().__init__(settings, options, tables)
         self.pairs = Pairs(settings, options.content, tables)
-        self.head = Linear(settings.embedding_size, 1)
+        self.head = Head(settings.embedding_size)
         torch.nn.init.ones_(self.head.weight)  # at first a dot product, which tells the two vectors where to go
 
     def append_items(self, table: FieldTable) -> None:

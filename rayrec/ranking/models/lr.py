@@ -15,6 +15,7 @@ Shapes: B requests, N candidates, H history, U distinct items, W values of a row
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -56,8 +57,8 @@ class LR(RankingModel):
         self.register_buffer("seed_C", torch.tensor(seeds, dtype=torch.int64), persistent=False)
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def optimizer(self, settings: Training) -> torch.optim.Optimizer:
-        return Ftrl(self.parameters(), self.options.alpha, self.options.beta, self.options.l1, self.options.l2)
+    def optimizer(self, settings: Training, parameters: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
+        return Ftrl(parameters or self.parameters(), self.options.alpha, self.options.beta, self.options.l1, self.options.l2)
 
     def append_items(self, table: FieldTable) -> None:
         self.items.append(table)

@@ -22,7 +22,7 @@ from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Inputs
-from rayrec.ranking.layers import ClickedMean, Linear, PairAttention, mlp
+from rayrec.ranking.layers import ClickedMean, Head, PairAttention, mlp
 from rayrec.ranking.model import RankingModel
 
 
@@ -44,7 +44,7 @@ class MHSAAC(RankingModel):
         self.pairs = PairAttention(dim, options.attention_size, settings.dropout) if options.crosses else None
         self.attended_size = (self.clicked.request_size + self.inputs.item_size) // dim * width
         size = self.attended_size + (dim if options.crosses else 0)
-        self.output = Linear(size, 1)
+        self.output = Head(size)
         self.mlp = mlp([size, *settings.hidden], settings.dropout) if options.deep else None
 
     def forward(self, batch: Batch) -> torch.Tensor:

@@ -24,7 +24,7 @@ from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
 from rayrec.ranking.embedding import Embedded, Inputs
 from rayrec.ranking.layers import Linear
-from rayrec.ranking.model import RankingModel, click_losses
+from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import AUGRU, BilinearAttention, InterestMLP, apply_to_clicks, compacted
 
 
@@ -53,7 +53,7 @@ class MMIE(RankingModel):
         x = compacted(self.inputs(batch))
         clicks_BHX = apply_to_clicks(self.click, x)
         states_BHX = self._interests(x, clicks_BHX)
-        losses_B = click_losses(self.with_additions(self._logits(x, states_BHX), batch), batch)
+        losses_B = self.label_losses(self.with_additions(self._logits(x, states_BHX), batch), batch)
         first = int(
             bool((batch.history == 0).any() | (batch.candidates == 0).any())
         )  # behind "no item", which comes before all videos

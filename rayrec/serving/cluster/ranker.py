@@ -94,7 +94,7 @@ class NeuralRanker:
         return len((await asyncio.to_thread(self.scorers.get, version)).item_ids)
 
     async def rank(self, request: RankRequest) -> bytes | list[int]:
-        """Returns the click probabilities of the request's candidates as the bytes of float32 numbers.
+        """Returns the click probabilities of the request's candidates, or the values of goals, as the bytes of float32 numbers.
 
         If it lacks videos that were added, it returns their numbers instead: `take` gives it them.
         """
@@ -134,7 +134,7 @@ class NeuralRanker:
         return answers
 
     def _score(self, version: str, requests: list[RankRequest]) -> list[np.ndarray]:
-        """The scores of each request's candidates, float32. All requests come from the same bundle."""
+        """The scores of each request's candidates, float32 [n] or, of goals, [n, G]. All requests come from the same bundle."""
         local = self._added(version).local
         candidates = [local(np.frombuffer(request.candidates, np.int32)) for request in requests]
         padded = np.zeros((len(requests), max(map(len, candidates))), np.int32)

@@ -281,7 +281,8 @@ class TopicRecall:
 
         async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
             request = RankRequest.of(bundle.version, user_id, user, at, candidates, context)
-            return np.frombuffer(await self._ask_ranker(bundle, self.ranker.rank, request), np.float32)
+            values = np.frombuffer(await self._ask_ranker(bundle, self.ranker.rank, request), np.float32)
+            return values.reshape(-1, len(bundle.info.goals)) if bundle.info.goals else values
 
         return rank
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from rayrec.config.goals import MAX_FORMULA
 from rayrec.datasets.times import DAY_MS, YEAR_1990, other_unit
 from rayrec.serving.state.store import Kind
 from rayrec.values import text_of
@@ -14,6 +15,7 @@ Id = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(text_of)
 OwnId = Annotated[str, Field(min_length=1, max_length=512)]  # an id that only the caller gives a meaning
 Path = Annotated[str, Field(min_length=1, max_length=4096)]  # of a file, or a URI
 Name = Annotated[str, Field(min_length=1, max_length=64)]
+OwnKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # of an event; those that `serving.event_kinds` names
 Value = Annotated[str, Field(max_length=512)] | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
 MAX_EVENTS = 1000  # in one batch
 MAX_VIDEOS = 100  # in one list
@@ -75,6 +77,11 @@ class RecommendRequest(Request):
     page_number: Annotated[int, Field(ge=0, le=10**6)] | None = Field(
         default=None, description="the number of the page in the session"
     )
+    score: Annotated[str, Field(min_length=1, max_length=MAX_FORMULA)] | None = Field(
+        default=None,
+        description="a formula of the ranker's goals by which this page is ordered, such as `click * finish^0.5`, instead of "
+        "`selection.score`; for keys in `serving.trusted_keys` alone",
+    )
     debug: bool = Field(False, description="also report the time of each step and the number of candidates that it left")
 
 
@@ -84,9 +91,9 @@ class EventIn(Request):
     event_id: OwnId = Field(description="chosen by the caller, for each user; an event that is sent twice counts once")
     user_id: Id
     video_id: Id
-    kind: Kind = Field(
+    kind: Kind | OwnKind = Field(
         description="impressions need not be sent: the videos of an answer are logged as delivered. A `view` says that one of them "
-        "came into view; with `serving.views: reported`, only such videos count as seen"
+        "came into view; with `serving.views: reported`, only such videos count as seen. `serving.event_kinds` adds kinds"
     )
     at: Annotated[int, Field(ge=0)] | None = Field(default=None, description="UTC milliseconds; by default the time of arrival")
     request_id: OwnId | None = Field(default=None, description="that of the answer in which the video was shown")

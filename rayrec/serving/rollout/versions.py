@@ -77,7 +77,7 @@ def warm_up(scorer: "Scorer", folder: str) -> None:
         scores = scorer.score(
             [""] * size, [history] * size, [times] * size, np.full(size, now_ms()), np.tile(candidates, (size, 1)), [{}] * size
         )
-        if not ((scores >= 0) & (scores <= 1)).all():
+        if not np.isfinite(scores).all() or (scores < 0).any() or (not scorer.settings.goals and (scores > 1).any()):
             raise BundleError(f"{folder}: the ranker's scores are not probabilities; train and publish again")
 
 

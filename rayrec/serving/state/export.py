@@ -10,7 +10,7 @@ with the video, and `shown_at` is the time of that; otherwise it is the time of 
 `dwell_s` is the longest time that the video was in view. The column `context` says what the request was said to come with, as a
 JSON object, whose fields `ingest` makes columns of. Of pages that may explore (`selection.explore`), `propensity` says with which
 probability the video was shown in its place, and `among` between which videos it was drawn, as a JSON array, null where nothing was
-drawn. `rayrec off_policy` reads them.
+drawn. `rayrec off_policy` reads them. Each of `serving.event_kinds` has a column of its own name.
 
 Each row has the number of the last event that was known when it was written, in the column `export`. A bundle that is trained on
 the folder therefore knows which events its log holds, even if an export brought nothing but clicks.
@@ -22,6 +22,7 @@ continues from where the last complete export ended.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -44,6 +45,7 @@ DAY = 86_400_000  # ms
 MAX_DELAY_DAYS = 7  # between an impression and a click on it
 MAX_WAIT = DAY  # ms; if its impression has not arrived by then, a click itself counts as proof that the video was shown
 STATE = "_export.parquet"
+OWN_KINDS = b"event_kinds"  # of its metadata: the kinds of one's own, separated by spaces
 NO_EVENTS = "no service has recorded events in this workspace, so there is nothing to export"
 EXPORT = "export"  # the column with the number of the last event that was taken into account when the row was written
 UNSEEN = "_unseen-"
@@ -87,7 +89,8 @@ def export_events(config: Config, folder: str) -> Export:
         raise ConfigError(f"{NO_EVENTS} (there is no file {state_path(config)})")
     store = open_store(config)
     try:
-        return _export(store, _Folder(*open_filesystem(folder), exposure=store.exposure), int(time.time() * 1000))
+        into = _Folder(*open_filesystem(folder), exposure=store.exposure, kinds=config.serving.event_kinds)
+        return _export(store, into, int(time.time() * 1000))
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError(f"{folder} can't be read or written: {error}") from error
     finally:
@@ -110,7 +113,8 @@ def _export(store: StateStore, folder: "_Folder", now: int) -> Export:
         events += piece.num_rows
         waiting = folder.take(pa.concat_tables([waiting, piece]))
     late = pc.less(waiting["at"], now - MAX_WAIT)
-    folder.merge(_shown(waiting.filter(pc.and_(late, pc.equal(waiting["kind"], "click"))), clicked=True, seen=True))
+    clicks = _shown(waiting.filter(pc.and_(late, pc.equal(waiting["kind"], "click"))), clicked=True, seen=True)
+    folder.merge(folder._with_kinds(clicks))
     folder.delete_unseen(now // DAY - MAX_UNSEEN_DAYS)
     folder.finish(waiting.filter(pc.invert(late)), upto)
     if folder.newest_at:
@@ -123,6 +127,7 @@ class _Folder:
     fs: pafs.FileSystem
     root: str
     exposure: Exposure = "impression"
+    kinds: Sequence[str] = ()  # of events beside rayrec's own, each of which is a column
     goes_to: int = 0  # the number of the last event that this export reads
     added: int = 0  # rows
     written: set[int] = field(default_factory=set)  # days
@@ -133,6 +138,21 @@ class _Folder:
             state = self._read(f"{self.root}/{STATE}")
             self.waiting = tables.conform("events", state)
             self.upto, self.newest_at = (int(state.schema.metadata[name]) for name in (b"upto", b"newest_at"))
+            earlier = state.schema.metadata.get(OWN_KINDS, b"").decode().split()
+            self.kinds = list(dict.fromkeys([*earlier, *self.kinds]))  # also those that the config no longer names
+
+    @property
+    def rows(self) -> pa.Schema:
+        """`ROWS`, and whether there was an event of each kind of one's own."""
+        return pa.schema([*ROWS, *(pa.field(kind, pa.bool_()) for kind in self.kinds)], metadata=ROWS.metadata)
+
+    def _with_kinds(self, rows: pa.Table, events: pa.Table | None = None) -> pa.Table:
+        """Rows with a column for each kind of one's own. Impressions have none of them; an answer says nothing of other kinds."""
+        yes, no, unknown = pa.scalar(True), pa.scalar(False), pa.scalar(None, pa.bool_())
+        for kind in self.kinds:
+            found = pa.repeat(no, rows.num_rows) if events is None else pc.if_else(pc.equal(events["kind"], kind), yes, unknown)
+            rows = rows.append_column(kind, found)
+        return rows.cast(self.rows)
 
     def forget(self, digests: set[str]) -> None:
         """Removes the rows of these users; all of them are older than the request to forget the user."""
@@ -155,7 +175,9 @@ class _Folder:
         candidates = pa.concat_tables([shown.select(KEY), self._shown_before(answers)])
         row = _answered(answers, candidates)
         found = pa.array(row >= 0)
-        self.merge(pa.concat_tables([shown, _answers(answers.filter(found), candidates.take(pa.array(row[row >= 0])), not seen)]))
+        known = answers.filter(found)
+        answered = self._with_kinds(_answers(known, candidates.take(pa.array(row[row >= 0])), not seen), known)
+        self.merge(pa.concat_tables([self._with_kinds(shown), answered]))
         return answers.filter(pc.invert(found))
 
     def merge(self, rows: pa.Table) -> None:
@@ -165,17 +187,18 @@ class _Folder:
         for day in np.unique(days).tolist():
             old = self._day(day)
             grouped = pa.concat_tables([old, rows.filter(pa.array(days == day))]).group_by(KEY, use_threads=False)
-            merged = grouped.aggregate(list(MERGED.items()))
-            names = {f"{column}_{how}": column for column, how in MERGED.items()}
+            ways = MERGED | dict.fromkeys(self.kinds, "any")
+            merged = grouped.aggregate(list(ways.items()))
+            names = {f"{column}_{how}": column for column, how in ways.items()}
             merged = merged.rename_columns([names.get(name, name) for name in merged.column_names])
-            self._write(
-                day, old, merged.select(ROWS.names).cast(ROWS).sort_by([("shown_at", "ascending"), ("delivered_at", "ascending")])
-            )
+            merged = merged.select(self.rows.names).cast(self.rows)
+            self._write(day, old, merged.sort_by([("shown_at", "ascending"), ("delivered_at", "ascending")]))
             self.newest_at = max(self.newest_at, pc.max(merged["shown_at"]).as_py() or 0)
 
     def finish(self, waiting: pa.Table, upto: int) -> None:
         self.waiting, self.upto = waiting, upto
-        facts = {"upto": str(upto), "newest_at": str(self.newest_at)}
+        facts = {b"upto": str(upto), b"newest_at": str(self.newest_at)}
+        facts |= {OWN_KINDS: " ".join(self.kinds)} if self.kinds else {}
         self._write_file(STATE, waiting.replace_schema_metadata(facts))
 
     def delete_unseen(self, before: int) -> None:
@@ -215,13 +238,13 @@ class _Folder:
 
     def _day(self, day: int) -> pa.Table:
         """The rows of a day, those that nobody has seen last. Files of earlier versions have fewer columns and narrower text."""
-        found = [ROWS.empty_table()]
+        found = [self.rows.empty_table()]
         for files in (self.seen, self.unseen):
             if day in files:
                 rows = _with_delivery(self._read(files[day]))
-                for name in [name for name in ROWS.names if name not in rows.column_names]:
-                    rows = rows.append_column(name, pa.nulls(rows.num_rows, ROWS.field(name).type))
-                found.append(rows.select(ROWS.names).cast(ROWS))
+                for name in [name for name in self.rows.names if name not in rows.column_names]:
+                    rows = rows.append_column(name, pa.nulls(rows.num_rows, self.rows.field(name).type))
+                found.append(rows.select(self.rows.names).cast(self.rows))
         return pa.concat_tables(found)
 
     def _read(self, path: str, **what: object) -> pa.Table:

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from rayrec.config import ConfigError
 from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
-from rayrec.serving.state.redis_events import add_arguments, event_keys, read_event
+from rayrec.serving.state.redis_events import OWN, add_arguments, event_keys, read_event
 from rayrec.serving.state.redis_scripts import (
     ACTIVITY,
     ADD,
@@ -96,7 +96,7 @@ class RedisStore(WritesByIntake):
 
     def activity(self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int) -> Activity:
         shown_since = "" if self.exposure == "impression" else delivered_since
-        arguments = [user_id, digest(user_id), MAX_EVENTS_READ, seen_since // DAY, shown_since]
+        arguments: list[str | int] = [user_id, digest(user_id), MAX_EVENTS_READ, seen_since // DAY, shown_since]
         with _as_store_errors():
             forgotten, text, seen, fields = self._activity([f"{PREFIX}known"], arguments)
         found = [iter(members) for members in json.loads(text)]  # a member, its time, a member, ...
@@ -160,7 +160,7 @@ class RedisStore(WritesByIntake):
             self._redis.hdel(f"{PREFIX}users", user_id)
             for day in self._redis.smembers(f"{PREFIX}seen_days"):
                 self._redis.hdel(f"{PREFIX}seen:{day}", user_id)
-            sets = [f"{PREFIX}of:{kind[0]}:{user_id}" for kind in KINDS]
+            sets = [f"{PREFIX}of:{letter}:{user_id}" for letter in [*(kind[0] for kind in KINDS), OWN]]
             numbers = sorted(int(member[:12]) for key in sets for member in self._redis.zrange(key, 0, -1))
             starts = range(0, len(numbers), DELETE_BATCH)
             forgotten = sum(self._delete_events(numbers[start : start + DELETE_BATCH]) for start in starts)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayrec.serving.state.seen import code, is_seen
-from rayrec.serving.state.store import DAY, MINUTE, Event, Exposure
+from rayrec.serving.state.store import DAY, KINDS, MINUTE, Event, Exposure
+
+OWN = "o"  # the letter of all kinds that are not rayrec's own; none of these begins with it
 
 OLD_FIELDS = 9  # the values of an event up to version 3
 
@@ -18,7 +20,8 @@ def event_keys(event: Event) -> tuple[Any, ...]:
     once a day.
     """
     id, user, video, kind, at = event[:5]
-    return _digest(user, id), user, video, kind[0], at, at // MINUTE, at // DAY, _digest(kind, video, user)
+    letter = kind[0] if kind in KINDS else OWN
+    return _digest(user, id), user, video, letter, at, at // MINUTE, at // DAY, _digest(kind, video, user)
 
 
 def _digest(*texts: str) -> str:

@@ -308,3 +308,33 @@ def test_the_context_of_requests_becomes_columns_of_the_next_log(state: Config, 
         {"user_id": "bob", "device": "tv", "page": 2, "wifi": None, "liked": False},
     ]
     assert "context" not in found.column_names
+
+
+def test_kinds_of_ones_own_become_columns(state: Config, tmp_path: Path) -> None:
+    """Also where the config no longer names one of them, and where a user is forgotten."""
+    own = with_kinds(state, "share", "comment")
+    add(own, *(shown(f"i{n}", user, f"v{n}", NOON) for n, user in enumerate(("ann", "ann", "bob"))))
+    add(own, Event("a1", "ann", "v0", "share", NOON + SECOND, "r1"), Event("a2", "ann", "v0", "comment", NOON + 2 * SECOND, "r1"))
+    add(own, answer("c1", "ann", "v1", "click", NOON + SECOND, "r1"), Event("a3", "bob", "v2", "comment", NOON + SECOND, "r1"))
+    export_events(own, str(tmp_path / "log"))
+
+    def found() -> dict[str, tuple[bool | None, ...]]:
+        return {
+            row["video_id"]: tuple(row.get(name) for name in ("clicked", "share", "comment", "follow"))
+            for row in rows(tmp_path / "log")
+        }
+
+    assert found() == {"v0": (False, True, True, None), "v1": (True, False, False, None), "v2": (False, False, True, None)}
+    other = with_kinds(state, "follow")
+    add(other, answer("c2", "ann", "v0", "click", NOON + 9 * SECOND, "r1"), Event("a4", "ann", "v1", "follow", NOON + SECOND, "r1"))
+    export_events(other, str(tmp_path / "log"))
+    assert found() == {"v0": (True, True, True, None), "v1": (True, False, False, True), "v2": (False, False, True, None)}
+    store = open_store(other)
+    assert store.forget("ann") == 7
+    store.close()
+    export_events(other, str(tmp_path / "log"))
+    assert found() == {"v2": (False, False, True, None)}
+
+
+def with_kinds(state: Config, *kinds: str) -> Config:
+    return state.model_copy(update={"serving": state.serving.model_copy(update={"event_kinds": list(kinds)})})

@@ -5,13 +5,15 @@ from collections import Counter
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
+from rayrec.config import Serving
 from rayrec.datasets.times import DAY_MS, other_unit
+from rayrec.errors import did_you_mean
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import EventIn, EventsRequest
 from rayrec.serving.http.schemas import EventsAnswer, Refused
 from rayrec.serving.recommender import now_ms
 from rayrec.serving.rollout.arms import Arms
-from rayrec.serving.state.store import Event
+from rayrec.serving.state.store import KINDS, Event
 
 MAX_AHEAD_MS = 5 * 60 * 1000  # how far the clock of a caller may be ahead of ours
 
@@ -21,7 +23,7 @@ def create_router(backend: Backend) -> APIRouter:
 
     @router.post("/v1/events", summary="Record what users did with the videos that they were shown")
     async def events(request: EventsRequest) -> EventsAnswer:
-        """Records views, clicks, watch times, likes and skips. By the time of the answer, all events of the batch are on the disk.
+        """Records what users did. By the time of the answer, all events of the batch are on the disk.
 
         Whoever does anything else with a video has seen it, so that such an event need not come with a view. An event counts once,
         however often a user's event_id is sent: `duplicates` lists those that were there already. Events of
@@ -32,7 +34,7 @@ def create_router(backend: Backend) -> APIRouter:
         arms, now = backend.arms(), now_ms()
         accepted, refused = [], []
         for event in request.events:
-            if problem := _problem(event, arms, now, backend.serving.retention_days):
+            if problem := _problem(event, arms, now, backend.serving):
                 refused.append(Refused(event_id=event.event_id, error=problem))
             else:
                 accepted.append(Event(**event.model_dump(exclude={"at"}), at=now if event.at is None else event.at))
@@ -51,8 +53,11 @@ def create_router(backend: Backend) -> APIRouter:
     return router
 
 
-def _problem(event: EventIn, arms: Arms, now: int, retention_days: float) -> str:
+def _problem(event: EventIn, arms: Arms, now: int, serving: Serving) -> str:
     """Why an event can't be kept, or "" if it can."""
+    known, retention_days = [*KINDS, *serving.event_kinds], serving.retention_days
+    if event.kind not in known:
+        return f"kind: there is no kind {event.kind!r}{did_you_mean(event.kind, known)}; serving.event_kinds has those of your own"
     if not any(recommender.items.find(event.video_id) for recommender in arms.named().values()):
         return f"there is no video {event.video_id!r}"
     if event.kind == "watch" and event.watch_s is None:

@@ -5,12 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from rayrec.config import Formula
 from rayrec.serving.assignment import label
 from rayrec.serving.http import answers
+from rayrec.serving.http.auth import CALLER
 from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import RecommendRequest
 from rayrec.serving.http.schemas import RecommendAnswer
@@ -26,7 +28,7 @@ def create_router(backend: Backend) -> APIRouter:
     router, max_k = APIRouter(), backend.serving.max_k
 
     @router.post("/v1/recommend", summary="Recommend a page of videos to a user", response_model=RecommendAnswer)
-    async def recommend(request: RecommendRequest) -> Response:
+    async def recommend(request: RecommendRequest, http: Request) -> Response:
         """Returns the k videos that the user is most likely to click, the best first.
 
         The page holds no video that the user has seen within `recall.seen_days` or that the request excludes. Only when no others
@@ -37,6 +39,8 @@ def create_router(backend: Backend) -> APIRouter:
             raise HTTPException(422, f"k: a page holds at most {max_k} videos (serving.max_k), not {request.k}")
         experiments = backend.experiments
         assigned = experiments.of(request.user_id, now_ms())
+        if request.score is not None:
+            _refuse_untrusted(http, backend)
 
         async def make(arm: str, recommender: Recommender) -> Page:
             return await recommender.recommend(
@@ -48,6 +52,7 @@ def create_router(backend: Backend) -> APIRouter:
                 label(arm, assigned),
                 experiments.change(assigned),
                 Visit(request.session_id, request.page_number),
+                None if request.score is None else _formula(request.score, recommender),
             )
 
         arm, recommender, page = await _answered(backend, request.user_id, make)
@@ -84,6 +89,21 @@ async def _answered(
     if time.perf_counter() - started > backend.serving.slow_s:
         note(SLOW)
     return arm, recommender, page
+
+
+def _refuse_untrusted(http: Request, backend: Backend) -> None:
+    """Raises a 403 for a key that may bring no formula. Without API keys, whoever may ask is this machine, which is trusted."""
+    caller = http.scope.get(CALLER)
+    if caller is not None and caller not in backend.serving.trusted_keys:
+        raise HTTPException(403, "score: only keys in serving.trusted_keys may bring a formula of their own; leave it out")
+
+
+def _formula(text: str, recommender: Recommender) -> Formula:
+    """The formula of a request. Raises a 422 for what is no formula of the ranker's goals."""
+    try:
+        return Formula.parse(text, recommender.bundle.info.goals)
+    except ValueError as error:
+        raise HTTPException(422, f"score: {error}") from error
 
 
 def _count(metrics: Metrics, page: Page, arm: str) -> None:
