@@ -35,6 +35,7 @@ from rayrec.config.features import (
     Reduction,
     TextFeatures,
 )
+from rayrec.config.feedback import Effect, FeedbackEffects
 from rayrec.config.loading import load, with_values
 from rayrec.config.music import MovieLensMusic, Music, MusicFiles, SoundNetwork, UserNetwork, WordNetwork, WorldMusic
 from rayrec.config.ranking import Ranker, Split
@@ -68,11 +69,13 @@ __all__ = [
     "Count",
     "CoverNetwork",
     "Domain",
+    "Effect",
     "Encoding",
     "Evaluation",
     "Experiment",
     "ExperimentArm",
     "Features",
+    "FeedbackEffects",
     "FilesData",
     "ImageFeatures",
     "LayerCompression",

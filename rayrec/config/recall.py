@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from rayrec.config.base import Count, Section, Share
+from rayrec.config.feedback import FeedbackEffects
 
 
 class RecallSource(Section):
@@ -30,6 +31,7 @@ class Recall(Section):
     min_exposures: Annotated[int, Field(ge=0)] = 10  # a video with fewer is fresh
     min_ctr: Share = 0.07  # an established video below this leaves its queue
     fresh_share: Share = 0.1
+    feedback: FeedbackEffects | None = FeedbackEffects()  # null: blocks hold, and nothing else that users say has an effect
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "Recall":

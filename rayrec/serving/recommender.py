@@ -19,6 +19,7 @@ import numpy as np
 
 from rayrec.config import Recall, Selection
 from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.feedback import Feedback, Said, blocked_authors, standing, unwanted
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import TopicQueues
 from rayrec.recall.similar import nearest
@@ -49,6 +50,7 @@ class UserState:
     seen: np.ndarray  # int32 items
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
     fields: str = ""  # what was said of the user by `POST /v1/users`, JSON; empty where nothing was
+    said: Sequence[Said] = ()  # what the user said of videos and did not take back, oldest first
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n]. The items are
@@ -82,6 +84,8 @@ class Page:
     trace: Trace
     arm: str | None = None  # the arms that answered, as `assignment.label` writes them
     context: str | None = None  # of the request, as JSON
+    moved: np.ndarray | None = None  # float64: the logarithms of what the user's feedback did to the scores of all candidates
+    feedback: Feedback | None = None  # None if nothing that the user said has an effect
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
 
 
@@ -237,15 +241,16 @@ class Recommender:
         trace.mark("hydrate", len(user.clicked))
 
         async def score(candidates: np.ndarray) -> np.ndarray:
-            state = replace(user, clicked=items.in_store(user.clicked))
+            state = replace(user, clicked=items.in_store(user.clicked), said=())
             return await self.rank(known_as, state, now, items.in_store(candidates), context or {})
 
-        exclusions = _exclusions(items, user, exclude, blocked_authors)
-        query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
-        found = await view.pipelines[change].run(query, view.queues, score, k, trace)
+        pipeline, exclusions = view.pipelines[change], _exclusions(items, user, exclude, blocked_authors)
+        feedback = pipeline.feedback(user.said, now)
+        query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed, feedback)
+        found = await pipeline.run(query, view.queues, score, k, trace)
         page = found.candidates.take(found.rows)
         scores, said = found.scores[found.rows], _as_json(context or {})
-        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said)
+        return Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said, found.moved, feedback)
 
     def similar(self, video_id: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items (int32) most similar to a video, and their similarities (float32), the most similar first.
@@ -277,7 +282,8 @@ class Recommender:
 
         Only the given items are known, or all that are known now.
         """
-        find = (items or self.items).find_all
+        items = items or self.items
+        find = items.find_all
         bundle, max_clicks = self.bundle, self.bundle.info.max_clicks
         online = self.store.activity(user_id, self._since, max_clicks, MAX_SEEN)
         log = UNKNOWN_USER if online.forgotten else bundle.user(user_id)
@@ -286,7 +292,15 @@ class Recommender:
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
         seen = np.concatenate([log.seen, find(online.seen)])
-        return UserState(clicked[order], clicked_at[order], seen[seen > 0][-MAX_SEEN:], online.forgotten, online.fields)
+        said = [Said(kind, item, at) for kind, video_id, at in online.feedback if (item := items.find(video_id))]
+        return UserState(
+            clicked[order],
+            clicked_at[order],
+            seen[seen > 0][-MAX_SEEN:],
+            online.forgotten,
+            online.fields,
+            standing(said, items.author_of) if said else (),
+        )
 
     async def add_events(self, events: list[Event]) -> list[Event]:
         """Stores events. Returns those that were there already, after all others have been written to disk.
@@ -330,10 +344,13 @@ def _as_json(context: dict[str, Any]) -> str | None:
     return json.dumps(known, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if known else None
 
 
-def _exclusions(items: Items, user: UserState, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
-    blocked = [number for author in blocked_authors if (number := items.authors.get(author))]
+def _exclusions(items: Items, user: UserState, exclude: Sequence[str], blocked: Sequence[str]) -> Exclusions:
+    authors = np.array([number for author in blocked if (number := items.authors.get(author))], dtype=np.int32)
     excluded = np.concatenate([user.seen, items.find_all(exclude)])
-    return Exclusions.of(excluded, np.array(blocked, dtype=np.int32), items.author_of)
+    if user.said:
+        authors = np.append(authors, blocked_authors(user.said, items.author_of))
+        excluded = np.append(excluded, unwanted(user.said))
+    return Exclusions.of(excluded, authors, items.author_of)
 
 
 def now_ms() -> int:

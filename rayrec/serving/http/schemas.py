@@ -30,6 +30,17 @@ TRACK = {
     "rating": 4.1,
     "file": "/v1/tracks/t12/file",
 }
+GIVEN = {
+    "kind": "less_author",
+    "video_id": "v7",
+    "at": 1763700000000,
+    "left": 0.93,
+    "title": "A song in the rain",
+    "author_id": "bob",
+    "topic": 3,
+    "words": ["guitar", "song"],
+}
+MOVED = {"kind": "like", "scope": "topic", "factor": 1.6}
 REFUSED = {"event_id": "e9", "error": "there is no video 'v0'"}
 QUEUED = {"video_id": "v7", "title": "A song in the rain", "ctr": 0.18, "exposures": 250, "cover": "/v1/videos/v7/cover"}
 RECOMMENDED = VIDEO | {"score": 0.31, "why": "topic: guitar, song", "topic": 3}
@@ -90,14 +101,30 @@ class ScoredTopic(BaseModel):
     similarity: float = Field(description="cosine similarity of the video and the centre of the topic")
 
 
+class GivenFeedback(BaseModel):
+    model_config = example(**GIVEN)
+
+    kind: str = Field(description="kind of the event by which it was given")
+    video_id: str = Field(description="the video about which it was given; an event `undo` of this video takes it back")
+    at: int = Field(description="UTC milliseconds")
+    left: float = Field(description="what time has left of its effect, from 1 down to 0; a block does not fade")
+    title: str | None = None
+    author_id: str | None = None
+    topic: int | None = Field(default=None, description="the nearest of the video's topics, about which `less_topic` is")
+    words: list[str] = Field([], description="the most typical tags of this topic")
+
+
 class User(BaseModel):
-    model_config = example(user_id="ann", clicks=12, seen=80, topics=[TOPIC | {"clicks": 4}])
+    model_config = example(user_id="ann", clicks=12, seen=80, topics=[TOPIC | {"clicks": 4}], feedback=[GIVEN])
 
     user_id: str
     clicks: int = Field(description="number of the user's latest clicks that recommendations are based on")
     seen: int = Field(description="number of the latest videos that the user was shown")
     topics: list[UserTopic] = Field(description="topics from which videos are recommended to the user")
     fields: dict[str, Any] = Field(default={}, description="what was said of the user by POST /v1/users")
+    feedback: list[GivenFeedback] = Field(
+        [], description="the latest likes, skips and wishes that were not taken back, the newest first"
+    )
 
 
 class UsersAnswer(BaseModel):
@@ -263,6 +290,14 @@ class MusicAnswer(BaseModel):
     tracks: list[Track] = Field(description="the highest score first")
 
 
+class Moved(BaseModel):
+    model_config = example(**MOVED)
+
+    kind: str = Field(description="kind of the feedback that moved the video most, such as `like` or `less_topic`")
+    scope: Literal["topic", "author", "near"] = Field(description="what the video has in common with that of the feedback")
+    factor: float = Field(description="by what all of the user's feedback multiplied the score before the page was chosen")
+
+
 class RecommendedVideo(Video):
     model_config = example(**RECOMMENDED)
 
@@ -272,6 +307,9 @@ class RecommendedVideo(Video):
     )
     why: str = Field(description="why the video is in the page: its topic, or `popular`, `new`, `similar` or `taste`")
     topic: int | None = None
+    feedback: Moved | None = Field(
+        default=None, description="what the user said that moved this video up or down; `score` does not contain it"
+    )
 
 
 class StepTime(BaseModel):
@@ -282,10 +320,18 @@ class StepTime(BaseModel):
     count: int = Field(description="clicks after the step hydrate, videos from select on, candidates otherwise")
 
 
+class FeedbackUsed(BaseModel):
+    model_config = example(raised=12, lowered=140)
+
+    raised: int = Field(description="number of candidates whose scores the user's feedback raised")
+    lowered: int = Field(description="number of candidates whose scores it lowered")
+
+
 class Debug(BaseModel):
     model_config = example(steps=[{"step": "source", "milliseconds": 0.42, "count": 600}])
 
     steps: list[StepTime]
+    feedback: FeedbackUsed | None = Field(default=None, description="what the user's feedback did; absent where there is none")
 
 
 class RecommendAnswer(BaseModel):

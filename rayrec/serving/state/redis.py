@@ -24,6 +24,7 @@ from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
 from rayrec.serving.state.redis_scripts import ACTIVITY, ADD, ADD_VIDEO, BUCKET, DELETE, FORGET, MIGRATE, PREFIX, READ, WITHDRAW
 from rayrec.serving.state.store import (
     DAY,
+    KEPT,
     KINDS,
     MAX_EVENTS_READ,
     MAX_TABLE_ROWS,
@@ -32,6 +33,7 @@ from rayrec.serving.state.store import (
     Addition,
     Counts,
     Event,
+    Kind,
     Since,
     StoreError,
     Traffic,
@@ -50,6 +52,9 @@ SCANNED = 1000  # users that are read in one step
 SETTINGS_CHECK_S = 5.0  # how often a running store checks what it demands of its server
 BUCKETS_PER_READ = 50  # hashes read in one step
 DURABLE_SETTINGS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+# Each kind of event has a letter of its own in the keys.
+LETTERS: dict[Kind, str] = {kind: kind[0] for kind in KINDS} | {"less_topic": "t", "less_author": "a", "undo": "x"}
+KIND_OF = {letter: kind for kind, letter in LETTERS.items()}
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +83,12 @@ class RedisStore(WritesByIntake):
 
     def activity(self, user_id: str, since: Since, max_clicks: int, max_seen: int) -> Activity:
         with _as_store_errors():
-            kinds = [kind[0] for kind in KINDS]
+            kinds = list(LETTERS.values())
             forgotten, text, fields = self._activity([f"{PREFIX}known"], [user_id, digest(user_id), MAX_EVENTS_READ, *kinds])
         members = (member for kind in json.loads(text) for member in kind)  # a member, its time, a member, ...
-        latest = [(int(at), int(member[:12]), member[12] == "c", member[13:]) for member, at in zip(members, members, strict=True)]
+        latest = [
+            (int(at), int(member[:12]), KIND_OF[member[12]], member[13:]) for member, at in zip(members, members, strict=True)
+        ]
         return activity_of(latest, since, max_clicks, max_seen, bool(forgotten), fields or "")
 
     def counts(self, after: int, since: Since) -> Counts:
@@ -137,7 +144,7 @@ class RedisStore(WritesByIntake):
         with _as_store_errors():
             self._forget([f"{PREFIX}forgotten"], [digest(user_id), self.latest()])  # at once, whatever happens later
             self._redis.hdel(f"{PREFIX}users", user_id)
-            sets = [f"{PREFIX}of:{kind[0]}:{user_id}" for kind in KINDS]
+            sets = [f"{PREFIX}of:{letter}:{user_id}" for letter in LETTERS.values()]
             numbers = sorted(int(member[:12]) for key in sets for member in self._redis.zrange(key, 0, -1))
             starts = range(0, len(numbers), DELETE_BATCH)
             forgotten = sum(self._delete_events(numbers[start : start + DELETE_BATCH]) for start in starts)
@@ -313,7 +320,7 @@ class RedisStore(WritesByIntake):
         old = [
             (number, *_keys(event), int(repeated))
             for number, event, repeated in events
-            if before_ms is None or event.at < before_ms
+            if before_ms is None or (event.at < before_ms and event.kind not in KEPT)
         ]
         arguments = [argument for each in old for argument in each]
         return int(self._delete([f"{PREFIX}known"], arguments)) if arguments else 0
@@ -338,7 +345,7 @@ def _keys(event: Event) -> tuple[Any, ...]:
     once a day.
     """
     id, user, video, kind, at = event[:5]
-    return _digest(user, id), user, video, kind[0], at, at // MINUTE, at // DAY, _digest(kind, video, user)
+    return _digest(user, id), user, video, LETTERS[kind], at, at // MINUTE, at // DAY, _digest(kind, video, user)
 
 
 def _digest(*texts: str) -> str:

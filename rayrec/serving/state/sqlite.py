@@ -16,6 +16,7 @@ from rayrec.config import ConfigError
 from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
 from rayrec.serving.state.store import (
     DAY,
+    KEPT,
     KINDS,
     MAX_EVENTS_READ,
     MAX_TABLE_ROWS,
@@ -74,7 +75,7 @@ INSERT = (
 )
 LATEST = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
 USERS_LATEST = " UNION ALL ".join(
-    "SELECT * FROM (SELECT at, number, kind = 'click', video_id FROM events WHERE user_id = :user "
+    "SELECT * FROM (SELECT at, number, kind, video_id FROM events WHERE user_id = :user "
     f"AND kind = '{kind}' ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ})"
     for kind in KINDS
 )
@@ -177,7 +178,7 @@ class SqliteStore(WritesByIntake):
     def prune(self, before_ms: int) -> int:
         with self._transaction() as db:
             db.execute("DELETE FROM uploads WHERE at < ?", (before_ms,))
-        oldest = f"SELECT number FROM events WHERE at < ? LIMIT {PRUNE_BATCH}"
+        oldest = f"SELECT number FROM events WHERE at < ? AND kind NOT IN {KEPT} LIMIT {PRUNE_BATCH}"
         pruned = 0
         while True:
             begun = time.monotonic()

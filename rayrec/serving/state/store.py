@@ -16,8 +16,33 @@ import pyarrow as pa
 from rayrec import tables
 from rayrec.errors import RayrecError
 
-Kind = Literal["impression", "click", "watch", "like", "skip"]
+Kind = Literal[
+    "impression",
+    "click",
+    "watch",
+    "like",
+    "skip",
+    "not_interested",
+    "less_topic",
+    "less_author",
+    "block_author",
+    "unblock_author",
+    "undo",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# What users say of videos. `recall/feedback.py` says what follows from it.
+FEEDBACK: tuple[Kind, ...] = (
+    "like",
+    "skip",
+    "not_interested",
+    "less_topic",
+    "less_author",
+    "block_author",
+    "unblock_author",
+    "undo",
+)
+KEPT: tuple[Kind, ...] = ("block_author", "unblock_author", "undo")  # however old they are: a block holds until it is taken back
+MAX_TOLD = 500  # of a user's latest likes, and of the skips, `activity` tells so many as feedback
 # `activity` reads only so many of a user's latest events of each kind. Thus no user is slow, and no number of events of one kind (a
 # player may send `watch` every second) hides those of another.
 MAX_EVENTS_READ = 4096
@@ -59,6 +84,8 @@ class Activity(NamedTuple):
     seen: list[str]
     forgotten: bool  # the user asked to be forgotten, so the training log must not be used for this user
     fields: str = ""  # what was said of the user last, JSON; empty for a user of whom nothing was said
+    # The latest feedback, oldest first: kind, video, UTC ms. A training log holds nothing of it, so that no `Since` leaves it out.
+    feedback: tuple[tuple[Kind, str, int], ...] = ()
 
 
 class Counts(NamedTuple):
@@ -161,7 +188,7 @@ class StateStore(Protocol):
         """The digests of the users who were forgotten after the event with this number, or just before the next one."""
 
     def prune(self, before_ms: int) -> int:
-        """Deletes the events that happened earlier, as well as the uploads, and returns the number of the events."""
+        """Deletes the events that happened earlier, save those `KEPT`, and the uploads. Returns the number of the events."""
 
     def add_video(self, video_id: str, model: str, row: str) -> Addition:
         """Keeps a video as a model describes it, and returns what is kept: the first row of this video and model stays.
@@ -192,13 +219,20 @@ class StateStore(Protocol):
 
 
 def activity_of(
-    latest: Iterable[tuple[int, int, bool, str]], since: Since, max_clicks: int, max_seen: int, forgotten: bool, fields: str
+    latest: Iterable[tuple[int, int, Kind, str]], since: Since, max_clicks: int, max_seen: int, forgotten: bool, fields: str
 ) -> Activity:
-    """Computes an activity from a user's latest events, in any order: (time, number, whether it is a click, video)."""
-    counting = sorted((event for event in latest if event[0] > since.at and event[1] > since.number), reverse=True)
-    clicks = [(video, at) for at, _, click, video in counting if click][:max_clicks][::-1]
+    """Computes an activity from a user's latest events, in any order: (time, number, kind, video)."""
+    events = sorted(latest, reverse=True)
+    counting = [event for event in events if event[0] > since.at and event[1] > since.number]
+    clicks = [(video, at) for at, _, kind, video in counting if kind == "click"][:max_clicks][::-1]
     seen = list(dict.fromkeys([event[3] for event in counting]))[:max_seen][::-1]
-    return Activity([video for video, _ in clicks], [at for _, at in clicks], seen, forgotten, fields)
+    told, said = dict.fromkeys(("like", "skip"), MAX_TOLD), []
+    for at, _, kind, video in events:
+        if kind in FEEDBACK and told.get(kind, 1):
+            said.append((kind, video, at))
+            if kind in told:
+                told[kind] -= 1
+    return Activity([video for video, _ in clicks], [at for _, at in clicks], seen, forgotten, fields, tuple(said[::-1]))
 
 
 def digest(user_id: str) -> str:
