@@ -132,13 +132,13 @@ def test_a_wish_fades_with_its_half_life(make: Make, store: StateStore, monkeypa
     say(store, "new", "less_topic", 33, at=now)
     usual = asyncio.run(recommender.preview("other", 10, [video(33)]))
     shares, factors = [], []
-    for half_lives in range(12):
+    for half_lives in range(20):
         monkeypatch.setattr(module, "now_ms", lambda ahead=half_lives: now + ahead * 30 * DAY)
         page = preview(recommender, "new", 40)
         shares.append(share(numbers(recommender, page)[:10], on_topic_1))
         assert page.feedback is not None
         factors.append(page.feedback.logarithms(recommender.items.find_all([video(1)]))[0])
-    assert factors == pytest.approx([-6 * 0.5**n for n in range(12)])
+    assert factors == pytest.approx([-6 * 0.5**n for n in range(20)])
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == share(numbers(recommender, usual), on_topic_1) > 0.3

@@ -124,7 +124,7 @@ export class Slide {
     button.setAttribute("aria-expanded", open);
     if (open) {
       this.toggleReasons(false);
-      menu.firstElementChild.focus();
+      menu.firstElementChild.focus({ preventScroll: true });
     } else if (inside) {
       button.focus();
     }
