@@ -15,7 +15,8 @@ from rayrec.config import Effect
 from rayrec.recall.feedback import DAY_MS, Said
 from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.attention import Attention
-from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, GivenFeedback, SimilarVideo, StageAttention, Track, Video
+from rayrec.serving.http.feedback_schemas import GivenFeedback
+from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, SimilarVideo, StageAttention, Track, Video
 from rayrec.serving.music import Best, Music
 from rayrec.serving.recommender import Page, Recommender
 from rayrec.workspace.stores import split_uri

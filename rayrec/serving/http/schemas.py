@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from rayrec.serving.http.bodies import example
 from rayrec.serving.http.experiment_schemas import ExperimentNumbers
+from rayrec.serving.http.feedback_schemas import GIVEN, FeedbackUsed, GivenFeedback, Moved
 
 TOPIC = {"topic": 3, "words": ["guitar", "song"]}
 VIDEO = {
@@ -30,17 +31,6 @@ TRACK = {
     "rating": 4.1,
     "file": "/v1/tracks/t12/file",
 }
-GIVEN = {
-    "kind": "less_author",
-    "video_id": "v7",
-    "at": 1763700000000,
-    "left": 0.93,
-    "title": "A song in the rain",
-    "author_id": "bob",
-    "topic": 3,
-    "words": ["guitar", "song"],
-}
-MOVED = {"kind": "like", "scope": "topic", "factor": 1.6}
 REFUSED = {"event_id": "e9", "error": "there is no video 'v0'"}
 QUEUED = {"video_id": "v7", "title": "A song in the rain", "ctr": 0.18, "exposures": 250, "cover": "/v1/videos/v7/cover"}
 RECOMMENDED = VIDEO | {"score": 0.31, "why": "topic: guitar, song", "topic": 3}
@@ -99,19 +89,6 @@ class ScoredTopic(BaseModel):
     topic: int
     words: list[str]
     similarity: float = Field(description="cosine similarity of the video and the centre of the topic")
-
-
-class GivenFeedback(BaseModel):
-    model_config = example(**GIVEN)
-
-    kind: str = Field(description="kind of the event by which it was given")
-    video_id: str = Field(description="the video about which it was given; an event `undo` of this video takes it back")
-    at: int = Field(description="UTC milliseconds")
-    left: float = Field(description="what time has left of its effect, from 1 down to 0; a block does not fade")
-    title: str | None = None
-    author_id: str | None = None
-    topic: int | None = Field(default=None, description="the nearest of the video's topics, about which `less_topic` is")
-    words: list[str] = Field([], description="the most typical tags of this topic")
 
 
 class User(BaseModel):
@@ -290,14 +267,6 @@ class MusicAnswer(BaseModel):
     tracks: list[Track] = Field(description="the highest score first")
 
 
-class Moved(BaseModel):
-    model_config = example(**MOVED)
-
-    kind: str = Field(description="kind of the feedback that moved the video most, such as `like` or `less_topic`")
-    scope: Literal["topic", "author", "near"] = Field(description="what the video has in common with that of the feedback")
-    factor: float = Field(description="by what all of the user's feedback multiplied the score before the page was chosen")
-
-
 class RecommendedVideo(Video):
     model_config = example(**RECOMMENDED)
 
@@ -318,13 +287,6 @@ class StepTime(BaseModel):
     step: str
     milliseconds: float
     count: int = Field(description="clicks after the step hydrate, videos from select on, candidates otherwise")
-
-
-class FeedbackUsed(BaseModel):
-    model_config = example(raised=12, lowered=140)
-
-    raised: int = Field(description="number of candidates whose scores the user's feedback raised")
-    lowered: int = Field(description="number of candidates whose scores it lowered")
 
 
 class Debug(BaseModel):
