@@ -64,7 +64,8 @@ def run(
         show_answers(url, users)
     say(
         f"\nTo see the feed obey, open {url}/?user={quote(users[0], safe='')}, press Less beside a video, and choose what you\n"
-        "want less of: the next videos follow it, the page says so under What you asked for, and Undo takes it back. A like brings more."
+        "want less of. The next videos follow it, the page says so under What you asked for, and Undo takes it back.\n"
+        "A like brings more."
     )
     say(f"\nThe service is up at {url}; `rayrec stop {config}` ends it.")
 
