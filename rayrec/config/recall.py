@@ -31,7 +31,7 @@ class Recall(Section):
     min_exposures: Annotated[int, Field(ge=0)] = 10  # a video with fewer is fresh
     min_ctr: Share = 0.07  # an established video below this leaves its queue
     fresh_share: Share = 0.1
-    feedback: FeedbackEffects | None = FeedbackEffects()  # null: blocks hold, and nothing else that users say has an effect
+    feedback: FeedbackEffects | None = FeedbackEffects()  # null: what users say has no effect, save that blocks hold
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "Recall":

@@ -16,7 +16,7 @@ from rayrec.recall.queues import NO_ITEMS, ItemTopics
 
 BLOCK, UNBLOCK, UNDO, NOT_INTERESTED = "block_author", "unblock_author", "undo", "not_interested"
 DAY_MS = 86_400_000
-MAX_NEAR = 100  # of each kind, so many of the latest videos are compared with the candidates
+MAX_NEAR = 32  # of each kind, so many of the latest videos are compared with the candidates
 VectorsOf = Callable[[np.ndarray], np.ndarray | None]  # the vectors of items, float32 [n, size]: of length 1, or zeros
 
 
@@ -57,6 +57,8 @@ class _Spoken:
     effect: Effect
     items: np.ndarray  # int32 [m], oldest first
     weights: np.ndarray  # float64 [m]: what time has left of each, from 1 down to 0
+    by_topic: tuple[np.ndarray, np.ndarray]  # topics, sorted, and the sum of the weights of each
+    by_author: tuple[np.ndarray, np.ndarray]  # likewise
 
 
 class Reason(NamedTuple):
@@ -99,7 +101,11 @@ class Feedback:
             effect, its = getattr(effects, kind), [each for each in said if each.kind == kind]
             age_days = np.array([max(0, now - each.at) for each in its]) / DAY_MS
             items = np.array([each.item for each in its], np.int32)
-            spoken.append(_Spoken(kind, effect, items, 0.5 ** (age_days / effect.half_life_days)))
+            weights = 0.5 ** (age_days / effect.half_life_days)
+            starts, authors = topics.offsets[items], author_of[items]
+            has = starts < topics.offsets[items + 1]
+            by_topic = _summed(topics.topics[starts[has]], weights[has])  # a video's topics begin with the nearest
+            spoken.append(_Spoken(kind, effect, items, weights, by_topic, _summed(authors[authors > 0], weights[authors > 0])))
         if not spoken:
             return None
         return cls(spoken, topics, author_of, vectors_of, effects.repeats, effects.near_from)
@@ -130,40 +136,36 @@ class Feedback:
         Before it, a topic's weight is the number of clicks, and a liked video adds to its topic what time has left of the like.
         """
         liked = [each for each in self.spoken if each.effect.topic > 0]
-        rows = [self._first_topics(each) for each in liked]
-        names = np.concatenate([topics, *(first for first, _ in rows)]).astype(np.int32)
-        values = np.concatenate([clicks.astype(float), *(weights for _, weights in rows)])
-        known, place = np.unique(names, return_inverse=True)
-        before = np.bincount(place, values, minlength=len(known))
-        logarithm = np.zeros(len(known))
-        for each in self.spoken:
-            logarithm += self._effect(each.effect.topic, _looked_up(*self._first_topics(each), known))
+        names = np.concatenate([topics, *(each.by_topic[0] for each in liked)]).astype(np.int32)
+        known, before = _summed(names, np.concatenate([clicks.astype(float), *(each.by_topic[1] for each in liked)]))
+        logarithm = sum(
+            (self._effect(each.effect.topic, _found(each.by_topic, known)) for each in self.spoken), np.zeros(len(known))
+        )
         return known, before, before * np.exp(logarithm)
 
     def _parts(self, items: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
         """The logarithms [n] by kind and scope, without those that are 0 by the config."""
         rows, topics = self.topics.pairs(items)
+        authors = self.author_of[items]
         for each in self.spoken:
             if each.effect.topic:
                 sums = np.zeros(len(items))
-                np.maximum.at(sums, rows, _looked_up(*self._first_topics(each), topics))
+                np.maximum.at(sums, rows, _found(each.by_topic, topics))
                 yield each.kind, "topic", self._effect(each.effect.topic, sums)
             if each.effect.author:
-                authors = self.author_of[each.items]
-                sums = _looked_up(authors[authors > 0], each.weights[authors > 0], self.author_of[items])
-                yield each.kind, "author", self._effect(each.effect.author, sums)
-            if each.effect.near:
-                nearness = (self._similarity(items, each.items[-MAX_NEAR:]) - self.near_from) / (1 - self.near_from)
-                yield each.kind, "near", self._effect(each.effect.near, nearness.clip(0, 1) @ each.weights[-MAX_NEAR:])
+                yield each.kind, "author", self._effect(each.effect.author, _found(each.by_author, authors))
+        near = [each for each in self.spoken if each.effect.near]
+        if near:  # all kinds in one product
+            similarity = self._similarity(items, np.concatenate([each.items[-MAX_NEAR:] for each in near]))
+            nearness = ((similarity - self.near_from) / (1 - self.near_from)).clip(0, 1)
+            start = 0
+            for each in near:
+                weights = each.weights[-MAX_NEAR:].astype(np.float32)
+                yield each.kind, "near", self._effect(each.effect.near, nearness[:, start : start + len(weights)] @ weights)
+                start += len(weights)
 
     def _effect(self, strength: float, sums: np.ndarray) -> np.ndarray:
         return strength * np.minimum(sums, self.repeats)
-
-    def _first_topics(self, each: _Spoken) -> tuple[np.ndarray, np.ndarray]:
-        """The topic of each video that has one, and its weight. A video's topics begin with the nearest."""
-        starts = self.topics.offsets[each.items]
-        has = starts < self.topics.offsets[each.items + 1]
-        return self.topics.topics[starts[has]], each.weights[has]
 
     def _similarity(self, items: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Cosines, [n, m]."""
@@ -190,11 +192,16 @@ def unwanted(said: Sequence[Said]) -> np.ndarray:
     return np.array([each.item for each in said if each.kind == NOT_INTERESTED], np.int32) if said else NO_ITEMS
 
 
-def _looked_up(keys: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The sum of the weights of each wanted key, float64; 0 for those that are not among the keys."""
-    if not len(keys):
-        return np.zeros(len(wanted))
+def _summed(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct keys, sorted, and the sum of the weights of each."""
     known, place = np.unique(keys, return_inverse=True)
-    sums = np.bincount(place, weights)
-    found = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-    return np.where(known[found] == wanted, sums[found], 0.0)
+    return known, np.bincount(place, weights, minlength=len(known))
+
+
+def _found(summed: tuple[np.ndarray, np.ndarray], wanted: np.ndarray) -> np.ndarray:
+    """The sum of each wanted key, float64; 0 for those that have none."""
+    known, sums = summed
+    if not len(known):
+        return np.zeros(len(wanted))
+    places = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    return np.where(known[places] == wanted, sums[places], 0.0)

@@ -80,7 +80,7 @@ def test_the_effect_halves_with_each_half_life(kind: str) -> None:
     days = getattr(EFFECTS, kind).half_life_days
     said = [Said(kind, 1, NOW)]
     fresh = feedback_of(said, rows=vectors()).logarithms(EVERYTHING)
-    assert np.abs(fresh).max() > 0.2
+    assert np.abs(fresh).max() > 0.05
     for times in (1, 2, 5):
         later = feedback_of(said, NOW + round(times * days * DAY), vectors()).logarithms(EVERYTHING)
         assert later == pytest.approx(fresh / 2**times, abs=1e-6)
