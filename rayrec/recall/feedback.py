@@ -125,9 +125,12 @@ class Feedback:
         total = sum((values for _, _, values in parts), np.zeros(len(items)))
         found: list[Reason | None] = []
         for row, logarithm in enumerate(total.tolist()):
+            if abs(logarithm) < least:
+                found.append(None)
+                continue
             towards = 1 if logarithm > 0 else -1
             kind, scope, _ = max(parts, key=lambda part: part[2][row] * towards)
-            found.append(Reason(kind, scope, float(np.exp(logarithm))) if abs(logarithm) >= least else None)
+            found.append(Reason(kind, scope, float(np.exp(logarithm))))
         return found
 
     def weighted(self, topics: np.ndarray, clicks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,13 +175,17 @@ class Feedback:
         vectors = self.vectors_of(np.append(items, others))
         if vectors is not None:
             return vectors[: len(items)] @ vectors[len(items) :].T
-        rows, topics = self.topics.pairs(items)
-        columns, its = self.topics.pairs(others)
-        sizes = self.topics.offsets[1:] - self.topics.offsets[:-1]
-        shared = np.zeros((len(items), len(others)))
-        for column in range(len(others)):
-            np.add.at(shared[:, column], rows, np.isin(topics, its[columns == column]))
-        return shared / np.sqrt(np.maximum(np.outer(sizes[items], sizes[others]), 1))
+        topics = np.unique(self.topics.of_items(others))
+        return self._of_topics(items, topics) @ self._of_topics(others, topics).T
+
+    def _of_topics(self, items: np.ndarray, topics: np.ndarray) -> np.ndarray:
+        """Which of some sorted topics each item has, float32 [n, topics], divided by the root of the number of all that it has."""
+        rows, its = self.topics.pairs(items)
+        sizes = self.topics.offsets[items + 1] - self.topics.offsets[items]
+        has = np.isin(its, topics)
+        found = np.zeros((len(items), len(topics)), np.float32)
+        found[rows[has], np.searchsorted(topics, its[has])] = 1
+        return found / np.sqrt(np.maximum(sizes, 1), dtype=np.float32)[:, None]
 
 
 def blocked_authors(said: Sequence[Said], author_of: np.ndarray) -> np.ndarray:

@@ -142,6 +142,14 @@ def test_the_reason_is_what_moved_a_video_most() -> None:
     assert found[1].factor == pytest.approx(math.exp(EFFECTS.less_author.author))
 
 
+def test_an_effect_of_nothing_moves_nothing() -> None:
+    effects = FeedbackEffects.model_validate({"like": {"topic": 0, "author": 0, "near": 0}})
+    found = Feedback.of([Said("like", 1, NOW)], NOW, effects, TOPICS, AUTHORS)
+    assert found is not None
+    assert found.reasons(EVERYTHING) == [None] * len(EVERYTHING)
+    assert not found.logarithms(EVERYTHING).any()
+
+
 def test_without_effects_nothing_is_moved() -> None:
     said = [Said("like", 1, NOW)]
     assert Feedback.of(said, NOW, None, TOPICS, AUTHORS) is None
