@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
@@ -59,7 +60,13 @@ def run(
         run_and_show(stages, settings, force)
         show_metrics(settings)
         url = service.serve(settings)
-        show_answers(url, sample_users(settings, 3))
+        users = sample_users(settings, 3)
+        show_answers(url, users)
+    say(
+        f"\nTo see the feed obey, open {url}/?user={quote(users[0], safe='')}, press Less beside a video, and choose what you\n"
+        "want less of. The next videos follow it, the page says so under What you asked for, and Undo takes it back.\n"
+        "A like brings more."
+    )
     say(f"\nThe service is up at {url}; `rayrec stop {config}` ends it.")
 
 

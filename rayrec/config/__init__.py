@@ -35,6 +35,7 @@ from rayrec.config.features import (
     Reduction,
     TextFeatures,
 )
+from rayrec.config.feedback import Effect, FeedbackEffects
 from rayrec.config.goals import Formula, Goal, GoalNetwork, scored
 from rayrec.config.loading import load, with_values
 from rayrec.config.music import MovieLensMusic, Music, MusicFiles, SoundNetwork, UserNetwork, WordNetwork, WorldMusic
@@ -69,11 +70,13 @@ __all__ = [
     "Count",
     "CoverNetwork",
     "Domain",
+    "Effect",
     "Encoding",
     "Evaluation",
     "Experiment",
     "ExperimentArm",
     "Features",
+    "FeedbackEffects",
     "FilesData",
     "Formula",
     "Goal",

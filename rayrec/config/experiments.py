@@ -16,7 +16,7 @@ from rayrec.errors import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 NAME_RULE = "a name has 1 to 32 letters, digits, _ and -, because it becomes a part of labels"
-OF_RECALL = ("sources", "clicks", "topics", "candidates")  # what is read for each request
+OF_RECALL = ("sources", "clicks", "topics", "candidates", "feedback")  # what is read for each request
 CHANGEABLE = [*(f"recall.{name}" for name in OF_RECALL), *(f"selection.{name}" for name in Selection.model_fields)]
 MAX_COMBINATIONS = 64  # of arms of different layers; pages of each can be made at once
 

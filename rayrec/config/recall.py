@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from rayrec.config.base import Count, Section, Share
+from rayrec.config.feedback import FeedbackEffects
 
 
 class RecallSource(Section):
@@ -31,6 +32,7 @@ class Recall(Section):
     min_ctr: Share = 0.07  # an established video below this leaves its queue
     fresh_share: Share = 0.1
     seen_days: Annotated[float, Field(gt=0)] = 90.0  # a video that a user has seen is not shown again for so long
+    feedback: FeedbackEffects | None = FeedbackEffects()  # null: what users say has no effect, save that blocks hold
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "Recall":

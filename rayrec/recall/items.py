@@ -23,6 +23,8 @@ class ItemData:
     author_of: np.ndarray  # int32 [I], 0 for unknown
     # Reads the vectors of the topics stage, float32 [I - 1, size]: item i in row i - 1, of length 1 or all zeros. None without any.
     load_vectors: Callable[[], np.ndarray | None] = lambda: None
+    # Those of some items, float32 [n, size], of length 1 or all zeros. Reads no others.
+    vectors_of: Callable[[np.ndarray], np.ndarray | None] = lambda items: None
     neighbours: Neighbours | None = None  # by a collaborative model, as are the vectors; None where there is none
     vectors: Vectors | None = None
 

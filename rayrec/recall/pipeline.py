@@ -6,7 +6,7 @@ is drawn.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from rayrec.errors import RayrecError
 from rayrec.recall import sources
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.exploration import Draw
+from rayrec.recall.feedback import Feedback, Said
 from rayrec.recall.items import ItemData
 from rayrec.recall.queues import TopicQueues, mixed
 from rayrec.recall.selection import Odds, Selector
@@ -23,6 +24,7 @@ from rayrec.recall.source import NO_TOPIC, Candidates, Query
 from rayrec.recall.sources.fresh import Fresh, fresh_items
 from rayrec.recall.sources.popular import Popular, popular_items
 
+UNWANTED = -0.5  # videos whose scores the user's feedback lowers by more than this logarithm are not explored
 # Asks the ranker for the click probabilities (float32 [n]) of candidates (int32 [n], never empty).
 Score = Callable[[np.ndarray], Awaitable[np.ndarray]]
 
@@ -63,6 +65,7 @@ class ScoredCandidates:
     rows: np.ndarray  # int64 [k]: rows of the candidates in the order of the page
     why: np.ndarray  # str [k]: the label of the source that brought each item of the page
     draws: list[Draw]  # of the places that explored
+    moved: np.ndarray | None = None  # float64 [n]: the logarithms of the factors that the user's feedback put on the scores, if any
 
     @property
     def page(self) -> np.ndarray:
@@ -79,6 +82,13 @@ class RecallPipeline:
         self.labels = np.array([*(source.label for source, _ in self.sources), Popular.label, Fresh.label])
         self.selector = Selector(selection, items.topics, items.author_of)
         self.explores = selection.explore > 0
+        self.items = items
+
+    def feedback(self, said: Sequence[Said], now: int) -> Feedback | None:
+        """What a user said of videos, at a time in UTC ms, for a `Query`. None if nothing of it has an effect."""
+        if not said:
+            return None
+        return Feedback.of(said, now, self.settings.feedback, self.items.topics, self.items.author_of, self.items.vectors_of)
 
     async def run(self, query: Query, queues: TopicQueues, score: Score, k: int, trace: Trace) -> ScoredCandidates:
         """Makes a page of at most `k` items, fewer only when no more items may be shown.
@@ -100,16 +110,21 @@ class RecallPipeline:
         trace: Trace,
         odds: Odds | None = None,
     ) -> ScoredCandidates:
-        """The step behind the ranker. `odds` are those at the places that explore, if not the odds of Thompson sampling.
+        """The step behind the ranker, in which the user's feedback changes the order, but not the scores.
 
-        Raises `ScoreError` when the scores do not fit the candidates.
+        What the user wants less of is not explored either. `odds` are those at the places that explore, if not the odds of Thompson
+        sampling. Raises `ScoreError` when the scores do not fit the candidates.
         """
         if len(scores) != len(candidates) or not np.isfinite(scores).all():
             raise ScoreError("the ranker's answer does not fit the candidates")
         items, odds = candidates.items, odds or (lambda rows: queues.odds(candidates.items[rows]))
-        rows, draws = self.selector.select(items, scores, queues.is_fresh(items), k, query.draw_seed, odds)
+        wanted, fresh, moved = scores, queues.is_fresh(items), None
+        if query.feedback is not None:
+            moved = query.feedback.logarithms(items)
+            wanted, fresh = query.feedback.applied(scores, moved), fresh & (moved > UNWANTED)
+        rows, draws = self.selector.select(items, wanted, fresh, k, query.draw_seed, odds)
         trace.mark("select", len(rows))
-        return ScoredCandidates(candidates, scores, rows, self.labels[candidates.sources[rows]], draws)
+        return ScoredCandidates(candidates, scores, rows, self.labels[candidates.sources[rows]], draws, moved)
 
     def candidates(self, query: Query, queues: TopicQueues, count: int, trace: Trace) -> Candidates:
         """The steps before the ranker: `count` distinct candidates, none of them excluded, fewer when the catalog has no more."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from rayrec.config import Recall, Section
 from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.feedback import Feedback
 from rayrec.recall.items import ItemData
 from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.registry import NoOptions
@@ -25,6 +26,7 @@ class Query:
     clicked_at: np.ndarray  # int64, UTC ms
     exclusions: Exclusions
     draw_seed: int  # any number; whatever is drawn at random for this request follows from it
+    feedback: Feedback | None = None  # what the user said of videos; None if nothing
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,18 @@ class Items:
     @property
     def data(self) -> ItemData:
         """What recall needs of all items."""
-        return ItemData(self.topics, self.author_of, self._vectors, self.bundle.neighbours, self.user_vectors)
+        return ItemData(self.topics, self.author_of, self._vectors, self.vectors_of, self.bundle.neighbours, self.user_vectors)
+
+    def vectors_of(self, items: np.ndarray) -> np.ndarray | None:
+        """The vectors of these items, float32 [n, size], of length 1 or all zeros; None when the bundle has no vectors."""
+        vectors = self.bundle.vectors
+        if vectors is None:
+            return None
+        found = vectors[np.minimum(items, len(vectors)) - 1]
+        for row in np.flatnonzero(items > len(vectors)).tolist():
+            vector = self.added[int(items[row]) - len(vectors) - 1].vector
+            found[row] = 0 if vector is None else vector
+        return found
 
     def find(self, video_id: str) -> int:
         """The item of a video, 0 if it is unknown."""

@@ -20,6 +20,7 @@ import numpy as np
 from rayrec.config import Formula, Recall, Selection, scored
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.exploration import Draw
+from rayrec.recall.feedback import Feedback, Said, blocked_authors, standing, unwanted
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.recall.similar import nearest
@@ -54,6 +55,7 @@ class UserState:
     forgotten: bool = False  # the user asked for it: the log and the ranker's user table must not be used
     fields: str = ""  # what was said of the user by `POST /v1/users`, JSON; empty where nothing was
     delivered: np.ndarray = field(default_factory=lambda: NO_ITEMS)  # int32 items that may be waiting on the user's screen
+    said: Sequence[Said] = ()  # what the user said of videos and did not take back, oldest first
 
 
 # (user_id, state, time in UTC ms, candidates int32 [n], context: field -> value) -> click probabilities float32 [n] or, from a
@@ -97,6 +99,8 @@ class Page:
     trace: Trace
     arm: str | None = None  # the arms that answered, as `assignment.label` writes them
     context: str | None = None  # of the request, as JSON
+    moved: np.ndarray | None = None  # float64: the logarithms of what the user's feedback did to the scores of all candidates
+    feedback: Feedback | None = None  # None if nothing that the user said has an effect
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
     visit: Visit = NO_VISIT
     draws: list[Draw] | None = None  # of the places that explored; `rows` are items here. None where no place may explore
@@ -269,22 +273,23 @@ class Recommender:
         trace.mark("hydrate", len(user.clicked))
 
         async def score(candidates: np.ndarray) -> np.ndarray:
-            state = replace(user, clicked=items.in_store(user.clicked))
+            state = replace(user, clicked=items.in_store(user.clicked), said=())
             values = await self.rank(known_as, state, now, items.in_store(candidates), context or {})
             return scored(values, self.bundle.info.goals, formula or self._formulas[change])
 
         hidden = np.append(user.seen, user.delivered)
-        exclusions = _exclusions(items, hidden, exclude, blocked_authors)
-        query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed)
-        pipeline = view.pipelines[change]
+        pipeline, exclusions = view.pipelines[change], _exclusions(items, hidden, exclude, blocked_authors, user.said)
+        feedback = pipeline.feedback(user.said, now)
+        query = Query(known_as, user.clicked, user.clicked_at, exclusions, draw_seed, feedback)
         found = await pipeline.run(query, view.queues, score, k, trace)
         page, said = found.candidates.take(found.rows), _as_json(context or {})
         draws = [replace(draw, rows=found.candidates.items[draw.rows]) for draw in found.draws] if pipeline.explores else None
         scores = found.scores[found.rows]
-        answer = Page(uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said, draws=draws)
+        facts = uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said, found.moved, feedback
+        answer = Page(*facts, draws=draws)
         if len(page) == k:
             return answer
-        allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors).also(page.items)
+        allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors, user.said).also(page.items)
         again = longest_unseen(hidden, allowed, view.queues.is_shown, k - len(page))
         if len(again):
             answer = _with_seen(answer, again, await score(again))
@@ -332,7 +337,9 @@ class Recommender:
         order = order[clicked[order] > 0][-max_clicks:]
         seen, delivered = np.append(log.seen, items.seen_index.find(online.seen)), find(online.delivered)
         known = delivered[delivered > 0]
-        return UserState(clicked[order], clicked_at[order], seen, online.forgotten, online.fields, known)
+        told = [Said(kind, item, at) for kind, video_id, at in online.feedback if (item := items.find(video_id))]
+        said = standing(told, items.author_of) if told else ()
+        return UserState(clicked[order], clicked_at[order], seen, online.forgotten, online.fields, known, said)
 
     async def add_events(self, events: list[Event]) -> list[Event]:
         """Stores events. Returns those that were there already, after all others have been written to disk.
@@ -405,10 +412,13 @@ def _packed(facts: dict[str, Any]) -> str:
     return json.dumps(facts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
-def _exclusions(items: Items, seen: np.ndarray, exclude: Sequence[str], blocked_authors: Sequence[str]) -> Exclusions:
-    blocked = [number for author in blocked_authors if (number := items.authors.get(author))]
+def _exclusions(items: Items, seen: np.ndarray, exclude: Sequence[str], blocked: Sequence[str], said: Sequence[Said]) -> Exclusions:
+    authors = np.array([number for author in blocked if (number := items.authors.get(author))], dtype=np.int32)
     excluded = np.concatenate([seen, items.find_all(exclude)])
-    return Exclusions.of(excluded, np.array(blocked, dtype=np.int32), items.author_of)
+    if said:
+        authors = np.append(authors, blocked_authors(said, items.author_of))
+        excluded = np.append(excluded, unwanted(said))
+    return Exclusions.of(excluded, authors, items.author_of)
 
 
 def _with_seen(page: Page, items: np.ndarray, scores: np.ndarray) -> Page:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from rayrec.config import Recall, Selection, WorldData
+from rayrec.config import Ranker, Recall, Selection, WorldData
 from rayrec.datasets.synthetic.choice import click_probability
 from rayrec.datasets.synthetic.crowd import Crowd
 from rayrec.datasets.synthetic.simulation import make_videos
@@ -45,6 +45,7 @@ class FakeScorer:
     """Scores videos by a number of each, and keeps what it was asked."""
 
     worth: np.ndarray  # [I]
+    settings: Ranker = field(default_factory=Ranker)
     asked: list[tuple[list[np.ndarray], list[np.ndarray], np.ndarray]] = field(default_factory=list)
 
     def score(self, user_ids: list[str], histories: Any, times: Any, at: np.ndarray, candidates: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 
 from rayrec.config import Recall
 from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.feedback import Feedback
 from rayrec.recall.queues import NO_ITEMS, ItemTopics, TopicQueues
 from rayrec.recall.source import Candidates, Query, Source
 
@@ -21,14 +22,17 @@ def top_topics(clicked: np.ndarray, item_topics: ItemTopics, settings: Recall) -
 class Topics(Source):
     """The top topics share the candidates in proportion to their clicks, and take turns in it. A user without clicks gets none.
 
-    A user who has seen the best of a topic gets the next best.
+    A user who has seen the best of a topic gets the next best. What the user said of videos changes the weights of their topics;
+    what a topic loses by it goes to backfill, unless other topics gain it.
     """
 
     label = "topic"
 
     def candidates(self, query: Query, queues: TopicQueues, count: int) -> Candidates:
         topics, weights = top_topics(query.clicked, queues.item_topics, self.settings)
-        quotas = np.floor(count * weights / max(weights.sum(), 1)).astype(int)
+        if query.feedback is not None:
+            topics, weights, count = _moved(query, queues.item_topics, self.settings, query.feedback, count)
+        quotas = np.floor(count * weights / max(weights.sum(), 1e-300)).astype(int)
         quotas[:1] += count - quotas.sum()  # what rounding leaves goes to the first topic
         heads = [
             _head(queues, topic, quota, query.exclusions, query.draw_seed)
@@ -39,6 +43,18 @@ class Topics(Source):
         turns = [(np.arange(len(head)) + 0.5) / weight for head, weight in zip(heads, weights, strict=True)]
         order = np.argsort(np.concatenate([[], *turns]), kind="stable")
         return Candidates.of(np.concatenate([NO_ITEMS, *heads])[order], topic_of[order])
+
+
+def _moved(
+    query: Query, item_topics: ItemTopics, settings: Recall, feedback: Feedback, count: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The top topics and their weights after what the user said of videos, and how many of `count` candidates they bring."""
+    clicked = np.unique(item_topics.of_items(query.clicked[-settings.clicks :]), return_counts=True)
+    topics, before, after = feedback.weighted(*clicked)
+    usual = np.sort(before)[-settings.topics :].sum()
+    best = np.argsort(-after, kind="stable")[: settings.topics]
+    weights = after[best]
+    return topics[best], weights, min(count, round(count * weights.sum() / max(usual, 1e-300)))
 
 
 def _head(queues: TopicQueues, topic: int, quota: int, exclusions: Exclusions, draw_seed: int) -> np.ndarray:

@@ -11,14 +11,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from pydantic_core import to_json
 
+from rayrec.config import Effect
+from rayrec.recall.feedback import DAY_MS, Said
 from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.attention import Attention
+from rayrec.serving.http.feedback_schemas import GivenFeedback
 from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, SimilarVideo, StageAttention, Track, Video
 from rayrec.serving.music import Best, Music
 from rayrec.serving.recommender import Page, Recommender
 from rayrec.workspace.stores import split_uri
 
 MAX_CACHED = 20_000  # videos for each recommender, some 2 KB each
+MAX_FEEDBACK = 100  # of a user, in an answer
 WEB = ("http://", "https://")
 Fields = dict[str, Any]
 _cache: WeakKeyDictionary[Recommender, dict[int, Fields]] = WeakKeyDictionary()
@@ -32,6 +36,13 @@ def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[s
     """Returns a `RecommendAnswer` as JSON."""
     words, videos = recommender.bundle.words, _video_fields(recommender, found.items.tolist())
     steps = [{"step": step.name, "milliseconds": round(step.milliseconds, 3), "count": step.count} for step in found.trace.steps]
+    if found.feedback is not None:
+        reasons = found.feedback.reasons(found.items)
+        moved = [
+            {"feedback": {"kind": each.kind, "scope": each.scope, "factor": round(each.factor, 4)}} if each else {}
+            for each in reasons
+        ]
+        videos = [fields | more for fields, more in zip(videos, moved, strict=True)]
     answer = {
         "request_id": found.request_id,
         "arm": arm,
@@ -44,9 +55,37 @@ def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[s
             )
         ],
         "logged": found.logged,
-        "debug": {"steps": steps, "propensities": found.propensities()} if debug else None,
+        "debug": {"steps": steps, "propensities": found.propensities(), **_used(found)} if debug else None,
     }
     return to_json(answer)
+
+
+def _used(found: Page) -> Fields:
+    """What the user's feedback did to the candidates."""
+    if found.moved is None:
+        return {}
+    return {"feedback": {"raised": int((found.moved > 0).sum()), "lowered": int((found.moved < 0).sum())}}
+
+
+def feedback(recommender: Recommender, said: Sequence[Said], now: int) -> list[GivenFeedback]:
+    """What a user said of videos, the newest first."""
+    said = said[: -MAX_FEEDBACK - 1 : -1]
+    effects, given = recommender.settings.feedback, []
+    for each, fields in zip(said, _video_fields(recommender, [each.item for each in said]), strict=True):
+        topic = next(iter(fields["topics"]), {"topic": None, "words": []})
+        effect: Effect | None = getattr(effects, each.kind, None)
+        left = 1.0 if effect is None else 0.5 ** (max(0, now - each.at) / DAY_MS / effect.half_life_days)
+        given.append(
+            GivenFeedback(
+                kind=each.kind,
+                at=each.at,
+                left=round(left, 4),
+                topic=topic["topic"],
+                words=topic["words"],
+                **{name: fields[name] for name in ("video_id", "title", "author_id")},
+            )
+        )
+    return given
 
 
 def similar(recommender: Recommender, items: np.ndarray, similarity: np.ndarray) -> list[SimilarVideo]:

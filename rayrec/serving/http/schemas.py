@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from rayrec.serving.http.bodies import example
 from rayrec.serving.http.experiment_schemas import ExperimentNumbers
+from rayrec.serving.http.feedback_schemas import GIVEN, FeedbackUsed, GivenFeedback, Moved
 
 TOPIC = {"topic": 3, "words": ["guitar", "song"]}
 VIDEO = {
@@ -91,13 +92,16 @@ class ScoredTopic(BaseModel):
 
 
 class User(BaseModel):
-    model_config = example(user_id="ann", clicks=12, seen=80, topics=[TOPIC | {"clicks": 4}])
+    model_config = example(user_id="ann", clicks=12, seen=80, topics=[TOPIC | {"clicks": 4}], feedback=[GIVEN])
 
     user_id: str
     clicks: int = Field(description="number of the user's latest clicks that recommendations are based on")
     seen: int = Field(description="number of videos that the user has seen within recall.seen_days")
     topics: list[UserTopic] = Field(description="topics from which videos are recommended to the user")
     fields: dict[str, Any] = Field(default={}, description="what was said of the user by POST /v1/users")
+    feedback: list[GivenFeedback] = Field(
+        [], description="the latest likes, skips and wishes that were not taken back, the newest first"
+    )
 
 
 class UsersAnswer(BaseModel):
@@ -275,6 +279,9 @@ class RecommendedVideo(Video):
         "seen it, and nothing else is left"
     )
     topic: int | None = None
+    feedback: Moved | None = Field(
+        default=None, description="what the user said that moved this video up or down; `score` does not contain it"
+    )
 
 
 class StepTime(BaseModel):
@@ -294,6 +301,7 @@ class Debug(BaseModel):
         description="the probability with which each video was shown in its place, given the candidates, their scores and what was "
         "drawn for the places before it: 1 where nothing was drawn; null if no place of the page could explore",
     )
+    feedback: FeedbackUsed | None = Field(default=None, description="what the user's feedback did; absent where there is none")
 
 
 class RecommendAnswer(BaseModel):

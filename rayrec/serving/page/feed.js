@@ -1,8 +1,10 @@
 // The feed: requests pages, arranges their videos in a column, plays the one in view, and reports what the user does with it. After a
-// like or a skip it requests a page at once, whose videos come next, before those that are waiting.
+// like, a skip or a wish for less it requests a page at once, whose videos come next, before those that are waiting. Of the waiting
+// ones, those go of which less is wanted.
 
 import { get, post } from "./api.js";
 import { $, element, icon, prefersStill } from "./dom.js";
+import { acknowledge, DID, hide, hitBy, showFeedback } from "./feedback.js";
 import { musicFor, startMusic, stopMusic } from "./music.js";
 import { Outbox } from "./outbox.js";
 import { panelIsOver, startPanel } from "./panel.js";
@@ -28,6 +30,8 @@ let asking = null; // the request in progress
 let follow = false; // whether the user's actions call for another page
 let ended = false;
 let session = newSession();
+let unwanted = []; // tells which videos are no longer wanted, by what was said since the last request
+let moveOn = false; // whether the next slide is to come into view as soon as there is one
 
 const outbox = new Outbox({ sent: showUser, refused: (error) => say(error.message, true) });
 
@@ -46,6 +50,7 @@ function ask() {
 async function askAnew() {
   const [user, next] = [viewer(), follow];
   follow = false;
+  unwanted = [];
   feed.setAttribute("aria-busy", "true");
   try {
     await outbox.flush(); // so that the answer takes the latest clicks into account
@@ -64,10 +69,11 @@ async function askAnew() {
 }
 
 function place(page, next) {
-  const made = page.videos.map((video) => new Slide(video, page, { record, toggleSound, skip, like }));
+  const wanted = page.videos.filter((video) => !unwanted.some((isIt) => isIt(video)));
+  const made = wanted.map((video) => new Slide(video, page, actions));
   const nodes = made.map((slide) => slide.node);
   made.forEach(add);
-  if (!nodes.length && !ended) {
+  if (!page.videos.length && !ended) {
     ended = true;
     nodes.push(theEnd());
   }
@@ -81,6 +87,10 @@ function place(page, next) {
   }
   if (!current && feed.firstElementChild) settle();
   else nearby();
+  if (moveOn && nodes.length) {
+    moveOn = false;
+    go(1);
+  }
 }
 
 function add(slide) {
@@ -95,7 +105,7 @@ function newSession() {
 
 // A video that was found comes right after the one in view, and into view.
 function open(video, about) {
-  const slide = new Slide({ ...video, about, topic: null }, { user: viewer() }, { record, toggleSound, skip, like });
+  const slide = new Slide({ ...video, about, topic: null }, { user: viewer() }, actions);
   slide.node.inert = true;
   add(slide);
   if (current) current.node.after(slide.node);
@@ -130,7 +140,8 @@ function restart() {
   slides.clear();
   $("activity").replaceChildren();
   forgetWeights();
-  [current, follow, ended] = [null, false, false];
+  hide();
+  [current, follow, ended, moveOn] = [null, false, false, false];
   showUser();
   (asking ?? Promise.resolve()).then(ask);
 }
@@ -211,8 +222,8 @@ function eventOf(slide, kind, more) {
 
 function record(slide, kind, more = {}) {
   outbox.add(eventOf(slide, kind, more));
-  const did = { click: "Clicked", like: "Liked", skip: "Skipped", watch: `Watched ${more.watch_s?.toFixed(1)} s` }[kind];
-  const line = element("li", {}, icon(kind), element("span", { class: "did", text: did }), element("span", { class: "what", text: slide.title }));
+  const did = { click: "Clicked", like: "Liked", skip: "Skipped", watch: `Watched ${more.watch_s?.toFixed(1)} s`, ...DID }[kind];
+  const line = element("li", {}, icon(DID[kind] ? "less" : kind), element("span", { class: "did", text: did }), element("span", { class: "what", text: slide.title }));
   $("activity").prepend(line);
   [...$("activity").children].slice(MAX_ACTIVITY).forEach((old) => old.remove());
   outbox.flush();
@@ -237,6 +248,32 @@ function skip(slide) {
   askNext();
 }
 
+// Less of something, or a block.
+function wish(slide, kind) {
+  const { video } = slide;
+  slide.toggleMenu(false);
+  slide.node.classList.add("skipped");
+  record(slide, kind);
+  const isIt = hitBy(video, kind);
+  unwanted.push(isIt);
+  for (const [node, { video: other }] of [...slides]) {
+    const ahead = slide.node.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING;
+    if (ahead && isIt(other)) discard(node);
+  }
+  acknowledge(video, kind, () => undo({ ...video, title: slide.title }));
+  moveOn = !slide.node.nextElementSibling;
+  if (!moveOn) go(1);
+  askNext();
+}
+
+function undo(video) {
+  hide();
+  record({ video, page: { user: viewer() }, title: video.title || video.video_id }, "undo");
+  askNext();
+}
+
+const actions = { record, toggleSound, skip, like, wish };
+
 function toggleSound() {
   sound.on = !sound.on;
   if (sound.on) stopMusic();
@@ -252,6 +289,7 @@ const KEYS = {
   k: () => go(-1),
   l: () => current?.video && like(current),
   s: () => current?.video && skip(current),
+  x: () => current?.toggleMenu?.(),
   m: toggleSound,
   w: () => current?.toggleReasons?.(),
   f: () => $("words").focus(),
@@ -283,7 +321,9 @@ function showAnswer(page, milliseconds) {
 async function showUser() {
   const user = viewer();
   const known = await get(`/v1/users/${encodeURIComponent(user)}`).catch((error) => say(error.message, true));
-  if (known && user === viewer()) showWeights(known);
+  if (!known || user !== viewer()) return;
+  showWeights(known);
+  showFeedback(known, undo);
 }
 
 // A page in the background does not play, and may never return.

@@ -2,6 +2,7 @@
 
 import { loadable, release } from "./api.js";
 import { $, element, hueOfText, hueOfTopic, nameOfTopic, percent, prefersStill } from "./dom.js";
+import { menuFor, reasonOf } from "./feedback.js";
 import { Look } from "./look.js";
 import { Clip, sound } from "./player.js";
 
@@ -22,8 +23,9 @@ export class Slide {
   liked = false;
   #cover = null;
 
-  // `record(kind, more)` is called with each event; `toggleSound()`, `skip()` and `like()` when a button is pressed.
-  constructor(video, page, { record, toggleSound, skip, like }) {
+  // `record(kind, more)` is called with each event; `toggleSound()`, `skip()` and `like()` when a button is pressed, and
+  // `wish(slide, kind)` when an entry of the menu is chosen.
+  constructor(video, page, { record, toggleSound, skip, like, wish }) {
     this.video = video;
     this.page = page; // the answer that contained the video, and its user
     this.title = video.title || video.video_id;
@@ -38,6 +40,9 @@ export class Slide {
     this.find(".sound").addEventListener("click", toggleSound);
     this.find(".like").addEventListener("click", () => like(this));
     this.find(".skip").addEventListener("click", () => skip(this));
+    this.find(".less").addEventListener("click", () => this.toggleMenu());
+    this.find(".menu").append(...menuFor(video, (kind) => wish(this, kind)));
+    this.find(".menu").addEventListener("keydown", (event) => event.key === "Escape" && this.toggleMenu(false));
     this.find(".pause").addEventListener("click", () => this.togglePlay());
     this.find(".why").addEventListener("click", () => this.toggleReasons());
   }
@@ -75,6 +80,7 @@ export class Slide {
     this.clip?.pause();
     this.look?.show(false);
     this.toggleReasons(false);
+    this.toggleMenu(false);
     this.recordWatched();
   }
 
@@ -105,7 +111,24 @@ export class Slide {
   toggleReasons(open = this.find(".reasons").hidden) {
     this.find(".reasons").hidden = !open;
     this.find(".why").setAttribute("aria-expanded", open);
-    if (open) this.look?.offer();
+    if (!open) return;
+    this.look?.offer();
+    this.toggleMenu(false);
+  }
+
+  // What the user may want less of. The focus goes into the menu, and back to its button.
+  toggleMenu(open = this.find(".menu").hidden) {
+    const [menu, button] = [this.find(".menu"), this.find(".less")];
+    if (open === !menu.hidden) return;
+    const inside = menu.contains(document.activeElement);
+    menu.hidden = !open;
+    button.setAttribute("aria-expanded", open);
+    if (open) {
+      this.toggleReasons(false);
+      menu.firstElementChild.focus({ preventScroll: true });
+    } else if (inside) {
+      button.focus();
+    }
   }
 
   // The cover is under the reasons, and under the clip.
@@ -163,7 +186,10 @@ export class Slide {
     Object.assign(this.find(".why"), { id: `${id}-why` }).setAttribute("aria-controls", `${id}-reasons`);
     this.find(".reasons").id = `${id}-reasons`;
     this.find(".like").setAttribute("aria-label", `Like ${title}`);
-    this.find(".skip").setAttribute("aria-label", `Not for me: ${title}`);
+    this.find(".skip").setAttribute("aria-label", `Skip ${title}`);
+    this.find(".menu").id = `${id}-menu`;
+    this.find(".less").setAttribute("aria-controls", `${id}-menu`);
+    this.find(".less").setAttribute("aria-label", `Less like ${title}`);
     this.#explain();
   }
 
@@ -186,6 +212,7 @@ export class Slide {
     this.find(".why").classList.toggle("plain", topic == null);
     this.find(".reasons").append(
       element("p", { text: sentence }),
+      ...(reasonOf(this.video) ? [element("p", { class: "moved", text: reasonOf(this.video) })] : []),
       element("p", { class: "chance" }, element("span", { text: about ? "How near it is to that" : "Probability that you click it" }), element("b", { text: percent(score, 1) })),
       ...(near.length ? [element("p", { class: "quiet", text: "How well it matches its topics" }), element("ul", {}, ...near)] : []),
     );

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from rayrec.config import ConfigError
 from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
-from rayrec.serving.state.redis_events import OWN, add_arguments, event_keys, read_event
+from rayrec.serving.state.redis_events import LETTERS, OWN, add_arguments, event_keys, read_event
 from rayrec.serving.state.redis_scripts import (
     ACTIVITY,
     ADD,
@@ -38,7 +38,8 @@ from rayrec.serving.state.redis_scripts import (
 from rayrec.serving.state.seen import codes_by_day
 from rayrec.serving.state.store import (
     DAY,
-    KINDS,
+    FEEDBACK,
+    KEPT,
     MAX_EVENTS_READ,
     MAX_TABLE_ROWS,
     MINUTE,
@@ -96,14 +97,16 @@ class RedisStore(WritesByIntake):
 
     def activity(self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int) -> Activity:
         shown_since = "" if self.exposure == "impression" else delivered_since
-        arguments: list[str | int] = [user_id, digest(user_id), MAX_EVENTS_READ, seen_since // DAY, shown_since]
+        letters = [LETTERS[kind] for kind in FEEDBACK]
+        arguments: list[str | int] = [user_id, digest(user_id), MAX_EVENTS_READ, seen_since // DAY, shown_since, *letters]
         with _as_store_errors():
             forgotten, text, seen, fields = self._activity([f"{PREFIX}known"], arguments)
         found = [iter(members) for members in json.loads(text)]  # a member, its time, a member, ...
-        clicks, delivered = (
+        clicks, delivered, *told = (
             [(int(at), int(member[:12]), member[13:]) for member, at in zip(members, members, strict=True)] for members in found
         )
-        return activity_of(clicks, since, max_clicks, seen, delivered, bool(forgotten), (fields or b"").decode())
+        said = [(at, number, kind, video) for kind, its in zip(FEEDBACK, told, strict=True) for at, number, video in its]
+        return activity_of(clicks, since, max_clicks, seen, delivered, said, bool(forgotten), (fields or b"").decode())
 
     def counts(self, after: int, since: Since) -> Counts:
         upto = self.latest()
@@ -160,7 +163,7 @@ class RedisStore(WritesByIntake):
             self._redis.hdel(f"{PREFIX}users", user_id)
             for day in self._redis.smembers(f"{PREFIX}seen_days"):
                 self._redis.hdel(f"{PREFIX}seen:{day}", user_id)
-            sets = [f"{PREFIX}of:{letter}:{user_id}" for letter in [*(kind[0] for kind in KINDS), OWN]]
+            sets = [f"{PREFIX}of:{letter}:{user_id}" for letter in [*LETTERS.values(), OWN]]
             numbers = sorted(int(member[:12]) for key in sets for member in self._redis.zrange(key, 0, -1))
             starts = range(0, len(numbers), DELETE_BATCH)
             forgotten = sum(self._delete_events(numbers[start : start + DELETE_BATCH]) for start in starts)
@@ -350,7 +353,7 @@ class RedisStore(WritesByIntake):
         old = [
             (number, *event_keys(event), int(repeated))
             for number, event, repeated in events
-            if before_ms is None or event.at < before_ms
+            if before_ms is None or (event.at < before_ms and event.kind not in KEPT)
         ]
         arguments = [argument for each in old for argument in each]
         return int(self._delete([f"{PREFIX}known"], arguments)) if arguments else 0

@@ -8,7 +8,9 @@ from typing import Any
 from rayrec.serving.state.seen import code, is_seen
 from rayrec.serving.state.store import DAY, KINDS, MINUTE, Event, Exposure
 
-OWN = "o"  # the letter of all kinds that are not rayrec's own; none of these begins with it
+# Each kind of event has a letter of its own in the keys, and all kinds that are not rayrec's own share one.
+LETTERS: dict[str, str] = {**{kind: kind[0] for kind in KINDS}, "less_topic": "t", "less_author": "a", "undo": "x"}
+OWN = "o"
 
 OLD_FIELDS = 9  # the values of an event up to version 3
 
@@ -20,8 +22,7 @@ def event_keys(event: Event) -> tuple[Any, ...]:
     once a day.
     """
     id, user, video, kind, at = event[:5]
-    letter = kind[0] if kind in KINDS else OWN
-    return _digest(user, id), user, video, letter, at, at // MINUTE, at // DAY, _digest(kind, video, user)
+    return _digest(user, id), user, video, LETTERS.get(kind, OWN), at, at // MINUTE, at // DAY, _digest(kind, video, user)
 
 
 def _digest(*texts: str) -> str:

@@ -141,15 +141,20 @@ end
 MARK_SEEN = COMMON + SEEN + "for i = 1, #ARGV, 3 do saw(unpack(ARGV, i, i + 2)) end"
 
 # The two scripts that read return JSON texts, which the client parses much faster than thousands of small answers.
-# A user's latest clicks, deliveries (none where the last argument is ''), and what the user has seen since a day.
+# A user's latest clicks, deliveries (none where the fifth argument is ''), events of the kinds whose letters come behind it, and
+# what the user has seen since a day.
 ACTIVITY = (
     COMMON
     + """
-local user, forgotten, most, since, delivered_since = unpack(ARGV)
+local user, forgotten, most, since, delivered_since = unpack(ARGV, 1, 5)
 local clicks = redis.call('ZREVRANGE', p .. 'of:c:' .. user, 0, most - 1, 'WITHSCORES')
 local delivered = {}
 if delivered_since ~= '' then
   delivered = redis.call('ZREVRANGEBYSCORE', p .. 'of:i:' .. user, '+inf', delivered_since, 'WITHSCORES', 'LIMIT', 0, most)
+end
+local found = {clicks, delivered}
+for i = 6, #ARGV do
+  found[#found + 1] = redis.call('ZREVRANGE', p .. 'of:' .. ARGV[i] .. ':' .. user, 0, most - 1, 'WITHSCORES')
 end
 local days, seen = {}, {}
 for _, day in ipairs(redis.call('SMEMBERS', p .. 'seen_days')) do
@@ -157,7 +162,7 @@ for _, day in ipairs(redis.call('SMEMBERS', p .. 'seen_days')) do
 end
 table.sort(days)
 for _, day in ipairs(days) do seen[#seen + 1] = redis.call('HGET', p .. 'seen:' .. day, user) or '' end
-return {redis.call('HEXISTS', p .. 'forgotten', forgotten), cjson.encode({clicks, delivered}), table.concat(seen),
+return {redis.call('HEXISTS', p .. 'forgotten', forgotten), cjson.encode(found), table.concat(seen),
   redis.call('HGET', p .. 'users', user)}
 """
 )

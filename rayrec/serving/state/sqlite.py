@@ -18,6 +18,8 @@ from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
 from rayrec.serving.state.seen import codes_by_day, with_codes
 from rayrec.serving.state.store import (
     DAY,
+    FEEDBACK,
+    KEPT,
     MAX_EVENTS_READ,
     MAX_TABLE_ROWS,
     MINUTE,
@@ -86,6 +88,11 @@ CLICKS = (
     "SELECT at, number, video_id FROM events WHERE user_id = ? AND kind = 'click' "
     f"ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ}"
 )
+TOLD = " UNION ALL ".join(
+    "SELECT * FROM (SELECT at, number, kind, video_id FROM events WHERE user_id = :user "
+    f"AND kind = '{kind}' ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ})"
+    for kind in FEEDBACK
+)
 DELIVERED = (
     "SELECT at, number, video_id FROM events WHERE user_id = ? AND kind = 'impression' AND at >= ? "
     f"ORDER BY at DESC, number DESC LIMIT {MAX_EVENTS_READ}"
@@ -133,9 +140,10 @@ class SqliteStore(WritesByIntake):
             clicks = db.execute(CLICKS, (user_id,)).fetchall()
             seen = b"".join(codes for (codes,) in db.execute(days, (user_id, seen_since // DAY)))
             delivered = [] if self.exposure == "impression" else db.execute(DELIVERED, (user_id, delivered_since)).fetchall()
+            told = db.execute(TOLD, {"user": user_id}).fetchall()
             forgotten = db.execute("SELECT 1 FROM forgotten WHERE digest = ?", (digest(user_id),)).fetchone() is not None
             fields = db.execute("SELECT fields FROM users WHERE user_id = ?", (user_id,)).fetchone() or ("",)
-        return activity_of(clicks, since, max_clicks, seen, delivered, forgotten, fields[0])
+        return activity_of(clicks, since, max_clicks, seen, delivered, told, forgotten, fields[0])
 
     def counts(self, after: int, since: Since) -> Counts:
         with self._reading() as db:
@@ -196,7 +204,7 @@ class SqliteStore(WritesByIntake):
         with self._transaction() as db:
             db.execute("DELETE FROM uploads WHERE at < ?", (before_ms,))
         self._delete_old("seen", "day < ?", seen_before_ms // DAY)
-        return self._delete_old("events", "at < ?", before_ms)
+        return self._delete_old("events", f"at < ? AND kind NOT IN {KEPT}", before_ms)
 
     def add_video(self, video_id: str, model: str, row: str) -> Addition:
         with self._transaction() as db:

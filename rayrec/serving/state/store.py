@@ -16,11 +16,37 @@ import pyarrow as pa
 from rayrec import tables
 from rayrec.errors import RayrecError
 
-Kind = Literal["impression", "view", "click", "watch", "like", "skip"]
+Kind = Literal[
+    "impression",
+    "view",
+    "click",
+    "watch",
+    "like",
+    "skip",
+    "not_interested",
+    "less_topic",
+    "less_author",
+    "block_author",
+    "unblock_author",
+    "undo",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # The kind of event that counts as an exposure: a delivery (`serving.views: assumed`), or a view that the client reported.
 Exposure = Literal["impression", "view"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-# `activity` reads only so many of a user's latest events of a kind. Thus no user is slow, and no number of events of one kind (a
+# What users say of videos. `recall/feedback.py` says what follows from it.
+FEEDBACK: tuple[Kind, ...] = (
+    "like",
+    "skip",
+    "not_interested",
+    "less_topic",
+    "less_author",
+    "block_author",
+    "unblock_author",
+    "undo",
+)
+KEPT: tuple[Kind, ...] = ("block_author", "unblock_author", "undo")  # however old they are: a block holds until it is taken back
+MAX_TOLD = 500  # of a user's latest likes, and of the skips, `activity` tells so many as feedback
+# `activity` reads only so many of a user's latest events of each kind. Thus no user is slow, and no number of events of one kind (a
 # player may send `watch` every second) hides those of another.
 MAX_EVENTS_READ = 4096
 MAX_TABLE_ROWS = 200_000  # in each table that `read` yields
@@ -69,6 +95,8 @@ class Activity(NamedTuple):
     delivered: list[str]  # lately, in the order of their deliveries, whether seen or not; empty where deliveries count as views
     forgotten: bool  # the user asked to be forgotten, so the training log must not be used for this user
     fields: str = ""  # what was said of the user last, JSON; empty for a user of whom nothing was said
+    # The latest feedback, oldest first: kind, video, UTC ms. A training log holds nothing of it, so that no `Since` leaves it out.
+    feedback: tuple[tuple[Kind, str, int], ...] = ()
 
 
 class Counts(NamedTuple):
@@ -175,7 +203,7 @@ class StateStore(Protocol):
         """The digests of the users who were forgotten after the event with this number, or just before the next one."""
 
     def prune(self, before_ms: int, seen_before_ms: int) -> int:
-        """Deletes the events that happened earlier, as well as the uploads, and returns the number of the events.
+        """Deletes the events that happened earlier, save those `KEPT`, and the uploads. Returns the number of the events.
 
         Also deletes what was seen on days (UTC) before that of `seen_before_ms`.
         """
@@ -214,14 +242,25 @@ def activity_of(
     max_clicks: int,
     seen: bytes,
     delivered: Iterable[tuple[int, int, str]],
+    told: Iterable[tuple[int, int, Kind, str]],
     forgotten: bool,
     fields: str,
 ) -> Activity:
-    """Computes an activity from a user's latest clicks and deliveries, each in any order: (time, number, video)."""
+    """Computes an activity from a user's latest events, each in any order.
+
+    Clicks and deliveries are (time, number, video), and what the user told of videos (`FEEDBACK`) is (time, number, kind, video).
+    """
     counting = sorted((click for click in clicks if click[0] > since.at and click[1] > since.number), reverse=True)
     latest = counting[:max_clicks][::-1]
     shown = [video for _, _, video in sorted(delivered)]
-    return Activity([video for _, _, video in latest], [at for at, _, _ in latest], seen, shown, forgotten, fields)
+    left, said = dict.fromkeys(("like", "skip"), MAX_TOLD), []
+    for at, _, kind, video in sorted(told, reverse=True):
+        if left.get(kind, 1):
+            said.append((kind, video, at))
+            if kind in left:
+                left[kind] -= 1
+    facts = [video for _, _, video in latest], [at for at, _, _ in latest], seen, shown, forgotten, fields
+    return Activity(*facts, tuple(said[::-1]))
 
 
 def digest(user_id: str) -> str:

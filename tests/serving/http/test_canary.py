@@ -59,14 +59,13 @@ def start(bundle: Bundle, published: Config, tmp_path: Path, metrics: LocalMetri
     """Starts a service whose stable bundle and whose canary, for half of the users, have these rankers."""
     store = SqliteStore(tmp_path / "events.db")
 
-    def serve(stable: Rank, canary: Rank) -> tuple[httpx.Client, Arms]:
+    def serve(stable: Rank, canary: Rank, serving: Serving = PATIENT) -> tuple[httpx.Client, Arms]:
         bundles = (bundle, replace(bundle, version="b"))
         both = [
             Recommender(each, store, rank, published.recall, published.selection, seed=0)
             for each, rank in zip(bundles, (stable, canary), strict=True)
         ]
         arms = Arms(both[0], both[1], 0.5)
-        serving = Serving(slow_s=0.1, timeout_s=0.5)
         return listen(create_api(lambda: arms, serving, Keys(), metrics, list)), arms
 
     yield serve
@@ -110,7 +109,7 @@ def test_where_both_fail_the_caller_is_told_and_both_are_noted(start: Start, met
 
 
 def test_pages_that_take_long_or_too_long_are_noted(start: Start, metrics: LocalMetrics) -> None:
-    client, arms = start(slow, hanging)
+    client, arms = start(slow, hanging, Serving(slow_s=0.1, timeout_s=0.5))
     stable, canary = (next(user for user in USERS if arms.arm_of(user)[0] == arm) for arm in (STABLE, CANARY))
     assert ask(client, stable).status_code == 200
     assert "took longer than 0.5 s" in error(ask(client, canary), 503)

@@ -157,7 +157,7 @@ def test_an_sqlite_file_of_version_5_says_what_was_seen(tmp_path: Path) -> None:
         store.close()
     store = open_store(config)
     store.add_events([event(500, "impression")._replace(position=2, page_number=1, session_id="s", dwell_s=0.5)])
-    assert kept(store)[-1][-4:] == (2, 1, "s", 0.5)
+    assert kept(store)[-1][-5:] == (2, 1, "s", 0.5, None)
     store.close()
 
 

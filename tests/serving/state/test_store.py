@@ -93,6 +93,37 @@ def test_a_user_with_any_number_of_events_costs_a_bounded_look(store: StateStore
     assert activity.seen == codes(*(f"v{n % 10}" for n in range(6, 16)))
 
 
+def test_feedback_is_told_in_the_order_of_time_and_whatever_the_log_holds(store: StateStore) -> None:
+    kinds = list(store_module.FEEDBACK)
+    store.add_events([event(n, kind) for n, kind in reversed(list(enumerate(kinds, 1)))] + [event(20), event(21, "watch")])
+    store.add_events([event(1, "like", user="bob")])
+    told = tuple((kind, f"v{n}", 1000 + n) for n, kind in enumerate(kinds, 1))
+    assert store.activity("ann", ALL, 10, 0, 0).feedback == told
+    assert store.activity("ann", Since(number=100), 10, 0, 0).feedback == told
+    assert store.activity("bob", Since(at=5000), 10, 0, 0).feedback == (("like", "v1", 1001),)
+    assert store.forget("ann") == len(kinds) + 2
+    assert store.activity("ann", ALL, 10, 0, 0).feedback == ()
+
+
+def test_of_likes_and_skips_the_latest_are_told(store: StateStore) -> None:
+    many = store_module.MAX_TOLD + 100
+    store.add_events([event(n, "like" if n % 2 else "skip") for n in range(2 * many)] + [event(9999, "block_author", at=1)])
+    told = store.activity("ann", ALL, 10, 0, 0).feedback
+    assert told[0] == ("block_author", "v9999", 1)
+    assert told[1:] == tuple(("like" if n % 2 else "skip", f"v{n}", 1000 + n) for n in range(200, 2 * many))
+
+
+def test_a_block_outlives_the_retention_and_what_takes_it_back_does(store: StateStore) -> None:
+    store.add_events([event(n, kind) for n, kind in enumerate(store_module.KINDS)])
+    assert store.prune(HOUR, 0) == len(store_module.KINDS) - len(store_module.KEPT)
+    assert store.prune(HOUR, 0) == 0
+    assert [each.kind for each in kept(store)] == list(store_module.KEPT)
+    assert tuple(kind for kind, _, _ in store.activity("ann", ALL, 10, 0, 0).feedback) == store_module.KEPT
+    assert store.add_events([event(8, "block_author")]) == [event(8, "block_author")]  # it is not forgotten that it was there
+    assert store.forget("ann") == len(store_module.KEPT)
+    assert kept(store) == []
+
+
 @pytest.mark.parametrize("kind", ["watch", "like", "skip", "click", "impression"])
 def test_events_of_one_kind_hide_none_of_another(store: StateStore, kind: str) -> None:
     """A player that sends a heart-beat every second must not make the user's clicks and seen videos forgotten."""

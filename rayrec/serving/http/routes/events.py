@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
@@ -23,7 +24,12 @@ def create_router(backend: Backend) -> APIRouter:
 
     @router.post("/v1/events", summary="Record what users did with the videos that they were shown")
     async def events(request: EventsRequest) -> EventsAnswer:
-        """Records what users did. By the time of the answer, all events of the batch are on the disk.
+        """Records what users did and said. By the time of the answer, all events of the batch are on the disk.
+
+        Wishes are about the event's video and hold from the user's next page on: `not_interested` asks for fewer videos like it,
+        `less_topic` and `less_author` for fewer on its nearest topic or of its author, and `block_author` for none of its author.
+        `unblock_author` takes back the blocks of its author, and `undo` all that the user said of the video before, also by a like
+        or a skip.
 
         Whoever does anything else with a video has seen it, so that such an event need not come with a view. An event counts once,
         however often a user's event_id is sent: `duplicates` lists those that were there already. Events of
@@ -58,8 +64,13 @@ def _problem(event: EventIn, arms: Arms, now: int, serving: Serving) -> str:
     known, retention_days = [*KINDS, *serving.event_kinds], serving.retention_days
     if event.kind not in known:
         return f"kind: there is no kind {event.kind!r}{did_you_mean(event.kind, known)}; serving.event_kinds has those of your own"
-    if not any(recommender.items.find(event.video_id) for recommender in arms.named().values()):
+    found = [(recommender.items, item) for recommender in arms.named().values() if (item := recommender.items.find(event.video_id))]
+    if not found:
         return f"there is no video {event.video_id!r}"
+    if event.kind.endswith("_author") and not any(items.author_of[item] for items, item in found):
+        return f"{event.kind}: the author of video {event.video_id!r} is not known"
+    if event.kind == "less_topic" and not any(len(items.topics.of_items(np.array([item]))) for items, item in found):
+        return f"less_topic: video {event.video_id!r} has no topic"
     if event.kind == "watch" and event.watch_s is None:
         return "a watch event needs watch_s"
     if event.at is not None and event.at > now + MAX_AHEAD_MS:

@@ -7,9 +7,11 @@ import numpy as np
 from fastapi import APIRouter
 
 from rayrec.recall.sources.topics import top_topics
+from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, UserId
 from rayrec.serving.http.bodies import UsersRequest
 from rayrec.serving.http.schemas import Forgotten, User, UsersAnswer, UserTopic
+from rayrec.serving.recommender import now_ms
 
 
 def create_router(backend: Backend) -> APIRouter:
@@ -38,7 +40,9 @@ def create_router(backend: Backend) -> APIRouter:
             for topic, count in zip(topics.tolist(), clicks.tolist(), strict=True)
         ]
         fields = json.loads(state.fields or "{}")
-        return User(user_id=user_id, clicks=len(state.clicked), seen=len(np.unique(state.seen)), topics=found, fields=fields)
+        said = answers.feedback(recommender, state.said, now_ms())
+        seen = len(np.unique(state.seen))
+        return User(user_id=user_id, clicks=len(state.clicked), seen=seen, topics=found, fields=fields, feedback=said)
 
     @router.delete("/v1/users/{user_id:path}", summary="Forget a user")
     async def forget(user_id: UserId) -> Forgotten:

@@ -1,0 +1,154 @@
+"""The feed in a real browser obeys: less of a topic or an author, a block, and Undo, on a desk and on a phone."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from rayrec.config import Serving
+from rayrec.serving.http.app import create_api
+from rayrec.serving.http.auth import Keys
+from rayrec.serving.metrics import LocalMetrics
+from rayrec.serving.recommender import Recommender, now_ms
+from rayrec.serving.rollout.arms import Arms
+from rayrec.serving.state.store import Event
+from tests.serving.small_world import author_of, rank_by_last_click, topic_of
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page's menu is not tested")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: the page's menu is not tested")
+DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+SIZES = pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+T = TypeVar("T")
+Show = Callable[[dict[str, int]], "playwright.Page"]
+
+
+@pytest.fixture
+def show(recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]) -> Iterator[Show]:
+    """Opens the feed of ann, in a window of this size. The browser must have nothing to complain of."""
+    recommender.rank = rank_by_last_click
+    api = create_api(lambda: Arms(recommender), Serving(), Keys(), LocalMetrics(), list)
+    complaints: list[str] = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+
+        def opened(size: dict[str, int]) -> "playwright.Page":
+            page = browser.new_page(viewport=size)
+            page.set_default_timeout(10_000)
+            page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda problem: complaints.append(str(problem)))
+            page.goto(f"{listen(api).base_url}/?user=ann")
+            page.wait_for_selector("#feed[aria-busy=false] > .slide:not([inert])")
+            return page
+
+        yield opened
+        browser.close()
+    assert complaints == []
+
+
+def number_in_view(page: "playwright.Page") -> int:
+    return int((page.locator("#feed > .slide:not([inert])").get_attribute("data-video") or "")[1:])
+
+
+def numbers_ahead(page: "playwright.Page") -> list[int]:
+    """The videos behind the one in view, once nothing is being asked for."""
+    page.wait_for_selector("#feed[aria-busy=false]")
+    videos = page.locator("#feed > .slide:not(.end)").evaluate_all("slides => slides.map(slide => slide.dataset.video)")
+    numbers = [int(video[1:]) for video in videos]
+    return numbers[numbers.index(number_in_view(page)) + 1 :]
+
+
+def choose(page: "playwright.Page", kind: str) -> int:
+    """Chooses an entry of the menu of the video in view, and waits for the next one. Returns the video's number."""
+    before = number_in_view(page)
+    page.locator(".slide:not([inert]) .less").click()
+    page.locator(f".slide:not([inert]) .menu .{kind}").click()
+    page.wait_for_selector(f"#feed > .slide:not([inert]):not([data-video=v{before}])")
+    return before
+
+
+def told(recommender: Recommender) -> list[tuple[str, str]]:
+    rows = [row for piece in recommender.store.read(0, None) for row in piece.to_pylist()]
+    return [(row["kind"], row["video_id"]) for row in rows if row["kind"] not in ("impression", "watch", "click")]
+
+
+def until(page: "playwright.Page", done: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if done():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not come to pass")
+
+
+@SIZES
+def test_less_of_a_topic_acts_on_what_comes_next(show: Show, recommender: Recommender, size: dict[str, int]) -> None:
+    recommender.store.add_events([Event("c", "ann", "v1", "click", now_ms())])
+    page = show(size)
+    assert all(topic_of(n) == topic_of(number_in_view(page)) for n in numbers_ahead(page))
+    chosen = choose(page, "less_topic")
+    until(page, lambda: ("less_topic", f"v{chosen}") in told(recommender) and len(numbers_ahead(page)) >= 3)
+    seen = [number_in_view(page), *numbers_ahead(page)]
+    assert not [n for n in seen if topic_of(n) == topic_of(chosen)]
+    said = page.locator("#wished").inner_text()
+    assert "Fewer videos about" in said
+    assert "from now on" in said
+    if size == PHONE:
+        page.locator("#open-panel").click()
+    wish = page.locator("#wish-list li")
+    assert wish.count() == 1
+    assert "as you asked" in wish.inner_text()
+    wish.get_by_role("button").click()  # Undo
+    until(page, lambda: ("undo", f"v{chosen}") in told(recommender))
+    page.wait_for_selector("#wishes", state="hidden")
+    assert recommender.user("ann").said == []
+
+
+@SIZES
+def test_a_blocked_author_is_gone_and_undo_brings_them_back(show: Show, recommender: Recommender, size: dict[str, int]) -> None:
+    known = [Event(f"seen {n}", "ann", f"v{n}", "impression", now_ms()) for n in range(40) if author_of(n) is None]
+    recommender.store.add_events(known)  # so that the first video in view has an author who is known
+    page = show(size)
+    assert author_of(number_in_view(page)) is not None
+    chosen = choose(page, "block_author")
+    until(page, lambda: len(recommender.user("ann").said) == 1 and len(numbers_ahead(page)) >= 3)
+    assert not [n for n in [number_in_view(page), *numbers_ahead(page)] if author_of(n) == author_of(chosen)]
+    page.locator("#wished button").click()
+    until(page, lambda: ("undo", f"v{chosen}") in told(recommender))
+    assert recommender.user("ann").said == []
+    assert page.locator("#wished").is_hidden()
+
+
+@SIZES
+def test_the_menu_fits_and_is_left_by_the_keyboard(show: Show, size: dict[str, int]) -> None:
+    page = show(size)
+    assert author_of(number_in_view(page)) is None
+    assert page.locator(".slide:not([inert]) .menu .less_topic").count() == 1
+    assert page.locator(".slide:not([inert]) .menu .block_author").count() == 0  # whom should it block?
+    page.keyboard.press("x")
+    menu = page.locator(".slide:not([inert]) .menu")
+    assert menu.is_visible()
+    for button in menu.get_by_role("button").all():
+        box = button.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size["width"]
+        assert box["y"] + box["height"] <= size["height"]
+        assert box["height"] >= 24
+    page.keyboard.press("Escape")
+    assert menu.is_hidden()
+    assert page.evaluate("() => document.activeElement.className") == "less"
+
+
+def test_a_video_says_what_moved_it(show: Show, recommender: Recommender) -> None:
+    page = show(DESK)
+    liked = number_in_view(page)
+    page.keyboard.press("l")
+    until(
+        page,
+        lambda: ("like", f"v{liked}") in told(recommender) and any(topic_of(n) == topic_of(liked) for n in numbers_ahead(page)),
+    )
+    reasons = page.locator(".slide .moved").all_text_contents()
+    assert any("you liked a video" in reason for reason in reasons)
