@@ -82,7 +82,7 @@ class Report:
     impressions: int  # of all users, in the last one to two hours
     clicks: int
     refusals: int  # since it started
-    guardrails: Guardrails = field(default_factory=Guardrails)
+    guardrails: Guardrails = field(default_factory=Guardrails)  # whom its arms failed since it has them
 
 
 @dataclass(frozen=True)

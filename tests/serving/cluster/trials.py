@@ -26,7 +26,7 @@ K = 4  # videos of a page
 SHARE = 0.5
 PLANNED = 600  # users
 LIKED, OTHERS = 0.5, 0.3  # how often people click a video that they like, and one that they don't
-LIMIT_S = 90
+LIMIT_S = 180  # of a trial, also on a busy machine
 
 TRIAL = """
 import sys, time, types
