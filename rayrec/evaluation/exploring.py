@@ -7,6 +7,7 @@ same way. What they click there also depends on what it showed them before.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class ExploringPlatform(Platform):
         self._scores |= dict(zip(who_B.tolist(), scores_BN, strict=True))
         if not self.chooses:
             return super()._odds(who_B, histories, times, at_B, candidates_BN)
-        return [lambda rows, scores=scores: greedy(scores[rows]) for scores in scores_BN]
+        return [partial(_choice, scores) for scores in scores_BN]
 
     def _visits(self, name: str, who: np.ndarray, at: np.ndarray, day: int, *more: Any) -> Any:
         self._day = day
@@ -66,3 +67,8 @@ class ExploringPlatform(Platform):
         """The probability that the person clicks each of these items if it is the one at this position: [A]."""
         affinity = self.crowd.affinity(np.array([person]), self._day, items[None] - 1)[0]
         return click_probability(affinity, self.crowd.stock.quality[items - 1], position)
+
+
+def _choice(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The odds of these candidates where the one with the highest score is chosen."""
+    return greedy(scores[rows])
