@@ -74,7 +74,7 @@ def places_of(rows: pa.Table, clicks: pa.Table, scorer: Scorer) -> DrawnPlaces:
     items = np.array([scorer.index_of(video) for video in clicks["video_id"].to_pylist()], np.int64)
     known = items > 0
     history = ClickHistory.of(clickers[known], items[known], clicks["at"].to_numpy()[known], len(names))
-    at = rows["shown_at"].to_numpy()
+    at = rows["shown_at"].to_numpy().copy()  # torch wants to be able to write
     ends = history.ends(users, at)
     begins = np.maximum(history.offsets[users], ends - scorer.model.window.reach)
 

@@ -60,7 +60,7 @@ class DrawnResult:
 
 def interval(estimate: Estimate) -> tuple[float, float]:
     """The limits within which the mean is with a probability of 95 %, if there are many users."""
-    return max(0.0, estimate.value - Z * estimate.error), estimate.value + Z * estimate.error
+    return estimate.value - Z * estimate.error, estimate.value + Z * estimate.error
 
 
 def table(result: DrawnResult) -> str:

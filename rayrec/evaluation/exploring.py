@@ -6,8 +6,8 @@ second platform, the other ranker may choose itself, for other people of the sam
 same way. What they click there also depends on what it showed them before.
 """
 
-import functools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,6 @@ from rayrec.ranking.scorer import Scorer
 from rayrec.recall.exploration import Draw
 from rayrec.recall.pipeline import ScoredCandidates
 from rayrec.recall.selection import Odds
-
-
-def _greedy_among(scores_N: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The odds of each of some candidates where the highest of their scores is taken."""
-    return greedy(scores_N[rows])
 
 
 class ExploringPlatform(Platform):
@@ -50,7 +45,7 @@ class ExploringPlatform(Platform):
         self._scores |= dict(zip(who_B.tolist(), scores_BN, strict=True))
         if not self.chooses:
             return super()._odds(who_B, histories, times, at_B, candidates_BN)
-        return [functools.partial(_greedy_among, scores) for scores in scores_BN]
+        return [partial(_choice, scores) for scores in scores_BN]
 
     def _visits(self, name: str, who: np.ndarray, at: np.ndarray, day: int, *more: Any) -> Any:
         self._day = day
@@ -74,3 +69,8 @@ class ExploringPlatform(Platform):
         """The probability that the person clicks each of these items if it is the one at this position: [A]."""
         affinity = self.crowd.affinity(np.array([person]), self._day, items[None] - 1)[0]
         return click_probability(affinity, self.crowd.stock.quality[items - 1], position)
+
+
+def _choice(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The odds of these candidates where the one with the highest score is chosen."""
+    return greedy(scores[rows])

@@ -24,7 +24,8 @@ from tests.serving.http.helpers import BUSY, Listen, error
 from tests.serving.small_world import rank_by_number
 
 USERS = [f"n{number}" for number in range(20)]
-Start = Callable[[Rank, Rank], tuple[httpx.Client, Arms]]
+Start = Callable[..., tuple[httpx.Client, Arms]]
+PATIENT = Serving(slow_s=30, timeout_s=30)  # on a busy machine, too
 
 
 async def broken(*request: Any) -> np.ndarray:
