@@ -96,7 +96,7 @@ class RedisStore(WritesByIntake):
 
     def activity(self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int) -> Activity:
         shown_since = "" if self.exposure == "impression" else delivered_since
-        arguments = [user_id, digest(user_id), MAX_EVENTS_READ, seen_since // DAY, shown_since]
+        arguments: list[Any] = [user_id, digest(user_id), MAX_EVENTS_READ, seen_since // DAY, shown_since]
         with _as_store_errors():
             forgotten, text, seen, fields = self._activity([f"{PREFIX}known"], arguments)
         found = [iter(members) for members in json.loads(text)]  # a member, its time, a member, ...
