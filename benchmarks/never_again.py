@@ -99,6 +99,7 @@ async def main(impressions: int, redis: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         state = redis or str(Path(folder) / "events.db")
         config = load(None, [f"serving.state={state}", "serving.views=reported"])
+        recommender_module.WRITE_WAIT_S = 600.0  # other work may take the machine
         simulation, started = Simulation(config), time.process_time()
         pages = impressions // PAGE
         for number in range(pages):

@@ -226,8 +226,7 @@ TABLES: dict[str, TableSpec] = {
     ),
 }
 
-# The tables of what the synthetic world knows.
-TRUTH = ("truth_topics", "truth_clicks", "truth_preferences")
+TRUTH = ("truth_topics", "truth_clicks", "truth_preferences")  # the tables of what the synthetic world knows
 
 # What could not be read, and why. Every stage may write this table, so it belongs to none. `source` is the file or table that the
 # row came from, `row` its number there: in a file of the user's from 1, where a header is row 1, in a table of ours from 0.

@@ -14,7 +14,7 @@ from rayrec.serving.additions import AddedVideo, catalog_table, features_table, 
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.covers import CoverError
 from rayrec.serving.items import Items
-from rayrec.serving.recommender import Page, Recommender, now_ms
+from rayrec.serving.recommender import AGAIN, Page, Recommender, now_ms
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import Addition, Event
 from rayrec.workspace.versions import Workspace
@@ -38,7 +38,8 @@ def ask(recommender: Recommender, user: str = "new", k: int = 1000, **more: obje
 
 
 def shown(recommender: Recommender, page: Page) -> list[str]:
-    return recommender.items.ids(page.items)
+    """The videos of a page that the user had not seen."""
+    return recommender.items.ids(page.items[page.why != AGAIN])
 
 
 def test_a_row_comes_back_as_it_was() -> None:
