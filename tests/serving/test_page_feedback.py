@@ -36,7 +36,8 @@ def show(recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]) ->
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
 
         def opened(size: dict[str, int]) -> "playwright.Page":
-            page = browser.new_page(viewport=size)
+            # Without motion, as a click on what moves is tried again after a scroll, which would leave the slide.
+            page = browser.new_page(viewport=size, reduced_motion="reduce")
             page.set_default_timeout(10_000)
             page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
             page.on("pageerror", lambda problem: complaints.append(str(problem)))
