@@ -92,9 +92,10 @@ def ok(**answer: Any) -> httpx.Response:
 def test_each_method_is_one_request(played: Played, ask: Ask) -> None:
     calls: list[tuple[Callable[[Any], Any], str, Any]] = [
         (
-            lambda service: service.recommend("ann", 3, exclude=["v1"], context={"device": "phone"}),
+            lambda service: service.recommend("ann", 3, exclude=["v1"], context={"device": "phone"}, score="click * like"),
             "POST /v1/recommend",
-            {"user_id": "ann", "k": 3, "exclude": ["v1"], "blocked_authors": [], "context": {"device": "phone"}, "debug": False},
+            {"user_id": "ann", "k": 3, "exclude": ["v1"], "blocked_authors": [], "context": {"device": "phone"}, "debug": False}
+            | {"score": "click * like"},
         ),
         (lambda service: service.events([{"event_id": "e"}]), "POST /v1/events", {"events": [{"event_id": "e"}]}),
         (lambda service: service.similar("a/b", k=4), "GET /v1/similar/a%2Fb?k=4", None),

@@ -84,7 +84,7 @@ def test_an_encoded_log_has_the_same_labels_in_its_batches(tmp_path: Path) -> No
         run.write("catalog", catalog())
         run.count(ROWS, ROWS)
 
-    plain = load(None, [f"workspace={tmp_path}", "encoding.shards=3", "ranker.item_fields=[]"])
+    plain = load(None, [f"workspace={tmp_path}", "encoding.shards=3", "ranker.item_fields=[]", "split.test=0.2"])
     config = Config.model_validate(plain.model_dump() | {"ranker": settings().model_dump()})
     workspace = Workspace(config.workspace)
     run_stage(workspace, Stage("ingest", write, writes=("catalog", "interactions")), config)

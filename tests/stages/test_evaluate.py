@@ -77,7 +77,9 @@ def test_the_goals_of_a_ranker_are_measured_and_pages_are_ordered_by_their_formu
     goals = "ranker.goals={click: clicked, odds: {label: clicked, loss: weighted_logistic}}"
     pages = {}
     for formula in ("click", "click^-1"):
-        config = load(None, [f"workspace={tmp_path}/workspace", goals, f"selection.score={formula}", "evaluation.k=3"])
+        config = load(
+            None, [f"workspace={tmp_path}/workspace", goals, f"selection.score={formula}", "evaluation.k=3", "split.test=0.6"]
+        )
         workspace = Workspace(config.workspace)
         if not pages:
             run_stage(workspace, ingest(catalog(tmp_path), interactions()), config)
