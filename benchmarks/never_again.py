@@ -25,7 +25,8 @@ from figures import peak_gib, show
 from rayrec.config import Config, Selection, load
 from rayrec.serving import recommender as recommender_module
 from rayrec.serving.bundle import ITEMS, TOPICS, Bundle, BundleInfo
-from rayrec.serving.recommender import AGAIN, Recommender, UserState
+from rayrec.serving.pages import AGAIN
+from rayrec.serving.recommender import Recommender, UserState
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import DAY, Event, Since, StateStore
 from rayrec.serving.user_log import USERS, UserLogs

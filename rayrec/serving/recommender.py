@@ -29,13 +29,13 @@ from rayrec.serving.assignment import NO_EXPERIMENTS, NOTHING, Change, Experimen
 from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.items import Items
+from rayrec.serving.pages import AGAIN, NO_VISIT, Page, Visit, with_seen
 from rayrec.serving.seen_index import longest_unseen
 from rayrec.serving.state.seen import implied_views
 from rayrec.serving.state.store import DAY, Addition, Event, StateStore, StoreError
 from rayrec.serving.user_log import UNKNOWN_USER
 
 DELIVERED_MS = 3_600_000  # for so long, what was delivered is not delivered again before all else, even if no view was reported
-AGAIN = "again"  # the label of videos that the user has seen, on the pages of users who have seen all others
 WRITE_WAIT_S = 2.0  # how long an answer waits for the store to write; while the store can't write at all, only the first ones wait
 
 log = logging.getLogger(__name__)
@@ -74,43 +74,6 @@ async def rank_in_order(user_id: str, user: UserState, at: int, candidates: np.n
 async def look_nowhere(user_id: str, item: int) -> Attention | str:
     """The `Look` of a bundle without a ranker."""
     return "the bundle has no ranker"
-
-
-class Visit(NamedTuple):
-    """What a caller says of the visit that a page belongs to."""
-
-    session_id: str | None = None
-    page_number: int | None = None  # the number of the page in the session
-
-
-NO_VISIT = Visit()
-
-
-@dataclass(frozen=True)
-class Page:
-    """The answer to a request, the best video first."""
-
-    request_id: str
-    at: int  # UTC ms
-    items: np.ndarray  # int32 [k]
-    why: np.ndarray  # str [k]: the label of the source that brought each video
-    topics: np.ndarray  # int32 [k]: the topic that brought each video, NO_TOPIC where none did
-    scores: np.ndarray  # float32 [k]: click probabilities, what the formula makes of goals, or what `rank_in_order` gives
-    trace: Trace
-    arm: str | None = None  # the arms that answered, as `assignment.label` writes them
-    context: str | None = None  # of the request, as JSON
-    moved: np.ndarray | None = None  # float64: the logarithms of what the user's feedback did to the scores of all candidates
-    feedback: Feedback | None = None  # None if nothing that the user said has an effect
-    logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
-    visit: Visit = NO_VISIT
-    draws: list[Draw] | None = None  # of the places that explored; `rows` are items here. None where no place may explore
-
-    def propensities(self) -> list[float] | None:
-        """The probability of each video to be shown in its place, 1 where nothing was drawn. None where no place may explore."""
-        if self.draws is None:
-            return None
-        odds = {draw.position: draw.propensity for draw in self.draws}
-        return [odds.get(position, 1.0) for position in range(len(self.items))]
 
 
 @dataclass(frozen=True)
@@ -292,7 +255,7 @@ class Recommender:
         allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors, user.said).also(page.items)
         again = longest_unseen(hidden, allowed, view.queues.is_shown, k - len(page))
         if len(again):
-            answer = _with_seen(answer, again, await score(again))
+            answer = with_seen(answer, again, await score(again))
             trace.mark(AGAIN, len(again))
         return answer
 
@@ -419,17 +382,6 @@ def _exclusions(items: Items, seen: np.ndarray, exclude: Sequence[str], blocked:
         authors = np.append(authors, blocked_authors(said, items.author_of))
         excluded = np.append(excluded, unwanted(said))
     return Exclusions.of(excluded, authors, items.author_of)
-
-
-def _with_seen(page: Page, items: np.ndarray, scores: np.ndarray) -> Page:
-    """A page with items behind its own that the user has seen before."""
-    return replace(
-        page,
-        items=np.append(page.items, items),
-        why=np.append(page.why, np.full(len(items), AGAIN)),
-        topics=np.append(page.topics, np.full(len(items), NO_TOPIC, np.int32)),
-        scores=np.append(page.scores, scores),
-    )
 
 
 def now_ms() -> int:

@@ -127,7 +127,7 @@ def test_a_batch_has_the_labels_of_its_impressions_and_zeros_for_drawn_negatives
 @pytest.mark.parametrize(
     ("goal", "sentence"),
     [
-        ({"label": "lik"}, "ranker.goals.goal: the log has no column 'lik'; did you mean 'liked'\\?"),
+        ({"label": "likd"}, "ranker.goals.goal: the log has no column 'likd'; did you mean 'liked'\\?"),
         (
             {"label": "watch_s"},
             "ranker.goals.goal: the column 'watch_s' of the log holds .*, but a label of this goal is from 0 to 1",

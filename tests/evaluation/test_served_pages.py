@@ -18,7 +18,8 @@ from rayrec.ranking.scorer import Scorer
 from rayrec.recall.items import ItemData
 from rayrec.serving import recommender as serving
 from rayrec.serving.bundle import Bundle, load_scorer, locate
-from rayrec.serving.recommender import Page, Recommender, UserState
+from rayrec.serving.pages import Page
+from rayrec.serving.recommender import Recommender, UserState
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import Event
 from rayrec.stages.learned import with_learned

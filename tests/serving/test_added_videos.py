@@ -14,7 +14,8 @@ from rayrec.serving.additions import AddedVideo, catalog_table, features_table, 
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.covers import CoverError
 from rayrec.serving.items import Items
-from rayrec.serving.recommender import AGAIN, Page, Recommender, now_ms
+from rayrec.serving.pages import AGAIN, Page
+from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import Addition, Event
 from rayrec.workspace.versions import Workspace

@@ -16,7 +16,8 @@ from rayrec.evaluation.drawn_log import clicks_of, day_files, drawn_rows, places
 from rayrec.recall.exploration import ARMS
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.http import answers
-from rayrec.serving.recommender import Page, Recommender, now_ms
+from rayrec.serving.pages import Page
+from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.state.export import export_events
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import Event

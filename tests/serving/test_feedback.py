@@ -13,7 +13,8 @@ from rayrec.recall.pipeline import RecallPipeline
 from rayrec.serving import recommender as module
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.http.answers import page as answer_of
-from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
+from rayrec.serving.pages import Page
+from rayrec.serving.recommender import Recommender, UserState, now_ms
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import Event, StateStore
 from tests.serving.small_world import author_of, topic_of, video

@@ -11,7 +11,8 @@ import pytest
 
 from rayrec.config import Config, with_values
 from rayrec.serving.bundle import Bundle, load_scorer, locate
-from rayrec.serving.recommender import Page, Recommender, UserState, now_ms
+from rayrec.serving.pages import Page
+from rayrec.serving.recommender import Recommender, UserState, now_ms
 from rayrec.serving.state.export import export_events
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import Event, Since, StateStore

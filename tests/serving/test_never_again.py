@@ -11,7 +11,8 @@ import pytest
 from rayrec.config import Config, with_values
 from rayrec.recall.exclusions import Exclusions
 from rayrec.serving.bundle import Bundle
-from rayrec.serving.recommender import AGAIN, DELIVERED_MS, Page, Recommender
+from rayrec.serving.pages import AGAIN, Page
+from rayrec.serving.recommender import DELIVERED_MS, Recommender
 from rayrec.serving.seen_index import SeenIndex, longest_unseen
 from rayrec.serving.state import seen as seen_module
 from rayrec.serving.state.opening import open_store

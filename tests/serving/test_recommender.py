@@ -13,7 +13,8 @@ import pytest
 from rayrec.config import Config, Selection
 from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.bundle import Bundle, load_scorer, locate
-from rayrec.serving.recommender import AGAIN, Page, Recommender, UserState, now_ms
+from rayrec.serving.pages import AGAIN, Page
+from rayrec.serving.recommender import Recommender, UserState, now_ms
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import Event
 from rayrec.workspace.versions import Workspace

@@ -12,7 +12,8 @@ from rayrec.serving.bundle import Bundle, locate
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
-from rayrec.serving.recommender import Page, Recommender, now_ms, rank_in_order
+from rayrec.serving.pages import Page
+from rayrec.serving.recommender import Recommender, now_ms, rank_in_order
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.versions import try_out
 from rayrec.serving.state.sqlite import SqliteStore

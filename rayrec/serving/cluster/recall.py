@@ -36,16 +36,7 @@ from rayrec.serving.http import auth
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.inbox import Described, Inbox
-from rayrec.serving.recommender import (
-    Look,
-    OverloadedError,
-    Rank,
-    Recommender,
-    UserState,
-    look_nowhere,
-    now_ms,
-    rank_in_order,
-)
+from rayrec.serving.recommender import Look, OverloadedError, Rank, Recommender, UserState, look_nowhere, now_ms, rank_in_order
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
 from rayrec.serving.rollout.history import swap_history
 from rayrec.serving.rollout.versions import first_that_loads, try_out

@@ -16,9 +16,11 @@ from rayrec.recall.feedback import DAY_MS, Said
 from rayrec.recall.source import NO_TOPIC
 from rayrec.serving.attention import Attention
 from rayrec.serving.http.feedback_schemas import GivenFeedback
-from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, SimilarVideo, StageAttention, Track, Video
+from rayrec.serving.http.music_schemas import Track
+from rayrec.serving.http.schemas import AttentionAnswer, FoundVideo, SimilarVideo, StageAttention, Video
 from rayrec.serving.music import Best, Music
-from rayrec.serving.recommender import Page, Recommender
+from rayrec.serving.pages import Page
+from rayrec.serving.recommender import Recommender
 from rayrec.workspace.stores import split_uri
 
 MAX_CACHED = 20_000  # videos for each recommender, some 2 KB each
@@ -72,7 +74,7 @@ def feedback(recommender: Recommender, said: Sequence[Said], now: int) -> list[G
     said = said[: -MAX_FEEDBACK - 1 : -1]
     effects, given = recommender.settings.feedback, []
     for each, fields in zip(said, _video_fields(recommender, [each.item for each in said]), strict=True):
-        topic = next(iter(fields["topics"]), {"topic": None, "words": []})
+        topic: Fields = next(iter(fields["topics"]), {"topic": None, "words": []})
         effect: Effect | None = getattr(effects, each.kind, None)
         left = 1.0 if effect is None else 0.5 ** (max(0, now - each.at) / DAY_MS / effect.half_life_days)
         given.append(

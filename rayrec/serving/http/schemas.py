@@ -22,15 +22,6 @@ VIDEO = {
     "cover": "/v1/videos/v7/cover",
     "file": "/v1/videos/v7/file",
 }
-TRACK = {
-    "track_id": "t12",
-    "title": "Slow rain",
-    "artist": "The Umbrellas",
-    "score": 3.28,
-    "fit": 0.8,
-    "rating": 4.1,
-    "file": "/v1/tracks/t12/file",
-}
 REFUSED = {"event_id": "e9", "error": "there is no video 'v0'"}
 QUEUED = {"video_id": "v7", "title": "A song in the rain", "ctr": 0.18, "exposures": 250, "cover": "/v1/videos/v7/cover"}
 RECOMMENDED = VIDEO | {"score": 0.31, "why": "topic: guitar, song", "topic": 3}
@@ -244,27 +235,6 @@ class SearchAnswer(BaseModel):
     videos: list[FoundVideo] = Field(description="the best first; none if nothing is relevant")
     tags: list[str] = Field(description="the tags nearest to the query, towards whose videos it was moved")
     min_score: float = Field(description="the score above which a video counts as found")
-
-
-class Track(BaseModel):
-    model_config = example(**TRACK)
-
-    track_id: str
-    title: str | None = None
-    artist: str | None = None
-    score: float = Field(description="fit times rating; the rating alone if nothing is known of where the video is")
-    fit: float | None = Field(
-        description="how well the sound goes with the video, from 0 to 1; null if it is not known, and counts as the mean then"
-    )
-    rating: float = Field(description="the rating that the user is predicted to give the track")
-    file: str | None = Field(default=None, description="path of the sound file")
-
-
-class MusicAnswer(BaseModel):
-    model_config = example(bundle="20261121-101500-3f2a", tracks=[TRACK])
-
-    bundle: str = Field(description="version of the bundle that answered")
-    tracks: list[Track] = Field(description="the highest score first")
 
 
 class RecommendedVideo(Video):

@@ -11,7 +11,7 @@ from rayrec.serving.http import answers
 from rayrec.serving.http.backend import Backend, TrackId
 from rayrec.serving.http.bodies import MusicRequest
 from rayrec.serving.http.media import answer_with
-from rayrec.serving.http.schemas import MusicAnswer
+from rayrec.serving.http.music_schemas import MusicAnswer
 from rayrec.serving.music import NOBODY, Best, Music
 from rayrec.serving.recommender import Recommender
 from rayrec.serving.search_query import SearchError

@@ -17,7 +17,8 @@ from rayrec.serving.http.backend import Backend
 from rayrec.serving.http.bodies import RecommendRequest
 from rayrec.serving.http.schemas import RecommendAnswer
 from rayrec.serving.metrics import Metrics
-from rayrec.serving.recommender import Page, Recommender, Visit, now_ms
+from rayrec.serving.pages import Page, Visit
+from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.rollout.arms import CANARY
 from rayrec.serving.rollout.guardrails import FAILED, SLOW
 
