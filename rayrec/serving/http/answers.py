@@ -72,7 +72,7 @@ def feedback(recommender: Recommender, said: Sequence[Said], now: int) -> list[G
     said = said[: -MAX_FEEDBACK - 1 : -1]
     effects, given = recommender.settings.feedback, []
     for each, fields in zip(said, _video_fields(recommender, [each.item for each in said]), strict=True):
-        topic = next(iter(fields["topics"]), {"topic": None, "words": []})
+        topic: Fields = next(iter(fields["topics"]), {"topic": None, "words": []})
         effect: Effect | None = getattr(effects, each.kind, None)
         left = 1.0 if effect is None else 0.5 ** (max(0, now - each.at) / DAY_MS / effect.half_life_days)
         given.append(
