@@ -296,7 +296,14 @@ def test_a_user_is_forgotten(client: httpx.Client) -> None:
     assert (after["clicks"], after["seen"]) == (0, 0)
     assert client.get("/v1/users/u2").json()["clicks"] > 0
     client.delete("/v1/users/u2")
-    assert client.get("/v1/users/u2").json() == {"user_id": "u2", "clicks": 0, "seen": 0, "topics": [], "fields": {}}
+    assert client.get("/v1/users/u2").json() == {
+        "user_id": "u2",
+        "clicks": 0,
+        "seen": 0,
+        "topics": [],
+        "fields": {},
+        "feedback": [],
+    }
 
 
 def test_a_withdrawn_video_is_in_no_page(client: httpx.Client, recommender: Recommender) -> None:
