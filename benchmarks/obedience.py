@@ -114,8 +114,8 @@ def browsed(
                 chances = [truth[user, video_id] for video_id in ids]
                 means.append(float(np.mean(chances)))
                 for video_id, chance, (first, second) in zip(ids, chances, luck[:, page.items].T, strict=True):
-                    clicked = first < chance
-                    kinds = ["click"] * clicked + (["like"] * (second < 1 / 3) if clicked else ["skip"] * (second < 1 / 2))
+                    clicked = bool(first < chance)
+                    kinds = ["click"] * clicked + (["like"] * int(second < 1 / 3) if clicked else ["skip"] * int(second < 1 / 2))
                     at = page.at + 1
                     store.add_events([Event(f"{kind} {video_id}", user, video_id, kind, at) for kind in kinds])  # type: ignore[arg-type]
             found.append(means)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any
 
 import httpx
 import pytest
@@ -22,8 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: the page's menu is not tested")
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 SIZES = pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-T = TypeVar("T")
-Show = Callable[[dict[str, int]], "playwright.Page"]
+Show = Callable[[dict[str, int]], Any]
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def show(recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]) ->
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
 
-        def opened(size: dict[str, int]) -> "playwright.Page":
+        def opened(size: dict[str, int]) -> Any:
             # Without motion, as a click on what moves is tried again after a scroll, which would leave the slide.
             page = browser.new_page(viewport=size, reduced_motion="reduce")
             page.set_default_timeout(10_000)
@@ -50,11 +49,11 @@ def show(recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]) ->
     assert complaints == []
 
 
-def number_in_view(page: "playwright.Page") -> int:
+def number_in_view(page: Any) -> int:
     return int((page.locator("#feed > .slide:not([inert])").get_attribute("data-video") or "")[1:])
 
 
-def numbers_ahead(page: "playwright.Page") -> list[int]:
+def numbers_ahead(page: Any) -> list[int]:
     """The videos behind the one in view, once nothing is being asked for."""
     page.wait_for_selector("#feed[aria-busy=false]")
     videos = page.locator("#feed > .slide:not(.end)").evaluate_all("slides => slides.map(slide => slide.dataset.video)")
@@ -62,7 +61,7 @@ def numbers_ahead(page: "playwright.Page") -> list[int]:
     return numbers[numbers.index(number_in_view(page)) + 1 :]
 
 
-def choose(page: "playwright.Page", kind: str) -> int:
+def choose(page: Any, kind: str) -> int:
     """Chooses an entry of the menu of the video in view, and waits for the next one. Returns the video's number."""
     before = number_in_view(page)
     page.locator(".slide:not([inert]) .less").click()
@@ -76,7 +75,7 @@ def told(recommender: Recommender) -> list[tuple[str, str]]:
     return [(row["kind"], row["video_id"]) for row in rows if row["kind"] not in ("impression", "watch", "click")]
 
 
-def until(page: "playwright.Page", done: Callable[[], bool]) -> None:
+def until(page: Any, done: Callable[[], bool]) -> None:
     for _ in range(100):
         if done():
             return
