@@ -10,7 +10,20 @@ from rayrec.config.experiments import Experiment, check_experiments
 
 KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
 # Kinds of events that the service knows anyway, and columns of the log that an export makes of what it knows.
-TAKEN = ("impression", "view", "click", "watch", "like", "skip", "clicked", "watched", "viewed", "liked", "skipped", "rating")
+TAKEN: tuple[str, ...] = (
+    "impression",
+    "view",
+    "click",
+    "watch",
+    "like",
+    "skip",
+    "clicked",
+    "watched",
+    "viewed",
+    "liked",
+    "skipped",
+    "rating",
+)
 TAKEN += ("user_id", "video_id", "watch_s", "watch_share", "request_id", "arm", "context", "export", "propensity")
 TAKEN += ("position", "page_number", "session_id", "dwell_s")
 
