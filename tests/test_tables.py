@@ -16,6 +16,7 @@ SAMPLES: dict[pa.DataType, list] = {
     pa.int64(): [0, 2**53],
     pa.int32(): [0, 7],
     pa.float32(): [0.0, 1.5],
+    pa.float64(): [0.0, 0.25],
     pa.bool_(): [True, False],
     pa.large_binary(): [b"", b"\xff\xd8"],
     pa.list_(pa.float32()): [[], [0.25, -1.0]],

@@ -13,18 +13,17 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from rayrec.config import Formula, Recall, Selection, scored
 from rayrec.recall.exclusions import Exclusions
-from rayrec.recall.exploration import Draw
-from rayrec.recall.feedback import Feedback, Said, blocked_authors, standing, unwanted
+from rayrec.recall.feedback import Said, blocked_authors, standing, unwanted
 from rayrec.recall.pipeline import RecallPipeline, Trace
 from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.recall.similar import nearest
-from rayrec.recall.source import NO_TOPIC, Query
+from rayrec.recall.source import Query
 from rayrec.serving.assignment import NO_EXPERIMENTS, NOTHING, Change, Experiments
 from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle
