@@ -16,9 +16,14 @@ def _each_once(names: list[str]) -> list[str]:
     return names
 
 
+# What became of an impression, which is not known when it is shown.
+OUTCOMES = ("clicked", "watched", "liked", "skipped", "clicked_at", "watched_at", "liked_at", "skipped_at")
+OUTCOMES += ("watch_s", "dwell_s", "rating")
+
+
 def _known_at_request(names: list[str]) -> list[str]:
     for name in names:
-        if name in ("user_id", "video_id", "shown_at", "clicked", "clicked_at", "watch_s", "dwell_s", "rating"):
+        if name in ("user_id", "video_id", "shown_at", "delivered_at", *OUTCOMES):
             raise ValueError(
                 f"{name!r} is no context: that is what is known of a request, whoever asks and whatever is clicked then"
             )
@@ -73,6 +78,8 @@ class Ranker(Section):
     @model_validator(mode="after")
     def _goals_fit(self) -> "Ranker":
         check_goals(self.goals)
+        if predicted := {goal.label for goal in self.goals.values()} & set(self.context_fields):
+            raise ValueError(f"context_fields: {min(predicted)!r} is what a goal predicts, so that it is no context")
         if self.goals and self.shown_half_life is not None:
             raise ValueError("shown_half_life multiplies the click probability alone; remove it, or the goals")
         return self

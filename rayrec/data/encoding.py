@@ -23,7 +23,7 @@ from rayrec.data.blocks import block_indices
 from rayrec.data.context import FROM_TIME, POSITION, ContextEncoder, columns_of, value_of_time
 from rayrec.data.errors import refuse_nested
 from rayrec.data.goals import LabelRule, label_columns, numbers_of, shares_watched
-from rayrec.data.history import ClickHistory, click_times
+from rayrec.data.history import DELIVERED_AT, ClickHistory, click_times, times_of_requests
 from rayrec.data.pages import Pages
 from rayrec.data.pieces import LogPiece, refuse_disorder
 from rayrec.data.popularity import DailyCounts
@@ -87,6 +87,7 @@ class PieceFacts:
     sizes: list[int]  # the rows of each section
     labels: list[bool]  # those of its training rows
     requests: bool  # whether it says for any row which request it answered; looked at only where pages are wanted
+    known: list[str]  # the labels of goals of which one of its training rows has a value
 
 
 PIECE_FACTS = TypeAdapter(PieceFacts)
@@ -104,9 +105,8 @@ def sort_piece(job: EncodingJob, piece: LogPiece) -> PieceFacts:
     if job.fs.get_file_info(done).is_file:
         return PIECE_FACTS.validate_json(read_whole(job.fs, done))
     labelled = {WATCH_S if name == WATCH_SHARE else name for name in job.labels} | set(job.labels)
-    log = piece.read(
-        job.fs, [*job.named, "shown_at", "clicked", "clicked_at", *([REQUEST] if job.pages else []), *sorted(labelled)]
-    )
+    asked = ["shown_at", DELIVERED_AT, "clicked", "clicked_at", *([REQUEST] if job.pages else [])]
+    log = piece.read(job.fs, [*job.named, *asked, *sorted(labelled)])
     at = log["shown_at"].to_numpy()
     refuse_disorder(not (at[1:] < at[:-1]).any())
     trained_rows = min(max(job.split.train_end - piece.first, 0), piece.rows)
@@ -119,12 +119,20 @@ def sort_piece(job: EncodingJob, piece: LogPiece) -> PieceFacts:
         requests = log[REQUEST].combine_chunks() if REQUEST in log.column_names else pa.nulls(piece.rows, TEXT)
         columns["page"] = requests.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     columns |= {label_column(name): _label(job, log, name) for name in job.labels}
-    columns |= {"clicked": clicked, "at": at, "made_at": click_times(log), "section": section, "row": row}
+    columns |= {
+        "clicked": clicked,
+        "at": at,
+        "asked_at": times_of_requests(log),
+        "made_at": click_times(log),
+        "section": section,
+        "row": row,
+    }
     users = _read_dictionary(job, piece.number, 0)["id"].cast(pa.large_binary()).to_pylist()
     shard_of_user = np.fromiter((zlib.crc32(user) % job.shards for user in users), np.uint16, len(users))
     _write_batches(job.fs, job.piece_path(piece.number, "rows"), columns, shard_of_user[columns["code_0"]], job.shards)
     sizes, labels = np.bincount(section, minlength=job.sections), np.unique(clicked[:trained_rows])
-    facts = PieceFacts(sizes.tolist(), labels.tolist(), job.pages and bool((columns["page"] >= 0).any()))
+    known = [name for name in job.labels if not np.isnan(columns[label_column(name)][:trained_rows]).all()]
+    facts = PieceFacts(sizes.tolist(), labels.tolist(), job.pages and bool((columns["page"] >= 0).any()), known)
     write_whole(job.fs, done, to_json(PIECE_FACTS.dump_python(facts, mode="json")))
     return facts
 
@@ -309,7 +317,7 @@ def _write_clicks(job: EncodingJob, shard: int, rows: dict[str, np.ndarray]) -> 
     users, local = np.unique(rows["user"], return_inverse=True)
     clicked = rows["clicked"]
     history = ClickHistory.of(local[clicked], rows["item"][clicked], rows["made_at"][clicked], len(users))
-    rows["clicks"] = (history.ends(local, rows["at"]) - history.offsets[local]).astype(np.int32)
+    rows["clicks"] = (history.ends(local, rows["asked_at"]) - history.offsets[local]).astype(np.int32)
     user = np.repeat(users, np.diff(history.offsets))
     write_arrow(job.fs, f"{job.folder}/{clicks_file(shard)}", pa.table([user, history.items, history.times], schema=CLICKS))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rayrec.data.blocks import block_count, block_indices
 from rayrec.data.context import ContextEncoder
-from rayrec.data.history import ClickHistory
+from rayrec.data.history import ClickHistory, times_of_requests
 from rayrec.data.shuffling import Block, Columns
 from rayrec.data.vocabulary import indices_of
 
@@ -88,4 +88,4 @@ def encoded(
     user, item = indices_of(log["user_id"], user_ids), indices_of(log["video_id"], item_ids)
     at = log["shown_at"].to_numpy().copy()  # Arrow's memory is read-only, which torch does not accept
     clicked = log["clicked"].to_numpy(zero_copy_only=False).astype(bool)
-    return Examples(user, item, clicked, at, clicks.ends(user, at), context.encode(log, at), goals(log, item))
+    return Examples(user, item, clicked, at, clicks.ends(user, times_of_requests(log)), context.encode(log, at), goals(log, item))

@@ -3,7 +3,7 @@
 Shapes: R impressions, G goals.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,16 @@ def refuse_missing(rules: Iterable[LabelRule], columns: list[str]) -> None:
             what = f"{WATCH_S!r}, of which {WATCH_SHARE!r} is made" if rule.column == WATCH_SHARE else repr(rule.column)
             near = did_you_mean(rule.column, columns)
             raise DataError(f"{GOALS}.{rule.goal}: the log has no column {what}{near}")
+
+
+def refuse_without_values(rules: Iterable[LabelRule], known: Collection[str]) -> None:
+    """Raise `DataError` for a goal of whose column no impression of the training split has a value, as `known` has it."""
+    for rule in rules:
+        if rule.column not in known:
+            raise DataError(
+                f"{GOALS}.{rule.goal}: no impression of the training split has a value in the column {rule.column!r}; remove the "
+                "goal, or give the log its values"
+            )
 
 
 def numbers_of(column: pa.ChunkedArray, name: str) -> np.ndarray:

@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 PAIRS_AT_ONCE = 2**14  # so many fit into a processor's cache
 
 
+DELIVERED_AT = "delivered_at"  # the column of an exported log
+
+
 def click_times(clicks: pa.Table) -> np.ndarray:
     """When the impressions in these rows of the log were clicked: int64, UTC ms.
 
@@ -22,6 +25,16 @@ def click_times(clicks: pa.Table) -> np.ndarray:
     """
     said = clicks["clicked_at"] if "clicked_at" in clicks.column_names else pa.nulls(clicks.num_rows, pa.int64())
     return pc.max_element_wise(clicks["shown_at"], said).to_numpy()
+
+
+def times_of_requests(log: pa.Table) -> np.ndarray:
+    """When the pages of these impressions were made, and so what was known of their users: int64, UTC ms.
+
+    Where views are reported, an impression counts from its view on (`shown_at`), which may be later than clicks on the same page.
+    Where the log does not say it, a page was made when it was shown.
+    """
+    said = log[DELIVERED_AT] if DELIVERED_AT in log.column_names else pa.nulls(log.num_rows, pa.int64())
+    return pc.min_element_wise(log["shown_at"], said).to_numpy()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rayrec.ranking.scorer import Scorer
 from rayrec.tables import TEXT, TIME
 
 AT_ONCE = 512  # places for which the ranker scores together
-DRAWN = ["user_id", "video_id", "shown_at", "clicked", "propensity", AMONG, CONTEXT]
+DRAWN = ["user_id", "video_id", "shown_at", "delivered_at", "clicked", "propensity", AMONG, CONTEXT]
 CLICKS = ["user_id", "video_id", "shown_at", "clicked", "clicked_at"]
 
 
@@ -64,17 +64,19 @@ def clicks_of(users: pa.Array, *logs: tuple[pafs.FileSystem, list[str]]) -> pa.T
     return clicks.group_by(clicks.column_names).aggregate([])
 
 
-def places_of(rows: pa.Table, clicks: pa.Table, scorer: Scorer) -> DrawnPlaces:
+def places_of(rows: pa.Table, clicks: pa.Table, scorer: Scorer, formula: str | None = None) -> DrawnPlaces:
     """What became of each row (`drawn_rows`), and what the ranker thinks of the videos that competed (0 of an unknown one).
 
-    Raises `RayrecError` for a row whose video is not among those that competed.
+    A ranker with goals orders videos by the `formula` of these, or by the first one. Raises `RayrecError` for a row whose video is
+    not among those that competed.
     """
     names = pc.unique(rows["user_id"])
     users, clickers = (pc.index_in(table["user_id"], value_set=names).to_numpy() for table in (rows, clicks))
     items = np.array([scorer.index_of(video) for video in clicks["video_id"].to_pylist()], np.int64)
     known = items > 0
     history = ClickHistory.of(clickers[known], items[known], clicks["at"].to_numpy()[known], len(names))
-    at = rows["shown_at"].to_numpy().copy()  # torch wants to be able to write
+    # The clicks of the page itself came later than its request. torch wants to be able to write.
+    at = pc.coalesce(rows["delivered_at"], rows["shown_at"]).to_numpy().copy()
     ends = history.ends(users, at)
     begins = np.maximum(history.offsets[users], ends - scorer.model.window.reach)
 
@@ -90,9 +92,12 @@ def places_of(rows: pa.Table, clicks: pa.Table, scorer: Scorer) -> DrawnPlaces:
             past = [history.items[clicks] for clicks in known], [history.times[clicks] for clicks in known]
             said = [json.loads(row[CONTEXT] or "{}") for row in part]
             values = scorer.score([row["user_id"] for row in part], *past, at[some], candidates, said)
-            scores = scored(values, scorer.settings.goals, None)
-            for row, videos, user, of_row in zip(part, among, users[some], scores, strict=True):
-                yield Place(int(user), row["clicked"], row["propensity"], _place_of(row["video_id"], videos), of_row[: len(videos)])
+            goals = scorer.settings.goals
+            scores = np.where(candidates > 0, scored(values, goals, formula), 0)
+            expected = values[..., scorer.settings.click_goal] if goals else values
+            for row, videos, user, *of_row in zip(part, among, users[some], scores, expected, strict=True):
+                facts = int(user), row["clicked"], row["propensity"], _place_of(row["video_id"], videos)
+                yield Place(*facts, *(each[: len(videos)] for each in of_row))
 
     return DrawnPlaces.of(places())
 

@@ -25,7 +25,8 @@ class Place(NamedTuple):
     clicked: bool
     propensity: float
     chosen: int  # an index into `scores`
-    scores: np.ndarray  # [A], what the other ranker thinks of each video that competed: click probabilities
+    scores: np.ndarray  # [A], by which the other ranker orders the videos that competed
+    expected: np.ndarray  # [A], how likely the other ranker thinks a click on each of them
     truth: float = np.nan  # the probability of a click if the other ranker chose here, where a simulation knows it
 
 
@@ -38,16 +39,18 @@ class DrawnPlaces:
     propensities: np.ndarray  # float64 [R]
     chosen: np.ndarray  # int64 [R], the column of the video that was shown
     scores: np.ndarray  # float64 [R, A], those of the other ranker; -inf behind the videos that competed
+    expected: np.ndarray  # float64 [R, A], the clicks that the other ranker expects; 0 behind the videos that competed
     truth: np.ndarray  # float64 [R], NaN where it is not known
 
     @classmethod
     def of(cls, places: Iterable[Place]) -> "DrawnPlaces":
-        users, clicked, propensities, chosen, scores, truth = [*zip(*places, strict=True)] or [()] * len(Place._fields)
+        users, clicked, propensities, chosen, scores, expected, truth = [*zip(*places, strict=True)] or [()] * len(Place._fields)
         scores_RA = np.full((len(users), max(map(len, scores), default=0)), -np.inf)
-        for row, each in enumerate(scores):
-            scores_RA[row, : len(each)] = each
-        odds, known = np.array(propensities, float), np.array(truth, float)
-        return cls(np.array(users, np.int64), np.array(clicked, bool), odds, np.array(chosen, np.int64), scores_RA, known)
+        expected_RA = np.zeros(scores_RA.shape)
+        for row, (each, clicks) in enumerate(zip(scores, expected, strict=True)):
+            scores_RA[row, : len(each)], expected_RA[row, : len(each)] = each, clicks
+        odds, known, shown = np.array(propensities, float), np.array(truth, float), np.array(chosen, np.int64)
+        return cls(np.array(users, np.int64), np.array(clicked, bool), odds, shown, scores_RA, expected_RA, known)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -80,11 +83,10 @@ class DrawnPlaces:
         log = self.log()
         found = {AS_DRAWN: on_policy(log)}
         if self.matches:
-            finite_RA = np.where(np.isfinite(self.scores), self.scores, 0.0)
-            expected_of_target = (greedy(self.scores) * finite_RA).sum(1)
+            expected_of_target = (greedy(self.scores) * self.expected).sum(1)
             found[UNWEIGHTED] = snips(ShownLog(log.rewards, np.ones(len(self)), log.targets, self.users))
             found |= {IPS: ips(log), SNIPS: snips(log)}
-            found[DOUBLY_ROBUST] = doubly_robust(log, self._of_shown(finite_RA), expected_of_target)
+            found[DOUBLY_ROBUST] = doubly_robust(log, self._of_shown(self.expected), expected_of_target)
         if len(self) and np.isfinite(self.truth).all():
             found[TRUTH] = Estimate(float(self.truth.mean()), 0.0, len(self))
         return found

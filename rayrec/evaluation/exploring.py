@@ -26,12 +26,16 @@ from rayrec.recall.selection import Odds
 class ExploringPlatform(Platform):
     """Keeps what was drawn, and what another ranker (over the same items) thinks of it."""
 
-    def __init__(self, *platform: Any, other: Scorer, chooses: bool) -> None:
-        """`platform` is what `Platform` needs. If the other ranker `chooses`, it takes the place of Thompson sampling."""
+    def __init__(self, *platform: Any, other: Scorer, chooses: bool, formula: str | None = None) -> None:
+        """`platform` is what `Platform` needs. If the other ranker `chooses`, it takes the place of Thompson sampling.
+
+        A ranker with goals orders videos by the `formula` of these, or by the first one.
+        """
         super().__init__(*platform)
-        self.other, self.chooses = other, chooses
+        self.other, self.chooses, self.formula = other, chooses, formula
         self.places: list[Place] = []
-        self._scores: dict[int, np.ndarray] = {}  # those of the other ranker of each person's candidates
+        # Those of the other ranker of each person's candidates, and the clicks that it expects.
+        self._scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._drawn: list[tuple[int, Draw, np.ndarray]] = []  # with the items that competed, of pages that wait for reactions
 
     def drawn(self) -> DrawnPlaces:
@@ -41,8 +45,10 @@ class ExploringPlatform(Platform):
         self, who_B: np.ndarray, histories: list[np.ndarray], times: list[np.ndarray], at_B: np.ndarray, candidates_BN: np.ndarray
     ) -> Sequence[Odds | None]:
         values = self.other.score([""] * len(who_B), histories, times, at_B, candidates_BN)
-        scores_BN = scored(values, self.other.settings.goals, None)
-        self._scores |= dict(zip(who_B.tolist(), scores_BN, strict=True))
+        goals = self.other.settings.goals
+        scores_BN = scored(values, goals, self.formula)
+        expected_BN = values[..., self.other.settings.click_goal] if goals else values
+        self._scores |= dict(zip(who_B.tolist(), zip(scores_BN, expected_BN, strict=True), strict=True))
         if not self.chooses:
             return super()._odds(who_B, histories, times, at_B, candidates_BN)
         return [partial(_choice, scores) for scores in scores_BN]
@@ -60,9 +66,10 @@ class ExploringPlatform(Platform):
         super()._remember(who_B, at_B, items_BK, reactions, did_P4)
         row_of = {person: row for row, person in enumerate(who_B.tolist())}
         for person, draw, items in self._drawn:
-            clicked, scores = bool(reactions.clicked[row_of[person], draw.position]), self._scores[person][draw.rows]
+            clicked = bool(reactions.clicked[row_of[person], draw.position])
+            scores, expected = (each[draw.rows] for each in self._scores[person])
             truth = float(greedy(scores) @ self._probability(person, items, draw.position))
-            self.places.append(Place(person, clicked, draw.propensity, draw.chosen, scores, truth))
+            self.places.append(Place(person, clicked, draw.propensity, draw.chosen, scores, expected, truth))
         self._scores, self._drawn = {}, []
 
     def _probability(self, person: int, items: np.ndarray, position: int) -> np.ndarray:

@@ -7,6 +7,7 @@ Shapes: U items, E all fields of an item concatenated.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 Embed = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 ROWS_AT_ONCE = 8192
+CGROUP = Path("/sys/fs/cgroup")
 ROOM = 16  # one more row for each so many is set aside when items are appended
 
 
@@ -24,8 +26,16 @@ class TooLargeError(Exception):
 
 def room(device: torch.device) -> float:
     """The bytes that the matrices of a ranker may take on a device: a quarter of what is free now."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return free / 4
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 4
+    return min(psutil.virtual_memory().available, _left_to_container()) / 4
+
+
+def _left_to_container() -> float:
+    """The bytes that the container of this process may still take, if it has a limit."""
+    limit, used = (CGROUP / name for name in ("memory.max", "memory.current"))
+    text = limit.read_text().strip() if limit.is_file() and used.is_file() else ""
+    return max(0, int(text) - int(used.read_text())) if text.isdigit() else float("inf")
 
 
 class GrowingRows:

@@ -13,7 +13,9 @@ def variant(config: Config, values: dict[str, Any], source: str) -> Config:
 
     Raises `ConfigError`, whose message begins with `source`, where these values can't be used.
     """
-    changed = with_values(config, values, source)
+    # A formula of pages orders none of the goals of a variant, which may have others.
+    plain = config.model_copy(update={"selection": config.selection.model_copy(update={"score": None})})
+    changed = with_values(plain, values, source).model_copy(update={"selection": config.selection})
     for key in values:
         if key.split(".")[0] not in SECTIONS:
             wanted = " and ".join(f"{section}.*" for section in SECTIONS)

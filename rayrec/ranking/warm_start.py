@@ -93,7 +93,8 @@ def refuse_other_settings(trained: Ranker, wanted: Ranker) -> None:
     """Raises `RankerError` unless a ranker was trained with the wanted settings."""
     before, now = dump(trained), dump(wanted)
     for name, value in now.items():
-        if before[name] != value:
+        # The towers of goals are in their order, which dicts leave out of account.
+        if before[name] != value or (name == "goals" and list(before[name]) != list(value)):
             raise RankerError(
                 f"training.from: the published ranker was trained with ranker.{name}={before[name]}, and now it is {value}; change "
                 f"it back, or {ANEW}"

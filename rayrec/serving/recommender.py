@@ -20,7 +20,7 @@ import numpy as np
 from rayrec.config import Formula, Recall, Selection, scored
 from rayrec.recall.exclusions import Exclusions
 from rayrec.recall.feedback import Said, blocked_authors, standing, unwanted
-from rayrec.recall.pipeline import RecallPipeline, Trace
+from rayrec.recall.pipeline import RecallPipeline, ScoreError, Trace
 from rayrec.recall.queues import NO_ITEMS, TopicQueues
 from rayrec.recall.similar import nearest
 from rayrec.recall.source import Query
@@ -254,7 +254,10 @@ class Recommender:
         allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors, user.said).also(page.items)
         again = longest_unseen(hidden, allowed, view.queues.is_shown, k - len(page))
         if len(again):
-            answer = with_seen(answer, again, await score(again))
+            more = await score(again)
+            if len(more) != len(again) or not np.isfinite(more).all():
+                raise ScoreError("the ranker's answer does not fit the videos that come again")
+            answer = with_seen(answer, again, more)
             trace.mark(AGAIN, len(again))
         return answer
 

@@ -170,7 +170,7 @@ def _shared(place: Place, config_json: str) -> _Shared:
             RecallPipeline(own.recall, own.selection, items),
             scorers[folder],
             own.recall,
-            list(own.ranker.goals),
+            list(scorers[folder].settings.goals),
             own.selection.score,
         )
     reach = max(*(arm.recall.clicks for arm in arms.values()), *(scorer.model.window.reach for scorer in scorers.values()))

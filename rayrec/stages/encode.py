@@ -22,7 +22,7 @@ from rayrec.data.blocks import block_count
 from rayrec.data.context import POSITION, refuse_times_of_day, refuse_unknown_context
 from rayrec.data.encoding import EncodingJob
 from rayrec.data.errors import DataError, refuse_no_clicks
-from rayrec.data.goals import durations, label_rules, refuse_missing
+from rayrec.data.goals import durations, label_rules, refuse_missing, refuse_without_values
 from rayrec.data.pieces import LogPieces
 from rayrec.data.shards import KNOWN, EncodedLog, Known, LogFacts
 from rayrec.stages.execution import Executor, executor_for
@@ -58,6 +58,7 @@ def encode_log(run: StageRun, pieces: LogPieces, execute: Executor) -> None:
     found = _each("pieces", [functools.partial(steps.sort_piece, job, piece) for piece in pieces.pieces], execute)
     labels = {label for facts in found for label in facts.labels}
     refuse_no_clicks(labels, split.train_end)
+    refuse_without_values(rules, {name for facts in found for name in facts.known})
     if pages and not any(facts.requests for facts in found):
         raise DataError(
             "training.negatives.by: page needs the column request_id, which the log lacks; give it, or choose uniform or popularity"

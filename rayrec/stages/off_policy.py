@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rayrec.config import Config, ConfigError, WorldData, dump, settings_of
+from rayrec.config import Config, ConfigError, Formula, WorldData, dump, settings_of
 from rayrec.data.context import DAY_MS
 from rayrec.data.encoders import published_at
 from rayrec.data.loading import RANKER, joined_items
@@ -57,7 +57,8 @@ def check(config: Config) -> None:
 def settings(config: Config) -> dict[str, Any]:
     """The settings on which the stage depends."""
     found = {"off_policy": dump(config.off_policy)}
-    return found if config.off_policy.log is not None else found | settings_of(config.recall, config.selection, config.dataset)
+    sections = () if config.off_policy.log is not None else (config.recall, config.dataset)
+    return found | settings_of(config.selection, *sections)
 
 
 def sources(workspace: Workspace, config: Config) -> list[Any]:
@@ -76,15 +77,19 @@ def _logged(run: StageRun, log: str) -> DrawnPlaces:
     rows = drawn_log.drawn_rows(fs, paths)
     users = rows["user_id"].combine_chunks().unique()
     clicks = drawn_log.clicks_of(users, (fs, paths), (run.fs, run.parts("interactions")))
-    return drawn_log.places_of(rows, clicks, _judged(run))
+    return drawn_log.places_of(rows, clicks, _judged(run), run.config.selection.score)
 
 
 def _judged(run: StageRun) -> Scorer:
     """The other ranker, as it was published, or over the videos of the catalog."""
-    version = run.config.off_policy.version
-    if version is None:
-        return _trained(run)
-    return load_scorer(run.fs, locate(run.workspace, version)[1])
+    version, formula = run.config.off_policy.version, run.config.selection.score
+    scorer = _trained(run) if version is None else load_scorer(run.fs, locate(run.workspace, version)[1])
+    if formula is not None and scorer.settings.goals:
+        try:
+            Formula.parse(formula, list(scorer.settings.goals))
+        except ValueError as error:
+            raise RayrecError(f"selection.score: {error}; the ranker that is judged was trained with other goals") from error
+    return scorer
 
 
 def _trained(run: StageRun) -> Scorer:
@@ -101,7 +106,8 @@ def _simulated(run: StageRun) -> tuple[DrawnPlaces, DrawnPlaces]:
     other = other.with_items(joined_items(run, other.settings))  # the items of both must be the same
     catalog, topics = run.read("catalog"), run.read_if_there("topics")
     items = ItemData.of_tables(own.item_ids, catalog, topics, lambda: run.read_if_there("embeddings"))
-    arm = Arm(RecallPipeline(config.recall, config.selection, items), own, config.recall)
+    goals = list(own.settings.goals)
+    arm = Arm(RecallPipeline(config.recall, config.selection, items), own, config.recall, goals, config.selection.score)
     counters = Counters.of_days(EncodedLog.open(run.fs, run.input_folder("encode")).daily, len(own.item_ids))
     clicks = max(config.recall.clicks, own.model.window.reach, other.model.window.reach)
     available = published_at(catalog) < begin
@@ -113,8 +119,9 @@ def _simulated(run: StageRun) -> tuple[DrawnPlaces, DrawnPlaces]:
         people = Crowd.of(world, taxonomy, stock, settings.people, settings.days, config.seed, int(chooses))
         memory = Memory.new(settings.people, len(available), clicks, counters)
         platform = ExploringPlatform(
-            people, {"all": arm}, memory, available, begin, settings.k, config.seed + chooses, other=other, chooses=chooses
-        )
+            people, {"all": arm}, memory, available, begin, settings.k, config.seed + chooses,
+            other=other, chooses=chooses, formula=config.selection.score,
+        )  # fmt: skip
         platform.browse(range(settings.days), np.full(settings.people, "all", dtype=object))
         found = platform.drawn()
         if not len(found):

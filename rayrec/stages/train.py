@@ -87,7 +87,8 @@ def settings(config: Config) -> dict[str, Any]:
     found["Training"] = {
         name: value for name, value in found["Training"].items() if name not in ("log_to", "checkpoint_s", "restarts")
     }
-    return found
+    # The order of goals counts, but not in the digest of a dict.
+    return found | ({"goals": list(config.ranker.goals)} if config.ranker.goals else {})
 
 
 def learning_curves(curves: dict[str, list[Epoch]]) -> bytes:

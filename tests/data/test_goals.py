@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from rayrec.config import Config, Ranker, Split, load
 from rayrec.data.errors import DataError
@@ -140,6 +141,27 @@ def test_a_column_that_can_not_be_learned_from_is_refused(goal: dict[str, object
     table = log().append_column("worse", pa.array(np.full(ROWS, -1.0)))
     with pytest.raises(DataError, match=sentence):
         in_memory(table, settings(goals={"click": "clicked", "goal": goal}))
+
+
+def test_a_goal_without_any_value_in_training_is_refused(tmp_path: Path) -> None:
+    def write(run: StageRun) -> None:
+        table = log().drop_columns(["watch_s"])
+        run.write("interactions", table.append_column("watch_s", pa.nulls(ROWS, pa.float32())))
+        run.write("catalog", catalog())
+        run.count(ROWS, ROWS)
+
+    plain = load(None, [f"workspace={tmp_path}", "encoding.shards=3", "ranker.item_fields=[]", "split.test=0.2"])
+    config = Config.model_validate(plain.model_dump() | {"ranker": settings().model_dump()})
+    run_stage(Workspace(config.workspace), Stage("ingest", write, writes=("catalog", "interactions")), config)
+    with pytest.raises(DataError, match="no impression of the training split has a value in the column 'watch_s"):
+        run_stage(Workspace(config.workspace), encode.STAGE, config)
+
+
+def test_what_a_goal_predicts_is_no_context() -> None:
+    with pytest.raises(ValidationError, match="'liked' is no context"):
+        settings(context_fields=["liked"])
+    with pytest.raises(ValidationError, match="context_fields: 'shared' is what a goal predicts"):
+        settings(context_fields=["shared"], goals={"click": "clicked", "share": "shared"})
 
 
 def test_shares_need_seconds_and_durations() -> None:

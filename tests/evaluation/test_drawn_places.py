@@ -21,7 +21,9 @@ def places(count: int, seed: int = 0, per_user: int = 4) -> list[Place]:
         chosen = int(rng.random() > FIRST[kind])
         clicked = bool(rng.random() < (EARNED_BY_OTHERS if chosen else EARNS[kind]))
         propensity = (FIRST[kind], 1 - FIRST[kind])[chosen]
-        found.append(Place(number // per_user, clicked, propensity, chosen, np.array([0.7, 0.3]), EARNS[kind]))
+        found.append(
+            Place(number // per_user, clicked, propensity, chosen, np.array([0.7, 0.3]), np.array([0.7, 0.3]), EARNS[kind])
+        )
     return found
 
 
@@ -52,9 +54,9 @@ def test_intervals_hold_as_often_as_they_say() -> None:
 def test_places_have_as_many_videos_as_they_had_and_equal_scores_share() -> None:
     drawn = DrawnPlaces.of(
         [
-            Place(3, True, 0.5, 1, np.array([0.2, 0.2])),
-            Place(3, False, 1.0, 0, np.array([0.1])),
-            Place(4, True, 0.25, 0, np.arange(4)),
+            Place(3, True, 0.5, 1, np.array([0.2, 0.2]), np.array([0.2, 0.2])),
+            Place(3, False, 1.0, 0, np.array([0.1]), np.array([0.1])),
+            Place(4, True, 0.25, 0, np.arange(4), np.arange(4)),
         ]
     )
     assert greedy(drawn.scores).tolist() == [[0.5, 0.5, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]

@@ -1,12 +1,12 @@
 """In the simulated world, what is estimated from a log of Thompson sampling is what another ranker would have been clicked."""
 
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from rayrec.config import Recall, Selection, WorldData
+from rayrec.config import Ranker, Recall, Selection, WorldData
 from rayrec.datasets.synthetic.choice import click_probability
 from rayrec.datasets.synthetic.crowd import Crowd
 from rayrec.datasets.synthetic.simulation import make_videos
@@ -43,10 +43,23 @@ def crowd(number: int) -> Crowd:
     return Crowd.of(WORLD, taxonomy, make_videos(WORLD, taxonomy, 7).stock, PEOPLE, DAYS, 7, number)
 
 
+def liking(sign: int) -> np.ndarray:
+    return np.append(0, worth()[1:] if sign > 0 else 1 - worth()[1:])
+
+
+class SharesFirst(FakeScorer):
+    """A ranker with two goals: shares go to the videos with the least worth, and clicks to those with the most."""
+
+    settings = Ranker.model_validate({"goals": {"share": "shared", "click": "clicked"}})
+
+    def score(self, user_ids: list[str], histories: Any, times: Any, at: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        return np.stack([liking(-1)[candidates], liking(1)[candidates]], -1)
+
+
 @cache
-def drawn(sign: int, chooses: bool) -> DrawnPlaces:
+def drawn(sign: int, chooses: bool, goals: bool = False) -> DrawnPlaces:
     """The places of a log, as a ranker sees them that likes the videos with the most worth, or for -1 those with the least."""
-    other = np.append(0, worth()[1:] if sign > 0 else 1 - worth()[1:])
+    other = SharesFirst(worth()) if goals else FakeScorer(liking(sign))
     pipeline = RecallPipeline(RECALL, Selection(explore=0.4), ItemData(ItemTopics.of(IDS, None), np.zeros(len(IDS), np.int32)))
     arm = Arm(pipeline, cast(Scorer, FakeScorer(worth())), RECALL)
     nothing = np.zeros(len(IDS), np.int64)
@@ -59,11 +72,18 @@ def drawn(sign: int, chooses: bool) -> DrawnPlaces:
         1_700_000_000_000,
         K,
         1,
-        other=cast(Scorer, FakeScorer(other)),
+        other=cast(Scorer, other),
         chooses=chooses,
     )
     platform.browse(range(DAYS), np.full(PEOPLE, "all", dtype=object))
     return platform.drawn()
+
+
+def test_a_ranker_with_goals_orders_by_the_first_and_expects_clicks_by_the_click() -> None:
+    found, least, most = drawn(-1, False, goals=True), drawn(-1, False), drawn(1, False)
+    np.testing.assert_array_equal(found.scores, least.scores)
+    np.testing.assert_array_equal(found.expected, most.expected)
+    np.testing.assert_array_equal(found.truth, least.truth)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

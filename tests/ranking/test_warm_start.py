@@ -20,7 +20,7 @@ from rayrec.ranking.fitting import TrainableRanker, train_ranker
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.models import NAMES
 from rayrec.ranking.scorer import RankerError, Scorer
-from rayrec.ranking.warm_start import OPTIMIZER, WarmStart, save_optimizer
+from rayrec.ranking.warm_start import OPTIMIZER, WarmStart, refuse_other_settings, save_optimizer
 from rayrec.training.exchange import SINGLE
 from rayrec.training.trainer import CPU, Trainer
 from tests.fixtures.ranking import small_maps
@@ -122,6 +122,14 @@ def test_known_values_keep_their_indices(tmp_path: Path) -> None:
         for name, words in old.vocabularies.items():
             assert new.vocabularies[name][: len(words)] == words
     assert len(whole.user_encoder.vocabularies["user_id"]) > len(base.user_encoder.vocabularies["user_id"])
+
+
+def test_goals_in_another_order_are_other_goals() -> None:
+    goals = {"click": Goal(label="clicked"), "like": Goal(label="liked")}
+    settings = with_fields(model="fm").model_copy(update={"goals": goals})
+    refuse_other_settings(settings, settings.model_copy(update={"goals": dict(goals)}))
+    with pytest.raises(RankerError, match=r"ranker\.goals="):
+        refuse_other_settings(settings, settings.model_copy(update={"goals": dict(reversed(goals.items()))}))
 
 
 def test_what_cannot_go_on_is_refused_in_words(tmp_path: Path) -> None:

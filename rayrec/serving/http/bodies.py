@@ -7,7 +7,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rayrec.config.goals import MAX_FORMULA
 from rayrec.datasets.times import DAY_MS, YEAR_1990, other_unit
-from rayrec.serving.state.store import Kind
 from rayrec.values import text_of
 
 # The id of a user, a video or an author has its canonical text, which the tables hold.
@@ -91,7 +90,7 @@ class EventIn(Request):
     event_id: OwnId = Field(description="chosen by the caller, for each user; an event that is sent twice counts once")
     user_id: Id
     video_id: Id
-    kind: Kind | OwnKind = Field(
+    kind: OwnKind = Field(
         description="impressions need not be sent: the videos of an answer are logged as delivered. A `view` says that one of them "
         "came into view; with `serving.views: reported`, only such videos count as seen. `serving.event_kinds` adds kinds"
     )

@@ -37,7 +37,7 @@ from rayrec import tables
 from rayrec.config import Config, ConfigError
 from rayrec.datasets.files import AMONG, CONTEXT, EXPORTED
 from rayrec.serving.state.opening import is_redis, open_store, state_path
-from rayrec.serving.state.store import Exposure, StateStore, digest
+from rayrec.serving.state.store import TAKES_BACK, Exposure, StateStore, digest
 from rayrec.tables import SECONDS, TEXT, TIME
 from rayrec.workspace.files import open_filesystem, write_whole
 
@@ -303,8 +303,9 @@ def _answers(events: pa.Table, impressions: pa.Table, are_views: bool) -> pa.Tab
     """
     columns = {name: impressions[name] for name in KEY} | {name: events[name] for name in ("watch_s", "dwell_s")}
     columns |= {name: pa.nulls(events.num_rows, ROWS.field(name).type) for name in ("arm", CONTEXT, *PLACE, *DRAWN)}
+    is_view = pc.and_(pa.scalar(are_views), pc.invert(pc.is_in(events["kind"], pa.array(TAKES_BACK, TEXT))))
     seen_at = pc.max_element_wise(events["at"], impressions["delivered_at"])
-    columns["shown_at"] = seen_at if are_views else pa.nulls(events.num_rows, TIME)
+    columns["shown_at"] = pc.if_else(is_view, seen_at, pa.scalar(None, TIME))
     for done, kind in KINDS.items():
         is_this = pc.equal(events["kind"], kind)
         columns |= {done: is_this, f"{done}_at": pc.if_else(is_this, events["at"], pa.scalar(None, TIME))}

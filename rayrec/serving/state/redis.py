@@ -32,6 +32,7 @@ from rayrec.serving.state.redis_scripts import (
     MARK_SEEN,
     MIGRATE,
     PREFIX,
+    PRUNE_SEEN,
     READ,
     WITHDRAW,
 )
@@ -88,6 +89,7 @@ class RedisStore(WritesByIntake):
         self._add, self._delete, self._forget, self._withdraw, self._read, self._add_video = map(
             self._redis.register_script, scripts
         )
+        self._prune_seen = self._redis.register_script(PRUNE_SEEN)
         self._activity = self._bytes.register_script(ACTIVITY)
         self._checked_at = time.monotonic()
         with _as_store_errors():
@@ -188,8 +190,7 @@ class RedisStore(WritesByIntake):
         with _as_store_errors():
             for day in self._redis.smembers(f"{PREFIX}seen_days"):
                 if int(day) < seen_before_ms // DAY:
-                    self._redis.unlink(f"{PREFIX}seen:{day}")
-                    self._redis.srem(f"{PREFIX}seen_days", day)
+                    self._prune_seen([f"{PREFIX}known"], [day])
             for video, text in self._redis.hgetall(f"{PREFIX}uploads").items():
                 if Upload(*json.loads(text)).at < before_ms:
                     self._redis.hdel(f"{PREFIX}uploads", video)

@@ -12,7 +12,7 @@ All keys begin with `{rayrec}:`. The braces keep them on one node of a Redis Clu
     of:K:ID               sorted set of a user's events of the kind with the letter K by time; a member is the number (12 digits),
                           the letter and the video
     hours, hour:H         set of the hours since 1970 that have events; list of the numbers of the events in one hour
-    traffic:H             hash, "kind minute" -> the number of impressions, views or clicks
+    traffic:H             hash, "kind minute" -> the number of impressions, clicks, or views (a user's of a video once a day)
     counted:D             set of digests, each of a kind, a video and a user, of what counts on the day D since 1970
     seen:D, seen_days     hash, user -> the codes (`seen.py`) of what the user saw on the day D since 1970; set of these days
     withdrawn             set of videos
@@ -71,11 +71,12 @@ for i = 1, #ARGV, 10 do
   local id, user, video, kind, at, minute, day, mark, code, event = unpack(ARGV, i, i + 9)
   if redis.call('SADD', p .. 'known', id) == 1 then
     local number, hour = redis.call('INCR', p .. 'number'), math.floor(minute / 60)
-    event = index(number, user, video, kind, at, day, mark, event)
-    redis.call('HSET', p .. 'events:' .. math.floor(number / bucket), number, event)
+    local kept = index(number, user, video, kind, at, day, mark, event)
+    redis.call('HSET', p .. 'events:' .. math.floor(number / bucket), number, kept)
     redis.call('SADD', p .. 'hours', hour)
     redis.call('RPUSH', p .. 'hour:' .. hour, number)
-    if counted[kind] then redis.call('HINCRBY', p .. 'traffic:' .. hour, kind .. minute, 1) end
+    local again = kind == 'v' and kept ~= event
+    if counted[kind] and not again then redis.call('HINCRBY', p .. 'traffic:' .. hour, kind .. minute, 1) end
     if code ~= '' then saw(user, day, code) end
   else
     known[#known + 1] = (i - 1) / 10
@@ -96,7 +97,8 @@ for i = 1, #ARGV, 10 do
     redis.call('ZREM', p .. 'of:' .. kind .. ':' .. user, string.format('%012d', number) .. kind .. video)
     if repeated == '0' then redis.call('SREM', p .. 'counted:' .. day, mark) end
     local traffic = p .. 'traffic:' .. math.floor(minute / 60)
-    if counted[kind] and redis.call('HINCRBY', traffic, kind .. minute, -1) <= 0 then
+    local again = kind == 'v' and repeated ~= '0'
+    if counted[kind] and not again and redis.call('HINCRBY', traffic, kind .. minute, -1) <= 0 then
       redis.call('HDEL', traffic, kind .. minute)
     end
     gone = gone + 1
@@ -137,6 +139,8 @@ end
 """
 )
 
+# Deletes what was seen on a day.
+PRUNE_SEEN = COMMON + "redis.call('UNLINK', p .. 'seen:' .. ARGV[1]) redis.call('SREM', p .. 'seen_days', ARGV[1])"
 # Notes what users have seen in events that were kept before that was noted.
 MARK_SEEN = COMMON + SEEN + "for i = 1, #ARGV, 3 do saw(unpack(ARGV, i, i + 2)) end"
 

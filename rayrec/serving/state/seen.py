@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from rayrec.serving.state.store import DAY, Event, Exposure
+from rayrec.serving.state.store import DAY, TAKES_BACK, Event, Exposure
 
 CODE = 4  # bytes
 CODES = np.dtype("<u4")
@@ -35,7 +35,7 @@ def with_codes(known: bytes, new: Iterable[bytes]) -> bytes:
 
 def is_seen(event: Event, exposure: Exposure) -> bool:
     """Whether an event says that its user saw its video: a delivery does so only where deliveries count as views."""
-    return event.kind != "impression" or exposure == "impression"
+    return event.kind not in TAKES_BACK and (event.kind != "impression" or exposure == "impression")
 
 
 def codes_by_day(events: Iterable[Event], exposure: Exposure) -> dict[tuple[str, int], list[bytes]]:
@@ -48,7 +48,7 @@ def codes_by_day(events: Iterable[Event], exposure: Exposure) -> dict[tuple[str,
 
 
 def implied_views(events: Sequence[Event]) -> list[Event]:
-    """The views that other events imply: whoever clicked, watched, liked or skipped a video has seen it.
+    """The views that other events imply: whoever clicked, watched, liked, skipped or shared a video has seen it.
 
     The id of such a view follows from the request and the video, or, without a request, from the day and the video, so that a store
     keeps it once. There is none for a video whose view is among the events.
@@ -57,7 +57,7 @@ def implied_views(events: Sequence[Event]) -> list[Event]:
         (event.user_id, event.video_id, event.request_id): None for event in events if event.kind == "view"
     }
     for event in events:
-        if event.kind not in ("view", "impression"):
+        if event.kind not in ("view", "impression", *TAKES_BACK):
             key = event.user_id, event.video_id, event.request_id
             found.setdefault(key, Event(_view_id(event), *key[:2], "view", event.at, event.request_id, arm=event.arm))
     return [view for view in found.values() if view]

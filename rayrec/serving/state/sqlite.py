@@ -110,6 +110,16 @@ GROUP BY video_id
 log = logging.getLogger(__name__)
 
 
+# A video that comes into view several times on a day, or whose view is also implied by other events, was viewed once.
+TRAFFIC = f"""
+SELECT at / :size * :size, SUM(kind = :exposure), SUM(kind = 'click') FROM events AS new
+WHERE at >= :start AND kind IN (:exposure, 'click') AND NOT (kind = 'view' AND EXISTS (
+    SELECT 1 FROM events WHERE user_id = new.user_id AND kind = 'view' AND at >= new.at / {DAY} * {DAY}
+    AND at < (new.at / {DAY} + 1) * {DAY} AND video_id = new.video_id AND number < new.number))
+GROUP BY 1 ORDER BY 1
+"""
+
+
 class SqliteStore(WritesByIntake):
     """Keeps events in one SQLite file. A write waits up to `WRITE_TIMEOUT_S` for the write of another process.
 
@@ -166,8 +176,7 @@ class SqliteStore(WritesByIntake):
             raise ValueError(f"traffic is counted in whole minutes, not in buckets of {bucket_ms} ms")
         with self._reading() as db:
             rows = db.execute(
-                "SELECT at / :size * :size, SUM(kind = :exposure), SUM(kind = 'click') FROM events "
-                "WHERE at >= :start AND kind IN (:exposure, 'click') GROUP BY 1 ORDER BY 1",
+                TRAFFIC,
                 {"exposure": self.exposure, "size": bucket_ms, "start": from_ms - from_ms % bucket_ms},
             ).fetchall()
         return [Traffic(*row) for row in rows]

@@ -44,7 +44,9 @@ FEEDBACK: tuple[Kind, ...] = (
     "unblock_author",
     "undo",
 )
-KEPT: tuple[Kind, ...] = ("block_author", "unblock_author", "undo")  # however old they are: a block holds until it is taken back
+TAKES_BACK: tuple[Kind, ...] = ("unblock_author", "undo")  # said in a list of what was said before, and not of a video in view
+# However old they are: what is not for a user never comes again, and a block holds until it is taken back.
+KEPT: tuple[Kind, ...] = ("not_interested", "block_author", *TAKES_BACK)
 MAX_TOLD = 500  # of a user's latest likes, and of the skips, `activity` tells so many as feedback
 # `activity` reads only so many of a user's latest events of each kind. Thus no user is slow, and no number of events of one kind (a
 # player may send `watch` every second) hides those of another.

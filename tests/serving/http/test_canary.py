@@ -101,6 +101,14 @@ def test_where_the_canary_fails_the_stable_bundle_answers_and_the_users_are_note
     assert shown.count("canary") == 4 * len(users)
 
 
+def test_a_request_that_is_wrong_is_not_the_fault_of_a_canary(start: Start) -> None:
+    client, arms = start(rank_by_number, rank_by_number)
+    body = {"k": 2, "score": "click * nonsense"}
+    for user in USERS:
+        assert "score: " in error(client.post("/v1/recommend", json=body | {"user_id": user}), 422)
+    assert noted(arms) == {}
+
+
 def test_where_both_fail_the_caller_is_told_and_both_are_noted(start: Start, metrics: LocalMetrics) -> None:
     client, arms = start(overloaded, broken)
     assert {error(ask(client, user), 503) for user in USERS} == {BUSY}

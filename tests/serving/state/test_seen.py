@@ -13,7 +13,7 @@ import pytest
 from rayrec.config import Config, load, with_values
 from rayrec.serving.state.opening import is_redis, open_store, state_path
 from rayrec.serving.state.seen import CODE, implied_views, with_codes
-from rayrec.serving.state.store import DAY, KINDS, Event, StateStore, Traffic
+from rayrec.serving.state.store import DAY, KINDS, TAKES_BACK, Event, StateStore, Traffic
 from tests.serving.state.events import ALL, HOUR, codes, counted, event, kept
 from tests.serving.stores import RedisServer
 
@@ -54,7 +54,7 @@ def test_the_store_agrees_with_sets_of_days(state: Config, views: str) -> None:
         replicas[number % 2].add_events(batch)
         sent += fresh
         for each in fresh:
-            if each.kind != "impression" or views == "assumed":
+            if each.kind not in TAKES_BACK and (each.kind != "impression" or views == "assumed"):
                 days[each.user_id].setdefault(each.video_id, set()).add(each.at // DAY)
         if number % 9 == 0:
             replicas[1].close()
@@ -94,9 +94,16 @@ def test_deliveries_are_neither_seen_nor_exposures(store: StateStore) -> None:
     store.add_events([event(11, "view", video="v1"), event(12, "view", video="v1")])
     assert seen(store) == codes("v3", "v1")
     assert counted(store) == {"v2": (1, 0), "v3": (0, 1), "v1": (1, 0)}
-    assert store.traffic(0, HOUR) == [Traffic(0, 3, 1)]
+    assert store.traffic(0, HOUR) == [Traffic(0, 2, 1)]  # a video that came into view twice was viewed once
     assert store.activity("ann", ALL, 0, 0, 1002).delivered == ["v2"]
     assert store.activity("ann", ALL, 0, 0, 0).delivered == ["v1", "v2"]
+
+
+def test_what_takes_a_wish_back_says_nothing_of_a_video_in_view(store: StateStore) -> None:
+    taken_back = [event(n, kind) for n, kind in enumerate(TAKES_BACK)]
+    assert implied_views(taken_back) == []
+    store.add_events(taken_back)
+    assert (seen(store), counted(store), store.traffic(0, HOUR)) == (b"", {}, [])
 
 
 def test_where_views_are_assumed_deliveries_are_both(state: Config) -> None:

@@ -119,7 +119,7 @@ def test_a_block_outlives_the_retention_and_what_takes_it_back_does(store: State
     assert store.prune(HOUR, 0) == 0
     assert [each.kind for each in kept(store)] == list(store_module.KEPT)
     assert tuple(kind for kind, _, _ in store.activity("ann", ALL, 10, 0, 0).feedback) == store_module.KEPT
-    assert store.add_events([event(8, "block_author")]) == [event(8, "block_author")]  # it is not forgotten that it was there
+    assert store.add_events([event(9, "block_author")]) == [event(9, "block_author")]  # it is not forgotten that it was there
     assert store.forget("ann") == len(store_module.KEPT)
     assert kept(store) == []
 

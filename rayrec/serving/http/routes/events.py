@@ -67,7 +67,7 @@ def _problem(event: EventIn, arms: Arms, now: int, serving: Serving) -> str:
     found = [(recommender.items, item) for recommender in arms.named().values() if (item := recommender.items.find(event.video_id))]
     if not found:
         return f"there is no video {event.video_id!r}"
-    if event.kind.endswith("_author") and not any(items.author_of[item] for items, item in found):
+    if event.kind in ("less_author", "block_author", "unblock_author") and not any(items.author_of[item] for items, item in found):
         return f"{event.kind}: the author of video {event.video_id!r} is not known"
     if event.kind == "less_topic" and not any(len(items.topics.of_items(np.array([item]))) for items, item in found):
         return f"less_topic: video {event.video_id!r} has no topic"

@@ -81,10 +81,13 @@ async def _answered(
     try:
         page = await make(arm, recommender)
     except BaseException as problem:  # also if the request has lasted too long, or its caller has gone
-        note(FAILED)
+        refused = isinstance(problem, HTTPException)  # the request is wrong, or asks for a goal that this bundle lacks
+        if not refused:
+            note(FAILED)
         if arm != CANARY or not isinstance(problem, Exception):
             raise
-        log.exception("the canary failed on a request; the stable bundle answers it")
+        if not refused:
+            log.exception("the canary failed on a request; the stable bundle answers it")
         recommender = arms.stable
         return arm, recommender, await make(arm, recommender)
     if time.perf_counter() - started > backend.serving.slow_s:
