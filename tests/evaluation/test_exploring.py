@@ -47,19 +47,20 @@ def liking(sign: int) -> np.ndarray:
     return np.append(0, worth()[1:] if sign > 0 else 1 - worth()[1:])
 
 
+GOALS = Ranker.model_validate({"goals": {"share": "shared", "click": "clicked"}})
+
+
 class SharesFirst(FakeScorer):
     """A ranker with two goals: shares go to the videos with the least worth, and clicks to those with the most."""
 
-    settings = Ranker.model_validate({"goals": {"share": "shared", "click": "clicked"}})
-
     def score(self, user_ids: list[str], histories: Any, times: Any, at: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        return np.stack([liking(-1)[candidates], liking(1)[candidates]], -1)
+        return np.stack([liking(-1)[candidates], liking(1)[candidates]], -1).astype(np.float32)
 
 
 @cache
 def drawn(sign: int, chooses: bool, goals: bool = False) -> DrawnPlaces:
     """The places of a log, as a ranker sees them that likes the videos with the most worth, or for -1 those with the least."""
-    other = SharesFirst(worth()) if goals else FakeScorer(liking(sign))
+    other = SharesFirst(worth(), GOALS) if goals else FakeScorer(liking(sign))
     pipeline = RecallPipeline(RECALL, Selection(explore=0.4), ItemData(ItemTopics.of(IDS, None), np.zeros(len(IDS), np.int32)))
     arm = Arm(pipeline, cast(Scorer, FakeScorer(worth())), RECALL)
     nothing = np.zeros(len(IDS), np.int64)
