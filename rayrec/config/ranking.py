@@ -17,7 +17,7 @@ def _each_once(names: list[str]) -> list[str]:
 
 
 # What became of an impression, which is not known when it is shown.
-OUTCOMES = ("clicked", "watched", "liked", "skipped", "clicked_at", "watched_at", "liked_at", "skipped_at")
+OUTCOMES: tuple[str, ...] = ("clicked", "watched", "liked", "skipped", "clicked_at", "watched_at", "liked_at", "skipped_at")
 OUTCOMES += ("watch_s", "dwell_s", "rating")
 
 
