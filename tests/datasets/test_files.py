@@ -84,6 +84,7 @@ def test_csv_and_parquet_with_columns_of_other_names(ingested: Ingest, written: 
         "watch_s": 2.5,
         "rating": 5.0,
         "request_id": None,
+        "propensity": None,
         "device": "tv",
     }
     assert interactions[0] == expected

@@ -13,7 +13,7 @@ from rayrec.recall.pipeline import RecallPipeline
 from rayrec.serving import recommender as module
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.http.answers import page as answer_of
-from rayrec.serving.pages import Page
+from rayrec.serving.pages import AGAIN, Page
 from rayrec.serving.recommender import Recommender, UserState, now_ms
 from rayrec.serving.state.opening import open_store
 from rayrec.serving.state.store import Event, StateStore
@@ -111,7 +111,9 @@ def test_not_interested_and_a_skip_push_similar_videos_back(make: Make, store: S
         after = numbers(recommender, preview(recommender, kind, 40))
         places = [np.mean([found.index(n) for n in after if on_topic_1(n)]) for found in (first, after)]
         assert places[1] > places[0]
-        assert video(33) not in recommender.items.ids(preview(recommender, kind, 40).items)
+        page = preview(recommender, kind, 40)
+        assert video(33) not in recommender.items.ids(page.items[page.why != AGAIN])
+    assert video(33) not in recommender.items.ids(page.items)  # not even again
 
 
 def test_others_get_the_same_bytes_as_ever(make: Make, store: StateStore) -> None:
@@ -149,7 +151,7 @@ def test_a_block_holds_until_it_is_taken_back(make: Make, store: StateStore, mon
     recommender, now = make(), now_ms()
     say(store, "new", "block_author", 2)
     monkeypatch.setattr(module, "now_ms", lambda: now + 10_000 * DAY)
-    store.prune(now + 5_000 * DAY)
+    store.prune(now + 5_000 * DAY, now + 5_000 * DAY)
     for replica in (recommender, make(feedback=None)):
         assert not [n for n in numbers(replica, preview(replica, "new", 40)) if of_a2(n)]
     assert [n for n in numbers(recommender, preview(recommender, "other", 40)) if of_a2(n)]

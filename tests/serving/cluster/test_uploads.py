@@ -36,10 +36,10 @@ def service(config: Config) -> Iterator[httpx.Client]:
 
 
 def page(service: httpx.Client, user: str) -> dict[str, float]:
-    """The score of each video on a page of all."""
+    """The score of each video that the user has not seen, on a page of all."""
     answer = service.post("/v1/recommend", json={"user_id": user, "k": 100})
     assert answer.status_code == 200, answer.text
-    return {video["video_id"]: video["score"] for video in answer.json()["videos"]}
+    return {video["video_id"]: video["score"] for video in answer.json()["videos"] if video["why"] != "again"}
 
 
 def test_an_uploaded_video_is_on_the_next_page(service: httpx.Client) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rayrec.config import Config, Selection, Serving
 from rayrec.serving import covers
 from rayrec.serving.covers import read as read_cover
-from rayrec.serving.http import bodies, experiment_schemas, schemas
+from rayrec.serving.http import bodies, experiment_schemas, feedback_schemas, music_schemas, schemas
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
@@ -22,6 +22,8 @@ from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.state.store import StoreError
 from tests.serving.http.helpers import Listen, click, error
 from tests.serving.small_world import JPEG, WORDS, rank_by_number, topic_of
+
+SCHEMAS = (bodies, schemas, experiment_schemas, feedback_schemas, music_schemas)
 
 
 def test_recommend_answers_with_videos_and_reasons(client: httpx.Client) -> None:
@@ -254,7 +256,7 @@ def test_the_description_has_every_route_with_errors_and_examples(client: httpx.
     ours = {name: schema for name, schema in described.items() if "ValidationError" not in name}
     for name, schema in ours.items():
         for example in schema["examples"]:
-            module = next(module for module in (bodies, schemas, experiment_schemas) if hasattr(module, name))
+            module = next(module for module in SCHEMAS if hasattr(module, name))
             getattr(module, name).model_validate(example)
 
 
