@@ -202,7 +202,8 @@ def test_a_canary_that_people_like_less_goes_back_within_the_people_that_the_tes
     assert service.get("/healthz").json()["bundle"] == before
     assert people.statuses == {200}
     assert 250 < needed < 400
-    assert (len(arms), sum(arms)) == (needed, needed // 2)
+    assert len(arms) == needed
+    assert abs(sum(arms) - needed / 2) < 45  # five standard deviations: the version of the bundle draws the arms
 
 
 def test_a_canary_that_fails_goes_back_and_its_users_get_pages_all_the_same(service: httpx.Client, config: Config) -> None:
