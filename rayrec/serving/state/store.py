@@ -16,34 +16,13 @@ import pyarrow as pa
 from rayrec import tables
 from rayrec.errors import RayrecError
 
-Kind = Literal[
-    "impression",
-    "view",
-    "click",
-    "watch",
-    "like",
-    "skip",
-    "not_interested",
-    "less_topic",
-    "less_author",
-    "block_author",
-    "unblock_author",
-    "undo",
-]
+# What users say of videos. `recall/feedback.py` says what follows from it.
+Told = Literal["like", "skip", "not_interested", "less_topic", "less_author", "block_author", "unblock_author", "undo"]
+FEEDBACK: tuple[Told, ...] = get_args(Told)
+Kind = Literal["impression", "view", "click", "watch", Told]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # The kind of event that counts as an exposure: a delivery (`serving.views: assumed`), or a view that the client reported.
 Exposure = Literal["impression", "view"]
-# What users say of videos. `recall/feedback.py` says what follows from it.
-FEEDBACK: tuple[Kind, ...] = (
-    "like",
-    "skip",
-    "not_interested",
-    "less_topic",
-    "less_author",
-    "block_author",
-    "unblock_author",
-    "undo",
-)
 TAKES_BACK: tuple[Kind, ...] = ("unblock_author", "undo")  # said in a list of what was said before, and not of a video in view
 # However old they are: what is not for a user never comes again, and a block holds until it is taken back.
 KEPT: tuple[Kind, ...] = ("not_interested", "block_author", *TAKES_BACK)

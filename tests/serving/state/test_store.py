@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rayrec.config import Config
+from rayrec.config.serving import TAKEN
 from rayrec.serving.state import store as store_module
 from rayrec.serving.state.opening import is_redis, open_store
 from rayrec.serving.state.store import DAY, Activity, Addition, Event, Since, StateStore, Traffic, Upload
@@ -404,3 +405,7 @@ def test_what_has_become_of_an_upload_is_kept_until_it_is_known_or_old(store: St
     assert (store.upload("v1"), store.upload("v/2")) == (None, Upload(9000, "the file is empty"))
     store.note_upload("v/2", None)
     assert store.upload("v/2") is None
+
+
+def test_no_kind_of_ones_own_can_be_one_of_these() -> None:
+    assert set(store_module.KINDS) <= set(TAKEN)
