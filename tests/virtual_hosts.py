@@ -17,6 +17,8 @@ from typing import IO
 
 import psutil
 
+from tests.interfaces import changing
+
 NAMESPACES = ("--net", "--mount", "--uts", "--ipc", "--pid")
 TOOLS = ("ip", "unshare", "nsenter", "taskset", "curl")
 READY = "ready"
@@ -122,12 +124,17 @@ class VirtualHosts:
     def _start(self) -> None:
         # The switch is a host without files of its own. The interfaces disappear with it.
         self._hold("switch", f"ip link add switch type bridge && ip link set switch up && echo {READY} && cat")
-        self._plug("outside", None, self.outside)
+        with changing():
+            self._plug("outside", None, self.outside)
         for name, address in self.addresses.items():
             self._hold(name, self._set_up(name))
             self._plug(name, name, address)
 
     def _end(self) -> None:
+        if "switch" in self._holders:
+            # The interfaces would disappear with the switch, but later, when another test may be in a browser.
+            with changing():
+                subprocess.run([*self._entering("switch"), "ip", "link", "delete", "outside"], capture_output=True)
         for holder in reversed(self._holders.values()):
             assert holder.stdin is not None
             assert holder.stdout is not None
@@ -171,7 +178,9 @@ class VirtualHosts:
         self._switch(f"ip link set {name} master switch up")
         ends = [] if host is None else ["nsenter", "--target", place, "--net"]
         route = "" if host is None else f" && ip route add default via {self.outside}"
-        _check([*ends, "sh", "-c", f"ip address add {address}/24 dev {inside} && ip link set {inside} up{route}"])
+        # An address of IPv6, which nobody needs, would come a second later.
+        quiet = f"ip link set {inside} addrgenmode none 2> /dev/null"
+        _check([*ends, "sh", "-c", f"{quiet}; ip address add {address}/24 dev {inside} && ip link set {inside} up{route}"])
 
     def _switch(self, command: str) -> None:
         _check(["nsenter", "--target", str(self._first("switch")), "--net", *command.split()])

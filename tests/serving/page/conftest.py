@@ -16,6 +16,7 @@ from rayrec.serving.recommender import Recommender, now_ms
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.rollout.history import Swap
 from rayrec.serving.search_query import Search
+from tests.interfaces import unchanged
 from tests.serving.page.feed import DESK, Feed, Show
 from tests.serving.small_world import rank_by_last_click
 
@@ -60,7 +61,9 @@ def show(browser: "Browser", recommender: Recommender, listen: Callable[[FastAPI
         feed.open(f"{listen(api).base_url}{path}")
         return feed
 
-    yield start
+    with unchanged():
+        yield start
+        for feed in opened:
+            feed.page.close()
     for feed in opened:
-        feed.page.close()
         assert feed.complaints == []

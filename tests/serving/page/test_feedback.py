@@ -1,52 +1,23 @@
 """The feed in a real browser obeys: less of a topic or an author, a block, and Undo, on a desk and on a phone."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
 
-from rayrec.config import Serving
-from rayrec.serving.http.app import create_api
-from rayrec.serving.http.auth import Keys
-from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import Recommender, now_ms
-from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.state.store import Event
-from tests.serving.small_world import author_of, rank_by_last_click, topic_of
+from tests.serving.page.feed import DESK, PHONE, Show
+from tests.serving.small_world import author_of, topic_of
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page's menu is not tested")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: the page's menu is not tested")
-DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 SIZES = pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-Show = Callable[[dict[str, int]], Any]
 
 
-@pytest.fixture
-def show(recommender: Recommender, listen: Callable[[FastAPI], httpx.Client]) -> Iterator[Show]:
-    """Opens the feed of ann, in a window of this size. The browser must have nothing to complain of."""
-    recommender.rank = rank_by_last_click
-    api = create_api(lambda: Arms(recommender), Serving(), Keys(), LocalMetrics(), list)
-    complaints: list[str] = []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-
-        def opened(size: dict[str, int]) -> Any:
-            # Without motion, as a click on what moves is tried again after a scroll, which would leave the slide.
-            page = browser.new_page(viewport=size, reduced_motion="reduce")
-            page.set_default_timeout(10_000)
-            page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda problem: complaints.append(str(problem)))
-            page.goto(f"{listen(api).base_url}/?user=ann")
-            page.wait_for_selector("#feed[aria-busy=false] > .slide:not([inert])")
-            return page
-
-        yield opened
-        browser.close()
-    assert complaints == []
+def feed_of_ann(show: Show, size: dict[str, int]) -> Any:
+    # Without motion, as a click on what moves is tried again after a scroll, which would leave the slide.
+    page = show("/?user=ann", size, reduced_motion="reduce").page
+    page.wait_for_selector("#feed[aria-busy=false] > .slide:not([inert])")
+    return page
 
 
 def number_in_view(page: Any) -> int:
@@ -87,7 +58,7 @@ def until(page: Any, done: Callable[[], bool]) -> None:
 def test_less_of_a_topic_acts_on_what_comes_next(show: Show, recommender: Recommender, size: dict[str, int]) -> None:
     # On a topic whose videos have no files, of which some could not be played.
     recommender.store.add_events([Event("c", "ann", "v3", "click", now_ms())])
-    page = show(size)
+    page = feed_of_ann(show, size)
     assert all(topic_of(n) == topic_of(number_in_view(page)) for n in numbers_ahead(page))
     chosen = choose(page, "less_topic")
     until(page, lambda: ("less_topic", f"v{chosen}") in told(recommender) and len(numbers_ahead(page)) >= 3)
@@ -111,7 +82,7 @@ def test_less_of_a_topic_acts_on_what_comes_next(show: Show, recommender: Recomm
 def test_a_blocked_author_is_gone_and_undo_brings_them_back(show: Show, recommender: Recommender, size: dict[str, int]) -> None:
     known = [Event(f"seen {n}", "ann", f"v{n}", "impression", now_ms()) for n in range(40) if author_of(n) is None]
     recommender.store.add_events(known)  # so that the first video in view has an author who is known
-    page = show(size)
+    page = feed_of_ann(show, size)
     assert author_of(number_in_view(page)) is not None
     chosen = choose(page, "block_author")
     until(page, lambda: len(recommender.user("ann").said) == 1 and len(numbers_ahead(page)) >= 3)
@@ -124,7 +95,7 @@ def test_a_blocked_author_is_gone_and_undo_brings_them_back(show: Show, recommen
 
 @SIZES
 def test_the_menu_fits_and_is_left_by_the_keyboard(show: Show, size: dict[str, int]) -> None:
-    page = show(size)
+    page = feed_of_ann(show, size)
     assert author_of(number_in_view(page)) is None
     assert page.locator(".slide:not([inert]) .menu .less_topic").count() == 1
     assert page.locator(".slide:not([inert]) .menu .block_author").count() == 0  # whom should it block?
@@ -144,7 +115,7 @@ def test_the_menu_fits_and_is_left_by_the_keyboard(show: Show, size: dict[str, i
 
 
 def test_a_video_says_what_moved_it(show: Show, recommender: Recommender) -> None:
-    page = show(DESK)
+    page = feed_of_ann(show, DESK)
     liked = number_in_view(page)
     page.keyboard.press("l")
     until(
