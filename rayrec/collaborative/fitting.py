@@ -168,11 +168,13 @@ class TrainableOnPairs(TrainableOnClicks[Pairs]):
         """An item for each user, drawn evenly among those that they have not clicked."""
         items = self.feedback.items
         found = torch.randint(1, items, user.shape, generator=draw, device=user.device)
+        place = torch.arange(len(user), device=user.device)  # of those that may have been clicked
         for _ in range(DRAWS):
-            key = user * items + found
-            clicked = self.key[torch.searchsorted(self.key, key).clamp(max=len(self.key) - 1)] == key
-            again = torch.randint(1, items, user.shape, generator=draw, device=user.device)
-            found = torch.where(clicked, again, found)
+            key = user[place] * items + found[place]
+            place = place[self.key[torch.searchsorted(self.key, key).clamp(max=len(self.key) - 1)] == key]
+            if not len(place):
+                break
+            found[place] = torch.randint(1, items, place.shape, generator=draw, device=user.device)
         return found
 
 

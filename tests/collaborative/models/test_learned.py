@@ -62,7 +62,8 @@ def spread(user: np.ndarray, item: np.ndarray, layers: int) -> tuple[np.ndarray,
 
 def test_bpr() -> None:
     network, batch = untrained("bpr", regularisation=0.3)
-    p, q, b = table(network.user), table(network.item), table(network.bias)[:, 0]
+    p, (q, b) = table(network.user), np.split(table(network.item), [-1], axis=1)
+    b = b[:, 0]
     expected = []
     for u, i, j in zip(batch.user, batch.item, batch.negative, strict=True):
         gap = p[u] @ q[i] + b[i] - p[u] @ q[j] - b[j]
