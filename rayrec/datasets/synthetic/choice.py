@@ -17,8 +17,8 @@ the choice model is
     like of a clicked video          = sigmoid(LIKE_BIAS + LIKE_SLOPE * a + LIKE_QUALITY * q(v) + g(u))
 
 so that a click depends on the user's interests of that day, not only on the popularity of a video, and no single modality suffices
-to predict it. What is watched longest is not what is liked most: taste moves both, but beyond the click the quality of a video moves
-likes alone, and its length the seconds alone. Of the videos shown, one in six is clicked and one in thirty liked.
+to predict it. What is watched longest is not what is liked most: taste moves both, but once it is clicked the quality of a video
+moves likes alone, and its length the seconds alone. Of the videos shown, one in six is clicked and one in thirty liked.
 """
 
 from dataclasses import dataclass
