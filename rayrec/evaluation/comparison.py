@@ -147,8 +147,8 @@ def picture(runs: list[ArmRun]) -> bytes:
 
 
 def _stated(section: Section) -> dict[str, Any]:
-    unusual = section.model_dump(exclude_defaults=True)
-    return {name: value for name, value in dump(section).items() if name in CHIEF or name in unusual}
+    unusual = section.model_dump(mode="json", exclude_defaults=True)
+    return {name: unusual.get(name, value) for name, value in dump(section).items() if name in CHIEF or name in unusual}
 
 
 def _not_better(arm: ArmSummary, popularity: dict[str, dict[str, float]]) -> str:
