@@ -100,6 +100,8 @@ def test_pages_say_what_is_expected_of_them_where_the_truth_is_known(tmp_path: P
     config = load(None, [f"workspace={tmp_path}/workspace", "evaluation.k=5"])
     workspace, log = Workspace(config.workspace), interactions()
     log = log.append_column("request_id", pa.array([f"r{row}" for row in range(log.num_rows)]))
+    new = [f"v{16 + row % 20}" if row >= log.num_rows - 24 else video for row, video in enumerate(log["video_id"].to_pylist())]
+    log = log.set_column(1, "video_id", pa.array(new))  # so that there is something on the last day that nobody has seen before
     pairs = [(f"u{user}", f"v{number}") for user in range(12) for number in range(40)]
     click = np.array([int(video[1:]) / 100 for _, video in pairs], np.float32)
     truth = pa.table(

@@ -79,7 +79,9 @@ def test_a_ranker_with_goals_is_replayed_and_judged_by_its_clicks(config: Config
         "click": {"ranker.model": "lr", "ranker.goals.click": "clicked"},
     }
     arms["plain"] = {"ranker.model": "lr"}
-    runs, _ = replayed(config.model_copy(update={"replay": config.replay.model_copy(update={"arms": arms, "seeds": [1]})}))
+    replay = config.replay.model_copy(update={"arms": arms, "seeds": [1]})
+    training = config.training.model_copy(update={"epochs": 5, "learning_rate": 0.02})
+    runs, _ = replayed(config.model_copy(update={"replay": replay, "training": training}))
     found = {run["arm"]: [day["auc"] for day in run["days"]] for run in runs}
     assert all(auc > 0.6 for auc in found["goals"])
     assert found["click"] == pytest.approx(found["plain"], abs=1e-3)
