@@ -95,7 +95,8 @@ class _Methods(ABC, Generic[Answer]):
         """Gets a page of k videos: `videos`, the best first, and the `request_id` and `arm` to be sent with their events.
 
         `session_id` names the visit that the page belongs to, and `page_number` its number in it; both go into the log. `score`
-        is a formula of the ranker's goals instead of that of the config, for a trusted key.
+        is a formula of the ranker's goals instead of that of the config, for a trusted key, which `debug` also tells the predicted
+        `goals` of each video.
         """
         body: Json = {"user_id": text_of(user_id), "k": k, "debug": debug}
         body |= {"exclude": [*map(text_of, exclude)], "blocked_authors": [*map(text_of, blocked_authors)]}

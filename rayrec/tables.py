@@ -133,12 +133,16 @@ TABLES: dict[str, TableSpec] = {
         key=("request_id", "video_id"),
         at_least=(("click_probability", 0),),
     ),
-    # For every user and video: the probability of a click if the video is first in a page on the last day of the log.
+    # For every user and video: the probability of a click if the video is first in a page on the last day of the log, the seconds
+    # that are watched in the mean over clicks and none, and the probability of a like.
     "truth_preferences": TableSpec(
-        _schema({"user_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()}),
+        _schema(
+            {"user_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()},
+            {"watch_s": SECONDS, "like_probability": pa.float32()},
+        ),
         stage="ingest",
         key=("user_id", "video_id"),
-        at_least=(("click_probability", 0),),
+        at_least=(("click_probability", 0), ("watch_s", 0), ("like_probability", 0)),
     ),
     "features": TableSpec(
         _schema(

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from rayrec.config import Config
 
 
+# What people really make of a page, in the mean over its videos.
+TRUE = {"expected_ctr": "true CTR", "expected_watch_s": "true seconds", "expected_likes": "true likes"}
+
+
 def show_metrics(config: "Config") -> None:
     """Print the report of `evaluate`, unless there is no log yet."""
     from rayrec.workspace.files import from_json
@@ -33,8 +37,8 @@ def show_metrics(config: "Config") -> None:
     if report.get("by_novelty"):  # not in the report of an earlier version
         _show_parts(report["by_novelty"], "AUC by whether training has seen the video")
     columns = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}"}
-    if any("expected_ctr" in metrics for metrics in report["pages"].values()):  # only a synthetic world knows it
-        columns["expected_ctr"] = "true CTR of the page"
+    known = {key for metrics in report["pages"].values() for key in metrics}  # only a synthetic world knows what is true
+    columns |= {key: title for key, title in TRUE.items() if key in known}
     table = Table("pages", *columns.values(), title=f"recall + ranking for {report['test_users']:,} users", title_justify="left")
     for name, metrics in report["pages"].items():
         table.add_row(name, *(number(metrics.get(key)) for key in columns))

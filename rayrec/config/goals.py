@@ -117,6 +117,9 @@ class Formula:
             powers[name] = power
         return cls(tuple(powers.items()))
 
+    def __str__(self) -> str:
+        return " * ".join(name if power == 1 else f"{name}^{power:g}" for name, power in self.powers)
+
     def __call__(self, values: "np.ndarray", goals: Sequence[str]) -> "np.ndarray":
         """The score float32 [...] of the values of these goals, float [..., G]. A goal below 1e-6 counts as 1e-6."""
         score = values[..., 0].astype("float64") * 0 + 1

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from statistics import mean, stdev
 from typing import Any
@@ -19,6 +19,7 @@ from rayrec.evaluation.trials import TrainingSummary
 
 RESULTS, TABLE, PICTURE = "results.json", "results.md", "comparison.png"  # files of the stage `compare`
 METRICS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss"}
+OF_GOALS = {"auc": "AUC", "xauc": "XAUC", "predicted_to_observed": "predicted / observed", "calibration_error": "ECE"}
 # Settings that `provenance` always states.
 CHIEF = {"embedding_size", "hidden", "dropout", "history_length", "epochs", "patience", "batch_size", "learning_rate"}
 
@@ -33,6 +34,7 @@ class Measurement:
     summary: TrainingSummary  # of its training, on the validation split
     parameters: int
     examples: tuple[int, int, int]  # train, validation, test
+    goals: dict[str, dict[str, float]] = field(default_factory=dict)  # goal -> `metrics.label_metrics`, of the test split
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,24 @@ def table(runs: list[ArmRun], popularity: dict[str, dict[str, float]]) -> str:
     return "\n".join([*lines, "", *(["Not measured:", "", *failed, ""] if failed else [])])
 
 
+def goals_table(runs: list[ArmRun]) -> str:
+    """A table in Markdown of each goal by each arm that has it, the best AUC or XAUC in bold; empty where no arm has goals."""
+    measured = [(run.arm, run.measured.goals) for run in runs if run.measured]
+    goals = dict.fromkeys(goal for _, found in measured for goal in found)
+    lines = [f"| goal | | {' | '.join(OF_GOALS.values())} |", f"|---|---|{'---|' * len(OF_GOALS)}"]
+    for goal in goals:
+        by_arm: dict[str, list[dict[str, float]]] = {}
+        for arm, found in measured:
+            if goal in found:
+                by_arm.setdefault(arm, []).append(found[goal])
+        rows = {arm: {name: _over_seeds(found, name) for name in OF_GOALS} for arm, found in by_arm.items()}
+        best = {name: max((row[name][0] for row in rows.values() if row[name]), default=None) for name in ("auc", "xauc")}
+        for arm, row in rows.items():
+            cells = [_cell(value, bold=value[0] == best.get(name)) if value else "-" for name, value in row.items()]
+            lines.append(f"| {goal} | {arm} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""]) if goals else ""
+
+
 def provenance(config: Config, runs: list[ArmRun]) -> str:
     """How the table was made, as a line of Markdown. It states the chief settings and those that differ from the defaults."""
     train, validation, test = next(run.measured.examples for run in runs if run.measured)
@@ -127,8 +147,8 @@ def picture(runs: list[ArmRun]) -> bytes:
 
 
 def _stated(section: Section) -> dict[str, Any]:
-    unusual = section.model_dump(exclude_defaults=True)
-    return {name: value for name, value in dump(section).items() if name in CHIEF or name in unusual}
+    unusual = section.model_dump(mode="json", exclude_defaults=True)
+    return {name: unusual.get(name, value) for name, value in dump(section).items() if name in CHIEF or name in unusual}
 
 
 def _not_better(arm: ArmSummary, popularity: dict[str, dict[str, float]]) -> str:
@@ -140,6 +160,10 @@ def _not_better(arm: ArmSummary, popularity: dict[str, dict[str, float]]) -> str
         if value > plain if metric == "log_loss" else value < plain:
             found.append(f"{title} {_short(value)} against {_short(plain)} ({name})")
     return f"- {arm.arm} does not beat popularity: {', '.join(found)}." if found else ""
+
+
+def _over_seeds(found: list[dict[str, float]], name: str) -> tuple[float, float] | None:
+    return _mean_and_deviation([metrics[name] for metrics in found]) if all(name in metrics for metrics in found) else None
 
 
 def _mean_and_deviation(values: list[float]) -> tuple[float, float]:

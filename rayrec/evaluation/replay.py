@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from rayrec.config import Ranker, Replay, Split, Training
+from rayrec.config.goals import CLICKED, WATCH_S, WATCH_SHARE
 from rayrec.data.context import DAY_MS
 from rayrec.data.errors import DataError
 from rayrec.data.loading import RankingData, prepare
@@ -99,7 +100,7 @@ def replay(data: ReplayData, ranker: Ranker, training: Training, split: Split, s
         day = f"{datetime.fromtimestamp(at[first] / 1000, UTC):%Y-%m-%d}"
         found.append(ReplayedDay(day, impressions, metrics["auc"], metrics["gauc"], metrics["log_loss"], learned, seconds))
         if settings.learn == "predicted":
-            interactions = _with_clicks(interactions, first, likeliest(probability[:impressions], rate))
+            interactions = _with_clicks(interactions, first, likeliest(probability[:impressions], rate), ranker)
     return found
 
 
@@ -142,10 +143,12 @@ class _Update(TrainableRanker):
         return float(epoch.epoch)
 
 
-def _with_clicks(interactions: pa.Table, first: int, clicked: np.ndarray) -> pa.Table:
-    """The log with other clicks in the rows from `first` on, made when the video was shown."""
+def _with_clicks(interactions: pa.Table, first: int, clicked: np.ndarray, ranker: Ranker) -> pa.Table:
+    """The log with other clicks in the rows from `first` on, made when the video was shown, and without labels of other goals."""
     some, last = interactions.slice(first, len(clicked)), first + len(clicked)
-    columns = {"clicked": pa.array(clicked), "clicked_at": pa.nulls(len(clicked), pa.int64())}
-    for name in columns.keys() & set(some.column_names):
-        some = some.set_column(some.column_names.index(name), some.schema.field(name), columns[name])
+    unknown = {"clicked_at", *(WATCH_S if goal.label == WATCH_SHARE else goal.label for goal in ranker.goals.values())} - {CLICKED}
+    for name in (unknown | {CLICKED}) & set(some.column_names):
+        field = some.schema.field(name)
+        column = pa.array(clicked) if name == CLICKED else pa.nulls(len(clicked), field.type)
+        some = some.set_column(some.column_names.index(name), field, column)
     return pa.concat_tables([interactions.slice(0, first), some, interactions.slice(last)])

@@ -15,10 +15,11 @@ class Report:
     """What `evaluate` measured, by the name of the model.
 
     `clicks`: AUC, GAUC, log loss, accuracy, calibration. `pages`: Recall@k and NDCG@k of the served page and, if the truth is
-    known, `expected_ctr`, the mean true click probability of the page's videos. `by_history`, `without_modality` and `reliability`
-    are measured for the trained rankers only: metrics by the number of clicks known before the impression; metrics when all videos
-    lack a modality at scoring time; predicted and observed CTR of bins of impressions. So is `by_novelty`: metrics of the videos
-    that training has seen, of the others, which are scored from their content, and of the former as if they were new, too.
+    known, what is expected of a video of the page in the mean: `expected_ctr`, the click probability, `expected_watch_s`, the
+    seconds watched, and `expected_likes`, the probability of a like. `by_history`, `without_modality` and `reliability` are
+    measured for the trained rankers only: metrics by the number of clicks known before the impression; metrics when all videos lack
+    a modality at scoring time; predicted and observed CTR of bins of impressions. So is `by_novelty`: metrics of the videos that
+    training has seen, of the others, which are scored from their content, and of the former as if they were new, too.
     So many negatives were `drawn` for the impressions of a log of clicks alone, and measured with them. `warnings` are sentences
     for the user.
     """

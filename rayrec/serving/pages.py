@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rayrec.config import Formula
 from rayrec.recall.exploration import Draw
 from rayrec.recall.feedback import Feedback
 from rayrec.recall.pipeline import Trace
@@ -41,6 +42,8 @@ class Page:
     logged: bool = True  # whether the store has the videos as shown; otherwise the next page may hold them again
     visit: Visit = NO_VISIT
     draws: list[Draw] | None = None  # of the places that explored; `rows` are items here. None where no place may explore
+    goals: np.ndarray | None = None  # float32 [k, G]: the value of each goal, if the ranker has several
+    formula: Formula | None = None  # that made scores of them; None: the first goal is the score
 
     def propensities(self) -> list[float] | None:
         """The probability of each video to be shown in its place, 1 where nothing was drawn. None where no place may explore."""
@@ -50,12 +53,14 @@ class Page:
         return [odds.get(position, 1.0) for position in range(len(self.items))]
 
 
-def with_seen(page: Page, items: np.ndarray, scores: np.ndarray) -> Page:
+def with_seen(page: Page, items: np.ndarray, scores: np.ndarray, goals: np.ndarray | None) -> Page:
     """A page with items behind its own that the user has seen before."""
+    both = goals if page.goals is None or goals is None else np.concatenate([page.goals, goals])
     return replace(
         page,
         items=np.append(page.items, items),
         why=np.append(page.why, np.full(len(items), AGAIN)),
         topics=np.append(page.topics, np.full(len(items), NO_TOPIC, np.int32)),
         scores=np.append(page.scores, scores),
+        goals=both,
     )

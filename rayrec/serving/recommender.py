@@ -234,10 +234,13 @@ class Recommender:
         known_as = "" if user.forgotten else user_id
         trace.mark("hydrate", len(user.clicked))
 
+        state, formula = replace(user, clicked=items.in_store(user.clicked), said=()), formula or self._formulas[change]
+        valued: list[np.ndarray] = []  # what each call of `score` found of the goals
+
         async def score(candidates: np.ndarray) -> np.ndarray:
-            state = replace(user, clicked=items.in_store(user.clicked), said=())
             values = await self.rank(known_as, state, now, items.in_store(candidates), context or {})
-            return scored(values, self.bundle.info.goals, formula or self._formulas[change])
+            valued.extend([values] if self.bundle.info.goals else ())
+            return scored(values, self.bundle.info.goals, formula)
 
         hidden = np.append(user.seen, user.delivered)
         pipeline, exclusions = view.pipelines[change], _exclusions(items, hidden, exclude, blocked_authors, user.said)
@@ -248,7 +251,7 @@ class Recommender:
         draws = [replace(draw, rows=found.candidates.items[draw.rows]) for draw in found.draws] if pipeline.explores else None
         scores = found.scores[found.rows]
         facts = uuid.uuid4().hex, now, page.items, found.why, page.topics, scores, trace, arm, said, found.moved, feedback
-        answer = Page(*facts, draws=draws)
+        answer = Page(*facts, draws=draws, goals=valued[0][found.rows] if valued else None, formula=formula)
         if len(page) == k:
             return answer
         allowed = _exclusions(items, NO_ITEMS, exclude, blocked_authors, user.said).also(page.items)
@@ -257,7 +260,7 @@ class Recommender:
             more = await score(again)
             if len(more) != len(again) or not np.isfinite(more).all():
                 raise ScoreError("the ranker's answer does not fit the videos that come again")
-            answer = with_seen(answer, again, more)
+            answer = with_seen(answer, again, more, valued[-1] if valued else None)
             trace.mark(AGAIN, len(again))
         return answer
 

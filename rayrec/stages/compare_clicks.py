@@ -16,11 +16,12 @@ from rayrec.data.shards import EncodedLog
 from rayrec.data.shares import Share
 from rayrec.data.windows import HistoryGather
 from rayrec.errors import RayrecError
-from rayrec.evaluation.comparison import PICTURE, RESULTS, TABLE, ArmRun, Measurement, picture, provenance, table
+from rayrec.evaluation.comparison import PICTURE, RESULTS, TABLE, ArmRun, Measurement, goals_table, picture, provenance, table
 from rayrec.evaluation.pages import Counters
 from rayrec.evaluation.popularity import RECENT_CLICKS, item_scores, popularity_metrics, recent_clicks
 from rayrec.evaluation.trials import TrainingSummary
-from rayrec.ranking.fitting import AUC, predict, train_ranker
+from rayrec.ranking.fitting import AUC, goal_metrics, predict, predict_goals, train_ranker
+from rayrec.ranking.goals import SeveralGoals
 from rayrec.ranking.variants import variant
 from rayrec.serving.cluster.connection import reserved_device
 from rayrec.stages.kept_runs import Failed, Piece, Place, fingerprint, results_of, trainings
@@ -54,7 +55,8 @@ def compare_clicks(run: StageRun) -> None:
     if not any(one.measured for one in in_order):
         raise RayrecError(f"compare: no arm could be trained; {in_order[0].arm}: {in_order[0].reason}")
     run.write_file(RESULTS, to_json([asdict(one) for one in in_order], indent=1))
-    run.write_file(TABLE, f"{table(in_order, _popularity(run))}\n{provenance(run.config, in_order)}\n".encode())
+    tables = [table(in_order, _popularity(run)), goals_table(in_order), provenance(run.config, in_order)]
+    run.write_file(TABLE, ("\n".join(each for each in tables if each) + "\n").encode())
     run.write_file(PICTURE, picture(in_order))
     run.count(rows_in=len(in_order), rows_out=sum(one.measured is not None for one in in_order))
 
@@ -88,7 +90,13 @@ def _measured(place: Place, arm: str, config: Config, seed: int) -> Measurement:
     gather = HistoryGather(data.clicks, scorer.model.window, device)
     negatives = negatives_of_test(config.training, data.clicks_only)
     test, _ = with_negatives(data.test, data.clicks, data.encoders.published_at, negatives, EVALUATION_SEED)
-    found = click_metrics(test.user, test.clicked, predict(scorer.model, test, gather, device))
+    goals: dict[str, dict[str, float]] = {}
+    if isinstance(scorer.model, SeveralGoals) and test.goals is not None:
+        values = predict_goals(scorer.model, test, gather, device)
+        probability, goals = values[:, config.ranker.click_goal], goal_metrics(config.ranker, test.goals, values)
+    else:
+        probability = predict(scorer.model, test, gather, device)
+    found = click_metrics(test.user, test.clicked, probability)
     log.info("%s: test AUC %.4f, log loss %.4f", name, found["auc"], found["log_loss"])
     return Measurement(
         auc=found["auc"],
@@ -97,6 +105,7 @@ def _measured(place: Place, arm: str, config: Config, seed: int) -> Measurement:
         summary=TrainingSummary.of(epochs, len(data.train)),
         parameters=sum(weights.numel() for weights in scorer.model.parameters()),
         examples=(len(data.train), len(data.validation), len(data.test)),
+        goals=goals,
     )
 
 

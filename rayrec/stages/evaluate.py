@@ -59,6 +59,8 @@ from rayrec.workspace.files import to_json
 from rayrec.workspace.parts import write_part
 from rayrec.workspace.stage import NEEDED, Stage, StageRun
 
+# What a page is worth by the truth of the synthetic world: measure -> column of `truth_preferences`.
+EXPECTED = {"expected_ctr": "click_probability", "expected_watch_s": "watch_s", "expected_likes": "like_probability"}
 WITH_TOPICS, WITHOUT_TOPICS, BEST = "with topics", "without topics", "best possible"
 
 
@@ -75,14 +77,12 @@ def evaluate(run: StageRun) -> None:
     recommended = _served_pages(config, log, rankers, test, published_at)
     pages = {name: found.pages for name, found in recommended.items()}
     pages |= {name: popular_pages(test.users, score, k) for name, score in popular.items()}
-    preferences = _preferences(run, rankers[0].scorer)
-    if preferences is not None:
+    truth = _true_preferences(run, rankers[0].scorer)
+    if truth:
         probabilities[BEST] = _true_probabilities(run, len(test.item))
-        pages[BEST] = ranked_pages(test.users, lambda user: np.nan_to_num(preferences[user.user]), k)
+        pages[BEST] = ranked_pages(test.users, lambda user: np.nan_to_num(truth["expected_ctr"][user.user]), k)
 
-    metrics = {
-        name: page_metrics(test.users, page, k) | _expected_ctr(test.users, page, preferences) for name, page in pages.items()
-    }
+    metrics = {name: page_metrics(test.users, page, k) | _expected(test.users, page, truth) for name, page in pages.items()}
     clicks = _click_metrics(test, probabilities, popular, log)
     report = Report(
         k=k,
@@ -330,21 +330,27 @@ def _true_probabilities(run: StageRun, rows: int) -> np.ndarray:
     return joined["click_probability"].to_numpy()
 
 
-def _preferences(run: StageRun, scorer: Scorer) -> np.ndarray | None:
-    """The true click probability of each user and item: float32 [U, I], NaN where it is not known; None without a known truth."""
+def _true_preferences(run: StageRun, scorer: Scorer) -> dict[str, np.ndarray]:
+    """What is expected of each user and item, by the name of its measure: float32 [U, I], NaN where it is not known."""
     truth = run.read_if_there("truth_preferences")
     if truth is None:
-        return None
-    matrix = np.full((len(scorer.users.ids), len(scorer.item_ids)), np.nan, dtype=np.float32)
-    matrix[scorer.users.rows_of(truth["user_id"]), scorer.items.rows_of(truth["video_id"])] = truth["click_probability"].to_numpy()
-    return matrix
-
-
-def _expected_ctr(test_users: list[TestUser], pages: list[np.ndarray], preferences: np.ndarray | None) -> dict[str, float]:
-    if preferences is None or not test_users:
         return {}
-    means = [preferences[user.user][page].mean() for user, page in zip(test_users, pages, strict=True)]
-    return {"expected_ctr": float(np.nanmean(means))}
+    rows, columns = scorer.users.rows_of(truth["user_id"]), scorer.items.rows_of(truth["video_id"])
+    found = {}
+    for measure, name in EXPECTED.items():
+        if name in truth.column_names and truth[name].null_count == 0:  # an earlier version knew of clicks alone
+            found[measure] = np.full((len(scorer.users.ids), len(scorer.item_ids)), np.nan, dtype=np.float32)
+            found[measure][rows, columns] = truth[name].to_numpy()
+    return found
+
+
+def _expected(test_users: list[TestUser], pages: list[np.ndarray], truth: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each measure over the videos of a page, and over the users."""
+    return {
+        measure: float(np.nanmean([values[user.user][page].mean() for user, page in zip(test_users, pages, strict=True)]))
+        for measure, values in truth.items()
+        if test_users
+    }
 
 
 # This is the only stage that may read the truth of the synthetic world.

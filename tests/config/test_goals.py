@@ -15,6 +15,8 @@ def test_a_formula_is_the_product_of_powers() -> None:
     expected = [click * finish**0.5 * watch**-0.25 for click, finish, watch in values.astype(float).tolist()]
     np.testing.assert_allclose(formula(values, NAMES), expected, rtol=1e-6)
     assert formula(values, NAMES).dtype == np.float32
+    assert str(formula) == "click * finish^0.5 * watch^-0.25"
+    assert Formula.parse(str(formula), NAMES) == formula
 
 
 def test_scores_are_finite_whatever_the_values() -> None:

@@ -2,7 +2,7 @@
 
 import math
 
-from rayrec.evaluation.comparison import ArmRun, Measurement, table
+from rayrec.evaluation.comparison import ArmRun, Measurement, goals_table, table
 from rayrec.evaluation.popularity import CLICK_RATE, CLICKS
 from rayrec.evaluation.trials import TrainingSummary
 
@@ -46,4 +46,26 @@ def test_popularity_has_rows_and_arms_that_do_not_beat_it_are_named() -> None:
         "| popularity: clicks | .6500 | .5000 | - | - | - |",
         "",
         "- b does not beat popularity: AUC .6000 against .6500 (popularity: clicks).",
+    ]
+
+
+def test_goals_are_compared_over_the_seeds_of_each_arm_that_has_them() -> None:
+    summary = TrainingSummary(1, 1, 0.7, 0.6, examples_per_s=1000.0, seconds=1.0)
+
+    def run(arm: str, seed: int, **goals: dict[str, float]) -> ArmRun:
+        return ArmRun(arm, seed, Measurement(0.7, 0.7, 0.6, summary, 10, (8, 1, 1), goals))
+
+    def found(name: str, value: float) -> dict[str, float]:
+        return {name: value, "calibration_error": 0.02, "predicted_to_observed": 1.1, "labels": 8}
+
+    assert goals_table([run("alone", 1)]) == ""
+    runs = [run("alone", 1)]
+    runs += [run("a", seed, click=found("auc", 0.6 + seed / 100), watch=found("xauc", 0.55)) for seed in (1, 2)]
+    runs += [run("b", seed, click=found("auc", 0.6)) for seed in (1, 2)]
+    assert goals_table(runs).splitlines() == [
+        "| goal | | AUC | XAUC | predicted / observed | ECE |",
+        "|---|---|---|---|---|---|",
+        "| click | a | **.6150** ± .0071 | - | 1.1000 ± .0000 | .0200 ± .0000 |",
+        "| click | b | .6000 ± .0000 | - | 1.1000 ± .0000 | .0200 ± .0000 |",
+        "| watch | a | - | **.5500** ± .0000 | 1.1000 ± .0000 | .0200 ± .0000 |",
     ]

@@ -18,7 +18,7 @@ from rayrec.evaluation.replay import ReplayData, ReplayedDay, likeliest, replay
 from rayrec.ranking.fitting import predict, train_ranker
 from rayrec.tables import DRAWN_AT
 from rayrec.training.trainer import CPU
-from tests.training.small_log import catalog, interactions
+from tests.training.small_log import GOALS, catalog, interactions, with_labels
 
 DAYS, PER_DAY = 5, 800
 RANKER = Ranker(model="fm", embedding_size=4, history_length=5)
@@ -96,6 +96,28 @@ def test_predicted_clicks_are_learned_in_place_of_the_real_ones(real: list[Repla
     assert wrong[1:] == [
         day.__class__(**{**vars(day), "seconds": other.seconds}) for day, other in zip(plain[1:], wrong[1:], strict=True)
     ]
+
+
+def test_what_was_liked_on_a_day_of_predicted_clicks_is_not_known() -> None:
+    """A ranker would otherwise be told by the seconds what was really clicked."""
+    goals = GOALS | {"finish": {"label": "watch_share", "at_least": 0.5}}
+    ranker = Ranker.model_validate(RANKER.model_dump() | {"model": "emlp", "hidden": [8], "goals": goals})
+    plain = days_of_log()
+    lengths = catalog().append_column("duration_s", pa.array([10.0] * catalog().num_rows, pa.float32()))
+    log = with_labels(plain.interactions)
+    later = np.arange(log.num_rows) >= 2 * PER_DAY
+    other = log.set_column(
+        log.column_names.index("watch_s"), "watch_s", pa.array(np.where(later, 9, log["watch_s"].to_numpy()).astype(np.float32))
+    ).set_column(log.column_names.index("liked"), "liked", pa.array(later | log["liked"].to_numpy()))
+
+    def found(log: pa.Table, learn: str) -> list[float]:
+        settings = Replay.model_validate({"days": 3, "learn": learn})
+        return [day.log_loss for day in replay(ReplayData(log, lengths, None), ranker, TRAINING, SPLIT, settings, 1)]
+
+    assert found(other, "predicted") == found(log, "predicted")
+    first, *rest = zip(found(other, "real"), found(log, "real"), strict=True)
+    assert first[0] == first[1]
+    assert all(one != another for one, another in rest)
 
 
 def test_the_likeliest_impressions_count_as_clicked() -> None:

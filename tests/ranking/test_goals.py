@@ -1,5 +1,6 @@
 """Every model as the body of a ranker with several goals."""
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,17 @@ def test_the_value_of_a_goal_is_the_mean_of_its_labels() -> None:
     spread = torch.linspace(0, 10, 101)
     levels = [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95]
     assert fitted(Goal(label="watch_s", loss="quantiles", quantiles=levels), spread) == pytest.approx(5, abs=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of Dynamo itself, which looks at it
+def test_a_compiled_training_is_the_same(data: RankingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Dynamo takes it apart and puts it together again; the kernels that a GPU gets beyond that are not of interest here."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    ranker = with_goals("emlp", "mmoe")
+    settings = [Training(epochs=1, batch_size=100).model_copy(update={"compile": compiled}) for compiled in (False, True)]
+    plain, compiled = (train_ranker(data, ranker, each, 0)[1][0] for each in settings)
+    assert compiled.loss == pytest.approx(plain.loss, rel=1e-6)
+    assert compiled.metrics == pytest.approx(plain.metrics, abs=1e-6)
 
 
 def test_a_label_that_is_missing_teaches_nothing(data: RankingData) -> None:

@@ -93,10 +93,13 @@ def test_places_without_a_draw_have_propensity_1_and_pages_without_exploration_n
 
 def test_debug_shows_propensities(recommender: Recommender) -> None:
     page = previewed(exploring(recommender), 3)
-    answer = json.loads(answers.page(recommender, page, "stable", {}, debug=True))
+    answer = json.loads(answers.page(recommender, page, "stable", {}, debug=True, trusted=True))
     assert answer["debug"]["propensities"] == page.propensities()
     assert (
-        json.loads(answers.page(recommender, previewed(recommender, 3), "stable", {}, debug=True))["debug"]["propensities"] is None
+        json.loads(answers.page(recommender, previewed(recommender, 3), "stable", {}, debug=True, trusted=True))["debug"][
+            "propensities"
+        ]
+        is None
     )
 
 

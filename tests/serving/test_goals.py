@@ -91,12 +91,15 @@ def test_a_bundle_without_the_goals_of_the_formula_is_refused(world: Config, bun
     assert order(Recommender(before_a_log, store, rank_in_order, world.recall, Selection(score="click"), seed=0))[1][0] == 1
 
 
-def asked(recommender: Recommender, score: str, key: str | None = None, **settings: Any) -> httpx.Response:
+def asked(
+    recommender: Recommender, score: str | None, key: str | None = None, debug: bool = False, **settings: Any
+) -> httpx.Response:
     async def ask() -> httpx.Response:
         keys = None if key is None else Keys([TRUSTED, OTHER])
         async with in_process(api_of(recommender, keys, **settings)) as client:
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-            return await client.post("/v1/recommend", json={"user_id": "new", "score": score}, headers=headers)
+            body = {"user_id": "new", "score": score, "debug": debug}
+            return await client.post("/v1/recommend", json=body, headers=headers)
 
     return asyncio.run(ask())
 
@@ -112,6 +115,35 @@ def test_a_request_with_a_trusted_key_may_bring_a_formula(world: Config, bundle:
     for how in ({"key": OTHER} | trusted, {"key": TRUSTED}):
         assert error(asked(recommender, "watch", **how), 403).startswith("score: only keys in serving.trusted_keys may bring")
     assert error(asked(recommender, "watch * like", **trusted), 422).startswith("score: there is no goal 'like'")
+
+
+def test_a_trusted_key_sees_what_is_predicted_of_each_goal(world: Config, bundle: Bundle, store: SqliteStore) -> None:
+    recommender = recommender_of(world, bundle, store, "click * watch^0.5")
+    trusted = {"trusted_keys": [hashlib.sha256(TRUSTED.encode()).hexdigest()[:8]]}
+    for how in ({"key": TRUSTED} | trusted, {}):
+        answer = asked(recommender, None, debug=True, **how).json()
+        assert answer["debug"]["formula"] == "click * watch^0.5"
+        for video in answer["videos"]:
+            item = recommender.items.find(video["video_id"])
+            assert video["goals"] == pytest.approx({"click": item / 100, "watch": (100 - item) * 10})
+            assert video["score"] == pytest.approx(video["goals"]["click"] * video["goals"]["watch"] ** 0.5, rel=1e-5)
+    assert asked(recommender, "watch^2", debug=True).json()["debug"]["formula"] == "watch^2"
+    assert asked(recommender_of(world, bundle, store), None, debug=True).json()["debug"]["formula"] == "click"
+    for how in ({"key": OTHER, "debug": True} | trusted, {"key": TRUSTED} | trusted):  # another key, or without debug
+        answer = asked(recommender, None, **how).json()
+        assert not any("goals" in video for video in answer["videos"])
+        assert "formula" not in (answer["debug"] or {})
+
+
+def test_videos_that_come_again_have_their_goals_too(world: Config, bundle: Bundle, store: SqliteStore) -> None:
+    recommender = recommender_of(world, bundle, store, "watch")
+    known = len(recommender.items) - 1
+    asyncio.run(recommender.recommend("ann", known - 5, []))
+    page = asyncio.run(recommender.preview("ann", 10))
+    assert (page.why == "again").sum() == 5
+    assert page.goals is not None
+    np.testing.assert_allclose(page.goals, np.stack([page.items / 100, (100 - page.items) * 10.0], 1), rtol=1e-6)
+    np.testing.assert_allclose(page.scores, page.goals[:, 1])
 
 
 def test_kinds_of_ones_own_are_taken_if_the_config_names_them(world: Config, bundle: Bundle, store: SqliteStore) -> None:

@@ -10,15 +10,18 @@ from sklearn.metrics import roc_auc_score
 from rayrec.config import Config, ConfigError, Ranker, Training, load
 from rayrec.data.loading import RankingData
 from rayrec.data.windows import HistoryGather, LatestClicks
-from rayrec.ranking.fitting import predict, train_ranker
+from rayrec.ranking.fitting import predict, predict_goals, train_ranker
+from rayrec.ranking.goals import SeveralGoals
 from rayrec.ranking.scorer import Scorer
+from rayrec.ranking.variants import variant
 from rayrec.stages.compare import STAGE as COMPARE
 from rayrec.training.callbacks import Epoch
+from rayrec.training.metrics import xauc
 from rayrec.training.trainer import CPU
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
 from tests.fixtures.encoded import whole_log
-from tests.training.small_log import ingest
+from tests.training.small_log import GOALS, ingest
 
 ARMS: dict[str, dict[str, Any]] = {
     "deepfm": {"ranker.model": "deepfm"},
@@ -143,3 +146,34 @@ def test_what_a_killed_comparison_measured_is_found_with_other_arms(config: Conf
 def test_an_arm_that_can_not_be_trained_is_refused_before_any_training(config: Config, values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"comparison\.arms\.odd: {said}"):
         compared(with_arms(config, {"deepfm": ARMS["deepfm"], "odd": values}))
+
+
+def test_goals_have_a_table_of_their_own(config: Config) -> None:
+    """It has what the metrics of the ranker's values are, and an arm without goals is left out of it."""
+    run_stage(Workspace(config.workspace), ingest(1500, labels=True), config, force=True)
+    arms: dict[str, dict[str, Any]] = {
+        "alone": {},
+        "ple": {"ranker.goals": GOALS, "ranker.goal_network.kind": "ple"},
+        "two": {"ranker.goals.click": "clicked"},
+    }
+    pairs = compared(with_arms(config, arms))
+    assert pairs["alone", 1]["measured"]["goals"] == {}
+    assert list(pairs["ple", 1]["measured"]["goals"]) == list(GOALS)
+    assert list(pairs["two", 1]["measured"]["goals"]) == ["click"]
+    ranker = variant(config, arms["ple"], "ple").ranker
+    data = whole_log(Workspace(config.workspace), config.model_copy(update={"ranker": ranker}))
+    scorer, _ = train_ranker(data, ranker, config.training, seed=2)
+    assert isinstance(scorer.model, SeveralGoals)
+    values = predict_goals(scorer.model, data.test, HistoryGather(data.clicks, LatestClicks(5), CPU), CPU)
+    found = pairs["ple", 2]["measured"]
+    assert data.test.goals is not None
+    assert found["goals"]["like"]["auc"] == pytest.approx(roc_auc_score(data.test.goals[:, 1], values[:, 1]), abs=1e-6)
+    assert found["goals"]["click"]["auc"] == found["auc"]
+    assert found["goals"]["watch"]["xauc"] == pytest.approx(xauc(data.test.goals[:, 2], values[:, 2]), abs=1e-6)
+    text = (Path(Workspace(config.workspace).folder("compare")) / "results.md").read_text()
+    assert [line.split("|")[1:3] for line in text.splitlines() if line.startswith(("| click |", "| like |", "| watch |"))] == [
+        [" click ", " ple "],
+        [" click ", " two "],
+        [" like ", " ple "],
+        [" watch ", " ple "],
+    ]

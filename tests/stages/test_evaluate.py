@@ -93,3 +93,32 @@ def test_the_goals_of_a_ranker_are_measured_and_pages_are_ordered_by_their_formu
     assert 0 <= found["odds"]["xauc"] <= 1
     assert found["click"]["labels"] == found["odds"]["labels"] == report["impressions"]
     assert pages["click"] != pages["click^-1"]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["seconds and likes", "clicks alone, as in earlier versions"])
+def test_pages_say_what_is_expected_of_them_where_the_truth_is_known(tmp_path: Path, known: bool) -> None:
+    config = load(None, [f"workspace={tmp_path}/workspace", "evaluation.k=5"])
+    workspace, log = Workspace(config.workspace), interactions()
+    log = log.append_column("request_id", pa.array([f"r{row}" for row in range(log.num_rows)]))
+    new = [f"v{16 + row % 20}" if row >= log.num_rows - 24 else video for row, video in enumerate(log["video_id"].to_pylist())]
+    log = log.set_column(1, "video_id", pa.array(new))  # so that there is something on the last day that nobody has seen before
+    pairs = [(f"u{user}", f"v{number}") for user in range(12) for number in range(40)]
+    click = np.array([int(video[1:]) / 100 for _, video in pairs], np.float32)
+    truth = pa.table(
+        {"user_id": [user for user, _ in pairs], "video_id": [video for _, video in pairs], "click_probability": click}
+    )
+    if known:
+        truth = truth.append_column("watch_s", pa.array(2 * click)).append_column("like_probability", pa.array(click / 2))
+    shown = log.select(["request_id", "video_id"]).append_column("click_probability", pa.array([0.3] * log.num_rows, pa.float32()))
+    tables = {"catalog": catalog(tmp_path), "interactions": log, "truth_preferences": truth, "truth_clicks": shown}
+    run_stage(workspace, write_tables(tables), config)
+    run_stage(workspace, TRAIN, config)
+    evaluated(config)
+    pages = json.loads(workspace.read_file(f"{workspace.folder('evaluate')}/report.json"))["pages"]
+    assert pages["best possible"]["expected_ctr"] == max(page["expected_ctr"] for page in pages.values())
+    for page in pages.values():
+        if known:
+            assert page["expected_watch_s"] == pytest.approx(2 * page["expected_ctr"])
+            assert page["expected_likes"] == pytest.approx(page["expected_ctr"] / 2)
+        else:
+            assert not {"expected_watch_s", "expected_likes"} & page.keys()

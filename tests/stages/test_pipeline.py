@@ -74,6 +74,9 @@ def test_the_report_compares_with_popularity_and_with_the_best_possible(config: 
     assert report["clicks"]["best possible"]["auc"] == max(metrics["auc"] for metrics in report["clicks"].values())
     true_ctr = {name: metrics["expected_ctr"] for name, metrics in report["pages"].items()}
     assert true_ctr["best possible"] == max(true_ctr.values())
+    for metrics in report["pages"].values():
+        assert 0 < metrics["expected_likes"] < metrics["expected_ctr"] < 1
+        assert metrics["expected_ctr"] < metrics["expected_watch_s"] < 5.9 * metrics["expected_ctr"]  # the longest clip's seconds
     predictions = workspace.read("predictions")
     assert set(predictions["model"].to_pylist()) == {"with topics", "without topics", CLICK_RATE, "best possible"}
     assert predictions.num_rows == report["impressions"] * 4

@@ -13,7 +13,7 @@ from rayrec.data.context import DAY_MS
 from rayrec.stages.replay import STAGE as REPLAY
 from rayrec.workspace.stage import Stage, StageRun, run_stage
 from rayrec.workspace.versions import Workspace
-from tests.training.small_log import catalog, interactions
+from tests.training.small_log import GOALS, catalog, interactions, with_labels
 
 ARMS: dict[str, Any] = {"fm": {"ranker.model": "fm"}, "wild": {"ranker.model": "deepfm", "training.learning_rate": 1e30}}
 SETTINGS = {
@@ -27,7 +27,8 @@ def ingest(run: StageRun) -> None:
     """A log of three days."""
     log = interactions(1500)
     run.write("catalog", catalog())
-    run.write("interactions", log.set_column(2, "shown_at", pa.array(20_000 * DAY_MS + np.arange(1500) * (DAY_MS // 500))))
+    log = log.set_column(2, "shown_at", pa.array(20_000 * DAY_MS + np.arange(1500) * (DAY_MS // 500)))
+    run.write("interactions", with_labels(log))
     run.count(1500, 1500)
 
 
@@ -69,6 +70,21 @@ def test_arms_are_replayed_and_shown(config: Config) -> None:
     more = config.replay.model_copy(update={"arms": {"lr": {"ranker.model": "lr"}, **ARMS}, "concurrent": 1})
     again, _ = replayed(config.model_copy(update={"replay": more}))
     assert again[2:4] == runs[:2]
+
+
+def test_a_ranker_with_goals_is_replayed_and_judged_by_its_clicks(config: Config) -> None:
+    """The click alone, named as a goal, is learned from the same labels as without goals."""
+    arms = {
+        "goals": {"ranker.model": "deepfm", "ranker.goals": GOALS},
+        "click": {"ranker.model": "lr", "ranker.goals.click": "clicked"},
+    }
+    arms["plain"] = {"ranker.model": "lr"}
+    replay = config.replay.model_copy(update={"arms": arms, "seeds": [1]})
+    training = config.training.model_copy(update={"epochs": 5, "learning_rate": 0.02})
+    runs, _ = replayed(config.model_copy(update={"replay": replay, "training": training}))
+    found = {run["arm"]: [day["auc"] for day in run["days"]] for run in runs}
+    assert all(auc > 0.6 for auc in found["goals"])
+    assert found["click"] == pytest.approx(found["plain"], abs=1e-3)
 
 
 def test_what_cannot_be_replayed_is_refused_at_once(config: Config) -> None:

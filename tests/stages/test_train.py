@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 import pytest
 from safetensors.numpy import load_file
 
-from rayrec.config import Config, ConfigError, load
+from rayrec.config import Config, ConfigError, Ranker, load
 from rayrec.data.errors import DataError
 from rayrec.errors import RayrecError
 from rayrec.ranking.warm_start import WarmStart
@@ -20,7 +20,7 @@ from rayrec.training.progress import PROGRESS, ProgressFile
 from rayrec.training.trainer import DivergedError
 from rayrec.workspace.stage import Stage, run_stage
 from rayrec.workspace.versions import Workspace, WorkspaceError
-from tests.training.small_log import START, ingest
+from tests.training.small_log import GOALS, START, ingest
 
 SETTINGS = ["ranker.embedding_size=4", "ranker.hidden=[8]", "ranker.dropout=0", "ranker.id_dropout=0", "training.batch_size=64"]
 
@@ -68,6 +68,21 @@ def test_two_workers_of_which_one_is_killed_end_as_one_alone(config: Config, ray
         assert one.metrics["validation_auc"] == pytest.approx(other.metrics["validation_auc"], abs=2e-3)
         assert one.loss == pytest.approx(other.loss, abs=1e-4)
     assert not list(together.glob("checkpoint*"))
+
+
+def test_two_workers_learn_several_goals_as_one_alone(tmp_path: Path, ray_cluster: str) -> None:
+    config = load(None, [f"workspace={tmp_path}", *SETTINGS])
+    config = config.model_copy(update={"ranker": Ranker.model_validate(config.ranker.model_dump() | {"goals": GOALS})})
+    run_stage(Workspace(config.workspace), ingest(3000, labels=True), config)
+    alone, together = (trained(config, epochs=2, workers=workers) for workers in (1, 2))
+    weights = load_file(together / "weights.safetensors")
+    for name, values in load_file(alone / "weights.safetensors").items():
+        np.testing.assert_allclose(weights[name], values, atol=1e-3, err_msg=name)
+    runs = [ProgressFile(pafs.LocalFileSystem(), str(folder / PROGRESS)).read().epochs for folder in (alone, together)]
+    for one, other in zip(*runs, strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=1e-4)
+        assert {name: pytest.approx(value, abs=2e-3) for name, value in one.metrics.items()} == other.metrics
+    assert {"validation_like_auc", "validation_watch_xauc"} < runs[0][0].metrics.keys()
 
 
 def publish_without_a_bundle(config: Config) -> None:

@@ -9,10 +9,11 @@ import pytest
 from rayrec.config import Config, ConfigError, load, with_values
 from rayrec.errors import RayrecError
 from rayrec.stages import tune
+from rayrec.stages.pipeline import load_stage, run_stages
 from rayrec.stages.tune import STAGE as TUNE
 from rayrec.workspace.stage import run_stage
 from rayrec.workspace.versions import Workspace
-from tests.training.small_log import ingest
+from tests.training.small_log import GOALS, ingest
 
 YAML = """
 seed: 3 # with which the first trial that Optuna proposes is good and the second is bad
@@ -72,6 +73,30 @@ def test_a_killed_search_continues_and_a_failed_trial_is_a_row(
         [*pictures, "best.yaml", "manifest.json", "trials.csv", "trials.json"]
     )
     assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
+
+
+def test_goals_are_searched_like_other_settings(config: Config, ray_cluster: str) -> None:
+    """Which goals there are, and their weights; the best config has them in their order, and trains."""
+    workspace = Workspace(config.workspace)
+    space = {
+        "ranker.goals": [GOALS, {name: GOALS[name] for name in ("like", "click")}],
+        "ranker.goal_network.kind": ["mmoe", "ple"],
+        "ranker.goals.like.weight": {"low": 0.5, "high": 2.0},
+    }
+    config = with_values(config, {"ranker.model": "deepfm", "training.epochs": 1, "tuning.space": space})
+    run_stage(workspace, ingest(1500, labels=True), config)
+    run_stage(workspace, TUNE, config)
+    folder = Path(workspace.folder("tune"))
+    trials = json.loads((folder / "trials.json").read_text())
+    assert [trial["status"] for trial in trials] == ["finished"] * 2
+    best = load(folder / "best.yaml")
+    values = trials[0]["values"]
+    assert list(best.ranker.goals) == list(values["ranker.goals"])
+    assert best.ranker.goals["like"].weight == values["ranker.goals.like.weight"]
+    assert best.ranker.goal_network.kind == values["ranker.goal_network.kind"]
+    run_stages([load_stage("train")], best)
+    (epoch,) = json.loads((Path(workspace.folder("train")) / "ranker" / "progress.json").read_text())["epochs"]
+    assert epoch["metrics"]["validation_auc"] == pytest.approx(trials[0]["summary"]["auc"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

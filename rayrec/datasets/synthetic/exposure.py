@@ -49,6 +49,7 @@ class Log:
     at_ms: np.ndarray  # since the log's first midnight
     clicked: np.ndarray
     watch_s: np.ndarray
+    affinity: np.ndarray
     probability: np.ndarray
 
 
@@ -64,7 +65,7 @@ def visits(users: int, requests: int, videos: int, days: int, rng: np.random.Gen
 def browse(stock: Stock, tastes: Tastes, user: np.ndarray, at_ms: np.ndarray, rng: np.random.Generator) -> Log:
     """Show a page for every request, in time order, and let the users choose."""
     policy = Policy(stock, len(tastes.weight))
-    pages, probabilities, clicks, watched = [], [], [], []
+    pages, affinities, probabilities, clicks, watched = [], [], [], [], []
     for who, now in zip(user, at_ms, strict=True):
         page = policy.page(int(who), int(now), rng)
         affinity = tastes.affinity(int(who), int(now // DAY_MS), stock.shown[page])
@@ -73,6 +74,7 @@ def browse(stock: Stock, tastes: Tastes, user: np.ndarray, at_ms: np.ndarray, rn
         watch_s = watch_seconds(affinity, stock.duration_s[page], rng.normal(size=len(page)))
         policy.observe(int(who), page, clicked)
         pages.append(page)
+        affinities.append(affinity)
         probabilities.append(probability)
         clicks.append(clicked)
         watched.append(np.where(clicked, watch_s, 0))
@@ -84,6 +86,7 @@ def browse(stock: Stock, tastes: Tastes, user: np.ndarray, at_ms: np.ndarray, rn
         at_ms=np.repeat(at_ms, sizes),
         clicked=np.concatenate(clicks),
         watch_s=np.concatenate(watched),
+        affinity=np.concatenate(affinities),
         probability=np.concatenate(probabilities),
     )
 

@@ -4,7 +4,7 @@ A video has one main topic, which its classes name. In each modality a share of 
 words show another topic. The choice model is in `choice.py`, the logging policy in `exposure.py`.
 
 Users have two side columns: `age_group` is weakly related to some primary classes, and `region` to nothing. The `truth_*` tables
-hold what no real data set offers: the topics, and the probability of every click.
+hold what no real data set offers: the topics, the probability of every click, and what people would have made of every video.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,16 @@ import pyarrow as pa
 
 from rayrec import tables
 from rayrec.config import SimulatedData
-from rayrec.datasets.synthetic.choice import MODALITIES, QUALITY_SD, Tastes, click_probability, make_tastes
+from rayrec.datasets.synthetic.choice import (
+    LIKES_SD,
+    MODALITIES,
+    QUALITY_SD,
+    Tastes,
+    click_probability,
+    expected_watch_seconds,
+    like_probability,
+    make_tastes,
+)
 from rayrec.datasets.synthetic.exposure import DAY_MS, PAGE, Log, Stock, browse, visits
 from rayrec.datasets.synthetic.media import Clip
 
@@ -97,11 +106,12 @@ def with_people(
     feed_random = random_of(seed, 3)
     user, at_ms = visits(settings.users, settings.requests, settings.videos, settings.days, feed_random)
     log = browse(videos.stock, tastes, user, at_ms, feed_random)
+    likes, liked = _likes(log, videos.stock, settings.users, random_of(seed, 9))
     return World(
         catalog=_catalog(videos, described),
-        interactions=_interactions(log, settings),
+        interactions=_interactions(log, liked, settings),
         users=_users(groups, random_of(seed, 6)),
-        truth=_truth(videos, tastes, log, settings),
+        truth=_truth(videos, tastes, likes, log, settings),
         clips=clips,
         tastes=tastes,
     )
@@ -155,7 +165,17 @@ def _make_users(settings: SimulatedData, taxonomy: Taxonomy, rng: np.random.Gene
     return groups, make_tastes(appeal[groups], taxonomy.secondary, settings.days, rng)
 
 
-def _interactions(log: Log, settings: SimulatedData) -> pa.Table:
+def _likes(log: Log, stock: Stock, users: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """How freely each user gives likes, [users], and which impressions were liked.
+
+    They are drawn apart from the feed, which no like changes.
+    """
+    likes = rng.normal(0, LIKES_SD, users)
+    probability = like_probability(log.affinity, stock.quality[log.video], likes[log.user])
+    return likes, log.clicked & (rng.uniform(size=len(probability)) < probability)
+
+
+def _interactions(log: Log, liked: np.ndarray, settings: SimulatedData) -> pa.Table:
     return tables.from_columns(
         "interactions",
         {
@@ -164,6 +184,7 @@ def _interactions(log: Log, settings: SimulatedData) -> pa.Table:
             "shown_at": START_MS + log.at_ms,
             "clicked": log.clicked,
             "watch_s": log.watch_s.astype(np.float32),
+            "liked": liked,
             "request_id": _ids("r", settings.requests)[log.request],
         },
     )
@@ -180,11 +201,13 @@ def _users(groups: np.ndarray, rng: np.random.Generator) -> pa.Table:
     )
 
 
-def _truth(videos: Videos, tastes: Tastes, log: Log, settings: SimulatedData) -> dict[str, pa.Table]:
+def _truth(videos: Videos, tastes: Tastes, likes: np.ndarray, log: Log, settings: SimulatedData) -> dict[str, pa.Table]:
     last_day = settings.days - 1
     present = np.unique(log.user[log.at_ms // DAY_MS == last_day])
-    affinity = tastes.affinity(present, last_day, videos.stock.shown)
-    preferences = click_probability(affinity, videos.stock.quality, 0)
+    stock, affinity = videos.stock, tastes.affinity(present, last_day, videos.stock.shown)
+    preferences = click_probability(affinity, stock.quality, 0)
+    seconds = preferences * expected_watch_seconds(affinity, stock.duration_s)
+    liked = preferences * like_probability(affinity, stock.quality, likes[present, None])
     user_ids, video_ids = _ids("u", settings.users), videos.ids
     columns: dict[str, dict[str, object]] = {
         "truth_topics": {"video_id": video_ids, "topic": videos.topic.astype(np.int32)},
@@ -197,6 +220,8 @@ def _truth(videos: Videos, tastes: Tastes, log: Log, settings: SimulatedData) ->
             "user_id": np.repeat(user_ids[present], len(video_ids)),
             "video_id": np.tile(video_ids, len(present)),
             "click_probability": preferences.ravel().astype(np.float32),
+            "watch_s": seconds.ravel().astype(np.float32),
+            "like_probability": liked.ravel().astype(np.float32),
         },
     }
     return {name: tables.from_columns(name, table) for name, table in columns.items()}

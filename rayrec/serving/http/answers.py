@@ -34,8 +34,8 @@ def video(recommender: Recommender, item: int) -> Video:
     return Video(**_video_fields(recommender, [item])[0])
 
 
-def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[str, str], debug: bool) -> bytes:
-    """Returns a `RecommendAnswer` as JSON."""
+def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[str, str], debug: bool, trusted: bool) -> bytes:
+    """Returns a `RecommendAnswer` as JSON. What was predicted of each goal is for `trusted` callers alone."""
     words, videos = recommender.bundle.words, _video_fields(recommender, found.items.tolist())
     steps = [{"step": step.name, "milliseconds": round(step.milliseconds, 3), "count": step.count} for step in found.trace.steps]
     if found.feedback is not None:
@@ -45,6 +45,11 @@ def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[s
             for each in reasons
         ]
         videos = [fields | more for fields, more in zip(videos, moved, strict=True)]
+    used = _used(found)
+    if debug and trusted and found.goals is not None:
+        names, rows = recommender.bundle.info.goals, np.round(found.goals.astype(float), 6).tolist()
+        videos = [fields | {"goals": dict(zip(names, row, strict=True))} for fields, row in zip(videos, rows, strict=True)]
+        used["formula"] = names[0] if found.formula is None else str(found.formula)
     answer = {
         "request_id": found.request_id,
         "arm": arm,
@@ -57,7 +62,7 @@ def page(recommender: Recommender, found: Page, arm: str, experiments: Mapping[s
             )
         ],
         "logged": found.logged,
-        "debug": {"steps": steps, "propensities": found.propensities(), **_used(found)} if debug else None,
+        "debug": {"steps": steps, "propensities": found.propensities(), **used} if debug else None,
     }
     return to_json(answer)
 

@@ -81,7 +81,11 @@ class RecommendRequest(Request):
         description="a formula of the ranker's goals by which this page is ordered, such as `click * finish^0.5`, instead of "
         "`selection.score`; for keys in `serving.trusted_keys` alone",
     )
-    debug: bool = Field(False, description="also report the time of each step and the number of candidates that it left")
+    debug: bool = Field(
+        False,
+        description="also report the time of each step, the number of candidates that it left and, to keys in "
+        "`serving.trusted_keys`, what the ranker predicts of each of its goals",
+    )
 
 
 class EventIn(Request):

@@ -242,7 +242,8 @@ class RecommendedVideo(Video):
 
     score: float = Field(
         description="how likely a click is, as the ranker learned it. It is a click probability only if the log has impressions "
-        "that were not clicked and training drew no further negatives; otherwise, and without a ranker, it only orders the videos"
+        "that were not clicked and training drew no further negatives; otherwise, and without a ranker, it only orders the videos. "
+        "From a ranker with several goals, it is what the formula makes of them"
     )
     why: str = Field(
         description="why the video is in the page: its topic, or `popular`, `new`, `similar` or `taste`; or `again`: the user has "
@@ -251,6 +252,11 @@ class RecommendedVideo(Video):
     topic: int | None = None
     feedback: Moved | None = Field(
         default=None, description="what the user said that moved this video up or down; `score` does not contain it"
+    )
+    goals: dict[str, float] | None = Field(
+        default=None,
+        description="with `debug`, for keys in `serving.trusted_keys`: what a ranker with several goals predicts, each a "
+        "probability or an expected number, such as seconds",
     )
 
 
@@ -272,6 +278,9 @@ class Debug(BaseModel):
         "drawn for the places before it: 1 where nothing was drawn; null if no place of the page could explore",
     )
     feedback: FeedbackUsed | None = Field(default=None, description="what the user's feedback did; absent where there is none")
+    formula: str | None = Field(
+        default=None, description="what made each `score` of the video's `goals`; absent where the answer has no `goals`"
+    )
 
 
 class RecommendAnswer(BaseModel):

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from rayrec.datasets.synthetic.choice import BIAS, DISCOUNT, SLOPE, Tastes, click_probability, make_tastes, watch_seconds
+from rayrec.datasets.synthetic.choice import (
+    BIAS,
+    DISCOUNT,
+    SLOPE,
+    Tastes,
+    click_probability,
+    expected_watch_seconds,
+    like_probability,
+    make_tastes,
+    watch_seconds,
+)
 
 
 def test_the_formula_of_the_docstring() -> None:
@@ -24,6 +34,18 @@ def test_watch_time_grows_with_affinity_and_stays_below_the_duration() -> None:
     assert (watched > 0).all()
     assert (watched < 5).all()
     assert watch_seconds(np.zeros(1), np.array([3.0]), noise[:1]) / 3 > watch_seconds(np.zeros(1), np.array([6.0]), noise[:1]) / 6
+
+
+def test_the_expected_seconds_are_the_mean_over_the_noise() -> None:
+    affinity, duration = np.array([-0.5, 0.3, 2.0]), np.array([3.1, 4.5, 5.9])
+    noise = np.random.default_rng(0).normal(size=(200_000, 1))
+    assert expected_watch_seconds(affinity, duration) == pytest.approx(watch_seconds(affinity, duration, noise).mean(0), rel=2e-3)
+
+
+def test_taste_quality_and_generosity_raise_likes() -> None:
+    affinity, quality, likes = np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.5, 0.0]), np.array([0.0, 0.0, 0.0, 1.0])
+    chance = like_probability(affinity, quality, likes)
+    assert np.log(chance / (1 - chance)) == pytest.approx([-2.6, -2.6 + 1.2, -2.6 + 1.5 * 0.5, -2.6 + 1])
 
 
 def test_tastes_are_sparse_and_drift() -> None:

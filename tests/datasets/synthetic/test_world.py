@@ -1,11 +1,14 @@
 """The default world's tables against what they promise; its clips are in test_media.py."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from rayrec.config import WorldData
+from rayrec.datasets.synthetic import simulation
 from rayrec.datasets.synthetic.exposure import DAY_MS
 from rayrec.datasets.synthetic.simulation import START_MS, World
 from rayrec.datasets.synthetic.world import make
@@ -88,6 +91,32 @@ def test_clicks_follow_the_true_probabilities(log: pd.DataFrame) -> None:
     assert np.corrcoef(clicked.watch_s / clicked.duration_s, clicked.probability)[0, 1] > 0.3
 
 
+def test_a_few_in_a_hundred_are_liked_of_what_is_clicked(log: pd.DataFrame) -> None:
+    assert 0.02 < log.liked.mean() < 0.05
+    assert not log.liked[~log.clicked].any()
+    clicked = log[log.clicked].assign(quick=lambda rows: rows.probability.rank(pct=True) > 0.5)
+    assert clicked[clicked.quick].liked.mean() > 1.3 * clicked[~clicked.quick].liked.mean()  # taste
+    by_user = clicked.groupby("user_id").liked.agg(["mean", "size"])
+    often = by_user[by_user["size"] >= 20]["mean"]
+    assert often.std() > 1.4 * np.sqrt(often.mean() * (1 - often.mean()) / by_user[by_user["size"] >= 20]["size"].mean())
+
+
+def test_likes_change_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The feed is what it was before there were likes, and what it is if everybody likes all that they click."""
+    clicked = world.interactions["clicked"].to_numpy(zero_copy_only=False)
+    assert clicked.sum() == 12_325
+    assert hashlib.sha256(np.packbits(clicked).tobytes()).hexdigest()[:16] == "f15a0b071d1b0ab4"
+    assert world.interactions["watch_s"].to_numpy().sum() == pytest.approx(40_029.74, abs=0.1)
+    monkeypatch.setattr(simulation, "like_probability", lambda affinity, quality, likes: np.ones(np.shape(affinity)))
+    other = make(WorldData(), seed=7)
+    assert other.interactions["liked"].equals(world.interactions["clicked"])
+    assert other.interactions.drop_columns("liked").equals(world.interactions.drop_columns("liked"))
+    assert other.catalog.equals(world.catalog)
+    assert other.users.equals(world.users)
+    same = ["user_id", "video_id", "click_probability", "watch_s"]
+    assert other.truth["truth_preferences"].select(same).equals(world.truth["truth_preferences"].select(same))
+
+
 def test_who_watches_matters_more_than_what_is_famous(log: pd.DataFrame) -> None:
     best = roc_auc_score(log.clicked, log.probability)
     fame = log.groupby("video_id").clicked.transform("mean")  # told from the very clicks that it is to guess: flattered
@@ -131,3 +160,7 @@ def test_true_preferences_of_everyone_who_came_on_the_last_day(world: World, log
     first = merged[position == 0]
     assert first.click_probability.to_numpy() == pytest.approx(first.probability.to_numpy(), rel=1e-5)
     assert (merged.click_probability[position > 0] > merged.probability[position > 0]).all()
+    # What was watched and liked first on pages is what was to be expected there, by up to four deviations of the mean.
+    for did, expected in ((first.watch_s_x, first.watch_s_y), (first.liked, first.like_probability)):
+        assert abs(did.mean() - expected.mean()) < 4 * (did - expected).std() / np.sqrt(len(first))
+    assert (merged.like_probability < merged.click_probability).all()

@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 import yaml
 
-from rayrec.config import Config, ConfigError, dump
+from rayrec.config import Config, ConfigError, Ranker, dump
+from rayrec.data.loading import RANKER
+from rayrec.ranking.scorer import Scorer
 from rayrec.serving.bundle import BundleError, locate
 from rayrec.serving.cluster import connection, processes
 from rayrec.serving.cluster import service as cluster
@@ -29,7 +33,7 @@ from rayrec.workspace.versions import Workspace, WorkspaceError
 from tests.serving.cluster.broken_bundles import inverted, lose, publish, spoil
 from tests.serving.cluster.trials import SHARE, People, Trial, is_canary, people_needed, readers
 from tests.serving.music_world import build_music_world
-from tests.serving.small_world import publish_catalog_of, publish_without_log
+from tests.serving.small_world import TRAIN, publish_catalog_of, publish_without_log
 from tests.serving.sockets import listening
 
 ROOT = Path(__file__).parents[3]
@@ -339,6 +343,27 @@ def test_a_bundle_without_a_ranker_is_served_and_followed_by_one_with(service: h
     assert all(0 < video["score"] < 1 for video in videos)
     assert videos[0]["score"] - videos[1]["score"] != pytest.approx(0.025, abs=1e-6)
     assert service.get("/v1/users/early").json()["clicks"] == 1  # what was learned meanwhile is not lost
+
+
+def test_a_ranker_with_several_goals_is_served_and_says_what_it_predicts(service: httpx.Client, config: Config) -> None:
+    goals = {"click": "clicked", "odds": {"label": "clicked", "loss": "weighted_logistic"}}
+    ranker = Ranker.model_validate(config.ranker.model_dump() | {"goals": goals})
+    config, workspace = config.model_copy(update={"ranker": ranker}), Workspace(config.workspace)
+    for stage in (TRAIN, PUBLISH):
+        run_stage(workspace, stage, config)
+    cluster.serve(config)
+    scorer = Scorer.load(workspace.fs, f"{workspace.folder('train')}/{RANKER}")
+    for formula, powers in ((None, (1, 0)), ("click * odds^0.5", (1, 0.5))):
+        answer = service.post("/v1/recommend", json={"user_id": "goals", "score": formula, "debug": True}).json()
+        assert answer["debug"]["formula"] == (formula or "click")
+        items = scorer.items.rows_of(pa.array([video["video_id"] for video in answer["videos"]]))
+        past = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        offline = scorer.score(["goals"], *past, np.array([0]), items[None].astype(np.int32))[0]
+        served = np.array([list(video["goals"].values()) for video in answer["videos"]])
+        np.testing.assert_allclose(served, offline, atol=1e-5)
+        scores = [video["score"] for video in answer["videos"]]
+        np.testing.assert_allclose(scores, (served**powers).prod(1), atol=1e-5)
+        assert scores == sorted(scores, reverse=True)
 
 
 def test_stop_ends_all_of_it_and_nothing_else(service: httpx.Client, config: Config) -> None:

@@ -40,8 +40,9 @@ def create_router(backend: Backend) -> APIRouter:
             raise HTTPException(422, f"k: a page holds at most {max_k} videos (serving.max_k), not {request.k}")
         experiments = backend.experiments
         assigned = experiments.of(request.user_id, now_ms())
-        if request.score is not None:
-            _refuse_untrusted(http, backend)
+        trusted = _is_trusted(http, backend)
+        if request.score is not None and not trusted:
+            raise HTTPException(403, "score: only keys in serving.trusted_keys may bring a formula of their own; leave it out")
 
         async def make(arm: str, recommender: Recommender) -> Page:
             return await recommender.recommend(
@@ -58,7 +59,7 @@ def create_router(backend: Backend) -> APIRouter:
 
         arm, recommender, page = await _answered(backend, request.user_id, make)
         _count(backend.metrics, page, arm)
-        return Response(answers.page(recommender, page, arm, assigned, request.debug), media_type="application/json")
+        return Response(answers.page(recommender, page, arm, assigned, request.debug, trusted), media_type="application/json")
 
     return router
 
@@ -95,11 +96,10 @@ async def _answered(
     return arm, recommender, page
 
 
-def _refuse_untrusted(http: Request, backend: Backend) -> None:
-    """Raises a 403 for a key that may bring no formula. Without API keys, whoever may ask is this machine, which is trusted."""
+def _is_trusted(http: Request, backend: Backend) -> bool:
+    """Whether the caller may bring a formula and see the values of goals. Without API keys, the caller is this machine."""
     caller = http.scope.get(CALLER)
-    if caller is not None and caller not in backend.serving.trusted_keys:
-        raise HTTPException(403, "score: only keys in serving.trusted_keys may bring a formula of their own; leave it out")
+    return caller is None or caller in backend.serving.trusted_keys
 
 
 def _formula(text: str, recommender: Recommender) -> Formula:
