@@ -16,9 +16,9 @@ demo: install
 stop:
 	@.venv/bin/rayrec stop configs/demo.yaml
 
-# Two processes share the files of tests.
+# Two processes share the files of tests, in the order of tests/conftest.py.
 test: install
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --durations=10
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 lint: install
 	.venv/bin/ruff check

@@ -1,16 +1,18 @@
 """How fast, and how far, a feed obeys: the share of a topic and of an author on the page after one event, and how long that takes.
 
     rayrec run configs/demo.yaml --no-serve
-    python benchmarks/obedience.py [CONFIG] [--users N] [--k K] [--browsing PAGES]
+    python benchmarks/obedience.py [CONFIG] [--users N] [--k K]
+    python benchmarks/obedience.py [CONFIG] [--users N] [--k K] --browsing PAGES [--seeds SEED ...] [--also "KEY=VALUE ..."] ...
 
 The published bundle and its ranker answer over HTTP, in one process without Ray, from a SQLite file on disk. Each user asks for a
 page, sends one event about its first video, waits for the acknowledgement and asks for the next page. Users and first pages are the
 same for all kinds of events; `nothing` sends none, and shows what the next page would have been. The shares are those of the
 video's nearest topic and of its author.
 
-With `--browsing`, people of a synthetic world look at so many pages instead: they click with their true probabilities, like a third
-of what they click and skip half of the rest. It shows the mean true click probability of the pages with and without
-`recall.feedback`, for the same people with the same luck.
+With `--browsing`, people of a synthetic world look at so many pages instead, five in each visit and a visit a day: they click with
+their true probabilities, like a third of what they click, skip half of the rest, and say of one in twenty of it that it is not for
+them. It shows the mean true click probability of the pages without `recall.feedback`, with it, and with each `--also`, which are
+overrides of the config. In all of these, the same people have the same luck. A seed draws the luck, and the people out of more.
 """
 
 import argparse
@@ -30,17 +32,20 @@ from figures import show
 
 from rayrec.config import Config, load
 from rayrec.ranking.scorer import Scorer
+from rayrec.serving import recommender as recommender_module
 from rayrec.serving.bundle import Bundle, load_scorer, locate
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.auth import Keys
 from rayrec.serving.metrics import LocalMetrics
+from rayrec.serving.pages import Page
 from rayrec.serving.recommender import Rank, Recommender, UserState
 from rayrec.serving.rollout.arms import Arms
 from rayrec.serving.state.sqlite import SqliteStore
-from rayrec.serving.state.store import Event
+from rayrec.serving.state.store import DAY, MINUTE, Event
 from rayrec.workspace.versions import Workspace
 
 NOTHING = "nothing"
+PAGES_A_VISIT = 5
 KINDS = (NOTHING, "less_topic", "less_author", "block_author", "not_interested", "skip", "like")
 
 
@@ -97,47 +102,67 @@ def measured(client: httpx.Client, users: list[str], kind: str, k: int) -> list[
     return found
 
 
-def browsed(
-    bundle: Bundle, rank: Rank, config: Config, truth: dict[tuple[str, str], float], users: list[str], pages: int, k: int
-) -> list[list[float]]:
-    """The mean true click probability of each page of each user, who like and skip what they see."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStore(Path(folder) / "events.db")
-        recommender = Recommender(bundle, store, rank, config.recall, config.selection, config.seed)
-        for number, user in enumerate(users):
-            luck = np.random.default_rng([config.seed, number]).random((2, len(bundle.item_ids)))
-            means = []
-            for _ in range(pages):
-                page = asyncio.run(recommender.recommend(user, k, []))
-                ids = recommender.items.ids(page.items)
-                chances = [truth[user, video_id] for video_id in ids]
-                means.append(float(np.mean(chances)))
-                for video_id, chance, (first, second) in zip(ids, chances, luck[:, page.items].T, strict=True):
-                    clicked = bool(first < chance)
-                    kinds = ["click"] * clicked + (["like"] * int(second < 1 / 3) if clicked else ["skip"] * int(second < 1 / 2))
-                    at = page.at + 1
-                    store.add_events([Event(f"{kind} {video_id}", user, video_id, kind, at) for kind in kinds])  # type: ignore[arg-type]
-            found.append(means)
-        store.close()
-    return found
+class Browsing:
+    """People of a synthetic world who look at pages. `truth` has the click probability of each of them [people, items]."""
+
+    def __init__(self, bundle: Bundle, rank: Rank, workspace: Workspace) -> None:
+        self.bundle, self.rank = bundle, rank
+        columns = workspace.read("truth_preferences").to_pydict()
+        self.people = sorted(set(columns["user_id"]))
+        self.truth = np.full((len(self.people), len(bundle.item_ids)), np.nan)
+        row_of, item_of = ({each: number for number, each in enumerate(ids)} for ids in (self.people, bundle.item_ids))
+        rows, items = [row_of[each] for each in columns["user_id"]], [item_of[each] for each in columns["video_id"]]
+        self.truth[rows, items] = columns["click_probability"]
+
+    async def pages(self, config: Config, seed: int, users: int, pages: int, k: int) -> np.ndarray:
+        """The mean true click probability of each page of each person, [people, pages]; NaN for those who are not drawn."""
+        found = np.full((len(self.people), pages), np.nan)
+        with tempfile.TemporaryDirectory() as folder:
+            store = SqliteStore(Path(folder) / "events.db")
+            recommender = Recommender(self.bundle, store, self.rank, config.recall, config.selection, seed)
+            for person in np.random.default_rng([seed, 0]).permutation(len(self.people))[:users].tolist():
+                fate = np.random.default_rng([seed, 1, person]).random((2, len(self.bundle.item_ids)))
+                for number in range(pages):
+                    now = self.bundle.info.log_until + number // PAGES_A_VISIT * DAY + number % PAGES_A_VISIT * MINUTE
+                    recommender_module.now_ms = lambda now=now: now  # type: ignore[misc]
+                    page = await recommender.recommend(self.people[person], k, [])
+                    found[person, number] = self.truth[person, page.items].mean()
+                    store.add_events(self.events(person, page, recommender.items.ids(page.items), fate))
+            store.close()
+        return found
+
+    def events(self, person: int, page: Page, ids: list[str], fate: np.ndarray) -> list[Event]:
+        """What a person does with a page of these videos. `fate` [2, items] is uniform."""
+        events = []
+        for item, video_id in zip(page.items.tolist(), ids, strict=True):
+            first, second = fate[:, item]
+            if first < self.truth[person, item]:
+                kinds = ["click", *(["like"] if second < 1 / 3 else [])]
+            else:
+                kinds = ["skip"] if second < 1 / 2 else ["not_interested"] if second < 1 / 2 + 1 / 20 else []
+            user, at = self.people[person], page.at + 1000
+            events += [Event(f"{kind} {video_id}", user, video_id, kind, at) for kind in kinds]  # type: ignore[arg-type]
+        return events
 
 
-def compare_browsing(bundle: Bundle, rank: Rank, config: Config, workspace: Workspace, users: int, pages: int, k: int) -> None:
-    """Prints the true click probabilities of pages with feedback and without."""
-    columns = workspace.read("truth_preferences").to_pydict()
-    truth = dict(zip(zip(columns["user_id"], columns["video_id"], strict=True), columns["click_probability"], strict=True))
-    people = sorted(set(columns["user_id"]))[:users]
-    without = config.model_copy(update={"recall": config.recall.model_copy(update={"feedback": None})})
-    arms = {"recall.feedback: null": without, "recall.feedback": config}
-    means = {name: np.array(browsed(bundle, rank, its, truth, people, pages, k)) for name, its in arms.items()}
-    gains = (means["recall.feedback"] - means["recall.feedback: null"])[:, 1:].mean(axis=1)
-    rows = [
-        {"pages": name, "true CTR, first page": float(found[:, 0].mean()), "true CTR, later pages": float(found[:, 1:].mean())}
-        for name, found in means.items()
-    ]
-    error = float(gains.std(ddof=1) / len(gains) ** 0.5)
-    show("browsing", rows, users=len(people), pages=pages, k=k, gain=round(float(gains.mean()), 5), standard_error=round(error, 5))
+def compare_browsing(browsing: Browsing, arms: dict[str, Config], seeds: list[int], users: int, pages: int, k: int) -> None:
+    """Prints the true click probabilities of the pages of each arm, and by how much they are above those of the first one."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in arms}
+    for seed in seeds:
+        for name, config in arms.items():
+            found[name].append(asyncio.run(browsing.pages(config, seed, users, pages, k)))
+    base, rows = np.stack(next(iter(found.values()))), []
+    for name, its in found.items():
+        means = np.stack(its)
+        gains = (means - base)[:, :, 1:].mean(axis=2)  # [seeds, people]
+        drawn = ~np.isnan(gains)
+        of_person = np.nansum(gains, axis=0)[drawn.any(axis=0)] / drawn.sum(axis=0)[drawn.any(axis=0)]
+        rows.append(
+            {"pages": name, "first page": float(np.nanmean(means[:, :, 0])), "later pages": float(np.nanmean(means[:, :, 1:]))}
+            | {"gain": float(of_person.mean()), "standard error": float(of_person.std(ddof=1) / len(of_person) ** 0.5)}
+            | {f"seed {seed}": float(np.nanmean(gain)) for seed, gain in zip(seeds, gains, strict=True)}
+        )
+    show("browsing", rows, users=min(users, base.shape[1]), pages=pages, k=k)
 
 
 def asked(client: httpx.Client, user: str, k: int) -> tuple[list[dict[str, Any]], float]:
@@ -153,23 +178,33 @@ def share(hits: list[bool]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="?", type=Path, default=Path("configs/demo.yaml"))
-    parser.add_argument("--users", type=int, default=200, help="those with the most clicks in the log")
+    parser.add_argument("--users", type=int, default=200, help="those with the most clicks in the log, or people of the world")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--browsing", type=int, metavar="PAGES", help="how many pages people of the world look at")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--also", action="append", default=[], metavar="OVERRIDES", help="one more kind of pages to browse")
     asked_for = parser.parse_args()
     config = load(asked_for.config, [])
     workspace = Workspace(config.workspace)
     version, folder = locate(workspace, None)
     bundle, scorer = Bundle.load(workspace.fs, folder, version), load_scorer(workspace.fs, folder)
-    if asked_for.browsing:
-        compare_browsing(bundle, rank_with(scorer), config, workspace, asked_for.users, asked_for.browsing, asked_for.k)
+    rank = rank_with(scorer)
+    if not asked_for.browsing:
+        obeying(bundle, rank, config, asked_for.users, asked_for.k)
         return
-    users, rank = bundle.users.with_most_clicks(asked_for.users), rank_with(scorer)
+    named = {"recall.feedback=null": "recall.feedback=null", "recall.feedback": ""} | {each: each for each in asked_for.also}
+    arms = {name: load(asked_for.config, overrides.split()) for name, overrides in named.items()}
+    compare_browsing(Browsing(bundle, rank, workspace), arms, asked_for.seeds, asked_for.users, asked_for.browsing, asked_for.k)
+
+
+def obeying(bundle: Bundle, rank: Rank, config: Config, count: int, k: int) -> None:
+    """Prints what one event of each kind does to the next pages of the users with the most clicks."""
+    users = bundle.users.with_most_clicks(count)
     asyncio.run(rank(users[0], UserState(*[np.empty(0, np.int64)] * 3), 0, np.arange(1, 100, dtype=np.int32), {}))  # warms up
     rows, usual = [], {"topic": 0.0, "author": 0.0}
     for kind in KINDS:
         with served(bundle, rank, config) as client:
-            found = measured(client, users, kind, asked_for.k)
+            found = measured(client, users, kind, k)
         mean = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
         usual = usual if kind != NOTHING else {name: mean[f"{name} after"] for name in usual}
         rows.append(
@@ -183,7 +218,7 @@ def main() -> None:
             }
             | {"short pages": int(sum(row["short"] for row in found))}
         )
-    show("obedience", rows, users=len(users), k=asked_for.k, videos=bundle.items.num_rows, topics=bundle.topics.num_rows)
+    show("obedience", rows, users=len(users), k=k, videos=bundle.items.num_rows, topics=bundle.topics.num_rows)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,25 @@ os.environ.setdefault("RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S", "0.1")
 os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
 
 
+# The files that take longest begin first (`--durations` of `make test` names them), so that no process is left with one at the end.
+LONGEST = [
+    "tests/test_several_hosts.py",
+    "tests/serving/cluster/test_service.py",
+    "tests/stages/test_s3.py",
+    "tests/serving/cluster/test_uploads.py",
+    "tests/test_jobs.py",
+    "tests/stages/test_train.py",
+    "tests/serving/cluster/test_bucket.py",
+    "tests/stages/test_topics.py",
+    "tests/stages/test_tune.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))  # all others stay in their order
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """One small local Ray for all tests of this process; its address, for subprocesses that join it."""

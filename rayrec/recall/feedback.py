@@ -5,7 +5,7 @@ effect halves with each half-life. It names a video, so that it holds whatever n
 The ranker knows nothing of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,10 @@ from rayrec.recall.queues import NO_ITEMS, ItemTopics
 BLOCK, UNBLOCK, UNDO, NOT_INTERESTED = "block_author", "unblock_author", "undo", "not_interested"
 DAY_MS = 86_400_000
 MAX_NEAR = 32  # of each kind, so many of the latest videos are compared with the candidates
+SCOPES = ("topic", "author", "near")  # what two videos may have in common
+TOPIC, AUTHOR, NEAR = range(3)
+_KINDS = {name for name, field in FeedbackEffects.model_fields.items() if isinstance(field.default, Effect)}
+_CAN_STAND = (*_KINDS, BLOCK)
 VectorsOf = Callable[[np.ndarray], np.ndarray | None]  # the vectors of items, float32 [n, size]: of length 1, or zeros
 
 
@@ -33,32 +37,44 @@ def standing(said: Iterable[Said], author_of: np.ndarray) -> list[Said]:
 
     `undo` takes back all that was said of its video before, and `unblock_author` every block of its author.
     """
-    of_item: dict[int, dict[str, Said]] = {}
+    kept: dict[tuple[str, int], Said] = {}
     blocks: dict[int, set[int]] = {}  # author -> items
     for each in said:
-        author = int(author_of[each.item])
         if each.kind == UNDO:
-            of_item.pop(each.item, None)
+            for kind in _CAN_STAND:
+                kept.pop((kind, each.item), None)
         elif each.kind == UNBLOCK:
-            for item in blocks.pop(author, set()):
-                of_item.get(item, {}).pop(BLOCK, None)
+            for item in blocks.pop(int(author_of[each.item]), set()):
+                kept.pop((BLOCK, item), None)
         else:
-            of_item.setdefault(each.item, {})[each.kind] = each
+            kept.pop((each.kind, each.item), None)  # so that it comes last
+            kept[each.kind, each.item] = each
             if each.kind == BLOCK:
-                blocks.setdefault(author, set()).add(each.item)
-    return sorted((each for kinds in of_item.values() for each in kinds.values()), key=lambda each: each.at)
+                blocks.setdefault(int(author_of[each.item]), set()).add(each.item)
+    return list(kept.values())
 
 
 @dataclass(frozen=True)
-class _Spoken:
-    """All feedback of one kind that has an effect."""
+class _Sums:
+    """What time has left of all that was said of each topic, or author, by kind."""
 
-    kind: str
-    effect: Effect
-    items: np.ndarray  # int32 [m], oldest first
-    weights: np.ndarray  # float64 [m]: what time has left of each, from 1 down to 0
-    by_topic: tuple[np.ndarray, np.ndarray]  # topics, sorted, and the sum of the weights of each
-    by_author: tuple[np.ndarray, np.ndarray]  # likewise
+    known: np.ndarray  # int32 [s], sorted: the topics or authors of which anything was said
+    sums: np.ndarray  # float64 [K, s], at most `FeedbackEffects.repeats`
+
+    @classmethod
+    def of(cls, names: np.ndarray, kinds: np.ndarray, weights: np.ndarray, count: int, repeats: float) -> "_Sums":
+        """From the topic or author, the kind (of so many) and the weight of each piece of feedback."""
+        known, places = np.unique(names, return_inverse=True)
+        sums = np.bincount(kinds * len(known) + places, weights, minlength=count * len(known))
+        return cls(known, np.minimum(sums, repeats).reshape(count, len(known)))
+
+    def found(self, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the names of which anything was said, and the sums of each of these: float64 [K, places]."""
+        if not len(self.known):
+            return NO_ITEMS, self.sums
+        at = np.searchsorted(self.known, names)
+        places = np.flatnonzero(self.known.take(at, mode="clip") == names)
+        return places, self.sums[:, at[places]]
 
 
 class Reason(NamedTuple):
@@ -71,9 +87,14 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a user said, ready for the items of one bundle. Logarithms are natural ones, of factors of scores."""
+    """What a user said, in K kinds of feedback, ready for the items of one bundle. Logarithms are natural ones, of factors."""
 
-    spoken: Sequence[_Spoken]
+    kinds: list[str]
+    strengths: np.ndarray  # float64 [3, K], by `SCOPES`
+    by_topic: _Sums
+    by_author: _Sums
+    near: np.ndarray  # int32 [m]: the latest items of each kind, with which candidates are compared
+    near_weights: np.ndarray  # float32 [m, K]: what time has left of each, in the column of its kind
     topics: ItemTopics
     author_of: np.ndarray  # int32 [I], 0 for unknown
     vectors_of: VectorsOf
@@ -94,21 +115,36 @@ class Feedback:
 
         Without vectors, the cosine similarity of two videos is that of their sets of topics.
         """
-        if effects is None:
+        names = sorted({each.kind for each in said} & _KINDS) if effects is not None else []
+        if not names or effects is None:
             return None
-        spoken = []
-        for kind in sorted({each.kind for each in said} & set(type(effects).model_fields)):
-            effect, its = getattr(effects, kind), [each for each in said if each.kind == kind]
-            age_days = np.array([max(0, now - each.at) for each in its]) / DAY_MS
-            items = np.array([each.item for each in its], np.int32)
-            weights = 0.5 ** (age_days / effect.half_life_days)
-            starts, authors = topics.offsets[items], author_of[items]
-            has = starts < topics.offsets[items + 1]
-            by_topic = _summed(topics.topics[starts[has]], weights[has])  # a video's topics begin with the nearest
-            spoken.append(_Spoken(kind, effect, items, weights, by_topic, _summed(authors[authors > 0], weights[authors > 0])))
-        if not spoken:
-            return None
-        return cls(spoken, topics, author_of, vectors_of, effects.repeats, effects.near_from)
+        number, its = {kind: place for place, kind in enumerate(names)}, [getattr(effects, kind) for kind in names]
+        heard = [each for each in said if each.kind in number]
+        kinds, items = np.array([number[each.kind] for each in heard]), np.array([each.item for each in heard])
+        half_lives = np.array([each.half_life_days for each in its])
+        strengths = np.array([[getattr(each, scope) for each in its] for scope in SCOPES])
+        age_days = np.maximum(now - np.array([each.at for each in heard]), 0) / DAY_MS
+        weights = 0.5 ** (age_days / half_lives[kinds])
+        starts, authors = topics.offsets[items], author_of[items]
+        has, known = starts < topics.offsets[items + 1], authors > 0
+        nearest = topics.topics[starts[has]]  # a video's topics begin with the nearest
+        latest = [np.flatnonzero(kinds == kind)[-MAX_NEAR:] for kind in np.flatnonzero(strengths[NEAR])]
+        near = np.concatenate([NO_ITEMS, *latest])
+        near_weights = np.zeros((len(near), len(names)), np.float32)
+        near_weights[np.arange(len(near)), kinds[near]] = weights[near]
+        return cls(
+            names,
+            strengths,
+            _Sums.of(nearest, kinds[has], weights[has], len(names), effects.repeats),
+            _Sums.of(authors[known], kinds[known], weights[known], len(names), effects.repeats),
+            items[near].astype(np.int32),
+            near_weights,
+            topics,
+            author_of,
+            vectors_of,
+            effects.repeats,
+            effects.near_from,
+        )
 
     def applied(self, scores: np.ndarray, logarithms: np.ndarray) -> np.ndarray:
         """The scores after the feedback, float32 [n]. A score below 0 is divided, so that less is always less."""
@@ -117,58 +153,51 @@ class Feedback:
 
     def logarithms(self, items: np.ndarray) -> np.ndarray:
         """The logarithm of the factor of each item's score, float64 [n]."""
-        return sum((values for _, _, values in self._parts(items)), np.zeros(len(items)))
+        logarithms: np.ndarray = self.strengths.ravel() @ self._amounts(items).reshape(-1, len(items))
+        return logarithms
 
     def reasons(self, items: np.ndarray, least: float = 0.05) -> list[Reason | None]:
         """What moved each item most; None for items whose logarithm is closer to 0 than `least`."""
-        parts = list(self._parts(items))
-        total = sum((values for _, _, values in parts), np.zeros(len(items)))
-        found: list[Reason | None] = []
-        for row, logarithm in enumerate(total.tolist()):
-            if abs(logarithm) < least:
-                found.append(None)
-                continue
-            towards = 1 if logarithm > 0 else -1
-            kind, scope, _ = max(parts, key=lambda part: part[2][row] * towards)
-            found.append(Reason(kind, scope, float(np.exp(logarithm))))
-        return found
+        parts = (self.strengths[:, :, None] * self._amounts(items)).reshape(-1, len(items))
+        total = parts.sum(axis=0)
+        strongest = (parts * np.sign(total)).round(6).argmax(axis=0)  # of equal ones, the first
+        return [
+            Reason(self.kinds[part % len(self.kinds)], SCOPES[part // len(self.kinds)], float(np.exp(logarithm)))
+            if abs(logarithm) >= least
+            else None
+            for part, logarithm in zip(strongest.tolist(), total.tolist(), strict=True)
+        ]
 
     def weighted(self, topics: np.ndarray, clicks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The topics of a user, sorted; their weights before what was said of them (float64), and after.
 
         Before it, a topic's weight is the number of clicks, and a liked video adds to its topic what time has left of the like.
         """
-        liked = [each for each in self.spoken if each.effect.topic > 0]
-        names = np.concatenate([topics, *(each.by_topic[0] for each in liked)]).astype(np.int32)
-        known, before = _summed(names, np.concatenate([clicks.astype(float), *(each.by_topic[1] for each in liked)]))
-        logarithm = sum(
-            (self._effect(each.effect.topic, _found(each.by_topic, known)) for each in self.spoken), np.zeros(len(known))
-        )
+        liked = self.strengths[TOPIC] > 0
+        known = np.union1d(topics, self.by_topic.known[self.by_topic.sums[liked].any(axis=0)]).astype(np.int32)
+        before = np.zeros(len(known))
+        before[np.searchsorted(known, topics)] = clicks
+        places, sums = self.by_topic.found(known)
+        logarithm = np.zeros(len(known))
+        logarithm[places] = self.strengths[TOPIC] @ sums
+        before[places] += sums[liked].sum(axis=0)
         return known, before, before * np.exp(logarithm)
 
-    def _parts(self, items: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
-        """The logarithms [n] by kind and scope, without those that are 0 by the config."""
-        rows, topics = self.topics.pairs(items)
-        authors = self.author_of[items]
-        for each in self.spoken:
-            if each.effect.topic:
-                sums = np.zeros(len(items))
-                np.maximum.at(sums, rows, _found(each.by_topic, topics))
-                yield each.kind, "topic", self._effect(each.effect.topic, sums)
-            if each.effect.author:
-                yield each.kind, "author", self._effect(each.effect.author, _found(each.by_author, authors))
-        near = [each for each in self.spoken if each.effect.near]
-        if near:  # all kinds in one product
-            similarity = self._similarity(items, np.concatenate([each.items[-MAX_NEAR:] for each in near]))
-            nearness = ((similarity - self.near_from) / (1 - self.near_from)).clip(0, 1)
-            start = 0
-            for each in near:
-                weights = each.weights[-MAX_NEAR:].astype(np.float32)
-                yield each.kind, "near", self._effect(each.effect.near, nearness[:, start : start + len(weights)] @ weights)
-                start += len(weights)
-
-    def _effect(self, strength: float, sums: np.ndarray) -> np.ndarray:
-        return strength * np.minimum(sums, self.repeats)
+    def _amounts(self, items: np.ndarray) -> np.ndarray:
+        """How much was said of each item's topics and author, and of what is near it, by kind: float64 [3, K, n]."""
+        found = np.zeros((len(SCOPES), len(self.kinds), len(items)))
+        if self.strengths[TOPIC].any():
+            rows, topics = self.topics.pairs(items)
+            places, sums = self.by_topic.found(topics)
+            for kind in np.flatnonzero(self.strengths[TOPIC]):
+                np.maximum.at(found[TOPIC, kind], rows[places], sums[kind])  # of several topics, the one of which most was said
+        if self.strengths[AUTHOR].any():
+            places, sums = self.by_author.found(self.author_of[items])
+            found[AUTHOR][:, places] = sums
+        if len(self.near):
+            nearness = np.maximum(self._similarity(items, self.near) - self.near_from, 0) / (1 - self.near_from)
+            found[NEAR] = np.minimum(nearness @ self.near_weights, self.repeats).T
+        return found
 
     def _similarity(self, items: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Cosines, [n, m]."""
@@ -197,18 +226,3 @@ def blocked_authors(said: Sequence[Said], author_of: np.ndarray) -> np.ndarray:
 def unwanted(said: Sequence[Said]) -> np.ndarray:
     """The items that are not for the user, int32."""
     return np.array([each.item for each in said if each.kind == NOT_INTERESTED], np.int32) if said else NO_ITEMS
-
-
-def _summed(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct keys, sorted, and the sum of the weights of each."""
-    known, place = np.unique(keys, return_inverse=True)
-    return known, np.bincount(place, weights, minlength=len(known))
-
-
-def _found(summed: tuple[np.ndarray, np.ndarray], wanted: np.ndarray) -> np.ndarray:
-    """The sum of each wanted key, float64; 0 for those that have none."""
-    known, sums = summed
-    if not len(known):
-        return np.zeros(len(wanted))
-    places = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-    return np.where(known[places] == wanted, sums[places], 0.0)

@@ -4,15 +4,17 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rayrec.config import Config, with_values
 from rayrec.recall.exclusions import Exclusions
+from rayrec.recall.pipeline import ScoreError
 from rayrec.serving.bundle import Bundle
 from rayrec.serving.pages import AGAIN, Page
-from rayrec.serving.recommender import DELIVERED_MS, Recommender
+from rayrec.serving.recommender import DELIVERED_MS, Recommender, UserState
 from rayrec.serving.seen_index import SeenIndex, longest_unseen
 from rayrec.serving.state import seen as seen_module
 from rayrec.serving.state.opening import open_store
@@ -139,6 +141,28 @@ def test_what_is_excluded_blocked_or_withdrawn_does_not_come_again(
     assert set(page.why.tolist()) == {AGAIN}
     assert np.isfinite(page.scores).all()
     assert page.scores.tolist() == (page.items.astype(np.float32) / 100).tolist()
+
+
+@pytest.mark.parametrize("wrong", [lambda scores: scores * np.nan, lambda scores: scores + np.inf, lambda scores: scores[1:]])
+def test_what_comes_again_is_scored_or_refused(
+    recommender: Recommender, bundle: Bundle, published: Config, clock: list[int], wrong: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """No page is answered whose scores are not numbers, and nothing of it counts as delivered."""
+    small = recommending(nobody_in_the_log(bundle), recommender.store, published)
+    ask(small, "ann", VIDEOS - 2)
+    clock[0] += 60_000
+    new = set(range(VIDEOS + 1)) - set(small.user("ann").seen.tolist())
+
+    async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
+        scores = await rank_by_number(user_id, user, at, candidates, context)
+        return scores if new.issuperset(candidates.tolist()) else wrong(scores)
+
+    small.rank = rank
+    before = small.store.latest()
+    with pytest.raises(ScoreError, match="does not fit the videos that come again"):
+        ask(small, "ann", 5)
+    assert small.store.latest() == before
+    assert len(ask(small, "ann", 2)[1]) == 2  # what the user has not seen is still there, and has scores
 
 
 def test_more_than_the_last_2000_are_remembered(recommender: Recommender, clock: list[int]) -> None:

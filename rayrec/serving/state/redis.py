@@ -32,6 +32,7 @@ from rayrec.serving.state.redis_scripts import (
     MARK_SEEN,
     MIGRATE,
     PREFIX,
+    PRUNE_HOUR,
     PRUNE_SEEN,
     READ,
     WITHDRAW,
@@ -89,7 +90,7 @@ class RedisStore(WritesByIntake):
         self._add, self._delete, self._forget, self._withdraw, self._read, self._add_video = map(
             self._redis.register_script, scripts
         )
-        self._prune_seen = self._redis.register_script(PRUNE_SEEN)
+        self._prune_seen, self._prune_hour = map(self._redis.register_script, (PRUNE_SEEN, PRUNE_HOUR))
         self._activity = self._bytes.register_script(ACTIVITY)
         self._checked_at = time.monotonic()
         with _as_store_errors():
@@ -195,13 +196,12 @@ class RedisStore(WritesByIntake):
                 if Upload(*json.loads(text)).at < before_ms:
                     self._redis.hdel(f"{PREFIX}uploads", video)
             for hour in (hour for hour in self._hours() if hour <= before_ms // HOUR):
-                key = f"{PREFIX}hour:{hour}"
-                for start in range(0, self._redis.llen(key), DELETE_BATCH):
-                    numbers = [int(number) for number in self._redis.lrange(key, start, start + DELETE_BATCH - 1)]
-                    pruned += self._delete_events(numbers, before_ms)
-                if (hour + 1) * HOUR <= before_ms:
-                    self._redis.delete(key, f"{PREFIX}traffic:{hour}")  # no transaction, which Redis refuses at its memory limit
-                    self._redis.srem(f"{PREFIX}hours", hour)
+                kept, is_over = 0, (hour + 1) * HOUR <= before_ms
+                while texts := self._redis.lrange(f"{PREFIX}hour:{hour}", kept, kept + DELETE_BATCH - 1):
+                    pruned += self._delete_events([int(text) for text in texts], before_ms)
+                    kept += 0 if is_over else len(texts)
+                    if is_over:  # in small steps, and only what has been read: others may write to the hour now
+                        self._prune_hour([f"{PREFIX}known"], [hour, texts[-1]])
         return pruned
 
     def add_video(self, video_id: str, model: str, row: str) -> Addition:

@@ -141,6 +141,22 @@ end
 
 # Deletes what was seen on a day.
 PRUNE_SEEN = COMMON + "redis.call('UNLINK', p .. 'seen:' .. ARGV[1]) redis.call('SREM', p .. 'seen_days', ARGV[1])"
+# Takes the numbers up to one from the list of an hour, and the hour itself unless events have come to it in the meantime.
+PRUNE_HOUR = (
+    COMMON
+    + """
+local hour, upto = ARGV[1], tonumber(ARGV[2])
+local number = redis.call('LINDEX', p .. 'hour:' .. hour, 0)
+while number and tonumber(number) <= upto do
+  redis.call('LPOP', p .. 'hour:' .. hour)
+  number = redis.call('LINDEX', p .. 'hour:' .. hour, 0)
+end
+if not number then
+  redis.call('UNLINK', p .. 'traffic:' .. hour)
+  redis.call('SREM', p .. 'hours', hour)
+end
+"""
+)
 # Notes what users have seen in events that were kept before that was noted.
 MARK_SEEN = COMMON + SEEN + "for i = 1, #ARGV, 3 do saw(unpack(ARGV, i, i + 2)) end"
 

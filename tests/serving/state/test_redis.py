@@ -1,5 +1,6 @@
 """What is particular to the store in Redis."""
 
+import itertools
 import json
 import threading
 import time
@@ -11,9 +12,10 @@ import pytest
 
 from rayrec.config import ConfigError, load
 from rayrec.serving.state.opening import open_store
+from rayrec.serving.state.redis import RedisStore
 from rayrec.serving.state.sqlite import SqliteStore
 from rayrec.serving.state.store import DAY, Activity, Event, StoreError
-from tests.serving.state.events import ALL, HOUR, counted, event, kept
+from tests.serving.state.events import ALL, HOUR, codes, counted, event, kept
 from tests.serving.stores import RedisServer, redis_server
 
 
@@ -85,6 +87,54 @@ def test_pruned_redis_is_empty(redis: RedisServer) -> None:
     store.prune(HOUR, DAY)
     store.close()
     assert sorted(redis.client.keys()) == [b"{rayrec}:number", b"{rayrec}:schema"]
+
+
+def test_late_events_come_while_their_days_are_pruned(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another replica writes before the n-th command of the one that prunes, for every n."""
+    redis.flush()
+    config, number = load(None, [f"serving.state={redis.url}"]), itertools.count()
+    writer, pruner, cut = open_store(config), open_store(config), 3
+    assert isinstance(pruner, RedisStore)
+    client, today = pruner._redis, list[Event]()
+    execute, left, interrupted = client.execute_command, 0, 0
+
+    def write() -> None:
+        written = [event(next(number), user=user, at=day * DAY) for day in range(cut + 1) for user in ("ann", "bob")]
+        writer.add_events(written)
+        today.extend(written[-2:])
+
+    def interrupt(*command: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            write()
+        return execute(*command, **options)
+
+    monkeypatch.setattr(client, "execute_command", interrupt)
+    while left <= 0:  # until no command of the pruner was the n-th
+        write()
+        interrupted += 1
+        left = interrupted
+        pruner.prune(cut * DAY, cut * DAY)
+        assert _days(redis, "seen") == {int(day) for day in redis.client.smembers("{rayrec}:seen_days")}
+        assert {hour // 24 for hour in _days(redis, "hour")} == {
+            int(hour) // 24 for hour in redis.client.smembers("{rayrec}:hours")
+        }
+        assert len(kept(writer)) == redis.client.scard("{rayrec}:known")
+        writer.prune(cut * DAY, cut * DAY)
+        assert kept(writer) == today
+        assert _days(redis, "seen") == {cut}
+        assert _days(redis, "hour") == _days(redis, "traffic") == {cut * 24}
+        for user in ("ann", "bob"):
+            assert writer.activity(user, ALL, 0, 0, 0).seen == codes(*(each.video_id for each in today if each.user_id == user))
+    assert interrupted > 20
+    for store in (writer, pruner):
+        store.close()
+
+
+def _days(redis: RedisServer, name: str) -> set[int]:
+    """The numbers at the end of the keys of this name."""
+    return {int(key.rpartition(b":")[2]) for key in redis.client.keys(f"{{rayrec}}:{name}:*")}
 
 
 def test_a_forgotten_user_leaves_no_id(redis: RedisServer) -> None:
