@@ -39,7 +39,7 @@ class Rows(nn.Module):
         """A copy of some columns of the rows at int64 [...]; the others are not read."""
         first, count = self.first[:, columns], len(self.first)
         if not len(self.more):
-            return first[index]
+            return first.index_select(0, index.flatten()).view(*index.shape, *first.shape[1:])
         found = first[index.clamp(max=count - 1)]
         late = index >= count
         found[late] = self.more[:, columns][index[late] - count]
@@ -59,8 +59,9 @@ def unique_rows(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     if count > 64 * rows.numel():
         return torch.unique(rows, return_inverse=True)
     seen = torch.zeros(count, dtype=torch.bool, device=rows.device)
-    seen[rows.flatten()] = True
-    return seen.nonzero().squeeze(1), (seen.cumsum(0) - 1)[rows]
+    flat = rows.flatten()  # `index_select` is faster than indexing with brackets
+    seen.index_fill_(0, flat, True)
+    return seen.nonzero().squeeze(1), (seen.cumsum(0) - 1).index_select(0, flat).view_as(rows)
 
 
 def gather(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -86,7 +87,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        order, start_U = _positions_by_row(ctx.saved_tensors[0], ctx.rows)
+        order, start_U = positions_by_row(ctx.saved_tensors[0], ctx.rows)
         return embedding_bag(order, gradient, start_U, mode="sum"), None
 
 
@@ -100,12 +101,12 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         index, weight = ctx.saved_tensors
-        order, start_U = _positions_by_row(index.flatten(), ctx.rows)
+        order, start_U = positions_by_row(index.flatten(), ctx.rows)
         line = order // index.shape[1]
         return embedding_bag(line, gradient, start_U, mode="sum", per_sample_weights=weight.flatten()[order]), None, None
 
 
-def _positions_by_row(index: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+def positions_by_row(index: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The positions in `index`, sorted by the row that they name, and where the positions of each row begin."""
     counts = torch.bincount(index, minlength=rows)
     return sort_rows(index)[1], counts.cumsum(0) - counts

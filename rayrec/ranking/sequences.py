@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.windows import MINUTE_MS
+from rayrec.ranking.click_pairs import ClickPairs, pair_scores
 from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
 from rayrec.ranking.gathering import gather
 from rayrec.ranking.layers import Activation, Dice, HistoryTop, Linear, RequestMLP, relu
@@ -188,7 +189,7 @@ class ActivationUnit(nn.Module):
         active: Activation = {"prelu": lambda size: PReLU(), "dice": Dice, "sigmoid": lambda size: nn.Sigmoid()}[activation]
         layers = [layer for before, after in pairwise(hidden) for layer in (active(before), Linear(before, after))]
         self.rest = nn.Sequential(*layers, active(hidden[-1]), Linear(hidden[-1], 1))
-        self.takes_statistics = activation == "dice"
+        self.takes_statistics, self.is_prelu = activation == "dice", activation == "prelu"
 
     def forward(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor, mask_BH: torch.Tensor) -> torch.Tensor:
         """The scores [B, N, H]. Those of padding are arbitrary; `mask_BH` keeps it out of statistics."""
@@ -198,6 +199,17 @@ class ActivationUnit(nn.Module):
         mask_BNH = mask_BH[:, None].expand(pairs_BNHA.shape[:3])
         scores = self.rest(pairs_BNHA[mask_BNH]).squeeze(-1)
         return scores.new_zeros(mask_BNH.shape).masked_scatter(mask_BNH, scores)
+
+    def of_pairs(self, pairs: ClickPairs, c_BNX: torch.Tensor, k_UX: torch.Tensor) -> torch.Tensor:
+        """The scores [Q] of pairs alone, for `trains_by_pair`: the same layers, but much faster to train on a CPU."""
+        layers = [(active.slope, linear.weight, linear.bias) for active, linear in zip(self.rest[::2], self.rest[1::2], strict=True)]
+        c_RX = c_BNX.flatten(0, 1)
+        return pair_scores(pairs, c_RX, k_UX, self.candidate(c_RX), self.click(k_UX), self.product.weight, layers)
+
+    def trains_by_pair(self, c_BNX: torch.Tensor) -> bool:
+        """Whether `of_pairs` can be used, and pays: for training on a CPU in single precision, with PReLU."""
+        plain = not (c_BNX.is_cuda or torch.is_autocast_enabled(c_BNX.device.type) or torch.compiler.is_compiling())
+        return plain and torch.is_grad_enabled() and self.is_prelu
 
     def _by_pair(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor) -> torch.Tensor:
         """The first layer [B, N, H, A], in little memory beside it."""

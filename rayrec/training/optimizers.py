@@ -162,9 +162,11 @@ def _touched(gradient: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def sort_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row indices on a CPU in ascending order, and the position at which each was before; a stable sort.
-
-    NumPy sorts plain integers with the vector instructions of the CPU, so each integer carries its position in its lower half.
-    """
-    keys = torch.from_numpy(np.sort((rows << 32 | torch.arange(len(rows))).numpy()))
-    return keys >> 32, keys & 0xFFFFFFFF
+    """Row indices on a CPU (below 2**32) in ascending order, and the position at which each was before; a stable sort."""
+    # NumPy sorts integers of 16 bits in linear time (a radix sort), which is up to eight times as fast as sorting those of 64.
+    keys = rows.numpy()
+    order = keys.astype(np.uint16).argsort(kind="stable")
+    if len(keys) and keys.max() >= 1 << 16:
+        order = order[(keys >> 16)[order].astype(np.uint16).argsort(kind="stable")]
+    positions = torch.from_numpy(order)
+    return rows.index_select(0, positions), positions

@@ -18,7 +18,9 @@ from torch import nn
 from rayrec.config import Count, Ranker, Section
 from rayrec.data.batches import Batch
 from rayrec.data.fields import Tables
-from rayrec.ranking.embedding import Inputs, masked_softmax
+from rayrec.ranking.click_pairs import ClickPairs, pooled_clicks
+from rayrec.ranking.embedding import Embedded, Inputs, masked_softmax
+from rayrec.ranking.gathering import gather
 from rayrec.ranking.layers import Dice, relu
 from rayrec.ranking.model import RankingModel
 from rayrec.ranking.sequences import ActivationUnit, InterestMLP, apply_to_candidates, apply_to_clicks
@@ -43,7 +45,21 @@ class DIN(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
+        if x.content is None:
+            k_UX = x.of_items(self.project)
+            c_BNX = gather(k_UX, x.index_BN)
+            if self.unit.trains_by_pair(c_BNX):
+                return self.mlp(x, self._trained_by_pair(x, c_BNX, k_UX))
         c_BNX, k_BHX = apply_to_candidates(self.project, x), apply_to_clicks(self.project, x)
         scores_BNH, mask_BNH = self.unit(c_BNX, k_BHX, x.mask_BH), x.mask_BH[:, None]
         weights_BNH = masked_softmax(scores_BNH, mask_BNH) if self.normalise else scores_BNH * mask_BNH
         return self.mlp(x, weights_BNH @ k_BHX)
+
+    def _trained_by_pair(self, x: Embedded, c_BNX: torch.Tensor, k_UX: torch.Tensor) -> torch.Tensor:
+        """The interest [B, N, X], computed from the pairs alone."""
+        pairs = ClickPairs.of(x.index_BH, x.mask_BH, c_BNX.shape[1], len(k_UX))
+        weights_Q = self.unit.of_pairs(pairs, c_BNX, k_UX)
+        if self.normalise:
+            weights_BNH = masked_softmax(pairs.spread(weights_Q), x.mask_BH[:, None])
+            weights_Q = weights_BNH.flatten().index_select(0, pairs.place_Q)
+        return pooled_clicks(pairs, weights_Q, k_UX).view_as(c_BNX)
