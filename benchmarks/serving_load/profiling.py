@@ -29,16 +29,14 @@ MODEL, CALL = "the model", "/torch/nn/modules/module.py"
 PARTS = {
     "batches for the model": ("rayrec/ranking/",),
     "recall": ("rayrec/recall/",),
-    "store": ("rayrec/serving/store", "rayrec/serving/sqlite_store", "rayrec/serving/redis_store", "/redis/"),
+    "store": ("rayrec/serving/state/", "/redis/"),
     "metrics": ("rayrec/serving/metrics", "/opencensus/", "/opentelemetry/", "/ray/util/metrics", "/ray/serve/metrics"),
     "HTTP": (
         "/uvicorn/",
         "/starlette/",
         "/fastapi/",
         "/pydantic/",
-        "rayrec/serving/guard",
-        "rayrec/serving/api",
-        "rayrec/serving/messages",
+        "rayrec/serving/http/",
     ),
     "bundle": ("rayrec/serving/bundle",),
     "recommender": ("rayrec/serving/",),

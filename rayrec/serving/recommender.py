@@ -31,7 +31,7 @@ from rayrec.serving.items import Items
 from rayrec.serving.pages import AGAIN, NO_VISIT, Page, Visit, with_seen
 from rayrec.serving.seen_index import longest_unseen
 from rayrec.serving.state.seen import implied_views
-from rayrec.serving.state.store import DAY, Addition, Event, StateStore, StoreError
+from rayrec.serving.state.store import DAY, Activity, Addition, Event, Since, StateStore, StoreError
 from rayrec.serving.user_log import UNKNOWN_USER
 
 DELIVERED_MS = 3_600_000  # for so long, what was delivered is not delivered again before all else, even if no view was reported
@@ -230,7 +230,7 @@ class Recommender:
         """The page that `recommend` would answer with, without logging it. `draw_seed` decides what is drawn at random."""
         trace, now, view = Trace(), now_ms(), self.view
         items = view.items
-        user = await asyncio.to_thread(self.user, user_id, items)
+        user = await self._hydrated(user_id, items)
         known_as = "" if user.forgotten else user_id
         trace.mark("hydrate", len(user.clicked))
 
@@ -286,7 +286,7 @@ class Recommender:
         items = self.items
         if not (item := items.find(video_id)):
             raise KeyError(video_id)
-        user = await asyncio.to_thread(self.user, user_id, items)
+        user = await self._hydrated(user_id, items)
         return await self.look("" if user.forgotten else user_id, int(items.in_store(np.array([item]))[0]))
 
     def user(self, user_id: str, items: Items | None = None) -> UserState:
@@ -294,10 +294,22 @@ class Recommender:
 
         Only the given items are known, or all that are known now.
         """
-        items, now = items or self.items, now_ms()
-        find, seen_since = items.find_all, now - int(self.settings.seen_days * DAY)
-        bundle, max_clicks = self.bundle, self.bundle.info.max_clicks
-        online = self.store.activity(user_id, self._since, max_clicks, seen_since, now - DELIVERED_MS)
+        return self._merged(user_id, items or self.items, self.store.activity(*self._asked(user_id)))
+
+    async def _hydrated(self, user_id: str, items: Items) -> UserState:
+        """What `user` returns, for an event loop: a thread costs more than a read of what the store has at hand."""
+        asked = self._asked(user_id)
+        online = self.store.activity_at_once(*asked)
+        return self._merged(user_id, items, await asyncio.to_thread(self.store.activity, *asked) if online is None else online)
+
+    def _asked(self, user_id: str) -> tuple[str, Since, int, int, int]:
+        """What the store is asked of a user."""
+        now = now_ms()
+        seen_since = now - int(self.settings.seen_days * DAY)
+        return user_id, self._since, self.bundle.info.max_clicks, seen_since, now - DELIVERED_MS
+
+    def _merged(self, user_id: str, items: Items, online: Activity) -> UserState:
+        find, bundle, max_clicks = items.find_all, self.bundle, self.bundle.info.max_clicks
         log = UNKNOWN_USER if online.forgotten else bundle.user(user_id)
         clicked = np.concatenate([log.clicked, find(online.clicked)])
         clicked_at = np.concatenate([log.clicked_at, np.array(online.clicked_at, dtype=np.int64)])

@@ -72,8 +72,8 @@ def test_served_scores_are_those_of_the_trained_model(small_world: Config, name:
     for row in range(len(rows)):
         known = slice(clicks.offsets[user[row]], end[row])
         past = clicks.items[known].tobytes(), clicks.times[known].tobytes()
-        calls.append(RankRequest(version, data.users.ids[user[row]], *past, int(at[row]), items[row].tobytes(), {}))
-    scores = np.stack([np.frombuffer(answer, np.float32) for answer in served.rank_together(calls)])
+        calls.append(RankRequest(data.users.ids[user[row]], *past, int(at[row]), items[row].tobytes(), {}))
+    scores = np.stack([np.frombuffer(answer, np.float32) for answer in served.rank_together(version, calls)])
     np.testing.assert_allclose(scores.reshape(offline.shape), offline.numpy(), atol=1e-5)
     assert offline.std(dim=1).min() > 0
     assert Bundle.load(workspace.fs, folder, version).info.goals == list(goals)

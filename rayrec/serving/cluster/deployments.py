@@ -22,11 +22,12 @@ from rayrec.recall import sources
 from rayrec.serving.cluster.ranker import NeuralRanker
 from rayrec.serving.cluster.recall import TopicRecall
 from rayrec.serving.cluster.search import VideoSearch
+from rayrec.serving.rank_calls import CALLS, MAX_BATCH
 from rayrec.serving.rollout.arms import Rollout
-from rayrec.serving.rollout.versions import MAX_BATCH
 from rayrec.serving.state.opening import check_installed, is_redis
 
 MAX_SEARCHES = 32  # that wait for a replica that searches
+MAX_CALLS = 4 * CALLS  # that a ranker has at a time, from several replicas that answer
 MAX_QUEUED = 64  # requests that wait for a ranker; beyond that, callers are told to come back later
 
 
@@ -51,9 +52,8 @@ def app(args: dict[str, Any]) -> serve.Application:
     ranker = serve.deployment(
         NeuralRanker,
         **_ranker_scale(config),
-        # One batch that is being ranked and another one that waits, so that batches are full.
-        max_ongoing_requests=2 * MAX_BATCH,
-        max_queued_requests=MAX_QUEUED,
+        max_ongoing_requests=MAX_CALLS,
+        max_queued_requests=MAX_QUEUED // MAX_BATCH,  # calls, which are full where so many wait
         ray_actor_options={"num_cpus": 1, "num_gpus": config.serving.gpus_per_ranker},
         **common,
     )
@@ -123,7 +123,7 @@ def folders_of(uploads: Uploads | None) -> list[tuple[str, str]]:
 
 
 def _ranker_scale(config: Config) -> dict[str, Any]:
-    """A fixed number of rankers, or as many as keep each of them busy with one full batch.
+    """A fixed number of rankers, or as many as keep each of them busy with one call, while another one waits.
 
     A new ranker takes 5 to 10 s to start, and load comes in waves. Therefore a ranker is added when the load of the last 15 s asks
     for it, and removed when it has not been needed for two minutes.
@@ -134,7 +134,7 @@ def _ranker_scale(config: Config) -> dict[str, Any]:
     scaling = {
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,
-        "target_ongoing_requests": MAX_BATCH,
+        "target_ongoing_requests": CALLS,
         "look_back_period_s": 15,
         "upscale_delay_s": 5,
         "downscale_delay_s": 120,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import ray
-from ray import serve
 
 from rayrec.serving.attention import Attention, attention
 from rayrec.serving.bundle import load_scorer, locate, verify
@@ -16,7 +15,7 @@ from rayrec.serving.cluster.replicas import bind_to_node_address, bundles_of, re
 from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.recommender import UserState
 from rayrec.serving.rollout.arms import RankerReport, Rollout
-from rayrec.serving.rollout.versions import MAX_BATCH, VersionCache, warm_up
+from rayrec.serving.rollout.versions import VersionCache, warm_up
 from rayrec.serving.state.store import Addition
 from rayrec.workspace.versions import Workspace
 
@@ -29,14 +28,18 @@ LINGER_S = 60.0  # how long a ranker keeps a bundle that is no longer wanted, fo
 log = logging.getLogger(__name__)
 
 
+class Missing(NamedTuple):
+    """What a ranker answers that lacks videos which were added: their numbers. `take` gives it them."""
+
+    numbers: list[int]
+
+
 class RankRequest(NamedTuple):
     """What `TopicRecall` asks a ranker: to score the candidates of one request. Arrays are sent as their bytes.
 
-    It names the bundle that the candidates come from, so that they are scored by that bundle, whichever replica switches first.
     Items are those of `Items.in_store`.
     """
 
-    version: str  # of the bundle
     user_id: str
     clicked: bytes  # int32: the items of the user's latest clicks, oldest first
     clicked_at: bytes  # int64: their times, UTC ms
@@ -46,10 +49,10 @@ class RankRequest(NamedTuple):
     fields: str = ""  # what was said of the user, JSON
 
     @classmethod
-    def of(cls, version: str, user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> Self:
+    def of(cls, user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> Self:
         clicked, clicked_at = user.clicked.astype(np.int32), user.clicked_at.astype(np.int64)
         packed = candidates.astype(np.int32).tobytes()
-        return cls(version, user_id, clicked.tobytes(), clicked_at.tobytes(), at, packed, context, user.fields)
+        return cls(user_id, clicked.tobytes(), clicked_at.tobytes(), at, packed, context, user.fields)
 
 
 class NeuralRanker:
@@ -93,26 +96,23 @@ class NeuralRanker:
         """
         return len((await asyncio.to_thread(self.scorers.get, version)).item_ids)
 
-    async def rank(self, request: RankRequest) -> bytes | list[int]:
-        """Returns the click probabilities of the request's candidates, or the values of goals, as the bytes of float32 numbers.
+    async def rank(self, version: str, requests: list[RankRequest]) -> list[bytes] | Missing:
+        """The click probabilities of each request's candidates, or the values of goals, as the bytes of float32 numbers.
 
-        If it lacks videos that were added, it returns their numbers instead: `take` gives it them.
+        All candidates come from the named bundle, so that it scores them, whichever replica switches first.
         """
-        if request.version not in self.scorers:  # a replica that was started during a swap asks for it
-            await asyncio.to_thread(self.scorers.get, request.version)
-        named = np.frombuffer(request.candidates + request.clicked, np.int32)
-        if missing := self._added(request.version).missing(named):
-            return missing
-        return await self._rank_with_others(request)
+        if version not in self.scorers:  # a replica that was started during a swap asks for it
+            await asyncio.to_thread(self.scorers.get, version)
+        named = np.frombuffer(b"".join(part for request in requests for part in (request.candidates, request.clicked)), np.int32)
+        if missing := self._added(version).missing(named):
+            return Missing(missing)
+        return self.rank_together(version, requests)
 
-    async def look(self, version: str, user_id: str, item: int) -> Attention | str | list[int]:
-        """Where a user looks at the cover of an item, or a sentence that says why that is not known.
-
-        If it lacks the video, which was added, it returns its number instead, as `rank` does.
-        """
+    async def look(self, version: str, user_id: str, item: int) -> Attention | str | Missing:
+        """Where a user looks at the cover of an item, or a sentence that says why that is not known."""
         scorer, named = await asyncio.to_thread(self.scorers.get, version), np.array([item], np.int32)
         if missing := self._added(version).missing(named):
-            return missing
+            return Missing(missing)
         return await asyncio.to_thread(attention, scorer, user_id, int(self._added(version).local(named)[0]))
 
     async def take(self, version: str, additions: Sequence[Addition]) -> None:
@@ -120,21 +120,8 @@ class NeuralRanker:
         if version in self.scorers:  # whoever loads it later asks for them
             await asyncio.to_thread(self._added(version).take, additions)
 
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0)
-    async def _rank_with_others(self, requests: list[RankRequest]) -> list[bytes]:
-        return self.rank_together(requests)
-
-    def rank_together(self, requests: list[RankRequest]) -> list[bytes]:
-        """Returns the answer to each request. There is one forward pass for each bundle that requests come from."""
-        answers: list[bytes] = [b""] * len(requests)
-        for version in {request.version for request in requests}:
-            rows = [row for row, request in enumerate(requests) if request.version == version]
-            for row, scores in zip(rows, self._score(version, [requests[row] for row in rows]), strict=True):
-                answers[row] = scores.tobytes()
-        return answers
-
-    def _score(self, version: str, requests: list[RankRequest]) -> list[np.ndarray]:
-        """The scores of each request's candidates, float32 [n] or, of goals, [n, G]. All requests come from the same bundle."""
+    def rank_together(self, version: str, requests: list[RankRequest]) -> list[bytes]:
+        """The answer to each request, from one forward pass."""
         local = self._added(version).local
         candidates = [local(np.frombuffer(request.candidates, np.int32)) for request in requests]
         padded = np.zeros((len(requests), max(map(len, candidates))), np.int32)
@@ -149,7 +136,7 @@ class NeuralRanker:
             [request.context for request in requests],
             [request.fields for request in requests],
         )
-        return [row[: len(items)] for row, items in zip(scores, candidates, strict=True)]
+        return [row[: len(items)].tobytes() for row, items in zip(scores, candidates, strict=True)]
 
     def _added(self, version: str) -> "AddedItems":
         """The videos that were added to the items of a bundle, which is loaded if necessary."""

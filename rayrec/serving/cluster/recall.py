@@ -23,7 +23,7 @@ from rayrec.serving.attention import Attention
 from rayrec.serving.bundle import Bundle, BundleError
 from rayrec.serving.cluster import logs
 from rayrec.serving.cluster.metrics import RayMetrics
-from rayrec.serving.cluster.ranker import RankRequest
+from rayrec.serving.cluster.ranker import Missing, RankRequest
 from rayrec.serving.cluster.replicas import (
     bind_to_node_address,
     bundles_of,
@@ -36,6 +36,7 @@ from rayrec.serving.http import auth
 from rayrec.serving.http.app import create_api
 from rayrec.serving.http.request_log import log_as_json
 from rayrec.serving.inbox import Described, Inbox
+from rayrec.serving.rank_calls import RankCalls
 from rayrec.serving.recommender import Look, OverloadedError, Rank, Recommender, UserState, look_nowhere, now_ms, rank_in_order
 from rayrec.serving.rollout.arms import Arms, Report, Rollout
 from rayrec.serving.rollout.history import swap_history
@@ -269,10 +270,11 @@ class TopicRecall:
     def _rank_with(self, bundle: Bundle) -> Rank:
         if not bundle.info.has_ranker:
             return rank_in_order
+        ask = partial(self._ask_ranker, bundle, self.ranker.rank, bundle.version)
+        calls: RankCalls[RankRequest, bytes] = RankCalls(ask)
 
         async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
-            request = RankRequest.of(bundle.version, user_id, user, at, candidates, context)
-            values = np.frombuffer(await self._ask_ranker(bundle, self.ranker.rank, request), np.float32)
+            values = np.frombuffer(await calls.ask(RankRequest.of(user_id, user, at, candidates, context)), np.float32)
             return values.reshape(-1, len(bundle.info.goals)) if bundle.info.goals else values
 
         return rank
@@ -289,18 +291,18 @@ class TopicRecall:
     async def _ask_ranker(self, bundle: Bundle, method: DeploymentHandle, *arguments: object) -> Any:
         """Returns what a method of a ranker answers.
 
-        One ranker gets half of the request's time. If it dies or does not answer in time, another one gets the other half. Raises
+        One ranker gets half of a request's time. If it dies or does not answer in time, another one gets the other half. Raises
         `OverloadedError` if neither answers, or at once if all rankers are overloaded. A ranker that lacks videos that were added,
         because it is new, is given them; this counts as no answer.
         """
         for last in (False, True):
             try:
                 answer = await asyncio.wait_for(method.remote(*arguments), self.config.serving.timeout_s / 2)
-                if not isinstance(answer, list):
+                if not isinstance(answer, Missing):
                     return answer
                 if last:
                     raise OverloadedError("the ranker lacks videos that were added")
-                additions = await asyncio.to_thread(self.store.additions, min(answer) - 1)
+                additions = await asyncio.to_thread(self.store.additions, min(answer.numbers) - 1)
                 await self._give(bundle, additions)
             except BackPressureError as error:
                 raise OverloadedError("too many requests wait for the ranker") from error

@@ -10,12 +10,12 @@ import numpy as np
 
 from rayrec.recall.pipeline import ScoreError
 from rayrec.serving.bundle import BundleError
+from rayrec.serving.rank_calls import MAX_BATCH
 from rayrec.serving.recommender import Recommender, now_ms
 
 if TYPE_CHECKING:
     from rayrec.ranking.scorer import Scorer
 
-MAX_BATCH = 8  # requests ranked in one forward pass
 WARM_UP = 600  # candidates of each request that warms a ranker up
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -40,6 +40,8 @@ from rayrec.serving.state.store import (
 SCHEMA = 7  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
 READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
+SLOW_READ_S = 0.01  # a read that took longer waited for the disk or for another process
+AWAY_S = 1.0  # for so long after such a read, a caller that may not wait is told to ask in a thread
 PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
 
 # `number` counts the events in the order of their arrival, so that a reader can ask for those that are new to it. AUTOINCREMENT:
@@ -120,6 +122,32 @@ GROUP BY 1 ORDER BY 1
 """
 
 
+class Readers:
+    """Connections that read. In WAL mode they never wait for the writer."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._idle: deque[sqlite3.Connection] = deque()
+
+    @contextmanager
+    def one(self) -> Iterator[sqlite3.Connection]:
+        """A connection that no other thread uses while the block runs."""
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = self._connect()
+        try:
+            yield db
+        except sqlite3.OperationalError as error:
+            raise StoreError(str(error)) from error
+        finally:
+            self._idle.append(db)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
 class SqliteStore(WritesByIntake):
     """Keeps events in one SQLite file. A write waits up to `WRITE_TIMEOUT_S` for the write of another process.
 
@@ -130,7 +158,10 @@ class SqliteStore(WritesByIntake):
         """Raises `StoreError` if the file can't be opened, `ConfigError` if another version of rayrec made it."""
         self.path, self.exposure = path, exposure
         self._writing = threading.Lock()
-        self._readers: deque[sqlite3.Connection] = deque()  # idle connections; in WAL mode readers never wait for the writer
+        self._readers, self._hasty_readers = (
+            Readers(lambda wait_s=wait_s: self._connect(wait_s)) for wait_s in (READ_TIMEOUT_S, 0)
+        )
+        self._at_hand_from = 0.0  # on a monotonic clock: until then, reads have to wait for the disk
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._writer = self._connect(WRITE_TIMEOUT_S)
@@ -145,8 +176,33 @@ class SqliteStore(WritesByIntake):
         self._intake = Intake(self._commit)
 
     def activity(self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int) -> Activity:
+        return self._activity(self._readers, user_id, since, max_clicks, seen_since, delivered_since)
+
+    def activity_at_once(
+        self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int
+    ) -> Activity | None:
+        begun = time.monotonic()
+        if begun < self._at_hand_from:
+            return None
+        try:
+            return self._activity(self._hasty_readers, user_id, since, max_clicks, seen_since, delivered_since)
+        except StoreError:
+            return None  # whoever may wait for the file reads it
+        finally:
+            if time.monotonic() - begun > SLOW_READ_S:
+                self._at_hand_from = time.monotonic() + AWAY_S
+
+    def _activity(
+        self,
+        readers: "Readers",
+        user_id: str,
+        since: Since,
+        max_clicks: int,
+        seen_since: int,
+        delivered_since: int,
+    ) -> Activity:
         days = "SELECT codes FROM seen WHERE user_id = ? AND day >= ? ORDER BY day"
-        with self._reading() as db:
+        with readers.one() as db:
             clicks = db.execute(CLICKS, (user_id,)).fetchall()
             seen = b"".join(codes for (codes,) in db.execute(days, (user_id, seen_since // DAY)))
             delivered = [] if self.exposure == "impression" else db.execute(DELIVERED, (user_id, delivered_since)).fetchall()
@@ -156,7 +212,7 @@ class SqliteStore(WritesByIntake):
         return activity_of(clicks, since, max_clicks, seen, delivered, told, forgotten, fields[0])
 
     def counts(self, after: int, since: Since) -> Counts:
-        with self._reading() as db:
+        with self._readers.one() as db:
             upto = db.execute(f"SELECT {LATEST}").fetchone()[0]
             values = {"exposure": self.exposure, "after": max(after, since.number), "upto": upto, "since": since.at}
             rows = db.execute(COUNTS, values).fetchall()
@@ -174,7 +230,7 @@ class SqliteStore(WritesByIntake):
     def traffic(self, from_ms: int, bucket_ms: int) -> list[Traffic]:
         if bucket_ms % MINUTE:
             raise ValueError(f"traffic is counted in whole minutes, not in buckets of {bucket_ms} ms")
-        with self._reading() as db:
+        with self._readers.one() as db:
             rows = db.execute(
                 TRAFFIC,
                 {"exposure": self.exposure, "size": bucket_ms, "start": from_ms - from_ms % bucket_ms},
@@ -187,7 +243,7 @@ class SqliteStore(WritesByIntake):
             db.execute(change, (video_id,))
 
     def withdrawn(self) -> list[str]:
-        with self._reading() as db:
+        with self._readers.one() as db:
             return [video for (video,) in db.execute("SELECT video_id FROM withdrawn")]
 
     def forget(self, user_id: str) -> int:
@@ -202,11 +258,11 @@ class SqliteStore(WritesByIntake):
             db.executemany("INSERT OR REPLACE INTO users VALUES (?, ?)", list(users.items()))
 
     def users(self) -> dict[str, str]:
-        with self._reading() as db:
+        with self._readers.one() as db:
             return dict(db.execute("SELECT user_id, fields FROM users"))
 
     def forgotten(self, number: int) -> set[str]:
-        with self._reading() as db:
+        with self._readers.one() as db:
             return {row[0] for row in db.execute("SELECT digest FROM forgotten WHERE number >= ?", (number,))}
 
     def prune(self, before_ms: int, seen_before_ms: int) -> int:
@@ -222,12 +278,12 @@ class SqliteStore(WritesByIntake):
             return Addition(*db.execute(query, (video_id, model)).fetchone())
 
     def additions(self, after: int) -> list[Addition]:
-        with self._reading() as db:
+        with self._readers.one() as db:
             query = "SELECT number, video_id, model, row FROM additions WHERE number > ? ORDER BY number"
             return [Addition(*row) for row in db.execute(query, (after,))]
 
     def additions_of(self, video_id: str) -> list[Addition]:
-        with self._reading() as db:
+        with self._readers.one() as db:
             query = "SELECT number, video_id, model, row FROM additions WHERE video_id = ? ORDER BY number"
             return [Addition(*row) for row in db.execute(query, (video_id,))]
 
@@ -243,14 +299,14 @@ class SqliteStore(WritesByIntake):
                 db.execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (video_id, *upload))
 
     def upload(self, video_id: str) -> Upload | None:
-        with self._reading() as db:
+        with self._readers.one() as db:
             found = db.execute("SELECT at, error FROM uploads WHERE video_id = ?", (video_id,)).fetchone()
         return Upload(*found) if found else None
 
     def read(self, first: int, upto: int | None) -> Iterator[pa.Table]:
         upto = self.latest() if upto is None else upto
         while True:
-            with self._reading() as db:
+            with self._readers.one() as db:
                 rows = db.execute(
                     f"SELECT number, {COLUMNS} FROM events WHERE number BETWEEN ? AND ? ORDER BY number LIMIT {MAX_TABLE_ROWS}",
                     (first, upto),
@@ -268,8 +324,8 @@ class SqliteStore(WritesByIntake):
         self._intake.close()
         with self._writing:
             self._writer.close()
-        while self._readers:
-            self._readers.pop().close()
+        for readers in (self._readers, self._hasty_readers):
+            readers.close()
 
     # --- internals ---
 
@@ -343,22 +399,8 @@ class SqliteStore(WritesByIntake):
         with self._writing, _transaction(self._writer) as db:
             yield db
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that no other thread uses while the block runs."""
-        try:
-            db = self._readers.pop()
-        except IndexError:
-            db = self._connect(READ_TIMEOUT_S)
-        try:
-            yield db
-        except sqlite3.OperationalError as error:
-            raise StoreError(str(error)) from error
-        finally:
-            self._readers.append(db)
-
     def _value(self, query: str, *values: object) -> int | None:
-        with self._reading() as db, closing(db.execute(query, values)) as rows:
+        with self._readers.one() as db, closing(db.execute(query, values)) as rows:
             return rows.fetchone()[0]
 
 

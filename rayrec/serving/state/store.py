@@ -142,6 +142,11 @@ class StateStore(Protocol):
         (both UTC ms).
         """
 
+    def activity_at_once(
+        self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int
+    ) -> Activity | None:
+        """The same, for an event loop: None where the answer may take longer than to ask for it in a thread."""
+
     def counts(self, after: int, since: Since) -> Counts:
         """Exposures and clicks in the events that count and whose number is above `after` (0 for all).
 

@@ -47,7 +47,7 @@ def test_a_request_is_logged_once(published: Config) -> None:
 def test_rankers_follow_the_load_between_the_two_numbers(published: Config) -> None:
     assert built(published)["NeuralRanker"].autoscaling_config is None
     scaling = built(published, max_ranker_replicas=3)["NeuralRanker"].autoscaling_config
-    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 3, 8)
+    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 3, 2)
     assert built(published, ranker_replicas=2, max_ranker_replicas=2)["NeuralRanker"].num_replicas == 2
 
 

@@ -27,7 +27,7 @@ from tests.serving.cluster.broken_bundles import spoil, without_numbers
 
 def test_a_request_travels_as_bytes() -> None:
     user = UserState(np.array([3, 5]), np.array([10, 20]), np.empty(0, np.int32))
-    request = RankRequest.of("v", "ann", user, 50, np.arange(600), {"device": "phone"})
+    request = RankRequest.of("ann", user, 50, np.arange(600), {"device": "phone"})
     assert np.frombuffer(request.clicked, np.int32).tolist() == [3, 5]
     assert np.frombuffer(request.clicked_at, np.int64).tolist() == [10, 20]
     assert np.frombuffer(request.candidates, np.int32).tolist() == list(range(600))
@@ -45,10 +45,8 @@ def test_requests_ranked_together_get_the_scores_that_they_get_alone(published: 
     candidates = [np.arange(1, 1 + n, dtype=np.int32) for n in (40, 1, 7)]
 
     ranker = NeuralRanker(published.workspace)
-    requests = [
-        RankRequest(version, f"u{n}", histories[n].tobytes(), times[n].tobytes(), 50, candidates[n].tobytes(), {}) for n in range(3)
-    ]
-    for n, answer in enumerate(ranker.rank_together(requests)):
+    requests = [RankRequest(f"u{n}", histories[n].tobytes(), times[n].tobytes(), 50, candidates[n].tobytes(), {}) for n in range(3)]
+    for n, answer in enumerate(ranker.rank_together(version, requests)):
         scores = np.frombuffer(answer, np.float32)
         alone = scorer.score([f"u{n}"], [histories[n]], [times[n]], np.array([50]), candidates[n][None])[0]
         np.testing.assert_allclose(scores, alone, rtol=1e-5)
@@ -79,8 +77,8 @@ def test_what_evaluation_and_the_service_say_of_an_impression_is_the_same(publis
     for user, item, at, end in zip(test.user.tolist(), test.item, test.at.tolist(), test.end, strict=True):
         known = slice(clicks.offsets[user], end)
         history, times = clicks.items[known].tobytes(), clicks.times[known].tobytes()
-        requests.append(RankRequest(version, data.users.ids[user], history, times, at, np.int32(item).tobytes(), {}))
-    served = [np.frombuffer(answer, np.float32)[0] for answer in ranker.rank_together(requests)]
+        requests.append(RankRequest(data.users.ids[user], history, times, at, np.int32(item).tobytes(), {}))
+    served = [np.frombuffer(answer, np.float32)[0] for answer in ranker.rank_together(version, requests)]
     assert offline.std() > 0.1
     np.testing.assert_allclose(served, offline, atol=1e-5)
 

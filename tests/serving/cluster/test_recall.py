@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 from ray.serve._private.common import DeploymentID
@@ -15,7 +14,7 @@ from rayrec.config import Config
 from rayrec.serving.additions import AddedVideo
 from rayrec.serving.bundle import locate
 from rayrec.serving.cluster import recall as recall_module
-from rayrec.serving.cluster.ranker import NeuralRanker, RankRequest
+from rayrec.serving.cluster.ranker import Missing, NeuralRanker, RankRequest
 from rayrec.serving.cluster.recall import TopicRecall
 from rayrec.serving.metrics import LocalMetrics
 from rayrec.serving.recommender import OverloadedError, now_ms
@@ -50,11 +49,10 @@ class Rankers:
         method, arguments = self.call
         return [await getattr(self.replica, method)(*arguments)]
 
-    async def remote(self, request: RankRequest) -> bytes | list[int]:
+    async def remote(self, version: str, requests: list[RankRequest]) -> list[bytes] | Missing:
         if self.failures:
             raise self.failures.pop()
-        named = np.frombuffer(request.candidates + request.clicked, np.int32)
-        return self.replica._added(request.version).missing(named) or self.replica.rank_together([request])[0]
+        return await self.replica.rank(version, requests)
 
 
 class Look:
