@@ -76,14 +76,15 @@ def test_a_killed_search_continues_and_a_failed_trial_is_a_row(
 
 
 def test_goals_are_searched_like_other_settings(config: Config, ray_cluster: str) -> None:
-    """Which goals there are, and their weights; the best config has them in their order, and trains."""
+    """Their weights and losses, and what stands before their towers; the best config has them in their order, and trains."""
     workspace = Workspace(config.workspace)
     space = {
-        "ranker.goals": [GOALS, {name: GOALS[name] for name in ("like", "click")}],
+        "ranker.goals.watch.loss": ["weighted_logistic", "quantiles"],
         "ranker.goal_network.kind": ["mmoe", "ple"],
         "ranker.goals.like.weight": {"low": 0.5, "high": 2.0},
     }
-    config = with_values(config, {"ranker.model": "deepfm", "training.epochs": 1, "tuning.space": space})
+    goals = {name: GOALS[name] for name in ("like", "click", "watch")}
+    config = with_values(config, {"ranker.goals": goals, "ranker.model": "deepfm", "training.epochs": 1, "tuning.space": space})
     run_stage(workspace, ingest(1500, labels=True), config)
     run_stage(workspace, TUNE, config)
     folder = Path(workspace.folder("tune"))
@@ -91,12 +92,13 @@ def test_goals_are_searched_like_other_settings(config: Config, ray_cluster: str
     assert [trial["status"] for trial in trials] == ["finished"] * 2
     best = load(folder / "best.yaml")
     values = trials[0]["values"]
-    assert list(best.ranker.goals) == list(values["ranker.goals"])
+    assert list(best.ranker.goals) == list(goals)
+    assert best.ranker.goals["watch"].loss == values["ranker.goals.watch.loss"]
     assert best.ranker.goals["like"].weight == values["ranker.goals.like.weight"]
     assert best.ranker.goal_network.kind == values["ranker.goal_network.kind"]
     run_stages([load_stage("train")], best)
     (epoch,) = json.loads((Path(workspace.folder("train")) / "ranker" / "progress.json").read_text())["epochs"]
-    assert epoch["metrics"]["validation_auc"] == pytest.approx(trials[0]["summary"]["auc"], abs=1e-6)
+    assert epoch["validation_auc"] == pytest.approx(trials[0]["summary"]["auc"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
