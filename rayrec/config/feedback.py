@@ -29,19 +29,20 @@ class Like(Effect):
 
 
 class Skip(Effect):
-    """Events of kind `skip`, which say little."""
+    """Events of kind `skip`, each of which says little."""
 
+    topic: Strength = -0.1  # of videos on the same topic, which is the nearest of the video's topics
     author: Strength = -0.05  # of videos of the same author
-    near: Strength = -0.1  # of videos with the same content; those that are less similar get a part of it
+    near: Strength = -0.3  # of videos with the same content; those that are less similar get a part of it
     half_life_days: Days = 1.0  # after so long, half of each logarithm is left
 
 
 class NotInterested(Effect):
     """Events of kind `not_interested`: fewer videos like this one, which itself never comes again."""
 
-    topic: Strength = -0.3  # of videos on the same topic, which is the nearest of the video's topics
-    author: Strength = -0.3  # of videos of the same author
-    near: Strength = -1.0  # of videos with the same content; those that are less similar get a part of it
+    topic: Strength = -0.1  # of videos on the same topic, which is the nearest of the video's topics
+    author: Strength = -0.1  # of videos of the same author
+    near: Strength = -0.5  # of videos with the same content; those that are less similar get a part of it
 
 
 class LessTopic(Effect):

@@ -20,6 +20,7 @@ dataset: {kind: world, videos: 24, users: 40, topics: 6, days: 3, requests: 300,
 features:
   image: {model: resnet18, weights: none, output: pooled, frames: 2, size: 32}
   motion: {model: r3d_18, weights: none, output: pooled, frames: 4, size: 32}
+  decoders: 1 # the start of each costs more than all of the clips
 topics: {clusters: 6, epochs: 4, batch_size: 12, walks_per_tag: 2, tag_size: 16}
 split: {validation: 0.2, test: 0.2}
 ranker: {embedding_size: 4, hidden: [8]}
