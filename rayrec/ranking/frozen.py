@@ -24,11 +24,14 @@ class TooLargeError(Exception):
     """The matrices would take more memory than they may."""
 
 
-def room(device: torch.device) -> float:
-    """The bytes that the matrices of a ranker may take on a device: a quarter of what is free now."""
+def room(device: torch.device, sharing: int = 1) -> float:
+    """The bytes that the matrices of a ranker may take on a device: its share of a quarter of what is free now.
+
+    `sharing` rankers at most have the device, this one included.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 4
-    return min(psutil.virtual_memory().available, _left_to_container()) / 4
+        return torch.cuda.mem_get_info(device)[0] / 4 / sharing
+    return min(psutil.virtual_memory().available, _left_to_container()) / 4 / sharing
 
 
 def _left_to_container() -> float:

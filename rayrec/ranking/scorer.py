@@ -196,7 +196,8 @@ class Scorer:
         maps fields to values; a missing field is unknown. `told` has a JSON object (column of the table of users -> value) of each
         user of whom a caller has said something, which counts instead of what training knew, and "" of the others.
         """
-        self.model.eval()
+        if self.model.training:
+            self.model.eval()
         users = np.array([self.users.index.get(user_id, 0) for user_id in user_ids], dtype=np.int64)
         if rows := [row for row, text in enumerate(told or []) if text]:
             table = told_users(self.user_encoder, [user_ids[row] for row in rows], [told[row] for row in rows])  # type: ignore[index]

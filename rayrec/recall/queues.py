@@ -8,7 +8,7 @@ depends on the number of changes and not on the size of the catalog.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -253,9 +253,18 @@ class TopicQueues:
 
 def mixed(others: np.ndarray, fresh: np.ndarray, share: float) -> np.ndarray:
     """Both in their order: the n-th fresh item has position n / share, as long as there are enough others before it."""
-    number = np.arange(len(fresh))
-    ahead = np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).clip(max=len(others)).astype(np.int64)
-    return np.insert(others, ahead, fresh)
+    places = np.minimum(_ahead(share, 1 << len(fresh).bit_length())[: len(fresh)], len(others)) + np.arange(len(fresh))
+    found, is_other = np.empty(len(others) + len(fresh), others.dtype), np.ones(len(others) + len(fresh), dtype=bool)
+    is_other[places] = False
+    found[places], found[is_other] = fresh, others
+    return found
+
+
+@lru_cache(maxsize=256)
+def _ahead(share: float, count: int) -> np.ndarray:
+    """How many others come before each of the first `count` fresh items, if there are enough of them: int64."""
+    number = np.arange(count)
+    return np.ceil((number + 1) * (1 - share) / max(share, 1e-9) - 1e-9).astype(np.int64)
 
 
 def interleaved_by_topic(items: np.ndarray, item_topics: ItemTopics) -> np.ndarray:

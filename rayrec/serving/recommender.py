@@ -289,24 +289,19 @@ class Recommender:
         user = await self._hydrated(user_id, items)
         return await self.look("" if user.forgotten else user_id, int(items.in_store(np.array([item]))[0]))
 
-    def user(self, user_id: str, items: Items | None = None) -> UserState:
-        """Merges the log and the store in the order of time. Unknown users are in neither, forgotten ones are not in the log.
-
-        Only the given items are known, or all that are known now.
-        """
-        return self._merged(user_id, items or self.items, self.store.activity(*self._asked(user_id)))
+    def user(self, user_id: str) -> UserState:
+        """Merges the log and the store in the order of time. Unknown users are in neither, forgotten ones are not in the log."""
+        return self._merged(user_id, self.items, self.store.activity(*self._asked(user_id)))
 
     async def _hydrated(self, user_id: str, items: Items) -> UserState:
-        """What `user` returns, for an event loop: a thread costs more than a read of what the store has at hand."""
+        """What `user` returns, without a thread where the store need not wait."""
         asked = self._asked(user_id)
-        online = self.store.activity_at_once(*asked)
-        return self._merged(user_id, items, await asyncio.to_thread(self.store.activity, *asked) if online is None else online)
+        online = self.store.activity_at_once(*asked) or await asyncio.to_thread(self.store.activity, *asked)
+        return self._merged(user_id, items, online)
 
     def _asked(self, user_id: str) -> tuple[str, Since, int, int, int]:
-        """What the store is asked of a user."""
-        now = now_ms()
-        seen_since = now - int(self.settings.seen_days * DAY)
-        return user_id, self._since, self.bundle.info.max_clicks, seen_since, now - DELIVERED_MS
+        now, seen_ms = now_ms(), int(self.settings.seen_days * DAY)
+        return user_id, self._since, self.bundle.info.max_clicks, now - seen_ms, now - DELIVERED_MS
 
     def _merged(self, user_id: str, items: Items, online: Activity) -> UserState:
         find, bundle, max_clicks = items.find_all, self.bundle, self.bundle.info.max_clicks

@@ -107,5 +107,9 @@ def _merged(pieces: list[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _place(ids: pa.Array, user_id: str) -> int:
-    """The row of the first id that is not smaller."""
-    return bisect_left(range(len(ids)), user_id, key=lambda row: ids[row].as_py())
+    """The row of the first id that is not smaller. UTF-8 has the order of the characters, so that ids are compared as they lie."""
+    _, offsets, text = ids.buffers()
+    ends = memoryview(offsets).cast("q")[ids.offset :] if offsets else memoryview(b"")
+    return bisect_left(
+        range(len(ids)), user_id.encode(errors="surrogatepass"), key=lambda row: bytes(text[ends[row] : ends[row + 1]])
+    )

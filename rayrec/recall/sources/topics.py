@@ -61,7 +61,7 @@ def _head(queues: TopicQueues, topic: int, quota: int, exclusions: Exclusions, d
     """The first `quota` items of a queue that are not excluded."""
     if not quota:
         return NO_ITEMS
-    count, allowed = quota, np.empty(0, dtype=bool)
+    count, allowed = 2 * quota, np.empty(0, dtype=bool)
     while True:
         items = queues.queue(topic, count, draw_seed)
         allowed = np.append(allowed, exclusions.allow(items[len(allowed) :]))

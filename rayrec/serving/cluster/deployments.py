@@ -87,7 +87,7 @@ def app(args: dict[str, Any]) -> serve.Application:
             ray_actor_options={"num_cpus": 0.5} | _recall_placement(config),
             **common,
         ).bind(config)
-    return recall.bind(config, ranker.bind(config.workspace), search, intake)
+    return recall.bind(config, ranker.bind(config.workspace, _sharing(config)), search, intake)
 
 
 def _config_of(args: dict[str, Any]) -> Config:
@@ -140,6 +140,14 @@ def _ranker_scale(config: Config) -> dict[str, Any]:
         "downscale_delay_s": 120,
     }
     return {"autoscaling_config": scaling}
+
+
+def _sharing(config: Config) -> int:
+    """How many rankers may have the memory of one device: those that divide a GPU, or all, which may be on one machine."""
+    serving = config.serving
+    if serving.gpus_per_ranker:
+        return max(1, int(1 / serving.gpus_per_ranker))
+    return serving.max_ranker_replicas or serving.ranker_replicas
 
 
 def _recall_placement(config: Config) -> dict[str, Any]:

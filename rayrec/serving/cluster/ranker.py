@@ -56,12 +56,12 @@ class RankRequest(NamedTuple):
 
 
 class NeuralRanker:
-    """Scores candidates, several requests in one forward pass."""
+    """Scores candidates, several requests in one forward pass. At most `sharing` replicas have the memory of one device."""
 
-    def __init__(self, workspace: str) -> None:
+    def __init__(self, workspace: str, sharing: int = 1) -> None:
         bind_to_node_address()
         log_as_json()
-        self.workspace = Workspace(workspace)
+        self.workspace, self.sharing = Workspace(workspace), sharing
         self.scorers = VersionCache(self._load)
         self.added: dict[str, AddedItems] = {}  # by the version of the bundle
         self.wanted: set[str] = set()
@@ -156,7 +156,7 @@ class NeuralRanker:
         _, folder = locate(self.workspace, version)
         device = reserved_device()
         scorer = load_scorer(self.workspace.fs, folder).to(device)
-        frozen = scorer.freeze(room(device))
+        frozen = scorer.freeze(room(device, self.sharing))
         warm_up(scorer, folder)
         log.info("bundle %s: the ranker is loaded on %s; its frozen items take %d MB", version, device, frozen / 1e6)
         return scorer

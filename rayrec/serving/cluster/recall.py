@@ -270,8 +270,11 @@ class TopicRecall:
     def _rank_with(self, bundle: Bundle) -> Rank:
         if not bundle.info.has_ranker:
             return rank_in_order
-        ask = partial(self._ask_ranker, bundle, self.ranker.rank, bundle.version)
-        calls: RankCalls[RankRequest, bytes] = RankCalls(ask)
+
+        async def ask(requests: list[RankRequest]) -> list[bytes]:
+            return cast(list[bytes], await self._ask_ranker(bundle, self.ranker.rank, bundle.version, requests))
+
+        calls = RankCalls(ask)
 
         async def rank(user_id: str, user: UserState, at: int, candidates: np.ndarray, context: dict[str, Any]) -> np.ndarray:
             values = np.frombuffer(await calls.ask(RankRequest.of(user_id, user, at, candidates, context)), np.float32)

@@ -5,8 +5,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from rayrec.config import ConfigError
 from rayrec.serving.state.intake import Batch, Intake, WritesByIntake
+from rayrec.serving.state.reading import AtHand, Readers, connect
 from rayrec.serving.state.seen import codes_by_day, with_codes
 from rayrec.serving.state.store import (
     DAY,
@@ -40,8 +40,6 @@ from rayrec.serving.state.store import (
 SCHEMA = 7  # the version of the layout, which the file keeps in `user_version`; the oldest files have 0
 WRITE_TIMEOUT_S = 10  # how long a write waits for the write of another process
 READ_TIMEOUT_S = 1  # likewise a read, which waits only for a process that keeps the file to itself
-SLOW_READ_S = 0.01  # a read that took longer waited for the disk or for another process
-AWAY_S = 1.0  # for so long after such a read, a caller that may not wait is told to ask in a thread
 PRUNE_BATCH = 250  # events deleted in one transaction; between transactions, others write
 
 # `number` counts the events in the order of their arrival, so that a reader can ask for those that are new to it. AUTOINCREMENT:
@@ -122,32 +120,6 @@ GROUP BY 1 ORDER BY 1
 """
 
 
-class Readers:
-    """Connections that read. In WAL mode they never wait for the writer."""
-
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._connect = connect
-        self._idle: deque[sqlite3.Connection] = deque()
-
-    @contextmanager
-    def one(self) -> Iterator[sqlite3.Connection]:
-        """A connection that no other thread uses while the block runs."""
-        try:
-            db = self._idle.pop()
-        except IndexError:
-            db = self._connect()
-        try:
-            yield db
-        except sqlite3.OperationalError as error:
-            raise StoreError(str(error)) from error
-        finally:
-            self._idle.append(db)
-
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
-
-
 class SqliteStore(WritesByIntake):
     """Keeps events in one SQLite file. A write waits up to `WRITE_TIMEOUT_S` for the write of another process.
 
@@ -158,13 +130,11 @@ class SqliteStore(WritesByIntake):
         """Raises `StoreError` if the file can't be opened, `ConfigError` if another version of rayrec made it."""
         self.path, self.exposure = path, exposure
         self._writing = threading.Lock()
-        self._readers, self._hasty_readers = (
-            Readers(lambda wait_s=wait_s: self._connect(wait_s)) for wait_s in (READ_TIMEOUT_S, 0)
-        )
-        self._at_hand_from = 0.0  # on a monotonic clock: until then, reads have to wait for the disk
+        self._readers, self._hasty_readers = Readers(path, READ_TIMEOUT_S), Readers(path, 0)
+        self._at_hand = AtHand()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._writer = self._connect(WRITE_TIMEOUT_S)
+            self._writer = connect(path, WRITE_TIMEOUT_S)
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = FULL")  # a commit waits until the data are on the disk
             self._writer.execute("PRAGMA wal_autocheckpoint = 8000")  # pages (32 MiB): one copy of a page for many commits
@@ -181,20 +151,12 @@ class SqliteStore(WritesByIntake):
     def activity_at_once(
         self, user_id: str, since: Since, max_clicks: int, seen_since: int, delivered_since: int
     ) -> Activity | None:
-        begun = time.monotonic()
-        if begun < self._at_hand_from:
-            return None
-        try:
-            return self._activity(self._hasty_readers, user_id, since, max_clicks, seen_since, delivered_since)
-        except StoreError:
-            return None  # whoever may wait for the file reads it
-        finally:
-            if time.monotonic() - begun > SLOW_READ_S:
-                self._at_hand_from = time.monotonic() + AWAY_S
+        asked = user_id, since, max_clicks, seen_since, delivered_since
+        return self._at_hand.read(lambda: self._activity(self._hasty_readers, *asked))
 
     def _activity(
         self,
-        readers: "Readers",
+        readers: Readers,
         user_id: str,
         since: Since,
         max_clicks: int,
@@ -328,9 +290,6 @@ class SqliteStore(WritesByIntake):
             readers.close()
 
     # --- internals ---
-
-    def _connect(self, timeout_s: float) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout_s, isolation_level=None, check_same_thread=False)
 
     def _create(self) -> None:
         """Creates the tables, or upgrades those of an older version. A file that is up to date is not written to."""

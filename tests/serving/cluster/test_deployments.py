@@ -51,6 +51,22 @@ def test_rankers_follow_the_load_between_the_two_numbers(published: Config) -> N
     assert built(published, ranker_replicas=2, max_ranker_replicas=2)["NeuralRanker"].num_replicas == 2
 
 
+@pytest.mark.parametrize(
+    ("serving", "sharing"),
+    [
+        ({"ranker_replicas": 2}, 2),
+        ({"ranker_replicas": 1, "max_ranker_replicas": 3}, 3),
+        ({"ranker_replicas": 4, "gpus_per_ranker": 0.5}, 2),
+        ({"ranker_replicas": 4, "gpus_per_ranker": 1}, 1),
+    ],
+)
+def test_a_ranker_knows_how_many_share_its_memory(published: Config, serving: dict[str, Any], sharing: int) -> None:
+    settings = dump(published)
+    settings["serving"] |= serving
+    (ranker,) = (one for one in build_app(app({"config": settings}), name="r").deployments if one.name == "NeuralRanker")
+    assert ranker.init_args == (published.workspace, sharing)
+
+
 @pytest.mark.parametrize(("state", "resources"), [(None, ["node:__internal_head__"]), ("redis://db:6379/0", [])])
 def test_recall_stays_where_its_events_are(published: Config, state: str | None, resources: list[str]) -> None:
     settings = dump(published)

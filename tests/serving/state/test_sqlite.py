@@ -1,17 +1,24 @@
 """What is particular to the store in SQLite."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 
 from rayrec.config import ConfigError
-from rayrec.serving.state.sqlite import WRITE_TIMEOUT_S, SqliteStore
-from rayrec.serving.state.store import Event, Since, StoreError
+from rayrec.serving.state import reading
+from rayrec.serving.state.seen import code
+from rayrec.serving.state.sqlite import READ_TIMEOUT_S, WRITE_TIMEOUT_S, SqliteStore
+from rayrec.serving.state.store import Activity, Event, Since, StoreError
 from tests.serving.state.events import ALL, clicked, counted, event, kept
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_store_that_is_held_too_long_says_so(tmp_path: Path) -> None:
@@ -38,6 +45,74 @@ def test_batches_that_wait_are_committed_together(tmp_path: Path) -> None:
         assert 0 < store.write_delay() < 60
     assert [each.result() for each in added] == [[]] * 8
     assert len(commits) == 2
+    store.close()
+
+
+def at_once(store: SqliteStore, user: str = "ann") -> Activity | None:
+    return store.activity_at_once(user, ALL, 10, 0, 0)
+
+
+# Each line that it reads is something to write; it says when that is committed.
+WRITES = """
+import sys
+from pathlib import Path
+from rayrec.serving.state.sqlite import SqliteStore
+from rayrec.serving.state.store import Event
+store = SqliteStore(Path(sys.argv[1]))
+for line in sys.stdin:
+    eval(line)
+    print("done", flush=True)
+"""
+
+
+def test_what_another_process_wrote_is_read_at_once(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "events.db")
+    store.add_events([event(1)])
+    assert at_once(store) == store.activity("ann", ALL, 10, 0, 0)
+    command = [sys.executable, "-c", WRITES, str(store.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        to_it, from_it = cast(IO[str], other.stdin), cast(IO[str], other.stdout)
+
+        def written(line: str) -> Activity:
+            to_it.write(f"{line}\n")
+            to_it.flush()
+            assert from_it.readline() == "done\n"
+            found = at_once(store)
+            assert found is not None
+            assert found == store.activity("ann", ALL, 10, 0, 0)
+            return found
+
+        for kind in ("click", "not_interested", "block_author", "impression"):
+            told = written(f"store.add_events([Event('{kind}', 'ann', 'of {kind}', '{kind}', 5000)])")
+            assert code(f"of {kind}") in told.seen
+        assert told.clicked == ["v1", "of click"]
+        assert [kind for kind, _, _ in told.feedback] == ["not_interested", "block_author"]
+        assert written("store.add_events([Event('u', 'ann', 'of block_author', 'undo', 6000)])").feedback[-1][0] == "undo"
+        assert written("store.put_users({'ann': '{\"age\":4}'})").fields == '{"age":4}'
+        assert written("store.forget('ann')") == Activity([], [], b"", [], forgotten=True)
+        to_it.close()
+    store.close()
+
+
+def test_a_read_at_once_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(tmp_path / "events.db")
+    store.add_events([event(1)])
+    store._writer.execute("PRAGMA journal_mode = DELETE")  # in which a writer keeps readers out
+    store._writer.execute("BEGIN EXCLUSIVE")
+    begun = time.monotonic()
+    assert at_once(store) is None
+    assert time.monotonic() - begun < READ_TIMEOUT_S / 2
+    with pytest.raises(StoreError, match="locked"):
+        store.activity("ann", ALL, 10, 0, 0)
+    assert time.monotonic() - begun > READ_TIMEOUT_S / 2
+    store._writer.execute("ROLLBACK")
+    assert at_once(store) is not None
+    monkeypatch.setattr(reading, "SLOW_S", -1.0)
+    assert at_once(store) is not None
+    assert at_once(store) is None  # for the last one was slow
+    monkeypatch.setattr(reading, "AWAY_S", 0.0)
+    store._at_hand = reading.AtHand()
+    assert None not in (at_once(store), at_once(store))
     store.close()
 
 
