@@ -109,7 +109,7 @@ def goals_table(runs: list[ArmRun]) -> str:
             if goal in found:
                 by_arm.setdefault(arm, []).append(found[goal])
         rows = {arm: {name: _over_seeds(found, name) for name in OF_GOALS} for arm, found in by_arm.items()}
-        best = {name: max((row[name][0] for row in rows.values() if row[name]), default=None) for name in ("auc", "xauc")}
+        best = {name: max((value[0] for row in rows.values() if (value := row[name])), default=None) for name in ("auc", "xauc")}
         for arm, row in rows.items():
             cells = [_cell(value, bold=value[0] == best.get(name)) if value else "-" for name, value in row.items()]
             lines.append(f"| {goal} | {arm} | {' | '.join(cells)} |")

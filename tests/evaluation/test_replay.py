@@ -105,14 +105,14 @@ def test_what_was_liked_on_a_day_of_predicted_clicks_is_not_known() -> None:
     plain = days_of_log()
     lengths = catalog().append_column("duration_s", pa.array([10.0] * catalog().num_rows, pa.float32()))
     log = with_labels(plain.interactions)
-    later = np.arange(log.num_rows) >= 2 * PER_DAY
+    later = np.arange(log.num_rows) >= 3 * PER_DAY
     other = log.set_column(
         log.column_names.index("watch_s"), "watch_s", pa.array(np.where(later, 9, log["watch_s"].to_numpy()).astype(np.float32))
     ).set_column(log.column_names.index("liked"), "liked", pa.array(later | log["liked"].to_numpy()))
 
     def found(log: pa.Table, learn: str) -> list[float]:
-        settings = Replay.model_validate({"days": 3, "learn": learn})
-        return [day.log_loss for day in replay(ReplayData(log, lengths, None), ranker, TRAINING, SPLIT, settings, 1)]
+        settings, training = Replay.model_validate({"days": 2, "learn": learn}), TRAINING.model_copy(update={"epochs": 1})
+        return [day.log_loss for day in replay(ReplayData(log, lengths, None), ranker, training, SPLIT, settings, 1)]
 
     assert found(other, "predicted") == found(log, "predicted")
     first, *rest = zip(found(other, "real"), found(log, "real"), strict=True)

@@ -23,20 +23,23 @@ SETTINGS = {
 }
 
 
-def ingest(run: StageRun) -> None:
-    """A log of three days."""
-    log = interactions(1500)
-    run.write("catalog", catalog())
-    log = log.set_column(2, "shown_at", pa.array(20_000 * DAY_MS + np.arange(1500) * (DAY_MS // 500)))
-    run.write("interactions", with_labels(log))
-    run.count(1500, 1500)
+def ingest(rows: int) -> Stage:
+    """A stage that writes a log of three days."""
+
+    def write(run: StageRun) -> None:
+        run.write("catalog", catalog())
+        at = 20_000 * DAY_MS + np.arange(rows) * (DAY_MS * 3 // rows)
+        run.write("interactions", with_labels(interactions(rows).set_column(2, "shown_at", pa.array(at))))
+        run.count(rows, rows)
+
+    return Stage("ingest", write, writes=("catalog", "interactions"))
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "small.yaml").write_text(json.dumps({"workspace": str(tmp_path / "space"), **SETTINGS}))
     config = load(tmp_path / "small.yaml")
-    run_stage(Workspace(config.workspace), Stage("ingest", ingest, writes=("catalog", "interactions")), config)
+    run_stage(Workspace(config.workspace), ingest(1500), config)
     return config
 
 
@@ -74,17 +77,16 @@ def test_arms_are_replayed_and_shown(config: Config) -> None:
 
 def test_a_ranker_with_goals_is_replayed_and_judged_by_its_clicks(config: Config) -> None:
     """The click alone, named as a goal, is learned from the same labels as without goals."""
-    arms = {
-        "goals": {"ranker.model": "deepfm", "ranker.goals": GOALS},
-        "click": {"ranker.model": "lr", "ranker.goals.click": "clicked"},
-    }
-    arms["plain"] = {"ranker.model": "lr"}
+    goals = {"goals": {"ranker.goals": GOALS}, "click": {"ranker.goals.click": "clicked"}, "plain": {}}
+    arms: dict[str, Any] = {name: {"ranker.model": "fm"} | values for name, values in goals.items()}
     replay = config.replay.model_copy(update={"arms": arms, "seeds": [1]})
-    training = config.training.model_copy(update={"epochs": 5, "learning_rate": 0.02})
+    training = config.training.model_copy(update={"epochs": 3, "learning_rate": 0.02})
+    run_stage(Workspace(config.workspace), ingest(6000), config, force=True)
     runs, _ = replayed(config.model_copy(update={"replay": replay, "training": training}))
     found = {run["arm"]: [day["auc"] for day in run["days"]] for run in runs}
-    assert all(auc > 0.6 for auc in found["goals"])
-    assert found["click"] == pytest.approx(found["plain"], abs=1e-3)
+    assert min(found["goals"]) > 0.6
+    assert min(found["plain"]) > 0.6
+    assert found["click"] == pytest.approx(found["plain"], abs=0.03)
 
 
 def test_what_cannot_be_replayed_is_refused_at_once(config: Config) -> None:
