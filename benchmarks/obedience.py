@@ -46,7 +46,9 @@ from rayrec.workspace.versions import Workspace
 
 NOTHING = "nothing"
 PAGES_A_VISIT = 5
-KINDS = (NOTHING, "less_topic", "less_author", "block_author", "not_interested", "skip", "like")
+KINDS = ("less_topic", "less_author", "block_author", "not_interested", "skip", "like")
+# What is said, and how many days ago. The last ones show how the effects fade: by half in 30 days and, of a like, in 7.
+SAID = [(NOTHING, 0), *((kind, 0) for kind in KINDS), ("less_topic", 30), ("less_topic", 80), ("like", 7), ("like", 28)]
 
 
 def rank_with(scorer: Scorer) -> Rank:
@@ -79,14 +81,15 @@ def served(bundle: Bundle, rank: Rank, config: Config) -> Iterator[httpx.Client]
             store.close()
 
 
-def measured(client: httpx.Client, users: list[str], kind: str, k: int) -> list[dict[str, float]]:
-    """The shares before and after the event, and milliseconds, of each user."""
+def measured(client: httpx.Client, users: list[str], kind: str, days: int, k: int) -> list[dict[str, float]]:
+    """The shares before and after an event of so many days ago, and milliseconds, of each user."""
     found = []
     for user in users:
         first = asked(client, user, k)[0]
         told = next(video for video in first if video["author_id"] and video["topics"])
         if kind != NOTHING:
-            event = {"event_id": kind, "user_id": user, "video_id": told["video_id"], "kind": kind}
+            at = time.time_ns() // 1_000_000 - days * DAY
+            event = {"event_id": kind, "user_id": user, "video_id": told["video_id"], "kind": kind, "at": at}
             begun = time.perf_counter()
             client.post("/v1/events", json={"events": [event]}).raise_for_status()
             stored_ms = 1000 * (time.perf_counter() - begun)
@@ -202,13 +205,13 @@ def obeying(bundle: Bundle, rank: Rank, config: Config, count: int, k: int) -> N
     users = bundle.users.with_most_clicks(count)
     asyncio.run(rank(users[0], UserState(*[np.empty(0, np.int64)] * 3), 0, np.arange(1, 100, dtype=np.int32), {}))  # warms up
     rows, usual = [], {"topic": 0.0, "author": 0.0}
-    for kind in KINDS:
+    for kind, days in SAID:
         with served(bundle, rank, config) as client:
-            found = measured(client, users, kind, k)
+            found = measured(client, users, kind, days, k)
         mean = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
         usual = usual if kind != NOTHING else {name: mean[f"{name} after"] for name in usual}
         rows.append(
-            {"event": kind}
+            {"event": f"{kind}, {days} days ago" if days else kind}
             | {f"{name} {when}": mean[f"{name} {when}"] for name in usual for when in ("before", "after")}
             | {f"{name}, change": mean[f"{name} after"] / usual[name] - 1 for name in usual}
             | {

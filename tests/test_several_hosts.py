@@ -32,6 +32,8 @@ ranker: {{embedding_size: 4, hidden: [8], dropout: 0, id_dropout: 0, topics: fal
 training: {{epochs: 30, patience: 30, batch_size: 128, workers: 2, without_topics: false, checkpoint_s: 0.5}}
 recall: {{candidates: 20, sources: {{popular: 0.5, fresh: 0.5}}}}
 """)
+# The head counts a host as lost after 12 s without an answer; by cluster.yaml it would wait for 28 s.
+SOON_LOST = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster
     """A cluster whose workspace has an ingested world."""
     if reason := virtual_hosts.missing():
         pytest.skip(f"{reason}: that rayrec works on SEVERAL HOSTS is NOT tested")
-    with virtual_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+    with virtual_cluster(tmp_path_factory.mktemp("cluster"), environment=SOON_LOST) as cluster:
         run_stages([load_stage("ingest")], config_of(cluster))
         cluster.forget()  # it has read the clips that it made
         yield cluster

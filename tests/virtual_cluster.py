@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -31,16 +32,14 @@ DASHBOARD = "http://127.0.0.1:8265"
 PORT = 8000  # of the service
 ENVIRONMENT = ". ~/.rayrec_environment"
 TIMEOUT_S = 400.0
-# All hosts share one machine: none can judge its memory, workers (nice 15) would wait for everything else, and all is slower. Tests
-# that cut a host off wait until the head counts it as lost, which takes 28 s by cluster.yaml and 12 s by the last two.
+# All hosts share one machine: none can judge its memory, workers (nice 15) would wait for everything else, and all is slower.
 ONE_MACHINE = {
     "RAY_worker_niceness": "0",
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "2",
 }
+NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
 OBJECT_STORE = 200_000_000  # bytes on each host
 
 
@@ -64,10 +63,12 @@ class Job:
 
 
 class VirtualCluster:
-    """A head, and workers with so many CPUs each. `config` is the config of its jobs; its workspace is in the bucket."""
+    """A head, and workers with so many CPUs each; its workspace is in the bucket. `environment` adds to that of cluster.yaml."""
 
-    def __init__(self, hosts: VirtualHosts, s3: S3, redis: str, folder: Path, cpus: int = 1) -> None:
-        self.hosts, self.s3, self.redis, self.folder, self.cpus = hosts, s3, redis, folder, cpus
+    def __init__(
+        self, hosts: VirtualHosts, s3: S3, redis: str, folder: Path, cpus: int = 1, environment: Mapping[str, str] = NOTHING_MORE
+    ) -> None:
+        self.hosts, self.s3, self.redis, self.folder, self.cpus, self.environment = hosts, s3, redis, folder, cpus, environment
         self.workspace = s3.uri(f"{s3.bucket()}/space")
         self.workers = [name for name in hosts.addresses if name != HEAD]
         self.api_key, self._token = secrets.token_hex(16), secrets.token_hex(32)
@@ -178,7 +179,7 @@ class VirtualCluster:
         self.hosts.write(host, f"/home/{host}/.ray/auth_token", self._token)
         self.hosts.write(host, f"/home/{host}/.rayrec_api_keys", self.api_key)
         setup = [line for line in self._file["setup_commands"] if "> ~/.rayrec_environment" in line and "activate" not in line]
-        more = {**KEYS, **ONE_MACHINE, "PYTHONPATH": str(ROOT), "RAY_HEAD_IP": self.hosts.addresses[HEAD]}
+        more = {**KEYS, **ONE_MACHINE, "PYTHONPATH": str(ROOT), "RAY_HEAD_IP": self.hosts.addresses[HEAD], **self.environment}
         own = [f"echo 'export {name}={shlex.quote(value)}' >> ~/.rayrec_environment" for name, value in more.items()]
         self.hosts.run(host, "\n".join(["set -e", f"ln -s {ROOT} ~/rayrec", *setup, *own]))
 
@@ -213,7 +214,9 @@ def _ready(client: httpx.Client) -> bool:
 
 
 @contextmanager
-def virtual_cluster(folder: Path, cores: Mapping[str, int] | None = None, cpus: int = 1) -> Iterator[VirtualCluster]:
+def virtual_cluster(
+    folder: Path, cores: Mapping[str, int] | None = None, cpus: int = 1, environment: Mapping[str, str] = NOTHING_MORE
+) -> Iterator[VirtualCluster]:
     """A cluster of a head and two workers, `one` and `two`, of so many CPUs, until the block ends. Its logs go to a folder."""
     durable = ("--appendonly", "yes", "--appendfsync", "always", "--protected-mode", "no")
     with (
@@ -221,6 +224,6 @@ def virtual_cluster(folder: Path, cores: Mapping[str, int] | None = None, cpus: 
         s3_server(folder / "s3.log", hosts.outside) as s3,
         redis_server(folder / "redis", *durable, host=hosts.outside) as redis,
     ):
-        cluster = VirtualCluster(hosts, s3, redis.url, folder, cpus)
+        cluster = VirtualCluster(hosts, s3, redis.url, folder, cpus, environment)
         cluster.start()
         yield cluster
