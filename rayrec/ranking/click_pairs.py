@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding_bag, leaky_relu
 
-from rayrec.ranking.gathering import positions_by_row
+from rayrec.ranking.gathering import lines_of, positions_by_row
 
-PAIRS_AT_ONCE = 4096
+PAIRS_AT_ONCE = 8192
 
 leaky_relu_backward_into = torch.ops.aten.leaky_relu_backward.grad_input
 
@@ -39,8 +39,9 @@ class ClickPairs:
         shape = len(mask_BH), candidates, mask_BH.shape[1]
         place_Q = mask_BH[:, None].expand(shape).flatten().nonzero().squeeze(1)
         item_Q = index_BH[:, None].expand(shape).flatten().index_select(0, place_Q)
+        candidate_Q = lines_of((shape[0] * shape[1], shape[2]), place_Q.device).index_select(0, place_Q)
         clicks_R = mask_BH.sum(1).repeat_interleave(candidates)
-        return cls(shape, items, place_Q, place_Q // shape[2], item_Q, clicks_R.cumsum(0) - clicks_R)
+        return cls(shape, items, place_Q, candidate_Q, item_Q, clicks_R.cumsum(0) - clicks_R)
 
     @cached_property
     def by_item(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,6 +43,7 @@ class EmbeddingTable(nn.Module):
         super().__init__()
         self.names, self.dim = list(columns), dim
         widths = [column.shape[1] if column.ndim == 2 else 1 for column in columns.values()]
+        self.has_lists = any(column.ndim == 2 for column in columns.values())
         offsets = torch.tensor([0, *(sizes[name] for name in self.names)]).cumsum(0)
         self.offset = dict(zip(self.names, offsets.tolist(), strict=False))
         self.sizes = {name: sizes[name] for name in self.names}
@@ -67,6 +69,8 @@ class EmbeddingTable(nn.Module):
 
     def embed(self, values_UW: torch.Tensor) -> torch.Tensor:
         """Vectors and weights [U, F, dim + 1] of values that need not come from the table."""
+        if not self.has_lists:
+            return functional.embedding(values_UW, self.weight, sparse=True)
         mask_UW = (values_UW > self.floor_W).to(self.weight.dtype)
         share_UW = mask_UW / ((mask_UW @ self.member_WF).clamp(min=1) @ self.member_WF.T)
         rows, width = values_UW.shape
@@ -344,8 +348,27 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def concatenate_fields(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The vectors of all parts [U, F, dim + 1], concatenated [U, sum of F * dim], and the sum of all weights [U]."""
-    vectors = torch.cat([part[..., :-1].flatten(1) for part in parts], 1)
-    return vectors, torch.cat([part[..., -1] for part in parts], 1).sum(1)
+    vectors, weights = _ConcatenatedFields.apply(*parts)
+    return vectors, weights
+
+
+class _ConcatenatedFields(torch.autograd.Function):
+    """Writes each gradient once; those of slices are zeros that are filled and added up."""
+
+    @staticmethod
+    def forward(ctx: Any, *parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.shapes = [part.shape for part in parts]
+        vectors = torch.cat([part[..., :-1].flatten(1) for part in parts], 1)
+        return vectors, torch.cat([part[..., -1] for part in parts], 1).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, of_vectors: torch.Tensor, of_weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes = [fields * (size - 1) for _, fields, size in ctx.shapes]
+        gradients = tuple(of_vectors.new_empty(shape) for shape in ctx.shapes)
+        for gradient, of_part in zip(gradients, of_vectors.split(sizes, 1), strict=True):
+            gradient[..., :-1] = of_part.unflatten(1, (gradient.shape[1], -1))
+            gradient[..., -1] = of_weights[:, None]
+        return gradients
 
 
 def _columns(table: FieldTable) -> dict[str, torch.Tensor]:
