@@ -22,7 +22,7 @@ from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.ranking.frozen import FrozenItems
-from rayrec.ranking.gathering import Rows, gather, unique_rows, weighted_sum
+from rayrec.ranking.gathering import Rows, field_sums, gather, unique_rows, weighted_sum
 
 INITIAL_DEVIATION = 0.05  # of embeddings; `benchmarks/initial_values.py` compares others
 
@@ -75,9 +75,7 @@ class EmbeddingTable(nn.Module):
         share_UW = mask_UW / ((mask_UW @ self.member_WF).clamp(min=1) @ self.member_WF.T)
         rows, width = values_UW.shape
         starts = torch.arange(0, rows * width, width, dtype=torch.int32, device=values_UW.device)[:, None] + self.start_F
-        bags = functional.embedding_bag(
-            values_UW.flatten(), self.weight, starts.flatten(), mode="sum", per_sample_weights=share_UW.flatten(), sparse=True
-        )
+        bags = field_sums(self.weight, values_UW.flatten(), share_UW.flatten(), starts.flatten())
         return bags.view(rows, len(self.names), self.dim + 1)
 
     def values_of(self, name: str, rows: torch.Tensor) -> torch.Tensor:
