@@ -17,7 +17,7 @@ from torch.nn.functional import embedding_bag, leaky_relu
 
 from rayrec.ranking.gathering import lines_of, positions_by_row
 
-PAIRS_AT_ONCE = 8192
+PAIRS_AT_ONCE = 4096  # docs/lab-notes.md compares others
 
 leaky_relu_backward_into = torch.ops.aten.leaky_relu_backward.grad_input
 
@@ -112,7 +112,7 @@ class _PairScores(torch.autograd.Function):
         pairs, slopes, depth = ctx.pairs, ctx.slopes, len(ctx.slopes)
         weights, inputs = saved[:depth], saved[depth:]
         of_product, of_weights = torch.zeros_like(product_AX), [torch.zeros_like(weight) for weight in weights]
-        of_slopes, of_biases = [c_RX.new_zeros(()) for _ in weights], [c_RX.new_zeros(len(weight)) for weight in weights]
+        of_slopes = [c_RX.new_zeros(()) for _ in weights]
         of_c_QX, of_k_QX = (c_RX.new_empty(len(gradient_Q), c_RX.shape[1]) for _ in range(2))
         for some in _parts(len(gradient_Q)):
             gradient = gradient_Q[some, None]
@@ -120,7 +120,6 @@ class _PairScores(torch.autograd.Function):
                 x = inputs[place][some]
                 output = leaky_relu(x, slopes[place])
                 of_weights[place].addmm_(gradient.T, output)
-                of_biases[place] += gradient.sum(0)
                 of_output = gradient @ weights[place]
                 negative = torch.clamp(x, max=0, out=output)
                 of_slopes[place] += torch.dot(of_output.flatten(), negative.flatten())
@@ -131,6 +130,7 @@ class _PairScores(torch.autograd.Function):
             of_pair = gradient @ product_AX
             torch.mul(of_pair, k, out=of_c_QX[some])
             torch.mul(of_pair, c, out=of_k_QX[some])
+        of_biases = [*(of_input.sum(0) for of_input in inputs[1:]), gradient_Q.sum(0, keepdim=True)]
         of_layers = [one for layer in zip(of_slopes, of_weights, of_biases, strict=True) for one in layer]
         by_candidate, by_item = pairs.sum_by_candidate, pairs.sum_by_item
         of_first_QA = inputs[0]
