@@ -75,6 +75,15 @@ def test_scores_stand_where_their_pairs_were() -> None:
     assert spread.tolist() == [[[0, 1, 2], [0, 3, 4]], [[0, 0, 5], [0, 0, 6]]]
 
 
+def test_nobody_clicked_anything() -> None:
+    unit, c_BNX, k_UX = ActivationUnit(4, [6, 5], "prelu"), torch.randn(2, 1, 4), torch.randn(3, 4, requires_grad=True)
+    pairs = ClickPairs.of(torch.zeros(2, 7, dtype=torch.int64), torch.zeros(2, 7, dtype=torch.bool), 1, 3)
+    interests = pooled_clicks(pairs, unit.of_pairs(pairs, c_BNX, k_UX), k_UX)
+    assert torch.equal(interests, torch.zeros(2, 4))
+    interests.sum().backward()
+    assert not any(parameter.grad.any() for parameter in unit.parameters())
+
+
 def test_a_second_backward_pass_is_refused() -> None:
     """The first one writes over what it has read."""
     pairs = ClickPairs.of(torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool), 1, 2)
