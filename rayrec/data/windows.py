@@ -66,7 +66,7 @@ class HistoryGather:
 
         They are in the order of time, 0-padded on the left.
         """
-        first_B1 = torch.maximum(self.offsets[user_B], end_B - self.window.reach)[:, None]
+        first_B1 = torch.maximum(self.offsets.index_select(0, user_B), end_B - self.window.reach)[:, None]
         if isinstance(self.window, LatestSessions):
             index_BH = self._of_sessions(self.window, first_B1, end_B)
         else:

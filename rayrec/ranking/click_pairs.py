@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding_bag, leaky_relu
 
-from rayrec.ranking.gathering import positions_by_row
+from rayrec.ranking.gathering import lines_of, positions_by_row
 
-PAIRS_AT_ONCE = 4096
+PAIRS_AT_ONCE = 4096  # docs/lab-notes.md compares others
 
 leaky_relu_backward_into = torch.ops.aten.leaky_relu_backward.grad_input
 
@@ -39,8 +39,9 @@ class ClickPairs:
         shape = len(mask_BH), candidates, mask_BH.shape[1]
         place_Q = mask_BH[:, None].expand(shape).flatten().nonzero().squeeze(1)
         item_Q = index_BH[:, None].expand(shape).flatten().index_select(0, place_Q)
+        candidate_Q = lines_of((shape[0] * shape[1], shape[2]), place_Q.device).index_select(0, place_Q)
         clicks_R = mask_BH.sum(1).repeat_interleave(candidates)
-        return cls(shape, items, place_Q, place_Q // shape[2], item_Q, clicks_R.cumsum(0) - clicks_R)
+        return cls(shape, items, place_Q, candidate_Q, item_Q, clicks_R.cumsum(0) - clicks_R)
 
     @cached_property
     def by_item(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +112,7 @@ class _PairScores(torch.autograd.Function):
         pairs, slopes, depth = ctx.pairs, ctx.slopes, len(ctx.slopes)
         weights, inputs = saved[:depth], saved[depth:]
         of_product, of_weights = torch.zeros_like(product_AX), [torch.zeros_like(weight) for weight in weights]
-        of_slopes, of_biases = [c_RX.new_zeros(()) for _ in weights], [c_RX.new_zeros(len(weight)) for weight in weights]
+        of_slopes = [c_RX.new_zeros(()) for _ in weights]
         of_c_QX, of_k_QX = (c_RX.new_empty(len(gradient_Q), c_RX.shape[1]) for _ in range(2))
         for some in _parts(len(gradient_Q)):
             gradient = gradient_Q[some, None]
@@ -119,7 +120,6 @@ class _PairScores(torch.autograd.Function):
                 x = inputs[place][some]
                 output = leaky_relu(x, slopes[place])
                 of_weights[place].addmm_(gradient.T, output)
-                of_biases[place] += gradient.sum(0)
                 of_output = gradient @ weights[place]
                 negative = torch.clamp(x, max=0, out=output)
                 of_slopes[place] += torch.dot(of_output.flatten(), negative.flatten())
@@ -130,6 +130,7 @@ class _PairScores(torch.autograd.Function):
             of_pair = gradient @ product_AX
             torch.mul(of_pair, k, out=of_c_QX[some])
             torch.mul(of_pair, c, out=of_k_QX[some])
+        of_biases = [*(of_input.sum(0) for of_input in inputs[1:]), gradient_Q.sum(0, keepdim=True)]
         of_layers = [one for layer in zip(of_slopes, of_weights, of_biases, strict=True) for one in layer]
         by_candidate, by_item = pairs.sum_by_candidate, pairs.sum_by_item
         of_first_QA = inputs[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from rayrec.config import Ranker
 from rayrec.data.batches import Batch
 from rayrec.data.fields import FieldTable, Tables
 from rayrec.ranking.frozen import FrozenItems
-from rayrec.ranking.gathering import Rows, gather, unique_rows, weighted_sum
+from rayrec.ranking.gathering import Rows, field_sums, gather, unique_rows, weighted_sum
 
 INITIAL_DEVIATION = 0.05  # of embeddings; `benchmarks/initial_values.py` compares others
 
@@ -42,6 +43,7 @@ class EmbeddingTable(nn.Module):
         super().__init__()
         self.names, self.dim = list(columns), dim
         widths = [column.shape[1] if column.ndim == 2 else 1 for column in columns.values()]
+        self.has_lists = any(column.ndim == 2 for column in columns.values())
         offsets = torch.tensor([0, *(sizes[name] for name in self.names)]).cumsum(0)
         self.offset = dict(zip(self.names, offsets.tolist(), strict=False))
         self.sizes = {name: sizes[name] for name in self.names}
@@ -67,13 +69,13 @@ class EmbeddingTable(nn.Module):
 
     def embed(self, values_UW: torch.Tensor) -> torch.Tensor:
         """Vectors and weights [U, F, dim + 1] of values that need not come from the table."""
+        if not self.has_lists:
+            return functional.embedding(values_UW, self.weight, sparse=True)
         mask_UW = (values_UW > self.floor_W).to(self.weight.dtype)
         share_UW = mask_UW / ((mask_UW @ self.member_WF).clamp(min=1) @ self.member_WF.T)
         rows, width = values_UW.shape
         starts = torch.arange(0, rows * width, width, dtype=torch.int32, device=values_UW.device)[:, None] + self.start_F
-        bags = functional.embedding_bag(
-            values_UW.flatten(), self.weight, starts.flatten(), mode="sum", per_sample_weights=share_UW.flatten(), sparse=True
-        )
+        bags = field_sums(self.weight, values_UW.flatten(), share_UW.flatten(), starts.flatten())
         return bags.view(rows, len(self.names), self.dim + 1)
 
     def values_of(self, name: str, rows: torch.Tensor) -> torch.Tensor:
@@ -344,8 +346,27 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def concatenate_fields(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The vectors of all parts [U, F, dim + 1], concatenated [U, sum of F * dim], and the sum of all weights [U]."""
-    vectors = torch.cat([part[..., :-1].flatten(1) for part in parts], 1)
-    return vectors, torch.cat([part[..., -1] for part in parts], 1).sum(1)
+    vectors, weights = _ConcatenatedFields.apply(*parts)
+    return vectors, weights
+
+
+class _ConcatenatedFields(torch.autograd.Function):
+    """Writes each gradient once; those of slices are zeros that are filled and added up."""
+
+    @staticmethod
+    def forward(ctx: Any, *parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.shapes = [part.shape for part in parts]
+        vectors = torch.cat([part[..., :-1].flatten(1) for part in parts], 1)
+        return vectors, torch.cat([part[..., -1] for part in parts], 1).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, of_vectors: torch.Tensor, of_weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes = [fields * (size - 1) for _, fields, size in ctx.shapes]
+        gradients = tuple(of_vectors.new_empty(shape) for shape in ctx.shapes)
+        for gradient, of_part in zip(gradients, of_vectors.split(sizes, 1), strict=True):
+            gradient[..., :-1] = of_part.unflatten(1, (gradient.shape[1], -1))
+            gradient[..., -1] = of_weights[:, None]
+        return gradients
 
 
 def _columns(table: FieldTable) -> dict[str, torch.Tensor]:

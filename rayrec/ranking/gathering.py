@@ -5,13 +5,14 @@ sorted by row, and the gradients of each row are summed in one piece, which is t
 (`docs/lab-notes.md`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import embedding_bag
 
-from rayrec.training.optimizers import sort_rows
+from rayrec.training.optimizers import places_by_row, sort_rows, sparse_rows
 
 
 class Rows(nn.Module):
@@ -78,6 +79,35 @@ def weighted_sum(matrix_UX: torch.Tensor, index_BH: torch.Tensor, weight_BH: tor
     return _WeightedSum.apply(matrix_UX, index_BH, weight_BH)
 
 
+def field_sums(table: torch.Tensor, values_V: torch.Tensor, weight_V: torch.Tensor, start_G: torch.Tensor) -> torch.Tensor:
+    """For each bag g of values the sum of weight[v] * table[values[v]]: [G, X]. The gradient of the table is sparse.
+
+    `start_G` says where in `values_V` each bag begins; the first one begins at 0. The weights get no gradient.
+    """
+    if table.is_cuda:
+        return embedding_bag(values_V, table, start_G, mode="sum", per_sample_weights=weight_V, sparse=True)
+    return _FieldSums.apply(table, values_V, weight_V, start_G)
+
+
+class _FieldSums(torch.autograd.Function):
+    """Adds up the gradient of each row of the table at once; torch first lists one for each value."""
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, values: torch.Tensor, weight: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(values, weight, start)
+        ctx.shape = table.shape
+        return embedding_bag(values, table, start, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        values, weight, start = ctx.saved_tensors
+        rows, order, start_of_row = places_by_row(values)
+        bag = torch.repeat_interleave(start.diff(append=start.new_tensor([len(values)]))).index_select(0, order)
+        ordered = weight.index_select(0, order)
+        sums = embedding_bag(bag.long(), gradient, start_of_row, mode="sum", per_sample_weights=ordered)
+        return sparse_rows(rows, sums, ctx.shape), None, None, None
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -102,8 +132,14 @@ class _WeightedSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         index, weight = ctx.saved_tensors
         order, start_U = positions_by_row(index.flatten(), ctx.rows)
-        line = order // index.shape[1]
-        return embedding_bag(line, gradient, start_U, mode="sum", per_sample_weights=weight.flatten()[order]), None, None
+        line = lines_of(index.shape, index.device).index_select(0, order)
+        ordered = weight.flatten().index_select(0, order)
+        return embedding_bag(line, gradient, start_U, mode="sum", per_sample_weights=ordered), None, None
+
+
+def lines_of(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """The number of the line in which each place of a matrix stands, line by line; integer division takes ten times as long."""
+    return torch.arange(shape[0], device=device)[:, None].expand(*shape).flatten()
 
 
 def positions_by_row(index: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,7 @@ D embedding, E all fields of an item concatenated, A the first hidden layer.
 
 from collections.abc import Callable
 from itertools import combinations, pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -142,9 +143,26 @@ def pairwise_dot_products(request_BFD: torch.Tensor, candidates_BNFD: torch.Tens
 
     It takes linear time (Rendle, "Factorization Machines", 2010, lemma 3.1), and the request's part is computed once.
     """
-    total_BND = request_BFD.sum(1, keepdim=True) + candidates_BNFD.sum(2)
-    squares_BN = request_BFD.square().sum((1, 2))[:, None] + candidates_BNFD.square().sum((2, 3))
-    return 0.5 * (total_BND.square().sum(-1) - squares_BN)
+    sums_BN: torch.Tensor = _PairwiseDotProducts.apply(request_BFD, candidates_BNFD)
+    return sums_BN
+
+
+class _PairwiseDotProducts(torch.autograd.Function):
+    """The derivative by a field is the sum of all others: the total less the field itself."""
+
+    @staticmethod
+    def forward(ctx: Any, request_BFD: torch.Tensor, candidates_BNFD: torch.Tensor) -> torch.Tensor:
+        total_BND = request_BFD.sum(1, keepdim=True) + candidates_BNFD.sum(2)
+        squares_BN = request_BFD.square().sum((1, 2))[:, None] + candidates_BNFD.square().sum((2, 3))
+        ctx.save_for_backward(request_BFD, candidates_BNFD, total_BND)
+        return 0.5 * (total_BND.square().sum(-1) - squares_BN)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        request_BFD, candidates_BNFD, total_BND = ctx.saved_tensors
+        gradient_BN1, of_total_BND = gradient_BN[..., None], gradient_BN[..., None] * total_BND
+        of_request = of_total_BND.sum(1, keepdim=True) - gradient_BN1.sum(1, keepdim=True) * request_BFD
+        return of_request, of_total_BND[:, :, None] - gradient_BN1[..., None] * candidates_BNFD
 
 
 class PairAttention(nn.Module):

@@ -107,6 +107,8 @@ def click_losses(logits_BN: torch.Tensor, batch: Batch) -> torch.Tensor:
     """
     assert batch.labels is not None
     losses_BN = binary_cross_entropy_with_logits(logits_BN, batch.labels, reduction="none")
+    if losses_BN.shape[1] == 1:
+        return losses_BN.squeeze(1)
     empty_BN = batch.candidates == 0
     empty_BN[:, 0] = False  # the impression itself, of whatever video
     return losses_BN.masked_fill(empty_BN, 0).mean(1)

@@ -36,10 +36,16 @@ def coalesce(gradient: Tensor) -> Tensor:
         rows, inverse = torch.unique(ids, return_inverse=True)
         sums = torch.ops.aten.embedding_dense_backward(values, inverse, len(rows), -1, False)
     else:
-        ordered, order = sort_rows(ids)
-        rows, counts = torch.unique_consecutive(ordered, return_counts=True)
-        sums = embedding_bag(order, values, counts.cumsum(0) - counts, mode="sum")
-    return torch.sparse_coo_tensor(rows[None], sums, gradient.shape, is_coalesced=True, check_invariants=False)
+        if bool((ids[1:] > ids[:-1]).all()):  # autograd does not keep the mark of what is coalesced already
+            return sparse_rows(ids, values, gradient.shape)
+        rows, order, starts = places_by_row(ids)
+        sums = embedding_bag(order, values, starts, mode="sum")
+    return sparse_rows(rows, sums, gradient.shape)
+
+
+def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """The sparse gradient of a table of this shape, with values in distinct rows, which ascend."""
+    return torch.sparse_coo_tensor(rows.long()[None], values, shape, is_coalesced=True, check_invariants=False)
 
 
 @torch.no_grad()
@@ -159,6 +165,13 @@ def _touched(gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         return None, gradient
     gradient = coalesce(gradient)
     return gradient._indices()[0], gradient._values()
+
+
+def places_by_row(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct row indices on a CPU, ascending; the places of all in this order; and where in it the places of each begin."""
+    ordered, order = sort_rows(rows)
+    distinct, counts = torch.unique_consecutive(ordered, return_counts=True)
+    return distinct, order, counts.cumsum(0) - counts
 
 
 def sort_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

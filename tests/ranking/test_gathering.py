@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rayrec.ranking.gathering import gather, unique_rows, weighted_sum
+from rayrec.ranking.gathering import field_sums, gather, unique_rows, weighted_sum
 
 OfMatrix = Callable[[torch.Tensor], torch.Tensor]
 
@@ -48,3 +48,18 @@ def test_weighted_sum_is_a_sum_with_weights() -> None:
         torch.randn(6, 3),
     )
     torch.testing.assert_close(ours, theirs)
+
+
+def test_field_sums_are_sums_over_bags_and_their_gradient_is_sparse() -> None:
+    torch.manual_seed(0)
+    values, weight, start = torch.tensor([4, 1, 1, 0, 4, 2], dtype=torch.int32), torch.rand(6), torch.tensor([0, 2, 2, 5])
+    weight[3] = 0  # such a row is listed, too
+
+    def sums(table: torch.Tensor) -> torch.Tensor:
+        parts = (table[values.long()] * weight[:, None]).tensor_split([2, 2, 5])  # the second bag is empty
+        return torch.stack([part.sum(0) for part in parts])
+
+    ours, theirs = both(lambda table: field_sums(table, values, weight, start), sums, torch.randn(6, 3))
+    assert ours[1].is_sparse
+    assert ours[1]._indices()[0].tolist() == [0, 1, 2, 4]
+    torch.testing.assert_close((ours[0], ours[1].to_dense()), theirs)

@@ -66,6 +66,12 @@ def test_dot_products_are_those_of_all_pairs() -> None:
             torch.testing.assert_close(out[b, n], sum(one @ other for one, other in combinations(fields, 2)))
 
 
+def test_derivatives_of_dot_products_are_those_of_the_sum() -> None:
+    torch.manual_seed(0)
+    fields = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 5, 2, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(pairwise_dot_products, [one.requires_grad_() for one in fields])
+
+
 @pytest.mark.parametrize(("request_fields", "candidate_fields"), [(3, 2), (1, 1)])
 def test_pair_attention_pools_all_pairs(request_fields: int, candidate_fields: int) -> None:
     torch.manual_seed(0)

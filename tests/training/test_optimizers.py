@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from rayrec.training.optimizers import Ftrl, LazyAdam, clip_gradients, coalesce, sparse_parameters
+from rayrec.training.optimizers import Ftrl, LazyAdam, clip_gradients, coalesce, sort_rows, sparse_parameters
 
 ROWS, COLUMNS = 50, 4
 
@@ -50,6 +50,15 @@ def test_coalesce_is_torchs(start: Tensor) -> None:
         assert found.is_coalesced()
         torch.testing.assert_close(found.indices(), expected.indices())
         torch.testing.assert_close(found.values(), expected.values())
+
+
+@pytest.mark.parametrize("count", [1, 50, 1 << 16, 10_000_000, 1 << 32])
+def test_rows_are_sorted_and_equal_ones_keep_their_order(count: int) -> None:
+    for rows in (torch.randint(0, count, (5000,), generator=torch.Generator().manual_seed(1)), torch.tensor([], dtype=torch.int64)):
+        expected, places = torch.sort(rows, stable=True)
+        found, order = sort_rows(rows)
+        assert torch.equal(found, expected)
+        assert torch.equal(order, places)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
