@@ -174,11 +174,12 @@ def _video_fields(recommender: Recommender, items: Sequence[int]) -> list[Fields
     Must be called in the event loop only.
     """
     cached = _cache.setdefault(recommender, {})
-    if not all(item in cached for item in items):
-        if len(cached) + len(items) > MAX_CACHED:
+    if missing := [item for item in items if item not in cached]:
+        if len(cached) + len(missing) > MAX_CACHED:
             cached.clear()
-        rows = recommender.items.facts_of(np.array(items))
-        cached.update({item: _fields_of(row, recommender.bundle.words) for item, row in zip(items, rows, strict=True)})
+            missing = list(items)
+        rows = recommender.items.facts_of(np.array(missing))
+        cached.update({item: _fields_of(row, recommender.bundle.words) for item, row in zip(missing, rows, strict=True)})
     return [cached[item] for item in items]
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from rayrec.serving.state.store import Event, StoreError
 
 MAX_WAITING = 100_000  # events
+GATHER_S = 0.002  # while several batches come at a time, a write waits so long for more: it costs as much for one as for many
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Intake:
         self._thread.join()
 
     def _run(self) -> None:
+        batches: list[Batch] = []
         while True:
             with self._changed:
                 self._writing = []
@@ -72,6 +74,9 @@ class Intake:
                     self._changed.wait()
                 if not self._waiting:
                     return
+            if len(batches) > 1:
+                time.sleep(GATHER_S)
+            with self._changed:
                 self._writing, self._waiting, self._count = self._waiting, [], 0
             batches = list(self._writing)
             try:

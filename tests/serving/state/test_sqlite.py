@@ -12,7 +12,7 @@ from typing import IO, cast
 import pytest
 
 from rayrec.config import ConfigError
-from rayrec.serving.state import reading
+from rayrec.serving.state import intake, reading
 from rayrec.serving.state.seen import code
 from rayrec.serving.state.sqlite import READ_TIMEOUT_S, WRITE_TIMEOUT_S, SqliteStore
 from rayrec.serving.state.store import Activity, Event, Since, StoreError
@@ -45,6 +45,32 @@ def test_batches_that_wait_are_committed_together(tmp_path: Path) -> None:
         assert 0 < store.write_delay() < 60
     assert [each.result() for each in added] == [[]] * 8
     assert len(commits) == 2
+    store.close()
+
+
+def test_while_batches_come_together_a_commit_waits_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "GATHER_S", 0.5)
+    store, commits = SqliteStore(tmp_path / "events.db"), []
+    store._writer.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+
+    def seconds(*numbers: int) -> float:
+        """Of the commits of batches that come one after the other."""
+        begun, added = time.monotonic(), []
+        for n in numbers:
+            added.append(store.submit([event(n)]))
+            time.sleep(0.03)
+        assert [each.result() for each in added] == [[]] * len(numbers)
+        return time.monotonic() - begun
+
+    with store._writing:
+        together = [store.submit([event(n)]) for n in (0, 1, 2)]
+        time.sleep(0.03)
+    assert [each.result() for each in together] == [[]] * 3
+    commits.clear()
+    assert seconds(3, 4) > 0.5
+    assert len(commits) == 1
+    assert seconds(5) > 0.5
+    assert seconds(6) < 0.5  # for nothing came with the one before
     store.close()
 
 
