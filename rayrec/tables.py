@@ -19,7 +19,7 @@ from rayrec.config import EXTRACTED_MODALITIES, MODALITIES
 from rayrec.errors import RayrecError, did_you_mean
 
 TEXT, BYTES = pa.large_string(), pa.large_binary()  # large, because the ids of 67 million rows exceed 2 GiB
-TIME, SECONDS = pa.int64(), pa.float32()
+TIME, SECONDS, SHARE = pa.int64(), pa.float32(), pa.float32()
 VECTOR, IDS = pa.list_(pa.float32()), pa.list_(pa.int32())
 
 # A log without times has others instead, of 1972, when nobody kept logs of videos. They stand for its split: those of the training
@@ -133,13 +133,9 @@ TABLES: dict[str, TableSpec] = {
         key=("request_id", "video_id"),
         at_least=(("click_probability", 0),),
     ),
-    # For every user and video: the probability of a click if the video is first in a page on the last day of the log, the seconds
-    # that are watched in the mean over clicks and none, and the probability of a like.
+    # For every user and video, if it is first in a page on the log's last day: what a click, seconds and a like are expected to be.
     "truth_preferences": TableSpec(
-        _schema(
-            {"user_id": TEXT, "video_id": TEXT, "click_probability": pa.float32()},
-            {"watch_s": SECONDS, "like_probability": pa.float32()},
-        ),
+        _schema({"user_id": TEXT, "video_id": TEXT, "click_probability": SHARE}, {"watch_s": SECONDS, "like_probability": SHARE}),
         stage="ingest",
         key=("user_id", "video_id"),
         at_least=(("click_probability", 0), ("watch_s", 0), ("like_probability", 0)),
