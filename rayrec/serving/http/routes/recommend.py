@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -73,7 +73,7 @@ class DirectRoute(APIRoute):
     A body that is none goes the general way, which says what is wrong.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         general = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
