@@ -76,7 +76,8 @@ def pair_scores(
 
     Each of the layers is the slope of a PReLU, and the weight and the bias of the linear map behind it; the last has one output.
     """
-    scores: torch.Tensor = _PairScores.apply(pairs, c_RX, k_UX, c_RA, k_UA, product_AX, *sum(layers, ()))
+    flat = [tensor for layer in layers for tensor in layer]
+    scores: torch.Tensor = _PairScores.apply(pairs, c_RX, k_UX, c_RA, k_UA, product_AX, *flat)
     return scores
 
 

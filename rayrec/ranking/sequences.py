@@ -202,9 +202,8 @@ class ActivationUnit(nn.Module):
 
     def of_pairs(self, pairs: ClickPairs, c_BNX: torch.Tensor, k_UX: torch.Tensor) -> torch.Tensor:
         """The scores [Q] of pairs alone, for `trains_by_pair`: the same layers, but much faster to train on a CPU."""
-        layers = [
-            (active.slope, linear.weight, linear.bias) for active, linear in zip(self.rest[::2], self.rest[1::2], strict=True)
-        ]
+        rest: list[Any] = [*self.rest]
+        layers = [(active.slope, linear.weight, linear.bias) for active, linear in zip(rest[::2], rest[1::2], strict=True)]
         c_RX = c_BNX.flatten(0, 1)
         return pair_scores(pairs, c_RX, k_UX, self.candidate(c_RX), self.click(k_UX), self.product.weight, layers)
 

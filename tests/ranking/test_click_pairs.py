@@ -10,7 +10,7 @@ from rayrec.config import Training
 from rayrec.ranking import click_pairs
 from rayrec.ranking.click_pairs import ClickPairs, pair_scores, pooled_clicks
 from rayrec.ranking.fitting import train_ranker
-from rayrec.ranking.sequences import ActivationUnit
+from rayrec.ranking.sequences import ActivationUnit, PReLU
 from tests.fixtures.ranking import prepared, small_log, small_ranker, with_model
 
 Pooled = tuple[torch.Tensor, list[torch.Tensor]]
@@ -20,7 +20,7 @@ def slow_unit(unit: ActivationUnit, c: torch.Tensor, k: torch.Tensor) -> torch.T
     """The score of one pair, from the layers as the paper draws them."""
     x = unit.candidate(c) + unit.click(k) + unit.product(c * k)
     for layer in unit.rest:
-        x = torch.where(x > 0, x, layer.slope * x) if hasattr(layer, "slope") else layer(x)
+        x = torch.where(x > 0, x, layer.slope * x) if isinstance(layer, PReLU) else layer(x)
     return x.squeeze(-1)
 
 
@@ -33,7 +33,7 @@ def test_pairs_have_the_interests_and_gradients_of_a_loop(
     torch.manual_seed(0)
     monkeypatch.setattr(click_pairs, "PAIRS_AT_ONCE", at_once)
     unit, items = ActivationUnit(4, hidden, "prelu"), 6
-    slopes = [layer.slope for layer in unit.rest if hasattr(layer, "slope")]
+    slopes = [layer.slope for layer in unit.rest if isinstance(layer, PReLU)]
     for slope, start in zip(slopes, [-0.1, 0.0, 1.0], strict=False):
         nn.init.constant_(slope, start)
     c_BNX, k_UX = torch.randn(5, candidates, 4, requires_grad=True), torch.randn(items, 4, requires_grad=True)
@@ -81,7 +81,9 @@ def test_nobody_clicked_anything() -> None:
     interests = pooled_clicks(pairs, unit.of_pairs(pairs, c_BNX, k_UX), k_UX)
     assert torch.equal(interests, torch.zeros(2, 4))
     interests.sum().backward()
-    assert not any(parameter.grad.any() for parameter in unit.parameters())
+    for parameter in unit.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
 
 
 def test_a_second_backward_pass_is_refused() -> None:
