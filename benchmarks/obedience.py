@@ -120,6 +120,7 @@ class Browsing:
     async def pages(self, config: Config, seed: int, users: int, pages: int, k: int) -> np.ndarray:
         """The mean true click probability of each page of each person, [people, pages]; NaN for those who are not drawn."""
         found = np.full((len(self.people), pages), np.nan)
+        recommender_module.now_ms = lambda: self.bundle.info.log_until  # type: ignore[misc]
         with tempfile.TemporaryDirectory() as folder:
             store = SqliteStore(Path(folder) / "events.db")
             recommender = Recommender(self.bundle, store, self.rank, config.recall, config.selection, seed)
@@ -158,12 +159,13 @@ def compare_browsing(browsing: Browsing, arms: dict[str, Config], seeds: list[in
     for name, its in found.items():
         means = np.stack(its)
         gains = (means - base)[:, :, 1:].mean(axis=2)  # [seeds, people]
-        drawn = ~np.isnan(gains)
-        of_person = np.nansum(gains, axis=0)[drawn.any(axis=0)] / drawn.sum(axis=0)[drawn.any(axis=0)]
+        gain, drawn = np.nanmean(gains), ~np.isnan(gains)
+        apart = np.nansum(gains - gain, axis=0)[drawn.any(axis=0)]  # a person whom several seeds draw counts as one
+        error = (np.square(apart).sum() * len(apart) / (len(apart) - 1)) ** 0.5 / drawn.sum()
         rows.append(
             {"pages": name, "first page": float(np.nanmean(means[:, :, 0])), "later pages": float(np.nanmean(means[:, :, 1:]))}
-            | {"gain": float(of_person.mean()), "standard error": float(of_person.std(ddof=1) / len(of_person) ** 0.5)}
-            | {f"seed {seed}": float(np.nanmean(gain)) for seed, gain in zip(seeds, gains, strict=True)}
+            | {"gain": float(gain), "standard error": float(error)}
+            | {f"seed {seed}": float(np.nanmean(of_seed)) for seed, of_seed in zip(seeds, gains, strict=True)}
         )
     show("browsing", rows, users=min(users, base.shape[1]), pages=pages, k=k)
 

@@ -146,8 +146,9 @@ class _Update(TrainableRanker):
 def _with_clicks(interactions: pa.Table, first: int, clicked: np.ndarray, ranker: Ranker) -> pa.Table:
     """The log with other clicks in the rows from `first` on, made when the video was shown, and without labels of other goals."""
     some, last = interactions.slice(first, len(clicked)), first + len(clicked)
-    unknown = {"clicked_at", *(WATCH_S if goal.label == WATCH_SHARE else goal.label for goal in ranker.goals.values())} - {CLICKED}
-    for name in (unknown | {CLICKED}) & set(some.column_names):
+    names = {"clicked_at", CLICKED, *(goal.label for goal in ranker.goals.values())}
+    names |= {WATCH_S} if WATCH_SHARE in names else set()  # of which the share is made, unless the log has it
+    for name in names & set(some.column_names):
         field = some.schema.field(name)
         column = pa.array(clicked) if name == CLICKED else pa.nulls(len(clicked), field.type)
         some = some.set_column(some.column_names.index(name), field, column)

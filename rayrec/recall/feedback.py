@@ -59,14 +59,14 @@ class _Sums:
     """What time has left of all that was said of each topic, or author, by kind."""
 
     known: np.ndarray  # int32 [s], sorted: the topics or authors of which anything was said
-    sums: np.ndarray  # float64 [K, s], at most `FeedbackEffects.repeats`
+    sums: np.ndarray  # float64 [K, s]
 
     @classmethod
-    def of(cls, names: np.ndarray, kinds: np.ndarray, weights: np.ndarray, count: int, repeats: float) -> "_Sums":
+    def of(cls, names: np.ndarray, kinds: np.ndarray, weights: np.ndarray, count: int) -> "_Sums":
         """From the topic or author, the kind (of so many) and the weight of each piece of feedback."""
         known, places = np.unique(names, return_inverse=True)
         sums = np.bincount(kinds * len(known) + places, weights, minlength=count * len(known))
-        return cls(known, np.minimum(sums, repeats).reshape(count, len(known)))
+        return cls(known, sums.reshape(count, len(known)))
 
     def found(self, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The places of the names of which anything was said, and the sums of each of these: float64 [K, places]."""
@@ -135,8 +135,8 @@ class Feedback:
         return cls(
             names,
             strengths,
-            _Sums.of(nearest, kinds[has], weights[has], len(names), effects.repeats),
-            _Sums.of(authors[known], kinds[known], weights[known], len(names), effects.repeats),
+            _Sums.of(nearest, kinds[has], weights[has], len(names)),
+            _Sums.of(authors[known], kinds[known], weights[known], len(names)),
             items[near].astype(np.int32),
             near_weights,
             topics,
@@ -179,12 +179,12 @@ class Feedback:
         before[np.searchsorted(known, topics)] = clicks
         places, sums = self.by_topic.found(known)
         logarithm = np.zeros(len(known))
-        logarithm[places] = self.strengths[TOPIC] @ sums
+        logarithm[places] = self.strengths[TOPIC] @ np.minimum(sums, self.repeats)
         before[places] += sums[liked].sum(axis=0)
         return known, before, before * np.exp(logarithm)
 
     def _amounts(self, items: np.ndarray) -> np.ndarray:
-        """How much was said of each item's topics and author, and of what is near it, by kind: float64 [3, K, n]."""
+        """How much was said of each item's topics and author, and of what is near it, by kind, up to `repeats`: float64 [3, K, n]."""
         found = np.zeros((len(SCOPES), len(self.kinds), len(items)))
         if self.strengths[TOPIC].any():
             rows, topics = self.topics.pairs(items)
@@ -196,8 +196,8 @@ class Feedback:
             found[AUTHOR][:, places] = sums
         if len(self.near):
             nearness = np.maximum(self._similarity(items, self.near) - self.near_from, 0) / (1 - self.near_from)
-            found[NEAR] = np.minimum(nearness @ self.near_weights, self.repeats).T
-        return found
+            found[NEAR] = (nearness @ self.near_weights).T
+        return np.minimum(found, self.repeats, out=found)
 
     def _similarity(self, items: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Cosines, [n, m]."""

@@ -25,6 +25,7 @@ from rayrec.workspace.files import from_json, read_whole, to_json, with_nan, wri
 from rayrec.workspace.stage import StageRun
 
 RUNS = "runs"  # the folder in that of a version
+FORMAT = 2  # of the results, and of what the same settings mean; results of an earlier one are measured again
 PROCESSES = "comparison: processes"  # as errors name them; `training.workers` is for `rayrec train`
 Result = TypeVar("Result")
 
@@ -82,7 +83,7 @@ def fingerprint(run: StageRun, *depends: Any) -> str:
     names = [*run.stage.reads, *(name for name in run.stage.may_read if run.workspace.has(name))]
     stages = sorted({tables.spec_of(name).stage for name in names})
     versions = [manifest.version for manifest in map(run.workspace.manifest, stages) if manifest]
-    return hashlib.sha256(json.dumps([__version__, versions, *depends], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([__version__, FORMAT, versions, *depends], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def trainings(config: Config, arms: Sequence[Config], concurrent: int) -> Executor:

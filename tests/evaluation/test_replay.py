@@ -98,17 +98,21 @@ def test_predicted_clicks_are_learned_in_place_of_the_real_ones(real: list[Repla
     ]
 
 
-def test_what_was_liked_on_a_day_of_predicted_clicks_is_not_known() -> None:
+@pytest.mark.parametrize("watched", ["watch_s", "watch_share"])  # a log may have the share itself
+def test_what_was_liked_on_a_day_of_predicted_clicks_is_not_known(watched: str) -> None:
     """A ranker would otherwise be told by the seconds what was really clicked."""
     goals = GOALS | {"finish": {"label": "watch_share", "at_least": 0.5}}
     ranker = Ranker.model_validate(RANKER.model_dump() | {"model": "emlp", "hidden": [8], "goals": goals})
     plain = days_of_log()
     lengths = catalog().append_column("duration_s", pa.array([10.0] * catalog().num_rows, pa.float32()))
     log = with_labels(plain.interactions)
+    if watched == "watch_share":
+        log = log.append_column(watched, pa.array(log["watch_s"].to_numpy() / 10)).drop_columns("watch_s")
     later = np.arange(log.num_rows) >= 3 * PER_DAY
-    other = log.set_column(
-        log.column_names.index("watch_s"), "watch_s", pa.array(np.where(later, 9, log["watch_s"].to_numpy()).astype(np.float32))
-    ).set_column(log.column_names.index("liked"), "liked", pa.array(later | log["liked"].to_numpy()))
+    longer = np.where(later, 9 if watched == "watch_s" else 0.9, log[watched].to_numpy())
+    other = log.set_column(log.column_names.index(watched), watched, pa.array(longer).cast(log[watched].type)).set_column(
+        log.column_names.index("liked"), "liked", pa.array(later | log["liked"].to_numpy())
+    )
 
     def found(log: pa.Table, learn: str) -> list[float]:
         settings, training = Replay.model_validate({"days": 2, "learn": learn}), TRAINING.model_copy(update={"epochs": 1})

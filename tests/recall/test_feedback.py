@@ -178,6 +178,18 @@ def test_a_topic_of_which_less_is_wanted_brings_fewer_candidates() -> None:
     assert topics([1, 5, 2, 6], Said("like", 10, NOW)).count(2) > 4
 
 
+def test_every_like_counts_as_a_click_but_moves_scores_up_to_a_bound() -> None:
+    said = [Said("like", item, NOW) for item in range(3, COUNT, 7)]  # of topic 3, or with topic 3 as the first of two
+    of_topic = sum((LISTS[each.item] or [-1])[0] == 3 for each in said)
+    assert of_topic > 2 * EFFECTS.repeats
+    found = Feedback.of(said, NOW, EFFECTS, TOPICS, AUTHORS)
+    assert found is not None
+    topics, before, after = found.weighted(np.array([3], np.int32), np.array([2]))
+    assert topics.tolist() == [3]
+    assert before == pytest.approx([2 + of_topic])
+    assert after / before == pytest.approx([math.exp(EFFECTS.like.topic * EFFECTS.repeats)])
+
+
 def test_what_is_not_wanted_is_not_explored() -> None:
     """Items 16 to 20 are fresh; half of the page explores. No fresh video of author 1 (items 16) may be on it."""
     pipeline, queues = RecallPipeline(Recall(), Selection(explore=0.5), ITEMS), make_queues(Recall())

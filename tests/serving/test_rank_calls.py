@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
 from rayrec.serving.rank_calls import CALLS, MAX_BATCH, WAIT_S, RankCalls
+from rayrec.serving.recommender import OverloadedError
 
 
 class Ranker:
@@ -71,6 +73,48 @@ def test_a_call_that_hangs_does_not_hold_up_the_others() -> None:
             task.cancel()
 
     asyncio.run(walk())
+
+
+def test_a_slow_ranker_gets_fuller_calls_and_no_more_of_them() -> None:
+    async def walk() -> None:
+        calls, under_way, most = list[list[int]](), 0, 0
+
+        async def rank(requests: list[int]) -> list[int]:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            calls.append(requests)
+            await asyncio.sleep(0.6 * WAIT_S)
+            under_way -= 1
+            return requests
+
+        together, asked = RankCalls(rank), []
+        for number in range(24):
+            asked.append(asyncio.create_task(together.ask(number)))
+            await asyncio.sleep(0.1 * WAIT_S)
+        assert await asyncio.gather(*asked) == list(range(24))
+        assert most == CALLS
+        assert len(calls) < 12
+
+    asyncio.run(walk())
+
+
+def test_a_call_that_is_cancelled_is_an_error_of_its_requests_which_share_no_context() -> None:
+    whose = ContextVar("whose", default="nobody's")
+    seen = []
+
+    async def rank(requests: list[int]) -> list[int]:
+        seen.append(whose.get())
+        raise asyncio.CancelledError
+
+    async def walk() -> None:
+        whose.set("mine")
+        calls = RankCalls(rank)
+        found = await asyncio.gather(*(calls.ask(number) for number in range(3)), return_exceptions=True)
+        assert [type(each) for each in found] == [OverloadedError] * 3
+
+    asyncio.run(walk())
+    assert seen == ["nobody's"]
 
 
 def test_an_error_is_that_of_its_call_alone_and_who_has_gone_is_not_asked_for() -> None:

@@ -145,9 +145,8 @@ def _ranker_scale(config: Config) -> dict[str, Any]:
 def _sharing(config: Config) -> int:
     """How many rankers may have the memory of one device: those that divide a GPU, or all, which may be on one machine."""
     serving = config.serving
-    if serving.gpus_per_ranker:
-        return max(1, int(1 / serving.gpus_per_ranker))
-    return serving.max_ranker_replicas or serving.ranker_replicas
+    rankers = serving.max_ranker_replicas or serving.ranker_replicas
+    return min(rankers, max(1, int(1 / serving.gpus_per_ranker))) if serving.gpus_per_ranker else rankers
 
 
 def _recall_placement(config: Config) -> dict[str, Any]:

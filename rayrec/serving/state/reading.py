@@ -31,16 +31,18 @@ class Readers:
     @contextmanager
     def one(self) -> Iterator[sqlite3.Connection]:
         """A connection that no other thread uses while the block runs. SQLite's own errors become `StoreError`."""
+        db = None
         try:
-            db = self._idle.pop()
-        except IndexError:
-            db = connect(self._path, self._timeout_s)
-        try:
+            try:
+                db = self._idle.pop()
+            except IndexError:
+                db = connect(self._path, self._timeout_s)
             yield db
         except sqlite3.OperationalError as error:
             raise StoreError(str(error)) from error
         finally:
-            self._idle.append(db)
+            if db is not None:
+                self._idle.append(db)
 
     def close(self) -> None:
         while self._idle:
@@ -57,7 +59,7 @@ class AtHand:
         self._from = 0.0  # on a monotonic clock: until then, reads wait for the disk
 
     def read(self, read: Callable[[], Found]) -> Found | None:
-        """What `read` returns; None if it failed, or if the last read of late was slow: a thread is to read it then."""
+        """What `read` returns; None if it failed, or if a read within the last `AWAY_S` was slow: a thread is to read it then."""
         begun = time.monotonic()
         if begun < self._from:
             return None

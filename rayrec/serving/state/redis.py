@@ -207,6 +207,8 @@ class RedisStore(WritesByIntake):
                     kept += 0 if is_over else len(texts)
                     if is_over:  # in small steps, and only what has been read: others may write to the hour now
                         self._prune_hour([f"{PREFIX}known"], [hour, texts[-1]])
+                if is_over:  # also an hour that lost its list, but stayed, in an earlier version
+                    self._prune_hour([f"{PREFIX}known"], [hour, 0])
         return pruned
 
     def add_video(self, video_id: str, model: str, row: str) -> Addition:
