@@ -184,7 +184,7 @@ class Feedback:
         return known, before, before * np.exp(logarithm)
 
     def _amounts(self, items: np.ndarray) -> np.ndarray:
-        """How much was said of each item's topics and author, and of what is near it, by kind, up to `repeats`: float64 [3, K, n]."""
+        """What was said of each item's topics and author, and of what is near it, by kind, at most `repeats`: float64 [3, K, n]."""
         found = np.zeros((len(SCOPES), len(self.kinds), len(items)))
         if self.strengths[TOPIC].any():
             rows, topics = self.topics.pairs(items)

@@ -29,7 +29,7 @@ class RankCalls(Generic[Request, Answer]):
         self._timer: asyncio.TimerHandle | None = None
 
     async def ask(self, request: Request) -> Answer:
-        """Raises what the call of this request raises, as do the other requests of the call; `OverloadedError` if it was cancelled."""
+        """Raises what the call of this request raises, as do its other requests; `OverloadedError` if it was cancelled."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((request, answer))

@@ -233,7 +233,6 @@ class Recommender:
         user = await self._hydrated(user_id, items)
         known_as = "" if user.forgotten else user_id
         trace.mark("hydrate", len(user.clicked))
-
         state, formula = replace(user, clicked=items.in_store(user.clicked), said=()), formula or self._formulas[change]
         valued: list[np.ndarray] = []  # what each call of `score` found of the goals
 
@@ -296,7 +295,8 @@ class Recommender:
     async def _hydrated(self, user_id: str, items: Items) -> UserState:
         """What `user` returns, without a thread where the store need not wait."""
         asked = self._asked(user_id)
-        online = self.store.activity_at_once(*asked) or await asyncio.to_thread(self.store.activity, *asked)
+        at_once = self.store.activity_at_once(*asked)
+        online = await asyncio.to_thread(self.store.activity, *asked) if at_once is None else at_once
         return self._merged(user_id, items, online)
 
     def _asked(self, user_id: str) -> tuple[str, Since, int, int, int]:
@@ -311,10 +311,9 @@ class Recommender:
         order = np.argsort(clicked_at, kind="stable")  # an event may arrive so late that the log has later clicks
         order = order[clicked[order] > 0][-max_clicks:]
         seen, delivered = np.append(log.seen, items.seen_index.find(online.seen)), find(online.delivered)
-        known = delivered[delivered > 0]
         told = [Said(kind, item, at) for kind, video_id, at in online.feedback if (item := items.find(video_id))]
         said = standing(told, items.author_of) if told else ()
-        return UserState(clicked[order], clicked_at[order], seen, online.forgotten, online.fields, known, said)
+        return UserState(clicked[order], clicked_at[order], seen, online.forgotten, online.fields, delivered[delivered > 0], said)
 
     async def add_events(self, events: list[Event]) -> list[Event]:
         """Stores events. Returns those that were there already, after all others have been written to disk.

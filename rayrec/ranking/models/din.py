@@ -50,7 +50,9 @@ class DIN(RankingModel):
             c_BNX = gather(k_UX, x.index_BN)
             if self.unit.trains_by_pair(c_BNX):
                 return self.mlp(x, self._trained_by_pair(x, c_BNX, k_UX))
-        c_BNX, k_BHX = apply_to_candidates(self.project, x), apply_to_clicks(self.project, x)
+            k_BHX = gather(k_UX, x.index_BH)
+        else:
+            c_BNX, k_BHX = apply_to_candidates(self.project, x), apply_to_clicks(self.project, x)
         scores_BNH, mask_BNH = self.unit(c_BNX, k_BHX, x.mask_BH), x.mask_BH[:, None]
         weights_BNH = masked_softmax(scores_BNH, mask_BNH) if self.normalise else scores_BNH * mask_BNH
         return self.mlp(x, weights_BNH @ k_BHX)
