@@ -153,12 +153,12 @@ class Feedback:
 
     def logarithms(self, items: np.ndarray) -> np.ndarray:
         """The logarithm of the factor of each item's score, float64 [n]."""
-        logarithms: np.ndarray = self.strengths.ravel() @ self._amounts(items).reshape(-1, len(items))
+        logarithms: np.ndarray = self.strengths.ravel() @ self._amounts(items).reshape(self.strengths.size, len(items))
         return logarithms
 
     def reasons(self, items: np.ndarray, least: float = 0.05) -> list[Reason | None]:
         """What moved each item most; None for items whose logarithm is closer to 0 than `least`."""
-        parts = (self.strengths[:, :, None] * self._amounts(items)).reshape(-1, len(items))
+        parts = (self.strengths[:, :, None] * self._amounts(items)).reshape(self.strengths.size, len(items))
         total = parts.sum(axis=0)
         strongest = (parts * np.sign(total)).round(6).argmax(axis=0)  # of equal ones, the first
         return [

@@ -150,6 +150,14 @@ def test_an_effect_of_nothing_moves_nothing() -> None:
     assert not found.logarithms(EVERYTHING).any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_there_are_no_candidates_nothing_is_moved(kind: str) -> None:
+    found = Feedback.of([Said(kind, 1, NOW)], NOW, EFFECTS, TOPICS, AUTHORS)
+    assert found is not None
+    assert found.logarithms(EVERYTHING[:0]).tolist() == []
+    assert found.reasons(EVERYTHING[:0]) == []
+
+
 def test_without_effects_nothing_is_moved() -> None:
     said = [Said("like", 1, NOW)]
     assert Feedback.of(said, NOW, None, TOPICS, AUTHORS) is None

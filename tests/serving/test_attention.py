@@ -15,7 +15,7 @@ from rayrec.ranking.scorer import Scorer
 from rayrec.serving.additions import AddedVideo
 from rayrec.serving.attention import Attention, StageAttention
 from rayrec.serving.bundle import locate
-from rayrec.serving.cluster.ranker import NeuralRanker
+from rayrec.serving.cluster.ranker import Missing, NeuralRanker
 from rayrec.serving.placing import Placer
 from rayrec.serving.recommender import Recommender
 from rayrec.serving.state.store import Addition
@@ -93,7 +93,7 @@ def test_an_added_video_is_looked_at_as_if_it_had_been_in_the_catalog(media_worl
     version, folder = locate(workspace, None)
     scorer, placer = ranker.scorers.get(version), Placer.load(workspace.fs, folder)
     late, there = len(scorer.item_ids), scorer.index_of("v5")
-    assert asyncio.run(ranker.look(version, "u2", late)) == [1]  # it asks for the video
+    assert asyncio.run(ranker.look(version, "u2", late)) == Missing([1])  # it asks for the video
     facts = next(row for row in workspace.read("catalog").to_pylist() if row["video_id"] == "v5") | {"video_id": "again"}
     described, _, _ = placer.describe(placer.decode(facts, 60), facts)
     bare = AddedVideo({"video_id": "bare", "title": "bare"})

@@ -124,7 +124,7 @@ def test_others_get_the_same_bytes_as_ever(make: Make, store: StateStore) -> Non
     def answered(without: bool) -> bytes:
         page = asyncio.run((make(feedback=None) if without else recommender).preview("bob", 10, draw_seed=3))
         page = replace(page, request_id="r", trace=module.Trace())
-        return answer_of(recommender, page, "stable", {}, debug=True)
+        return answer_of(recommender, page, "stable", {}, debug=True, trusted=False)
 
     assert answered(without=False) == answered(without=True)
     assert b'"feedback"' not in answered(without=False)

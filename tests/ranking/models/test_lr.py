@@ -79,9 +79,9 @@ def test_ids_are_hidden_only_while_training(data: RankingData, settings: Ranker)
     settings = settings.model_copy(update={"id_dropout": 1.0})
     model = untrained("lr", data, settings).model
     keys, *_ = model.items.train()(torch.tensor([1, 2]))
-    assert keys[:, 0].tolist() == [model.items.keys[0, 0].item()] * 2
+    assert keys[:, 0].tolist() == [model.items.keys[torch.tensor([0])][0, 0].item()] * 2
     keys, *_ = model.items.eval()(torch.tensor([1, 2]))
-    assert torch.equal(keys, model.items.keys[[1, 2]])
+    assert torch.equal(keys, model.items.keys[torch.tensor([1, 2])])
 
 
 def test_ftrl_trains_it(data: RankingData, settings: Ranker) -> None:
