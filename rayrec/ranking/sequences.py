@@ -207,9 +207,9 @@ class ActivationUnit(nn.Module):
         c_RX = c_BNX.flatten(0, 1)
         return pair_scores(pairs, c_RX, k_UX, self.candidate(c_RX), self.click(k_UX), self.product.weight, layers)
 
-    def trains_by_pair(self, c_BNX: torch.Tensor) -> bool:
+    def trains_by_pair(self, device: torch.device) -> bool:
         """Whether `of_pairs` can be used, and pays: for training on a CPU in single precision, with PReLU."""
-        plain = not (c_BNX.is_cuda or torch.is_autocast_enabled(c_BNX.device.type) or torch.compiler.is_compiling())
+        plain = device.type == "cpu" and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
         return plain and torch.is_grad_enabled() and self.is_prelu
 
     def _by_pair(self, c_BNX: torch.Tensor, k_BHX: torch.Tensor) -> torch.Tensor:

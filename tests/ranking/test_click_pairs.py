@@ -103,7 +103,7 @@ def test_din_learns_by_pairs_what_it_learns_by_its_layers(normalise: bool, monke
     ranker = ranker.model_copy(update={"options": {"normalise": normalise}})
     data, settings = prepared(small_log(), ranker), Training(epochs=1, batch_size=64, cut_histories=0.2, hidden_clicks=0.1)
     by_pairs = train_ranker(data, ranker, settings, 7)[0].model.state_dict()
-    monkeypatch.setattr(ActivationUnit, "trains_by_pair", lambda self, c_BNX: False)
+    monkeypatch.setattr(ActivationUnit, "trains_by_pair", lambda self, device: False)
     by_layers = train_ranker(data, ranker, settings, 7)[0].model.state_dict()
     for name, weights in by_layers.items():
         torch.testing.assert_close(by_pairs[name], weights, rtol=1e-3, atol=1e-4)

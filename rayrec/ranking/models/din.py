@@ -45,20 +45,17 @@ class DIN(RankingModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.inputs(batch)
-        if x.content is None:
-            k_UX = x.of_items(self.project)
-            c_BNX = gather(k_UX, x.index_BN)
-            if self.unit.trains_by_pair(c_BNX):
-                return self.mlp(x, self._trained_by_pair(x, c_BNX, k_UX))
-            k_BHX = gather(k_UX, x.index_BH)
-        else:
-            c_BNX, k_BHX = apply_to_candidates(self.project, x), apply_to_clicks(self.project, x)
+        if x.content is None and self.unit.trains_by_pair(x.mask_BH.device):
+            return self.mlp(x, self._trained_by_pair(x))
+        c_BNX, k_BHX = apply_to_candidates(self.project, x), apply_to_clicks(self.project, x)
         scores_BNH, mask_BNH = self.unit(c_BNX, k_BHX, x.mask_BH), x.mask_BH[:, None]
         weights_BNH = masked_softmax(scores_BNH, mask_BNH) if self.normalise else scores_BNH * mask_BNH
         return self.mlp(x, weights_BNH @ k_BHX)
 
-    def _trained_by_pair(self, x: Embedded, c_BNX: torch.Tensor, k_UX: torch.Tensor) -> torch.Tensor:
+    def _trained_by_pair(self, x: Embedded) -> torch.Tensor:
         """The interest [B, N, X], computed from the pairs alone."""
+        k_UX = x.of_items(self.project)
+        c_BNX = gather(k_UX, x.index_BN)
         pairs = ClickPairs.of(x.index_BH, x.mask_BH, c_BNX.shape[1], len(k_UX))
         weights_Q = self.unit.of_pairs(pairs, c_BNX, k_UX)
         if self.normalise:
